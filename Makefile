@@ -1,0 +1,50 @@
+# Everything from nothing but Python (3.11 or newer), make and git. `make` lists the commands.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help run test test-system check ui bench clean
+
+help:
+	@echo "make run          set up, run the pipeline, print the figures and where the reports are"
+	@echo "make test         set up, run the unit tests"
+	@echo "make test-system  set up, run the slow tests: fresh clone, full disk, Prefect server and worker"
+	@echo "make check        ruff and mypy"
+	@echo "make ui           the Prefect server with the deployments, and a worker (Ctrl-C ends all)"
+	@echo "make bench        time validate and evaluate on simulated logs of growing size"
+	@echo "make clean        remove the environment and caches, keep data and results"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "befriend needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "installing into $(VENV); the first time this takes a few minutes"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(INSTALLED)
+	@dvc repro --quiet
+	@befriend summary
+
+test: $(INSTALLED)
+	@pytest -m "not system"
+
+test-system: $(INSTALLED)
+	@pytest -m system
+
+check: $(INSTALLED)
+	@ruff check .
+	@mypy
+
+ui: $(INSTALLED)
+	@python -m flows.serve
+
+bench: $(INSTALLED)
+	@python bench/scale.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""People recommendation, from event log to ranked people."""

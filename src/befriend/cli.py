@@ -1,0 +1,172 @@
+"""The command line: one command a stage, and what a person does around them. Heavy imports stay inside commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from befriend import layout
+from befriend.errors import BefriendError
+
+app = typer.Typer(
+    name="befriend",
+    help="People recommendation, from event log to ranked people. `dvc repro` runs all stages in order.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Override a setting of this stage in params.yaml, for this run only; repeatable.",
+    ),
+]
+ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
+PARAMS = Path("params.yaml")
+
+
+def main() -> None:
+    """Runs a command; an error of a user's making is one message and an exit code, never a traceback."""
+    try:
+        app()
+    except BefriendError as error:
+        typer.echo(f"befriend: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("befriend: stopped. Run the same command again to go on.", err=True)
+        sys.exit(130)
+
+
+def _run_stage(stage: str, work: Callable[[], Any]) -> None:
+    from befriend.files import stage_lock
+    from befriend.stages.record import recorded
+
+    with stage_lock(layout.LOCK):
+        result = recorded(stage, layout.RUNS, work)
+    typer.echo(f"{stage}: {result.summary()}")
+    for warning in getattr(result, "warnings", []):
+        typer.echo(f"{stage}: warning: {warning}", err=True)
+
+
+@app.command(rich_help_panel="Stages")
+def validate(
+    source: Annotated[Path, typer.Option(help="The event log: a file or a folder.")] = layout.DATA,
+    overrides: SetOption = None,
+    params: ParamsOption = PARAMS,
+) -> None:
+    """Check the event log, number its users, split it by time, and report on it."""
+    from befriend.config import load_params
+    from befriend.stages import validate as stage
+
+    settings = load_params(params, overrides, "validate")
+    _run_stage(
+        "validate", lambda: stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Rank people for held-out events with every model and baseline, and measure the lists."""
+    from befriend.config import load_params
+    from befriend.stages import evaluate as stage
+
+    settings = load_params(params, overrides, "evaluate")
+    _run_stage("evaluate", lambda: stage.run(settings.evaluate, layout.PREPARED, layout.REPORTS))
+
+
+@app.command(rich_help_panel="Event logs")
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for events.parquet and truth.parquet.")],
+    size: Annotated[str, typer.Option(help="sample, regular or 4x.")] = "regular",
+    users: Annotated[int | None, typer.Option(help="Number of users, instead of the size's.")] = None,
+    events: Annotated[int | None, typer.Option(help="Number of events, instead of the size's.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any setting of the simulator (see `befriend settings simulate`)."
+        ),
+    ] = None,
+) -> None:
+    """Simulate a social network over time, and write its event log and the planted truth."""
+    from befriend.config import parse, split_override
+    from befriend.data import simulate as simulator
+    from befriend.errors import CallError, explain
+
+    if size not in simulator.PROFILES:
+        raise CallError(
+            f"there is no size {size}. Sizes: {', '.join(simulator.PROFILES)}; --users and --events give any other."
+        )
+    chosen = dict(split_override(item) for item in overrides or [])
+    chosen |= {name: value for name, value in {"users": users, "events": events}.items() if value is not None}
+    profile = simulator.PROFILES[size].model_dump()
+    settings = parse(simulator.SimulateSettings, profile | chosen, "simulate")
+    try:
+        simulator.write(settings, out)
+    except OSError as error:
+        raise explain(error) or error from None
+    typer.echo(f"{settings.events:,} events of {settings.users:,} users are in {out}.")
+    typer.echo(f"Next: befriend use {out / 'events.parquet'}")
+
+
+@app.command(rich_help_panel="Event logs")
+def use(
+    source: Annotated[str | None, typer.Argument(help="A file, a folder, or a URL that DVC can import.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Go back to the embedded sample.")] = False,
+    actor: Annotated[str | None, typer.Option(help="Column of who acts: its name, or its place from 1.")] = None,
+    action: Annotated[str | None, typer.Option(help="Column of the action.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column of who is acted on.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the time: s, ms, us, ns or iso.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Between the fields of a CSV; \\t for a tab.")] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether a text file names its columns.")
+    ] = None,
+    signal: Annotated[
+        list[str] | None, typer.Option(help="An action that is history only, as a view; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="An action that hides the two, as a block; repeatable.")
+    ] = None,
+) -> None:
+    """Point the pipeline at your own event log, and show how it is understood."""
+    from befriend.ops import use as ops
+
+    told = {"actor_id": actor, "action": action, "target_id": target, "timestamp": timestamp}
+    ops.use(
+        None if sample else source,
+        columns={field: column for field, column in told.items() if column is not None},
+        unit=unit,
+        separator=separator,
+        header=header,
+        roles=dict.fromkeys(signal or [], "signal") | dict.fromkeys(exclude or [], "exclude"),
+    )
+
+
+@app.command(rich_help_panel="Reading a run")
+def summary() -> None:
+    """Print the figures of the last run, and where its reports are."""
+    from befriend.ops.summary import show
+
+    show(Path())
+
+
+@app.command(rich_help_panel="Reading a run")
+def settings(
+    section: Annotated[str | None, typer.Argument(help="data, validate, evaluate or simulate; all without.")] = None,
+) -> None:
+    """List every setting with its default and what it does."""
+    from befriend.ops.settings import show
+
+    show(section)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Settings: params.yaml parsed into frozen models, one section a stage; nothing unknown gets through.
+
+Every field's docstring is its documentation: `befriend settings` prints them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from befriend.data.columns import EVENT_FIELDS, Role
+from befriend.errors import SettingsError
+
+PARAMS_FILE = Path("params.yaml")
+Share = Annotated[float, Field(ge=0, le=1)]
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Frozen, closed to unknown names, documented field by field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Columns(Settings):
+    """Where the four fields of an event stand: a column's name or, in a file without header, its place from 1."""
+
+    actor_id: str | int = "actor_id"
+    """who did it"""
+    action: str | int | None = "action"
+    """what was done; null where the log has no such column"""
+    target_id: str | int = "target_id"
+    """to whom"""
+    timestamp: str | int = "timestamp"
+    """when"""
+
+
+class DataSettings(Settings):
+    """How the event log is to be read. `befriend use SOURCE` writes this section."""
+
+    format: Literal["parquet", "csv", "whitespace"] = "parquet"
+    """parquet (a file or a folder), csv (any one-character separator), whitespace (as SNAP publishes)"""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """between the fields of a csv"""
+    header: bool = True
+    """whether a text file's first line names its columns"""
+    columns: Columns = Columns()
+    """where the four fields of an event stand"""
+    id_type: Literal["integer", "string"] = "integer"
+    """type of the user ids"""
+    timestamp_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    """unit since 1970-01-01 UTC, or iso for ISO 8601 text and datetime columns (UTC where they name no zone)"""
+    action_from_file_name: bool = False
+    """take the action from each file's name (up to its first dot), for logs with one file an action"""
+    default_action: str = "event"
+    """the action of every event of a log that has no action column"""
+    rename_actions: dict[str, str] = {}
+    """action labels to replace, as found: as wanted"""
+    actions: list[str] | None = None
+    """the action labels allowed (after renaming); null allows any"""
+    roles: dict[str, Role] = {}
+    """role by action: contact makes two users contacts, signal is history only, exclude hides the two; else contact"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        unlisted = sorted(set(self.roles) - set(self.actions)) if self.actions is not None else []
+        if unlisted:
+            problems.append(f"roles names {', '.join(unlisted)}, which data.actions does not list")
+        if self.action_from_file_name and self.columns.action is not None:
+            problems.append("action_from_file_name is true, so columns.action must be null")
+        named = self.format == "parquet" or (self.format == "csv" and self.header)
+        for field in EVENT_FIELDS:
+            place = getattr(self.columns, field)
+            if place is None:
+                continue
+            if named and isinstance(place, int):
+                problems.append(f"columns.{field} is the number {place}; this log's columns have names")
+            if not named and not (isinstance(place, int) and place >= 1):
+                problems.append(f"columns.{field} is {place!r}; without header it must be a column's place, from 1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class ValidateSettings(Settings):
+    """The contract's thresholds and the split. Critical rules fail the stage, warnings are reported."""
+
+    train_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """share of the events, in time order, that are for training"""
+    validation_until: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """share of the events up to which they are for validation; the rest is for testing"""
+    latest: datetime | None = None
+    """events after this moment (ISO 8601) are refused; null accepts any"""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """what to do with exact duplicates of an event (they are counted either way)"""
+    previous_users: Path | None = None
+    """users.parquet of an earlier run: its users keep their numbers, new ones are added behind"""
+    max_rejected: Share = 0.01
+    """critical above: share of rows refused"""
+    max_self_loops: Share = 0.3
+    """warning above: share of events in which somebody acts on themselves"""
+    max_duplicates: Share = 0.2
+    """warning above: share of events that repeat an earlier one exactly"""
+    max_cold_targets: Share = 0.3
+    """warning above: share of test events whose target was never seen before"""
+    max_newcomers: Share = 0.7
+    """warning above: share of test events whose target joined after training"""
+    min_reciprocity: Share = 0.02
+    """warning below: share of pairs that acted in both directions"""
+    max_share_of_one_actor: Share = 0.1
+    """warning above: share of events done by the most active user"""
+    min_days: Annotated[float, Field(ge=0)] = 14
+    """warning below: days from the first event to the last"""
+    checked_rows: Annotated[int, Field(ge=1000)] = 2_000_000
+    """rows of the raw log shown to Great Expectations, evenly spaced; counts and shares are always of all rows"""
+
+    @model_validator(mode="after")
+    def _cuts_in_order(self) -> Self:
+        if self.train_until >= self.validation_until:
+            raise ValueError(
+                f"train_until ({self.train_until}) must lie below validation_until ({self.validation_until})"
+            )
+        return self
+
+    @property
+    def latest_second(self) -> int | None:
+        """`latest` in UTC seconds; a time without zone is UTC."""
+        if self.latest is None:
+            return None
+        zoned = self.latest if self.latest.tzinfo else self.latest.replace(tzinfo=UTC)
+        return int(zoned.timestamp())
+
+
+Regime = Literal["streaming", "daily", "frozen"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+
+
+class EvaluateSettings(Settings):
+    """The protocol: which events are predicted, from what, and how sure the figures are."""
+
+    part: Literal["test", "validation"] = "test"
+    """choose settings on validation; look at test once"""
+    events: Annotated[int, Field(ge=1)] = 3000
+    """evaluated events, at most, evenly spaced over the part"""
+    regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
+    """what is visible: streaming (all before the event), daily (before its UTC day), frozen (before the part)"""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """resamplings of the users behind each confidence interval"""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """level of the confidence intervals"""
+    seed: int = 0
+    """seed of the bootstrap"""
+
+
+class Params(Settings):
+    """Everything in params.yaml."""
+
+    data: DataSettings = DataSettings()
+    """the event log"""
+    validate_: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
+    """stage validate"""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """stage evaluate"""
+
+
+def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, section: str | None = None) -> Params:
+    """Params of a YAML file, with `name=value` overrides on top; SettingsError lists every problem at once.
+
+    An override's name is relative to `section` where one is given ("events=500" for evaluate.events).
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        raw = YAML(typ="safe").load(path) or {}
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no {path} here ({Path.cwd()}). Run befriend in the project's root, where params.yaml is."
+        ) from None
+    except YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path} must hold sections (data:, validate:, ...), but holds a {type(raw).__name__}.")
+    for item in overrides or []:
+        name, value = split_override(item)
+        _assign(raw, [*([section] if section else []), *name.split(".")], value)
+    return parse(Params, raw, str(path))
+
+
+def parse(model: type[S], raw: dict[str, Any], where: str) -> S:
+    """`raw` as a model; SettingsError names every problem, what was found, and the valid choices."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [_describe(model, problem) for problem in error.errors()]
+        raise SettingsError(
+            f"{where}: {len(lines)} setting{'s' * (len(lines) > 1)} cannot be used\n" + "\n".join(lines)
+        ) from None
+
+
+def split_override(item: str) -> tuple[str, Any]:
+    """`name=value`, the value read as YAML."""
+    from ruamel.yaml import YAML
+
+    name, sign, value = item.partition("=")
+    if not sign or not name:
+        raise SettingsError(f"--set {item}: write it as name=value, for example --set events=500")
+    return name.strip(), YAML(typ="safe").load(value)
+
+
+def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        below = raw.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise SettingsError(f"--set {'.'.join(path)}: {key} is a single value, it has no settings below it")
+        raw = below
+    raw[path[-1]] = value
+
+
+def _describe(model: type[Settings], problem: Any) -> str:
+    place = [str(part) for part in problem["loc"]]
+    line = f"  {'.'.join(place)}: "
+    if problem["type"] == "extra_forbidden":
+        names = _names(_model_at(model, place[:-1]))
+        close = difflib.get_close_matches(place[-1], names, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"{line}there is no such setting.{hint} Valid here: {', '.join(names)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in {"value_error", "missing"}:
+        return f"{line}{message}."
+    return f"{line}{message} (found {problem['input']!r})."
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _model_at(model: type[BaseModel], place: list[str]) -> type[BaseModel]:
+    for part in place:
+        for name, field in model.model_fields.items():
+            if (
+                part in (name, field.alias)
+                and isinstance(field.annotation, type)
+                and issubclass(field.annotation, BaseModel)
+            ):
+                model = field.annotation
+    return model
+
+
+def describe(model: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(name, default, documentation) of every setting, in order, nested ones by dotted names."""
+    rows = []
+    for name, field in model.model_fields.items():
+        label = prefix + (field.alias or name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            rows += describe(kind, f"{label}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            rows.append((label, "null" if default is None else str(default), field.description or ""))
+    return rows

@@ -1,0 +1,1 @@
+"""Event logs: reading, checking, splitting, histories, and a simulator that makes one."""

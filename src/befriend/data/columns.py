@@ -1,0 +1,49 @@
+"""The only home of column names, roles and reasons: what is in each table, and what it means."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import polars as pl
+
+ACTOR: Final = "actor_id"
+ACTION: Final = "action"
+TARGET: Final = "target_id"
+TIMESTAMP: Final = "timestamp"
+ROLE: Final = "role"
+EVENT_FIELDS: Final = (ACTOR, ACTION, TARGET, TIMESTAMP)
+
+USER: Final = "user"
+USER_ID: Final = "user_id"
+FIRST_SEEN: Final = "first_seen"
+LAST_SEEN: Final = "last_seen"
+DONE: Final = "events_done"
+RECEIVED: Final = "events_received"
+DEGREE: Final = "degree"
+
+FILE: Final = "file"
+ROW: Final = "row"
+REASON: Final = "reason"
+RAW: Final = "raw"
+
+Role = Literal["contact", "signal", "exclude"]
+CONTACT: Final = "contact"
+SIGNAL: Final = "signal"
+EXCLUDE: Final = "exclude"
+ROLES: Final = pl.Enum([CONTACT, SIGNAL, EXCLUDE])
+
+REASONS: Final[dict[str, str]] = {
+    "invalid_utf8": "the line is not valid UTF-8",
+    "ragged_row": "the line has more or fewer fields than the log has columns",
+    "actor_id_empty": "no actor id",
+    "actor_id_type": "the actor id is not an integer (data.id_type)",
+    "target_id_empty": "no target id",
+    "target_id_type": "the target id is not an integer (data.id_type)",
+    "action_empty": "no action",
+    "action_unknown": "the action is not listed in data.actions",
+    "timestamp_empty": "no timestamp",
+    "timestamp_type": "the timestamp cannot be read in data.timestamp_unit",
+    "timestamp_negative": "the timestamp lies before 1970",
+    "timestamp_unit": "the timestamp lies beyond the year 5138: it is in a finer unit than data.timestamp_unit",
+    "timestamp_later": "the timestamp is later than validate.latest",
+}

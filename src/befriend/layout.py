@@ -1,0 +1,19 @@
+"""Where everything lies in a project, relative to its root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DATA = Path("data")
+PREPARED = Path("prepared")
+REPORTS = Path("reports")
+RUNS = Path("runs")
+LOCK = RUNS / "lock"
+SAMPLE = Path("src/befriend/sample")
+
+VALIDATION = REPORTS / "validation.json"
+VALIDATION_REPORT = REPORTS / "validation" / "report.md"
+DATA_DOCS = REPORTS / "data_docs" / "index.html"
+METRICS = REPORTS / "metrics.json"
+EVALUATION_REPORT = REPORTS / "evaluation" / "report.md"
+PREDICTIONS = REPORTS / "predictions"

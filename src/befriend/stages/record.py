@@ -1,0 +1,67 @@
+"""runs/<stage>.json: what differs between two equal runs of a stage, and how the last one ended.
+
+Kept outside DVC, which turns every failure into the same exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from befriend import files
+from befriend.errors import explain
+
+T = TypeVar("T")
+PACKAGES = ("befriend", "numpy", "polars", "torch")
+
+
+def recorded(stage: str, runs: Path, work: Callable[[], T]) -> T:
+    """Runs `work`, records when, where, with what and how it ended; a system's failure becomes a BefriendError."""
+    record: dict[str, Any] = {
+        "stage": stage,
+        "status": "running",
+        "started": _now(),
+        "process": os.getpid(),
+        "command": sys.argv,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+    path = runs / f"{stage}.json"
+    files.write_json(path, record)
+    start = time.perf_counter()
+    try:
+        result = work()
+    except BaseException as error:
+        known = explain(error)
+        record |= {
+            "status": "failed",
+            "exit_code": known.exit_code if known else 70,
+            "error": str(known or repr(error)),
+        }
+        _close(path, record, start)
+        if known is None or known is error:
+            raise
+        raise known from error
+    record |= {"status": "done", "exit_code": 0, "error": None, "summary": getattr(result, "summary", str)()}
+    _close(path, record, start)
+    return result
+
+
+def _close(path: Path, record: dict[str, Any], start: float) -> None:
+    record |= {"ended": _now(), "seconds": round(time.perf_counter() - start, 2)}
+    try:
+        files.write_json(path, record)
+    except OSError as error:  # a full disk must not hide what the stage has to say
+        print(f"befriend: {path} could not be written: {error}", file=sys.stderr)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

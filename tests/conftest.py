@@ -1,0 +1,57 @@
+"""Small logs and projects that tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from befriend.data.columns import CONTACT, ROLES
+from befriend.data.log import EventLog
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_log(events: list[tuple[int, str, int, int]], roles: dict[str, str] | None = None, users: int = 0) -> EventLog:
+    """A log of (actor, action, target, second), already in time order."""
+    labels = sorted({action for _, action, _, _ in events})
+    actor, target, second = (np.array([event[k] for event in events]) for k in (0, 2, 3))
+    names = ROLES.categories.to_list()
+    return EventLog(
+        actor=actor.astype(np.int32),
+        target=target.astype(np.int32),
+        timestamp=second.astype(np.int64),
+        action=np.array([labels.index(action) for _, action, _, _ in events], np.uint8),
+        role=np.array([names.index((roles or {}).get(action, CONTACT)) for _, action, _, _ in events], np.uint8),
+        actions=tuple(labels),
+        user_ids=pl.Series(range(100, 100 + max(users, int(max(actor.max(), target.max())) + 1))),
+    )
+
+
+def random_log(users: int = 30, events: int = 600, seed: int = 0, days: int = 20) -> EventLog:
+    """A log of random contacts, with repeated seconds and users who join over time."""
+    rng = np.random.default_rng(seed)
+    second = np.sort(rng.integers(0, days * 86400 // 60, events)) * 60 + 1_600_000_000
+    known = np.maximum(3, users * np.arange(1, events + 1) // events)
+    actor = (rng.random(events) * known).astype(int)
+    target = (actor + 1 + (rng.random(events) * (known - 1)).astype(int)) % known
+    return make_log(
+        [(int(a), "hi", int(b), int(t)) for a, b, t in zip(actor, target, second, strict=True)], users=users
+    )
+
+
+@pytest.fixture
+def raw_events() -> pl.DataFrame:
+    """400 sound events of 40 users over 100 days, as a raw table."""
+    rng = np.random.default_rng(7)
+    actor = rng.integers(1, 41, 400)
+    return pl.DataFrame(
+        {
+            "actor_id": actor,
+            "action": rng.choice(["message", "view"], 400),
+            "target_id": (actor + rng.integers(1, 39, 400)) % 40 + 1,
+            "timestamp": np.sort(rng.integers(1_600_000_000, 1_608_640_000, 400)),
+        }
+    ).filter(pl.col("actor_id") != pl.col("target_id"))
