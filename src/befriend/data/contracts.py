@@ -1,0 +1,219 @@
+"""What a valid row is, and what each table between two stages must hold.
+
+`judge` types a raw row and gives the first reason to refuse it. The pandera schemas are the contracts of the
+tables that stages hand to each other; `check` holds a table to its contract, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from befriend.config import DataSettings
+from befriend.data.columns import (
+    ACTION,
+    ACTOR,
+    DEGREE,
+    DONE,
+    FILE,
+    FIRST_SEEN,
+    LAST_SEEN,
+    RAW,
+    REASON,
+    REASONS,
+    RECEIVED,
+    ROLE,
+    ROLES,
+    ROW,
+    TARGET,
+    TIMESTAMP,
+    USER,
+    USER_ID,
+)
+from befriend.errors import DataError
+
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+FAR_FUTURE = 10**11  # UTC second in the year 5138: beyond it a number is no count of seconds
+CHECKED_AT_ONCE = 5_000_000  # rows
+
+
+def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.DataFrame:
+    """The rows with typed fields and, for each row that must be refused, a `reason` (a key of REASONS).
+
+    rows: a Chunk's table. A typed field is null where it could not be read. Ids become Int64 or String,
+    timestamps UTC seconds, actions their renamed labels.
+    """
+    if rows[TIMESTAMP].dtype.is_temporal() and settings.timestamp_unit != "iso":
+        raise DataError(
+            f"the timestamp column holds {rows[TIMESTAMP].dtype}, but data.timestamp_unit is "
+            f"{settings.timestamp_unit}. Set data.timestamp_unit: iso."
+        )
+    ids = _integer if settings.id_type == "integer" else _text
+    label = _text(ACTION, rows[ACTION].dtype)
+    if settings.rename_actions:
+        label = label.replace(settings.rename_actions)
+    when = (
+        _iso(rows[TIMESTAMP].dtype) if settings.timestamp_unit == "iso" else _integer(TIMESTAMP, rows[TIMESTAMP].dtype)
+    )
+    second = when // (1 if settings.timestamp_unit == "iso" else PER_SECOND[settings.timestamp_unit])
+    empty = {field: _text(field, rows[field].dtype).is_null() for field in (ACTOR, TARGET, TIMESTAMP)}
+    typed = rows.with_columns(
+        ids(ACTOR, rows[ACTOR].dtype).alias("_actor"),
+        ids(TARGET, rows[TARGET].dtype).alias("_target"),
+        label.alias("_action"),
+        second.alias("_second"),
+        *(empty[field].alias(f"_no_{field}") for field in empty),
+    )
+    refusals: list[tuple[pl.Expr, str]] = [
+        (pl.col(f"_no_{ACTOR}"), "actor_id_empty"),
+        (pl.col("_actor").is_null(), "actor_id_type"),
+        (pl.col(f"_no_{TARGET}"), "target_id_empty"),
+        (pl.col("_target").is_null(), "target_id_type"),
+        (pl.col("_action").is_null(), "action_empty"),
+        (pl.lit(False) if settings.actions is None else ~pl.col("_action").is_in(settings.actions), "action_unknown"),
+        (pl.col(f"_no_{TIMESTAMP}"), "timestamp_empty"),
+        (pl.col("_second").is_null(), "timestamp_type"),
+        (pl.col("_second") < 0, "timestamp_negative"),
+        (pl.col("_second") > FAR_FUTURE, "timestamp_unit"),
+        (pl.lit(False) if latest is None else pl.col("_second") > latest, "timestamp_later"),
+    ]
+    reason = pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in refusals))
+    return typed.select(
+        ROW,
+        RAW,
+        pl.col("_actor").alias(ACTOR),
+        pl.col("_action").alias(ACTION),
+        pl.col("_target").alias(TARGET),
+        pl.col("_second").alias(TIMESTAMP),
+        reason.alias(REASON),
+    )
+
+
+def _text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """The column as text without outer blanks; null where nothing is left."""
+    text = pl.col(name) if dtype == pl.String else pl.col(name).cast(pl.String, strict=False)
+    text = text.str.strip_chars()
+    return pl.when(text != "").then(text)
+
+
+def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
+    """The column as Int64; null where it holds anything but a whole number."""
+    if dtype.is_integer():
+        return pl.col(name).cast(pl.Int64, strict=False)
+    if dtype.is_float():
+        return pl.when(pl.col(name) == pl.col(name).floor()).then(pl.col(name)).cast(pl.Int64, strict=False)
+    return _text(name, dtype).cast(pl.Int64, strict=False)
+
+
+def _iso(dtype: pl.DataType) -> pl.Expr:
+    """UTC seconds of a datetime column or of ISO 8601 text; without zone it is UTC."""
+    if isinstance(dtype, pl.Datetime):
+        return pl.col(TIMESTAMP).dt.epoch("s")
+    if dtype == pl.Date:
+        return pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("s")
+    text = _text(TIMESTAMP, dtype).str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00").str.replace(r"[ t]", "T")
+    text = text.str.replace(r"[Zz]$", "+00:00").str.replace(r"(T[^+-]*)$", "${1}+00:00")
+    text = text.str.replace(r"T(\d{2}:\d{2})([+-])", "T${1}:00${2}")
+    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.epoch("s")
+
+
+def finer_unit(settings: DataSettings, value: int) -> str | None:
+    """The unit in which a timestamp (in declared units) is a plausible date; None if there is none."""
+    units = list(PER_SECOND)
+    if settings.timestamp_unit not in units:
+        return None
+    later = units[units.index(settings.timestamp_unit) + 1 :]
+    return next((unit for unit in later if value // PER_SECOND[unit] < FAR_FUTURE), None)
+
+
+def _in_time_order(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.col(TIMESTAMP).diff().fill_null(0) >= 0)
+
+
+def _between_two_users(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.col(ACTOR) != pl.col(TARGET))
+
+
+def _action_is_a_label(data: pa.PolarsData) -> bool:
+    return isinstance(data.lazyframe.collect_schema()[ACTION], pl.Enum)
+
+
+def _numbered_in_order(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.col(USER).diff().fill_null(1) == 1)
+
+
+def _unique_ids(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.col(USER_ID).is_unique() & pl.col(USER_ID).is_not_null())
+
+
+NOT_NEGATIVE = pa.Check.ge(0)
+
+EVENTS = pa.DataFrameSchema(
+    {
+        TIMESTAMP: pa.Column(pl.Int64, NOT_NEGATIVE),
+        ACTOR: pa.Column(pl.Int32, NOT_NEGATIVE),
+        TARGET: pa.Column(pl.Int32, NOT_NEGATIVE),
+        ACTION: pa.Column(None),
+        ROLE: pa.Column(ROLES),
+    },
+    checks=[
+        pa.Check(_in_time_order, name="in time order"),
+        pa.Check(_between_two_users, name="between two users"),
+        pa.Check(_action_is_a_label, name="action is an Enum of labels"),
+    ],
+    strict=True,
+    ordered=True,
+    name="events.parquet: accepted events in time order, users by their dense number",
+)
+
+USERS = pa.DataFrameSchema(
+    {
+        USER: pa.Column(pl.Int32, NOT_NEGATIVE),
+        USER_ID: pa.Column(None),
+        FIRST_SEEN: pa.Column(pl.Int64, NOT_NEGATIVE, nullable=True),
+        LAST_SEEN: pa.Column(pl.Int64, NOT_NEGATIVE, nullable=True),
+        DONE: pa.Column(pl.Int64, NOT_NEGATIVE),
+        RECEIVED: pa.Column(pl.Int64, NOT_NEGATIVE),
+        DEGREE: pa.Column(pl.Int64, NOT_NEGATIVE),
+    },
+    checks=[pa.Check(_numbered_in_order, name="numbered in order"), pa.Check(_unique_ids, name="unique user ids")],
+    strict=True,
+    ordered=True,
+    name="users.parquet: row k is the user with dense number k",
+)
+
+REJECTED = pa.DataFrameSchema(
+    {
+        FILE: pa.Column(pl.String),
+        ROW: pa.Column(pl.Int64, pa.Check.ge(1)),
+        REASON: pa.Column(pl.String, pa.Check.isin(list(REASONS))),
+        RAW: pa.Column(pl.String),
+    },
+    strict=True,
+    ordered=True,
+    name="rejected.parquet: every refused row as it was, where it stood, and why",
+)
+
+
+def check(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
+    """The table, if it keeps its contract; else a DataError that lists every breach.
+
+    Checked in slices, which share a row with the one before, so that checks between neighbours see every pair.
+    """
+    for start in range(0, max(table.height, 1), CHECKED_AT_ONCE):
+        slice_ = table[max(start - 1, 0) : start + CHECKED_AT_ONCE]
+        try:
+            contract.validate(slice_, lazy=True)
+        except SchemaErrors as error:
+            cases = error.failure_cases.group_by("column", "check").len().sort("column", "check")
+            breaches = "\n".join(
+                f"  {column or 'table'}: {what} ({count}x)" for column, what, count in cases.iter_rows()
+            )
+            raise DataError(
+                f"{path} breaks its contract ({contract.name}):\n{breaches}\n"
+                "It was changed or damaged after it was written: run `dvc repro --force validate`."
+            ) from None
+    return table

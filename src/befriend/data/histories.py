@@ -1,0 +1,97 @@
+"""In- and outbound histories of all users as flat arrays with offsets; a batch is a gather.
+
+For user x, every event that x did or received, in time order. Knows nothing of models: it hands out the last
+events of a user before a moment. "Before a moment" is a number of visible events, `EventLog.before(timestamp)`,
+so that nothing at or after an event's own timestamp can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.data.log import EventLog
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """The last L events of B users, oldest first, valid entries at the end; 0 where `mask` is False."""
+
+    other: Tensor
+    """int64[B, L], the user on the other side"""
+    action: Tensor
+    """int64[B, L], index into EventLog.actions"""
+    received: Tensor
+    """bool[B, L], True where the other side acted"""
+    timestamp: Tensor
+    """int64[B, L], UTC seconds"""
+    mask: Tensor
+    """bool[B, L], True where there is an event"""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """CSR over users: the entries of user x are indptr[x] to indptr[x + 1]. 2M entries for M events."""
+
+    indptr: Tensor
+    """int64[N + 1]"""
+    other: Tensor
+    """int32[2M]"""
+    event: Tensor
+    """int64[2M], position of the event in the log, ascending for each user"""
+    received: Tensor
+    """bool[2M]"""
+    key: Tensor
+    """int64[2M], user * (M + 1) + event, ascending: one search finds any user's place at any time"""
+    action: Tensor
+    """uint8[M], of the log"""
+    timestamp: Tensor
+    """int64[M], of the log"""
+
+    @classmethod
+    def of(cls, log: EventLog) -> Self:
+        """Histories of a log, in O(M log M) by one stable sort."""
+        m = log.num_events
+        user = np.concatenate([log.actor, log.target])
+        event = np.concatenate([np.arange(m), np.arange(m)])
+        key = user * np.int64(m + 1) + event
+        order = np.argsort(key)  # keys are unique: an event has two different users
+        indptr = np.zeros(log.num_users + 1, np.int64)
+        np.cumsum(np.bincount(user, minlength=log.num_users), out=indptr[1:])
+        return cls(
+            indptr=torch.from_numpy(indptr),
+            other=torch.from_numpy(np.concatenate([log.target, log.actor])[order]),
+            event=torch.from_numpy(event[order]),
+            received=torch.from_numpy(order >= m),
+            key=torch.from_numpy(key[order]),
+            action=torch.from_numpy(log.action.copy()),
+            timestamp=torch.from_numpy(log.timestamp.copy()),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def ends(self, users: Tensor, visible: Tensor) -> Tensor:
+        """int64[B]: the place one past each user's last entry among the first `visible` events of the log.
+
+        users, visible: int64[B].
+        """
+        return torch.searchsorted(self.key, users * (len(self.timestamp) + 1) + visible)
+
+    def gather(self, users: Tensor, visible: Tensor, length: int) -> HistoryBatch:
+        """The last `length` entries of each user among the first `visible` events. users, visible: int64[B]."""
+        place = self.ends(users, visible)[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)
+        mask = place >= self.indptr[users][:, None]
+        place = place.clamp(min=0)
+        event = self.event[place]
+        return HistoryBatch(
+            other=self.other[place].long() * mask,
+            action=self.action[event].long() * mask,
+            received=self.received[place] & mask,
+            timestamp=self.timestamp[event] * mask,
+            mask=mask,
+        )

@@ -1,0 +1,296 @@
+"""Turns a raw event log into a dense one: rows judged, refused ones kept aside, users numbered.
+
+Goes through the log once, chunk by chunk; what stays in memory is 17 bytes an event and the users' ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from befriend.config import DataSettings, ValidateSettings
+from befriend.data.columns import (
+    ACTION,
+    ACTOR,
+    CONTACT,
+    DEGREE,
+    DONE,
+    EVENT_FIELDS,
+    FILE,
+    FIRST_SEEN,
+    LAST_SEEN,
+    RAW,
+    REASON,
+    RECEIVED,
+    ROLE,
+    ROLES,
+    ROW,
+    TARGET,
+    TIMESTAMP,
+    USER,
+    USER_ID,
+)
+from befriend.data.contracts import USERS, check, finer_unit, judge
+from befriend.data.log import first_seen
+from befriend.data.sources import read_chunks
+from befriend.errors import DataError
+
+EXAMPLES = 5  # refused rows shown in a message
+
+
+@dataclass
+class Ingested:
+    """The accepted events of a log, and an account of every other row."""
+
+    events: pl.DataFrame
+    """timestamp Int64, actor_id Int32, target_id Int32, action Enum, role Enum, in time order, ties in file order"""
+    users: pl.DataFrame
+    """one row a user, row k the user with dense number k"""
+    read: int
+    """rows of the log"""
+    rejected: dict[str, int]
+    """refused rows by reason"""
+    self_loops: int
+    duplicates: int
+    """exact repetitions of an earlier event (among the events only if they are kept)"""
+    examples: pl.DataFrame
+    """the first refused rows"""
+    suggestion: str
+    """what to set when a setting, not the data, looks wrong; else empty"""
+    checked: pl.DataFrame
+    """evenly spaced rows of the log with typed fields (null where unreadable) and reason, for the report"""
+    stride: int
+    """every how many rows one is in `checked`"""
+
+
+class _Numbering:
+    """Provisional user numbers, in the order in which ids are met."""
+
+    def __init__(self, ids: pl.Series):
+        self.table = pl.DataFrame({USER_ID: ids, USER: pl.int_range(len(ids), dtype=pl.Int32, eager=True)})
+
+    def __call__(self, actors: pl.Series, targets: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+        met = pl.concat([actors, targets]).unique(maintain_order=True).alias(USER_ID).to_frame()
+        new = met.join(self.table, on=USER_ID, how="anti", maintain_order="left")
+        if new.height:
+            start = self.table.height
+            numbers = pl.int_range(start, start + new.height, dtype=pl.Int32, eager=True).alias(USER)
+            self.table = pl.concat([self.table, new.with_columns(numbers)])
+        columns = (
+            ids.alias(USER_ID).to_frame().join(self.table, on=USER_ID, how="left", maintain_order="left")
+            for ids in (actors, targets)
+        )
+        actor, target = (column[USER].to_numpy() for column in columns)
+        return actor, target
+
+
+@dataclass
+class _Sample:
+    """Every `stride`-th row of the log; the stride doubles whenever more than `limit` rows have come together."""
+
+    limit: int
+    stride: int = 1
+    seen: int = 0
+    parts: list[pl.DataFrame] = field(default_factory=list)
+
+    def add(self, rows: pl.DataFrame) -> None:
+        place = pl.int_range(self.seen, self.seen + rows.height, dtype=pl.Int64).alias("_place")
+        self.seen += rows.height
+        self.parts.append(rows.with_columns(place).filter(pl.col("_place") % self.stride == 0))
+        while sum(part.height for part in self.parts) > self.limit:
+            self.stride *= 2
+            self.parts = [part.filter(pl.col("_place") % self.stride == 0) for part in self.parts]
+
+    def table(self) -> pl.DataFrame:
+        if not self.parts:
+            return pl.DataFrame(schema=[*EVENT_FIELDS, REASON])
+        return pl.concat(self.parts).drop("_place")
+
+
+def ingest(source: Path, data: DataSettings, rules: ValidateSettings, rejected_file: Path) -> Ingested:
+    """Reads the log at `source`; refused rows go to `rejected_file` (Parquet) as they are met."""
+    number = _Numbering(_previous_ids(rules.previous_users, data))
+    previous = number.table.height
+    labels: dict[str, int] = {}
+    sample = _Sample(rules.checked_rows)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    rejected: dict[str, int] = {}
+    examples: list[pl.DataFrame] = []
+    suggestion, read, self_loops = "", 0, 0
+    with _RejectedWriter(rejected_file) as keep:
+        for chunk in read_chunks(data, source):
+            rows = judge(chunk.rows, data, rules.latest_second)
+            read += rows.height
+            sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
+            refused = rows.filter(pl.col(REASON).is_not_null())
+            if refused.height:
+                suggestion = suggestion or _suggestion(refused, chunk.rows, data)
+                table = refused.select(pl.lit(chunk.file).alias(FILE), ROW, REASON, _raw_text(refused[RAW]))
+                keep(table)
+                examples.append(table[:EXAMPLES])
+                for reason, count in table.group_by(REASON).len().iter_rows():
+                    rejected[reason] = rejected.get(reason, 0) + count
+            good = rows.filter(pl.col(REASON).is_null())
+            loops = good[ACTOR] == good[TARGET]
+            self_loops += int(loops.sum())
+            good = good.filter(~loops)
+            for label in good[ACTION].unique().sort():
+                labels.setdefault(label, len(labels))
+            codes = (
+                good[ACTION].replace_strict(labels, return_dtype=pl.Int16)
+                if good.height
+                else pl.Series([], dtype=pl.Int16)
+            )
+            parts.append((*number(good[ACTOR], good[TARGET]), codes.to_numpy(), good[TIMESTAMP].to_numpy()))
+    events, users, duplicates = _assemble(parts, number.table[USER_ID], previous, labels, data, rules.duplicates)
+    return Ingested(
+        events=events,
+        users=users,
+        read=read,
+        rejected=dict(sorted(rejected.items())),
+        self_loops=self_loops,
+        duplicates=duplicates,
+        examples=pl.concat(examples)[:EXAMPLES] if examples else pl.DataFrame(),
+        suggestion=suggestion,
+        checked=sample.table(),
+        stride=sample.stride,
+    )
+
+
+def _assemble(
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    ids: pl.Series,
+    previous: int,
+    labels: dict[str, int],
+    data: DataSettings,
+    duplicates: str,
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Events in time order with final user numbers, the users, and how many events repeat an earlier one."""
+    kinds = (np.int32, np.int32, np.int16, np.int64)
+    actor, target, action, second = (
+        np.concatenate([part[k] for part in parts]) if parts else np.empty(0, kind) for k, kind in enumerate(kinds)
+    )
+    order = np.argsort(second, kind="stable")
+    actor, target, action, second = actor[order], target[order], action[order], second[order]
+    del order
+    first = first_seen(actor, target, second, len(ids))
+    final = _final_numbers(ids, first, previous)
+    actor, target = final[actor], final[target]
+    names = sorted(labels)
+    rank = np.array([names.index(label) for label in labels], dtype=np.int16)
+    action = rank[action] if len(action) else action
+    roles = [data.roles.get(name, CONTACT) for name in names]
+    role_code = np.array([ROLES.categories.to_list().index(role) for role in roles], dtype=np.uint8)
+    events = pl.DataFrame(
+        {
+            TIMESTAMP: second.astype(np.int64),
+            ACTOR: actor,
+            TARGET: target,
+            ACTION: pl.Series(action.astype(np.uint8), dtype=pl.UInt8).cat.to(pl.Enum(names)),
+            ROLE: pl.Series(role_code[action], dtype=pl.UInt8).cat.to(ROLES),
+        }
+    )
+    distinct = events.select(pl.struct(TIMESTAMP, ACTOR, TARGET, ACTION).n_unique()).item() if events.height else 0
+    repeated = events.height - distinct
+    if repeated and duplicates == "drop":
+        events = events.unique(maintain_order=True, keep="first")
+    return events, _users(events, ids, final), repeated
+
+
+def _final_numbers(ids: pl.Series, first: np.ndarray, previous: int) -> np.ndarray:
+    """int32[users], provisional number -> dense number: earlier users as they were, then by first event, then by id.
+
+    By time and id, so that the same events give the same numbers in whatever order files are read.
+    """
+    new = pl.DataFrame({"id": ids, "first": first}).with_row_index("k")[previous:].sort("first", "id")
+    final = np.empty(len(ids), np.int32)
+    final[:previous] = np.arange(previous)
+    final[new["k"].to_numpy()] = np.arange(previous, len(ids))
+    return final
+
+
+def _users(events: pl.DataFrame, ids: pl.Series, final: np.ndarray) -> pl.DataFrame:
+    n = len(ids)
+    actor, target = events[ACTOR].to_numpy(), events[TARGET].to_numpy()
+    second = events[TIMESTAMP].to_numpy()
+    first, last = first_seen(actor, target, second, n), np.full(n, -1)
+    last[actor] = second
+    received = np.full(n, -1)
+    received[target] = second
+    last = np.maximum(last, received)
+    met = last >= 0
+    contact = (events[ROLE] == CONTACT).to_numpy()
+    low, high = np.minimum(actor, target)[contact], np.maximum(actor, target)[contact]
+    pairs = np.unique(low.astype(np.int64) * n + high)
+    degree = np.bincount(np.concatenate([pairs // n, pairs % n]), minlength=n) if n else np.empty(0, np.int64)
+    by_number = np.argsort(final)
+    return pl.DataFrame(
+        {
+            USER: np.arange(n, dtype=np.int32),
+            USER_ID: ids.gather(by_number),
+            FIRST_SEEN: pl.Series(np.where(met, first, 0), dtype=pl.Int64).set(pl.Series(~met), None),
+            LAST_SEEN: pl.Series(np.where(met, last, 0), dtype=pl.Int64).set(pl.Series(~met), None),
+            DONE: np.bincount(actor, minlength=n),
+            RECEIVED: np.bincount(target, minlength=n),
+            DEGREE: degree,
+        }
+    )
+
+
+def _previous_ids(path: Path | None, data: DataSettings) -> pl.Series:
+    """Ids of an earlier run's users, in their order; empty without one."""
+    dtype = pl.Int64 if data.id_type == "integer" else pl.String
+    if path is None:
+        return pl.Series(USER_ID, [], dtype=dtype)
+    if not path.is_file():
+        raise DataError(
+            f"validate.previous_users names {path}, which is not there. Give an earlier run's users.parquet, or null."
+        )
+    ids = check(pl.read_parquet(path), USERS, path)[USER_ID]
+    if ids.dtype != dtype:
+        raise DataError(
+            f"{path} holds {ids.dtype} ids, but data.id_type is {data.id_type}. Use the id_type of the earlier run."
+        )
+    return ids
+
+
+def _raw_text(raw: pl.Series) -> pl.Series:
+    """A refused row as text: a line as it was, a table's row as JSON."""
+    return raw if raw.dtype == pl.String else raw.struct.json_encode().alias(RAW)
+
+
+def _suggestion(refused: pl.DataFrame, raw: pl.DataFrame, data: DataSettings) -> str:
+    """What to set, when timestamps are in another unit than declared, or actions are not listed."""
+    unlisted = refused.filter(pl.col(REASON) == "action_unknown")[ACTION].unique().sort()
+    if len(unlisted):
+        return f"The log also has: {', '.join(unlisted[:20])}. Add to data.actions what is wanted."
+    far = refused.filter(pl.col(REASON) == "timestamp_unit")[ROW]
+    if not len(far):
+        return ""
+    value = raw.filter(pl.col(ROW) == far[0])[TIMESTAMP].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
+    unit = finer_unit(data, value[0]) if value[0] is not None else None
+    return f"The timestamps look like {unit}: set data.timestamp_unit: {unit}." if unit else ""
+
+
+class _RejectedWriter:
+    """Appends tables to one Parquet file; an empty file of the right columns if nothing comes."""
+
+    def __init__(self, path: Path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        text = pa.large_string()
+        self.schema = pa.schema([(FILE, text), (ROW, pa.int64()), (REASON, text), (RAW, text)])
+        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+
+    def __enter__(self) -> _RejectedWriter:
+        return self
+
+    def __call__(self, table: pl.DataFrame) -> None:
+        self.writer.write_table(table.to_arrow().cast(self.schema))
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()

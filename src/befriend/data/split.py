@@ -1,0 +1,75 @@
+"""The global time split, and what an event is to its past: repeat, reply, new or cold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from befriend.data.log import EventLog
+
+SEGMENTS = ("repeat", "reply", "new", "cold")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Train is timestamp < t_validation, validation is below t_test, test the rest; starts are event positions."""
+
+    t_validation: int
+    t_test: int
+    validation_start: int
+    test_start: int
+    events: int
+
+    def part(self, name: str) -> tuple[int, int]:
+        """First event of `train`, `validation` or `test`, and the one past its last."""
+        bounds = {
+            "train": (0, self.validation_start),
+            "validation": (self.validation_start, self.test_start),
+            "test": (self.test_start, self.events),
+        }
+        return bounds[name]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def split_by_time(timestamps: np.ndarray, train_until: float, validation_until: float) -> Split:
+    """Cuts at the timestamps of the events at the two shares of the log; all events of one second stay together.
+
+    timestamps: int64[M], ascending, M >= 1.
+    """
+    m = len(timestamps)
+    t_validation, t_test = (int(timestamps[int(m * share)]) for share in (train_until, validation_until))
+    starts = np.searchsorted(timestamps, [t_validation, t_test])
+    return Split(t_validation, t_test, int(starts[0]), int(starts[1]), m)
+
+
+def segments(log: EventLog, events: np.ndarray, horizons: np.ndarray) -> np.ndarray:
+    """int8[len(events)], index into SEGMENTS of each event, by the true past before its own timestamp.
+
+    `cold` is an event whose target is not seen before its horizon: nobody can rank the target. Only events of
+    role contact make somebody a contact.
+    """
+    u, v, t = log.actor[events].astype(np.int64), log.target[events].astype(np.int64), log.timestamp[events]
+    keys, first = first_contacts(log)
+    repeat = _time_of(keys, first, u * log.num_users + v) < t
+    reply = _time_of(keys, first, v * log.num_users + u) < t
+    cold = log.first_seen[v] >= horizons
+    return np.select([cold, repeat, reply], [3, 0, 1], default=2).astype(np.int8)
+
+
+def first_contacts(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
+    """Ordered pairs (actor * users + target, ascending) and the second of each pair's first contact event."""
+    contact = np.flatnonzero(log.is_contact)
+    keys, index = np.unique(
+        log.actor[contact].astype(np.int64) * log.num_users + log.target[contact], return_index=True
+    )
+    return keys, log.timestamp[contact[index]]
+
+
+def _time_of(keys: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """int64: the time of each wanted key; the largest int64 where it is missing."""
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, times[place], np.iinfo(np.int64).max)

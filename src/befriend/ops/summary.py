@@ -1,0 +1,63 @@
+"""The last run on a terminal: what went in, the headline figures, where the reports are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from befriend import files, layout
+from befriend.config import REGIMES
+from befriend.errors import DataError
+from befriend.evaluation.report import LISTS, headline
+
+SHOWN = 5  # models per list
+
+
+def show(root: Path) -> None:
+    console = Console()
+    for path in (layout.VALIDATION, layout.METRICS):
+        if not (root / path).is_file():
+            raise DataError(f"there is no {path} yet. Run `dvc repro` first.")
+    facts, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)
+    rows = facts["rows"]
+    console.print(
+        f"\n[bold]{rows['events']:,}[/] events between [bold]{facts['users']:,}[/] users "
+        f"({rows['read']:,} rows read, {rows['rejected']:,} refused, {rows['self_loops']:,} self-loops dropped)"
+    )
+    table = headline(metrics)
+    for kind, (_, title) in LISTS.items():
+        console.print(
+            _table(
+                table.filter(list=kind),
+                [r for r in REGIMES if r in metrics],
+                f"{title.split(':')[0]} (list {kind}), NDCG@10",
+            )
+        )
+    console.print(
+        f"[dim]the best {SHOWN} of {table['model'].n_unique()}; all of them, with intervals, are in the report[/]\n"
+    )
+    for name, path in (
+        ("validation report", layout.VALIDATION_REPORT),
+        ("data docs", layout.DATA_DOCS),
+        ("evaluation report", layout.EVALUATION_REPORT),
+        ("lists of every model", layout.PREDICTIONS),
+    ):
+        if (root / path).exists():
+            console.print(f"  {name:21} {path}", highlight=False)
+
+
+def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
+    """The best models over the regimes; of several with the same figures throughout, one."""
+    out = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
+    wide = table.pivot(on="regime", index="model", values="ndcg@10").unique(regimes, keep="first", maintain_order=True)
+    best = wide.with_columns(pl.mean_horizontal(regimes).alias("mean")).sort("mean", "model", descending=[True, False])
+    top = {regime: best[regime].max() for regime in regimes}
+    for row in best[:SHOWN].iter_rows(named=True):
+        cells = [f"{row[regime]:.3f}" for regime in regimes]
+        out.add_row(
+            row["model"], *(f"[bold]{c}[/]" if row[r] == top[r] else c for r, c in zip(regimes, cells, strict=True))
+        )
+    return out

@@ -1,0 +1,86 @@
+"""Stage validate: the raw event log becomes a checked, split one, or is refused with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from befriend import files
+from befriend.config import DataSettings, ValidateSettings
+from befriend.data.columns import FILE, RAW, REASON, REASONS, ROW, USER_ID
+from befriend.data.contracts import EVENTS, REJECTED, USERS, check
+from befriend.data.expectations import Verdict, check_log, facts_row
+from befriend.data.facts import describe
+from befriend.data.ingest import Ingested, ingest
+from befriend.data.log import EVENTS_FILE, REJECTED_FILE, SPLIT_FILE, USERS_FILE, EventLog
+from befriend.data.split import split_by_time
+from befriend.data.validation_report import write_report
+from befriend.errors import DataError
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    read: int
+    rejected: int
+    events: int
+    users: int
+    warnings: list[str]
+
+    def summary(self) -> str:
+        return (
+            f"{self.read:,} rows read, {self.rejected:,} refused; {self.events:,} events between {self.users:,} users; "
+            f"{len(self.warnings)} warning{'s' * (len(self.warnings) != 1)}"
+        )
+
+
+def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Path, reports: Path) -> ValidateResult:
+    """Checks the log at `source`.
+
+    Writes events.parquet, users.parquet, split.json and rejected.parquet to `prepared`; validation.json, the
+    folder validation/ (report.md, figure) and the site data_docs/ to `reports`. Where a critical rule fails,
+    events, users and split are not written, the rest is, and a DataError says which rule and shows rows.
+    """
+    for name in (EVENTS_FILE, USERS_FILE, SPLIT_FILE, REJECTED_FILE):
+        (prepared / name).unlink(missing_ok=True)
+    with files.atomic(prepared / REJECTED_FILE) as rejected_file:
+        raw = ingest(source, data, rules, rejected_file)
+        check(pl.read_parquet(rejected_file), REJECTED, prepared / REJECTED_FILE)
+    log = EventLog.from_tables(raw.events, raw.users[USER_ID])
+    split = split_by_time(log.timestamp, rules.train_until, rules.validation_until) if log.num_events else None
+    facts = describe(raw, log, split)
+    with files.atomic(reports / "data_docs") as docs:
+        verdicts = check_log(raw.checked, facts_row(facts.figures), data, rules, docs)
+    critical = [verdict for verdict in verdicts if verdict.severity == "critical" and not verdict.passed]
+    with files.atomic(reports / "validation") as folder:
+        folder.mkdir()
+        write_report(folder, facts, verdicts, stride=raw.stride)
+    checks = {verdict.name: verdict.to_json() for verdict in verdicts}
+    files.write_json(reports / "validation.json", facts.figures | {"passed": not critical, "rules": checks})
+    if critical or split is None:
+        raise DataError(_refusal(critical, raw))
+    for name, table, contract in ((EVENTS_FILE, raw.events, EVENTS), (USERS_FILE, raw.users, USERS)):
+        check(table, contract, prepared / name)
+        with files.atomic(prepared / name) as path:
+            table.write_parquet(path, compression="zstd", statistics=True)
+    files.write_json(prepared / SPLIT_FILE, split.to_json() | {"users": log.num_users, "lineage": log.lineage()})
+    warned = [verdict.line() for verdict in verdicts if not verdict.passed]
+    return ValidateResult(raw.read, sum(raw.rejected.values()), log.num_events, log.num_users, warned)
+
+
+def _refusal(critical: list[Verdict], raw: Ingested) -> str:
+    """Which rule failed, how many rows for which reason, and the first of them."""
+    lines = [f"the event log was refused by the rule {critical[0].line()}"]
+    if raw.suggestion:
+        lines.append(raw.suggestion)
+    for reason, count in sorted(raw.rejected.items(), key=lambda item: -item[1]):
+        lines.append(f"  {count:,} of {raw.read:,} rows: {REASONS[reason]}")
+    if raw.examples.height:
+        lines.append("The first refused rows:")
+        for file, row, reason, text in raw.examples.select(FILE, ROW, REASON, RAW).iter_rows():
+            lines.append(f"  {file}, row {row} ({reason}): {text[:120]}")
+    others = [verdict.name for verdict in critical[1:] if not verdict.name.startswith("rows:")]
+    if others:
+        lines.append(f"Also failed: {', '.join(others)}.")
+    return "\n".join(lines)

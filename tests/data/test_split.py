@@ -1,0 +1,53 @@
+"""The split and the segments, on logs small enough to check by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from befriend.data.split import SEGMENTS, segments, split_by_time
+from tests.conftest import make_log
+
+
+def names(found: np.ndarray) -> list[str]:
+    return [SEGMENTS[k] for k in found]
+
+
+def test_cuts_are_timestamps_at_the_quantiles_of_events() -> None:
+    split = split_by_time(np.arange(100, 110), 0.8, 0.9)
+    assert (split.t_validation, split.t_test) == (108, 109)
+    assert [split.part(name) for name in ("train", "validation", "test")] == [(0, 8), (8, 9), (9, 10)]
+
+
+def test_events_of_one_second_stay_in_one_part() -> None:
+    split = split_by_time(np.array([1, 2, 3, 4, 5, 6, 7, 9, 9, 9]), 0.8, 0.9)
+    assert split.part("train") == (0, 7)
+    assert split.part("validation") == (7, 7)
+    assert split.part("test") == (7, 10)
+
+
+def test_an_event_is_what_the_past_before_its_own_second_makes_it() -> None:
+    log = make_log(
+        [
+            (0, "a", 1, 1),
+            (1, "a", 0, 2),
+            (0, "a", 1, 3),
+            (2, "a", 0, 4),
+            (2, "a", 0, 4),
+            (1, "a", 2, 5),
+            (3, "a", 0, 6),
+            (0, "a", 4, 6),
+        ]
+    )
+    found = segments(log, np.arange(8), log.timestamp)
+    assert names(found) == ["cold", "reply", "repeat", "new", "new", "new", "new", "cold"]
+
+
+def test_a_target_seen_after_the_horizon_is_cold_whatever_the_past() -> None:
+    log = make_log([(0, "a", 1, 10), (0, "a", 1, 20)])
+    assert names(segments(log, np.array([1]), np.array([20]))) == ["repeat"]
+    assert names(segments(log, np.array([1]), np.array([10]))) == ["cold"]
+
+
+def test_a_signal_makes_nobody_a_contact() -> None:
+    log = make_log([(0, "view", 1, 1), (0, "ask", 1, 2), (1, "view", 0, 3), (0, "ask", 1, 4)], {"view": "signal"})
+    assert names(segments(log, np.array([1, 3]), log.timestamp[[1, 3]])) == ["new", "repeat"]
