@@ -1,0 +1,135 @@
+"""Lists in, figures out: per model, list and slice of the events, with intervals; coverage and exposure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from befriend.config import EvaluateSettings
+from befriend.data.columns import USER_ID
+from befriend.data.log import EventLog
+from befriend.data.split import SEGMENTS, Split
+from befriend.evaluation.metrics import METRICS, UserBootstrap, gini, per_list
+from befriend.evaluation.protocol import Questions, ranks
+
+COLD = SEGMENTS.index("cold")
+ACTIVITY = {"0": 0, "1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}  # name -> fewest visible events of the actor
+Slices = dict[tuple[str, str, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one regime."""
+
+    metrics: dict[str, Any]
+    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10"""
+    slices: pl.DataFrame
+    """list, by, slice, model, n, metrics, bounds: the segments and every other cut of the events"""
+    exposure: pl.DataFrame
+    """model, users_covered (share of candidates on some top 10 of list new), exposure_gini"""
+
+
+def measure(
+    log: EventLog, split: Split, questions: Questions, lists: dict[str, np.ndarray], settings: EvaluateSettings
+) -> Measured:
+    """lists: model -> int32[R, k], a row for each row of the questions."""
+    q = questions
+    events = q.events[q.row_event]
+    bootstrap = UserBootstrap(log.actor[events], settings.bootstrap, settings.confidence, settings.seed)
+    models = list(lists)
+    values = np.concatenate(
+        [per_list(ranks(lists[name], log.target[events])) for name in models]
+    )  # (models * METRICS, R)
+    metrics: dict[str, Any] = {}
+    rows = []
+    for (kind, by, name), chosen in _slices(log, split, q).items():
+        if not chosen.any():
+            continue
+        means = values[:, chosen].mean(axis=1).reshape(len(models), len(METRICS))
+        bounds = bootstrap.intervals(values[:: len(METRICS)], chosen)
+        for k, model in enumerate(models):
+            figures = {"n": int(chosen.sum())} | {m: round(float(x), 6) for m, x in zip(METRICS, means[k], strict=True)}
+            figures |= {
+                f"{METRICS[0]}_{end}": round(float(x), 6) for end, x in zip(("low", "high"), bounds[k], strict=True)
+            }
+            rows.append({"list": kind, "by": by, "slice": name, "model": model} | figures)
+            if by == "segment":
+                metrics.setdefault(kind, {}).setdefault(name, {})[model] = figures
+    candidates = int((log.first_seen < q.horizon[-1]).sum())
+    exposure = [_exposure(model, table[q.row_is_new, :10], candidates) for model, table in lists.items()]
+    return Measured(metrics, pl.DataFrame(rows), pl.DataFrame(exposure))
+
+
+def _slices(log: EventLog, split: Split, q: Questions) -> Slices:
+    """(list, by, slice) -> bool[R]. Cold events, whose target nobody can rank, count only as segment `cold`."""
+    events, segment = q.events[q.row_event], q.segment[q.row_event]
+    actor, target = log.actor[events], log.target[events]
+    is_any, is_new = ~q.row_is_new & (segment != COLD), q.row_is_new
+    out: Slices = {("any", "segment", "all"): is_any}
+    for k, name in enumerate(SEGMENTS):
+        out["any", "segment", name] = ~q.row_is_new & (segment == k)
+    out["new", "segment", "new"] = is_new
+    active = _events_before(log, actor, q.horizon[q.row_event])
+    bucket = np.searchsorted(list(ACTIVITY.values()), active, side="right") - 1
+    answered = _answered(log, events)
+    trained = log.first_seen < split.t_validation
+    for kind, base in (("any", is_any), ("new", is_new)):
+        for k, name in enumerate(ACTIVITY):
+            out[kind, "events of the actor", name] = base & (bucket == k)
+        for by, yes, no, chosen in (
+            ("actor", "seen in training", "unseen in training", trained[actor]),
+            ("target", "seen in training", "unseen in training", trained[target]),
+            ("contact back", "later", "none", answered),
+        ):
+            out[kind, by, yes], out[kind, by, no] = base & chosen, base & ~chosen
+    return out
+
+
+def _events_before(log: EventLog, users: np.ndarray, horizon: np.ndarray) -> np.ndarray:
+    """int64: how many events each user did or received before its horizon."""
+    stride = np.int64(log.num_events + 1)
+    key = np.sort(np.concatenate([side * stride + np.arange(log.num_events) for side in (log.actor, log.target)]))
+    return np.searchsorted(key, users * stride + log.before(horizon)) - np.searchsorted(key, users * stride)
+
+
+def _answered(log: EventLog, events: np.ndarray) -> np.ndarray:
+    """bool: whether the target contacts the actor at a later time in the log."""
+    contact = np.flatnonzero(log.is_contact)[::-1]
+    keys, index = np.unique(
+        log.actor[contact].astype(np.int64) * log.num_users + log.target[contact], return_index=True
+    )
+    last = log.timestamp[contact[index]]  # the first of the reversed events: the latest
+    wanted = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return (keys[place] == wanted) & (last[place] > log.timestamp[events])
+
+
+def _exposure(model: str, heads: np.ndarray, candidates: int) -> dict[str, Any]:
+    """Who is shown on the top 10 of the `new` lists: the share of all candidates, and how unequally."""
+    counts = np.bincount(heads[heads >= 0], minlength=candidates)
+    return {
+        "model": model,
+        "users_covered": round(float((counts > 0).sum() / max(candidates, 1)), 6),
+        "exposure_gini": round(gini(counts), 6),
+    }
+
+
+def predictions(log: EventLog, questions: Questions, lists: np.ndarray) -> pl.DataFrame:
+    """The lists of one model as a table: event (position in the log), list, users (original ids, best first)."""
+    k = lists.shape[1]
+    flat = lists.ravel()
+    ids = log.user_ids.gather(flat[flat >= 0])
+    row = np.repeat(np.arange(len(lists)), k)[flat >= 0]
+    users = pl.DataFrame({"row": row, USER_ID: ids}).group_by("row", maintain_order=True).agg(USER_ID)
+    base = pl.DataFrame(
+        {
+            "row": np.arange(len(lists)),
+            "event": questions.events[questions.row_event],
+            "list": pl.Series(np.where(questions.row_is_new, "new", "any")),
+        }
+    )
+    joined = base.join(users, on="row", how="left", maintain_order="left")
+    return joined.select("event", "list", pl.col(USER_ID).fill_null([]).alias("users"))

@@ -1,0 +1,153 @@
+"""The evaluation protocol: which events are predicted, what is visible, who may be listed, who is scored.
+
+A global time split; full ranking over everyone seen so far; three regimes of what is visible when the list is
+made; two lists, `any` (over all candidates) and `new` (without contacts: people you may know). Knows nothing
+of any model: a `Ranker` is given a `Request` and returns lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from befriend.config import Regime
+from befriend.data.columns import ROLES
+from befriend.data.histories import Histories
+from befriend.data.log import EventLog
+from befriend.data.split import SEGMENTS, Split, segments
+
+K = 100  # users on a list
+DAY = 86_400
+NEW = SEGMENTS.index("new")
+HIDDEN = -1  # action of a request in a regime that does not know it
+
+
+@dataclass(frozen=True)
+class Request:
+    """B lists to be made, in time order: rank people for these users at these times, excluding these.
+
+    Only the first `visible[b]` events of the log may be looked at. Anyone who appears in them may be listed,
+    but for the user and the excluded.
+    """
+
+    user: np.ndarray
+    """int64[B]"""
+    visible: np.ndarray
+    """int64[B], how many events are visible; never falls"""
+    horizon: np.ndarray
+    """int64[B], UTC second at which the list is made; all visible events lie before it"""
+    action: np.ndarray
+    """int64[B], index into EventLog.actions of what the user is about to do; HIDDEN where it is not known"""
+    exclude_indptr: np.ndarray
+    """int64[B + 1]"""
+    exclude: np.ndarray
+    """int64, users not to be listed: those of row b are exclude[exclude_indptr[b]:exclude_indptr[b + 1]]"""
+    k: int = K
+    """length of the lists"""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def excluded(self, b: int) -> np.ndarray:
+        return self.exclude[self.exclude_indptr[b] : self.exclude_indptr[b + 1]]
+
+
+class Ranker(Protocol):
+    """What the protocol asks of a model, or of several that share their work."""
+
+    def rank(self, request: Request) -> dict[str, np.ndarray]:
+        """Name of each model -> int32[B, k], users best first, -1 behind the last."""
+        ...
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The evaluated events of one part in one regime, and a row for each list that is asked for."""
+
+    events: np.ndarray
+    """int64[E], positions in the log"""
+    segment: np.ndarray
+    """int8[E], index into SEGMENTS"""
+    horizon: np.ndarray
+    """int64[E]"""
+    row_event: np.ndarray
+    """int64[R], index into `events`: every event has an `any` row, one of segment new also a `new` row"""
+    row_is_new: np.ndarray
+    """bool[R]"""
+
+
+def sample(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
+    """int64: evenly spaced contact events of a part, at most `size`: every ceil(count / size)-th."""
+    events = np.arange(*split.part(part))
+    events = events[log.is_contact[events]]
+    return events[:: max(1, -(-len(events) // size))]
+
+
+def horizons(log: EventLog, split: Split, part: str, events: np.ndarray, regime: Regime) -> np.ndarray:
+    """int64[len(events)]: the UTC second from which on events are hidden when each event is predicted."""
+    start = log.timestamp[split.part(part)[0]]
+    t = log.timestamp[events]
+    if regime == "streaming":
+        return t
+    if regime == "daily":
+        return np.maximum(start, t // DAY * DAY)
+    return np.full(len(events), start)
+
+
+def ask(log: EventLog, split: Split, part: str, size: int, regime: Regime) -> Questions:
+    events = sample(log, split, part, size)
+    horizon = horizons(log, split, part, events, regime)
+    segment = segments(log, events, horizon)
+    rows = np.repeat(np.arange(len(events)), 1 + (segment == NEW))
+    is_new = np.zeros(len(rows), bool)
+    is_new[1:] = rows[1:] == rows[:-1]
+    return Questions(events, segment, horizon, rows, is_new)
+
+
+def requests(
+    log: EventLog, histories: Histories, questions: Questions, regime: Regime, size: int = 256
+) -> Iterator[Request]:
+    """The questions as requests of about `size` rows, in time order; both rows of an event stay together."""
+    hidden = _Hidden(log, histories)
+    q = questions
+    starts = np.flatnonzero(~q.row_is_new)[::size]
+    for low, high in zip(starts, [*starts[1:], len(q.row_event)], strict=True):
+        k = q.row_event[low:high]
+        events = q.events[k]
+        user = log.actor[events].astype(np.int64)
+        now = log.before(log.timestamp[events])  # exclusion is applied at request time in every regime
+        excluded = [hidden(u, end, new) for u, end, new in zip(user, now, q.row_is_new[low:high], strict=True)]
+        yield Request(
+            user=user,
+            visible=log.before(q.horizon[k]),
+            horizon=q.horizon[k],
+            action=log.action[events].astype(np.int64) if regime == "streaming" else np.full(len(k), HIDDEN),
+            exclude_indptr=np.cumsum([0, *map(len, excluded)]),
+            exclude=np.concatenate(excluded),
+        )
+
+
+class _Hidden:
+    """Who may not stand on a list: pairs with an event of role exclude, and on `new` lists all contacts."""
+
+    def __init__(self, log: EventLog, histories: Histories):
+        self.indptr, self.other = histories.indptr.numpy(), histories.other.numpy()
+        self.event = histories.event.numpy()
+        self.role = log.role
+        self.contact, self.exclude = (ROLES.categories.to_list().index(name) for name in ("contact", "exclude"))
+
+    def __call__(self, user: int, visible: int, new: bool) -> np.ndarray:
+        low, high = self.indptr[user], self.indptr[user + 1]
+        high = low + np.searchsorted(self.event[low:high], visible)
+        role = self.role[self.event[low:high]]
+        hidden = (role == self.exclude) | ((role == self.contact) if new else False)
+        return np.unique(self.other[low:high][hidden]).astype(np.int64)
+
+
+def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64[R]: the place of each target on its list, from 1; inf where it is not on it. lists: int32[R, k]."""
+    found = lists == targets[:, None]
+    return np.where(found.any(1), found.argmax(1) + 1.0, np.inf)

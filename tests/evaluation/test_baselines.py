@@ -1,0 +1,154 @@
+"""Baselines on graphs small enough to rank by hand, and against slow definitions on random ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from befriend.data.histories import Histories
+from befriend.data.log import EventLog
+from befriend.evaluation.baselines import ATTENTION_DECAY, HALF_LIVES, Baselines, ContactGraph, Past, top
+from befriend.evaluation.protocol import HIDDEN, Request
+from tests.conftest import make_log, random_log
+
+
+def request(log: EventLog, asked: list[tuple[int, int, list[int]]], k: int = 5) -> Request:
+    """(user, horizon, excluded), in time order."""
+    horizon = np.array([h for _, h, _ in asked])
+    return Request(
+        user=np.array([u for u, _, _ in asked]),
+        visible=log.before(horizon),
+        horizon=horizon,
+        action=np.full(len(asked), HIDDEN),
+        exclude_indptr=np.cumsum([0, *(len(e) for _, _, e in asked)]),
+        exclude=np.array([x for _, _, e in asked for x in e], np.int64),
+        k=k,
+    )
+
+
+def lists(log: EventLog, *asked: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
+    found = Baselines(log, Histories.of(log)).rank(request(log, list(asked), k))
+    return {name: [[u for u in row if u >= 0] for row in table.tolist()] for name, table in found.items()}
+
+
+#            0 writes 1 twice, 2 once; 1 answers; 3 writes 0; 4 and 2 are busy elsewhere
+LOG = make_log(
+    [
+        (0, "m", 1, 1),
+        (0, "m", 1, 2),
+        (1, "m", 0, 3),
+        (0, "m", 2, 4),
+        (3, "m", 0, 5),
+        (4, "m", 2, 6),
+        (2, "m", 4, 7),
+        (0, "m", 5, 9),
+    ]
+)
+
+
+def test_rules_by_hand() -> None:
+    found = {name: rows[0] for name, rows in lists(LOG, (0, 8, [])).items()}
+    assert found["popularity"] == [2, 1, 4, 3]  # 2: twice, 1: twice, but 2 was active last
+    assert found["last-active"] == [2, 4, 3, 1]
+    assert found["last-received"] == [4, 2, 1, 3]
+    assert found["last-active-or-received"] == [2, 4, 3, 1]  # 2 and 4 both at 7: the smaller id
+    assert found["frequency"] == [1, 2, 4, 3]  # done twice, once, then by last activity
+    assert found["recency"] == [3, 2, 1, 4]
+    assert found["recency-then-last-received"] == [3, 2, 1, 4]
+    assert found["adamic-adar"][0] == 4  # the only one with a common contact, 2
+
+
+def test_a_user_who_has_not_appeared_is_not_listed_nor_is_the_user() -> None:
+    for rows in lists(LOG, (0, 8, []), (0, 10, [])).values():
+        assert set(rows[0]) == {1, 2, 3, 4}
+        assert set(rows[1]) == {1, 2, 3, 4, 5}
+
+
+def test_the_excluded_are_not_listed_and_the_order_of_the_rest_stays() -> None:
+    for rows in lists(LOG, (0, 8, []), (0, 8, [2, 3])).values():
+        assert rows[1] == [u for u in rows[0] if u not in (2, 3)]
+
+
+def test_lists_are_cut_at_k() -> None:
+    for rows in lists(LOG, (0, 8, [2]), k=2).values():
+        assert len(rows[0]) == 2
+
+
+def test_a_later_event_never_changes_an_earlier_list() -> None:
+    log = random_log()
+    cut = 500
+    other = dataclasses.replace(
+        log, actor=np.r_[log.actor[:cut], log.target[cut:]], target=np.r_[log.target[:cut], log.actor[cut:]]
+    )
+    horizon = int(log.timestamp[cut])
+    asked = [(u, horizon, [int((u + 1) % 30)]) for u in range(30)]
+    assert lists(log, *asked, k=30) == lists(other, *asked, k=30)
+
+
+def test_a_list_does_not_depend_on_the_lists_made_before_it() -> None:
+    log = random_log()
+    steps = [(u % 30, int(log.timestamp[300 + 9 * u]), []) for u in range(30)]
+    together = lists(log, *steps, k=30)
+    for k, step in enumerate(steps):
+        alone = lists(log, step, k=30)
+        assert {name: rows[k] for name, rows in together.items()} == {name: rows[0] for name, rows in alone.items()}
+
+
+def test_a_view_is_activity_but_no_contact_and_a_block_is_neither() -> None:
+    events = [(0, "m", 1, 1), (2, "m", 1, 2), (3, "view", 0, 3), (1, "block", 2, 4), (0, "m", 3, 5)]
+    roles = {"view": "signal", "block": "exclude"}
+    found = {name: rows[0] for name, rows in lists(make_log(events, roles), (0, 5, [])).items()}
+    assert found["last-active"] == [3, 2, 1]  # 3 viewed; 1 only blocked
+    assert found["recency"] == [1, 3, 2]  # only 1 is a contact
+    assert found["popularity"][0] == 1
+
+
+def test_the_graph_is_exact_at_every_moment() -> None:
+    log = random_log(users=25, events=400)
+    graph = ContactGraph(log)
+    for visible in (0, 1, 37, 200, 400):
+        graph.advance(visible)
+        near: dict[int, set[int]] = {u: set() for u in range(25)}
+        for k in range(visible):
+            near[int(log.actor[k])].add(int(log.target[k]))
+            near[int(log.target[k])].add(int(log.actor[k]))
+        for user in range(25):
+            common, walk = Counter[int](), Counter[int]()
+            for w in near[user]:
+                walk[w] += 1 / len(near[user]) / 2
+                for x in near[w]:
+                    common[x] += 1 / np.log(len(near[w])) if len(near[w]) > 1 else 0
+                    walk[x] += 1 / len(near[user]) / len(near[w]) / 4
+                    for y in near[x]:
+                        walk[y] += 1 / len(near[user]) / len(near[w]) / len(near[x]) / 8
+            scores = graph.scores(user)
+            for found, expected in ((scores.adamic_adar, common), (scores.ppr, walk)):
+                got = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
+                assert got == pytest.approx({x: s for x, s in expected.items() if s > 0})
+
+
+def test_attention_is_the_sum_of_fading_events_received() -> None:
+    log = random_log(days=60)
+    past = Past(log)
+    for visible in (5, 90, 300):
+        horizon = int(log.timestamp[visible - 1]) + 1
+        past.advance(int(log.before(horizon)), horizon)
+    expected = np.zeros(log.num_users)
+    for k in range(int(log.before(horizon))):
+        age = horizon - log.timestamp[k]
+        expected[log.target[k]] += sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values())
+    assert past.factor("attention") == pytest.approx(expected)
+    one_day, ten_days = (
+        sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values()) for age in (86400, 864000)
+    )
+    assert one_day / ten_days == pytest.approx(10**ATTENTION_DECAY, rel=0.1)  # fades as a power of age
+
+
+def test_top_breaks_ties_by_place_also_at_the_cut() -> None:
+    scores = np.array([1.0, 2, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0])
+    place = np.array([3, 1, 2, 0, 0, *range(5, 13)])
+    assert top(scores, place, 3).tolist() == [4, 1, 3]
+    assert top(scores[:4], place[:4], 3).tolist() == [1, 3, 2]

@@ -1,0 +1,104 @@
+"""Stage evaluate: figures that the exported lists bear out, and nothing that a rerun changes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend import files
+from befriend.config import REGIMES, DataSettings, EvaluateSettings, ValidateSettings
+from befriend.errors import DataError
+from befriend.stages import evaluate, validate
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validated log of 60 users, and its evaluation."""
+    from befriend.data.simulate import SimulateSettings, write
+
+    root = tmp_path_factory.mktemp("project")
+    write(SimulateSettings(users=120, events=3000, seed=1), root / "log")
+    data = DataSettings(roles={"view": "signal", "block": "exclude"})
+    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+    evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "reports")
+    return root
+
+
+def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
+    """Recomputed from the files alone: prepared log, predictions, metrics."""
+    events = pl.read_parquet(project / "prepared" / "events.parquet")
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    for regime in REGIMES:
+        for model in ("popularity", "recency", "adamic-adar"):
+            table = pl.read_parquet(project / "reports" / "predictions" / model / f"{regime}.parquet")
+            assert table.schema == {"event": pl.Int64, "list": pl.String, "users": pl.List(pl.Int64)}
+            new = table.filter(list="new")
+            gains, hits, inverse = [], [], []
+            for event, users in new.select("event", "users").iter_rows():
+                target = ids[events["target_id"][event]]
+                rank = users.index(target) + 1 if target in users else math.inf
+                gains.append(1 / math.log2(rank + 1) if rank <= 10 else 0)
+                hits.append(rank <= 10)
+                inverse.append(1 / rank)
+            figures = metrics[regime]["new"]["new"][model]
+            assert figures["n"] == new.height > 0
+            for name, values in (("ndcg@10", gains), ("hit@10", hits), ("mrr@100", inverse)):
+                assert figures[name] == pytest.approx(sum(values) / len(values), abs=1e-6)
+            assert figures["ndcg@10_low"] <= figures["ndcg@10"] <= figures["ndcg@10_high"]
+
+
+def test_every_model_has_its_lists_in_every_regime(project: Path) -> None:
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    for regime in REGIMES:
+        models = set(metrics[regime]["any"]["all"])
+        assert models == {p.parent.name for p in (project / "reports" / "predictions").rglob(f"{regime}.parquet")}
+        counts = {
+            kind: {name: m["popularity"]["n"] for name, m in metrics[regime][kind].items()} for kind in ("any", "new")
+        }
+        assert counts["any"]["all"] == sum(counts["any"].get(k, 0) for k in ("repeat", "reply", "new"))
+        assert counts["new"]["new"] == counts["any"]["new"]
+
+
+def test_the_report_shows_each_regime_and_the_slices(project: Path) -> None:
+    folder = project / "reports" / "evaluation"
+    report = (folder / "report.md").read_text()
+    assert "| model | streaming | daily | frozen |" in report
+    slices = pl.read_csv(folder / "slices.csv")
+    assert set(slices["by"]) == {"segment", "events of the actor", "actor", "target", "contact back"}
+    for (_, _), part in slices.filter(list="any", model="popularity").group_by("regime", "by"):
+        if part["by"][0] != "segment":  # every cut of the events has all of them
+            assert (
+                part["n"].sum()
+                == slices.filter(regime=part["regime"][0], list="any", by="segment", slice="all", model="popularity")[
+                    "n"
+                ].item()
+            )
+    exposure = pl.read_csv(folder / "exposure.csv")
+    assert exposure["users_covered"].is_between(0, 1).all()
+    assert (folder / "headline.png").stat().st_size > 10_000
+
+
+def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
+    def digests() -> dict[str, str]:
+        found = [p for p in (project / "reports").rglob("*") if p.is_file() and "data_docs" not in p.parts]
+        return {str(p.relative_to(project)): files.sha256(p) for p in found}
+
+    before = digests()
+    evaluate.run(EvaluateSettings(events=80, bootstrap=100), project / "prepared", project / "reports")
+    assert digests() == before
+
+
+def test_a_split_of_another_log_is_refused(project: Path, tmp_path: Path) -> None:
+    for file in (project / "prepared").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    split = files.read_json(tmp_path / "split.json")
+    files.write_json(tmp_path / "split.json", split | {"lineage": "0" * 64})
+    with pytest.raises(DataError, match="made with another log"):
+        evaluate.run(EvaluateSettings(), tmp_path, tmp_path / "reports")
+    (tmp_path / "split.json").unlink()
+    with pytest.raises(DataError, match="Run `dvc repro validate` first"):
+        evaluate.run(EvaluateSettings(), tmp_path, tmp_path / "reports")
