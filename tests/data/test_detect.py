@@ -1,0 +1,79 @@
+"""What `befriend use` makes of a log it has never seen."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from befriend.config import DataSettings
+from befriend.data.detect import detect
+from befriend.errors import CallError
+
+
+def guess(path: Path, columns: dict[str, str] | None = None, **told: Any) -> DataSettings:
+    return detect(path, columns or {}, told.get("unit"), told.get("separator"), told.get("header"))
+
+
+SNAP = {"actor_id": 1, "action": None, "target_id": 2, "timestamp": 3}
+TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "csv with header": (
+        "from,to,type,ts\n1,2,msg,1600000000\n2,1,msg,1600000001\n",
+        {"format": "csv", "header": True, "columns": {"actor_id": "from", "target_id": "to", "action": "type", "timestamp": "ts"}},
+    ),
+    "tsv of strings in milliseconds": (
+        "sender\treceiver\ttime\nann\tbob\t1600000000000\nbob\tann\t1600000001000\n",
+        {"separator": "\t", "id_type": "string", "timestamp_unit": "ms", "columns": {"action": None, "actor_id": "sender"}},
+    ),
+    "SNAP white space": ("1 2 1082040961\n3 4 1082155839\n", {"format": "whitespace", "columns": SNAP, "timestamp_unit": "s"}),
+    "KONECT with comments and weights": (
+        "% asym\n1 2 1 1225000000\n3 4 1 1225000001\n",
+        {"format": "whitespace", "columns": {"actor_id": 1, "target_id": 2, "action": None, "timestamp": 4}},
+    ),
+    "csv without header, with an action": (
+        "1,like,2,1600000000\n3,follow,4,1600000001\n5,like,6,1600000002\n",
+        {"header": False, "columns": {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}},
+    ),
+    "ISO dates": ("user;friend;date\na;b;2020-01-02T03:04:05Z\nc;d;2020-01-03\n", {"separator": ";", "timestamp_unit": "iso"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_layouts_of_text(name: str, tmp_path: Path) -> None:
+    text, expected = TEXTS[name]
+    (tmp_path / "plain").write_text(text)
+    (tmp_path / "packed").write_bytes(gzip.compress(text.encode()))
+    found = guess(tmp_path / "plain")
+    assert guess(tmp_path / "packed") == found
+    for field, value in expected.items():
+        got = found.columns.model_dump() if field == "columns" else getattr(found, field)
+        assert (got | value if field == "columns" else value) == got
+
+
+def test_parquet_is_told_by_its_content_and_ids_by_their_type(tmp_path: Path) -> None:
+    table = pl.DataFrame({"actor": ["x", "y"], "target": ["y", "x"], "action": "m", "time": [1.6e9, 1.7e9]})
+    table.with_columns(pl.col("time").cast(pl.Int64)).write_parquet(tmp_path / "log")
+    found = guess(tmp_path / "log")
+    assert (found.format, found.id_type, found.timestamp_unit) == ("parquet", "string", "s")
+    table.with_columns(pl.from_epoch(pl.col("time").cast(pl.Int64))).write_parquet(tmp_path / "log")
+    assert guess(tmp_path / "log").timestamp_unit == "iso"
+
+
+def test_several_files_without_an_action_column_are_one_file_an_action(tmp_path: Path) -> None:
+    for name in ("like.txt", "follow.txt"):
+        (tmp_path / name).write_text("1 2 1082040961\n3 4 1082155839\n")
+    assert guess(tmp_path).action_from_file_name
+
+
+def test_what_the_caller_says_is_not_doubted(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a,b,c,d\n1,2,1600000000,1500000000\n")
+    with pytest.raises(CallError, match=r"which column is actor_id, target_id, timestamp\? The log has: a, b, c, d"):
+        guess(tmp_path / "log")
+    found = guess(tmp_path / "log", {"actor_id": "b", "target_id": "a", "timestamp": "d"}, unit="ms")
+    assert found.columns.model_dump() == {"actor_id": "b", "action": None, "target_id": "a", "timestamp": "d"}
+    assert found.timestamp_unit == "ms"
+    with pytest.raises(CallError, match="no column --actor x"):
+        guess(tmp_path / "log", {"actor_id": "x"})

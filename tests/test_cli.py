@@ -1,0 +1,99 @@
+"""The command line: quick to answer, clear in failure, and alone in a project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend import files
+from befriend.errors import BusyError
+from befriend.stages.record import recorded
+
+BEFRIEND = str(Path(sys.executable).with_name("befriend"))
+
+
+def call(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([BEFRIEND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_needs_none_of_the_heavy_packages() -> None:
+    heavy = {"torch", "polars", "numpy", "pandas", "pydantic", "great_expectations", "pandera", "matplotlib", "pyarrow"}
+    code = f"import sys, befriend.cli; print(sorted(set(sys.modules) & {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["validate"], 2, "there is no params.yaml here"),
+        (["validate", "--params", "params", "--source", "nowhere"], 2, "the event log nowhere does not exist"),
+        (["validate", "--params", "params", "--set", "max_rejectd=1"], 2, "Did you mean max_rejected?"),
+        (["evaluate", "--params", "params"], 1, "Run `dvc repro validate` first"),
+        (["simulate", "--out", "x", "--size", "huge"], 2, "Sizes: sample, regular, 4x"),
+        (["simulate", "--out", "x", "--users", "0"], 2, "users: Input should be greater than or equal to"),
+        (["settings", "nothing"], 2, "Sections: data, validate, evaluate, simulate"),
+        (["summary"], 1, "Run `dvc repro` first"),
+        (["use", "nowhere"], 2, "there is no dvc.yaml here"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_an_exit_code(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "params").write_text("")
+    done = call(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("befriend: ")
+    assert message in done.stderr
+
+
+def test_a_stage_records_how_it_ended(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    call(tmp_path, "validate")
+    record = files.read_json(tmp_path / "runs" / "validate.json")
+    assert (record["status"], record["exit_code"]) == ("failed", 2)
+    assert record["error"].startswith("the event log data does not exist")
+    assert recorded("validate", tmp_path / "runs", lambda: "all well") == "all well"
+    record = files.read_json(tmp_path / "runs" / "validate.json")
+    assert (record["status"], record["exit_code"], record["error"]) == ("done", 0, None)
+    assert record["summary"] == "all well"
+
+
+def test_two_cannot_run_stages_at_once_and_the_holder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    with files.stage_lock(tmp_path / "runs" / "lock"):
+        environment = {name: value for name, value in os.environ.items() if name != files.LOCK_VARIABLE}
+        other = subprocess.run(
+            [BEFRIEND, "validate"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert other.returncode == BusyError.exit_code
+        assert f"process {os.getpid()}" in other.stderr
+        # What the holder starts itself goes through.
+        assert "does not exist" in call(tmp_path, "validate").stderr
+    assert "does not exist" in call(tmp_path, "validate").stderr
+
+
+def test_every_setting_is_listed(tmp_path: Path) -> None:
+    shown = call(tmp_path, "settings").stdout
+    for name in ("data.columns.actor_id", "validate.max_rejected", "evaluate.regimes", "simulate.homophily"):
+        assert name in shown
+
+
+def test_simulate_writes_a_log_of_the_size_asked_for(tmp_path: Path) -> None:
+    done = call(tmp_path, "simulate", "--out", "log", "--users", "100", "--events", "2000", "--set", "homophily=0.9")
+    assert "Next: befriend use log/events.parquet" in done.stdout
+    assert pl.read_parquet(tmp_path / "log" / "events.parquet").height == 2000
+    assert pl.read_parquet(tmp_path / "log" / "truth.parquet").height == 100
+
+
+def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("process 1: long gone\n")
+    with files.stage_lock(lock):
+        assert f"process {os.getpid()}" in lock.read_text()
