@@ -13,6 +13,7 @@ import pytest
 from befriend import files
 from befriend.errors import BusyError
 from befriend.stages.record import recorded
+from befriend.stages.validate import ValidateResult
 
 BEFRIEND = str(Path(sys.executable).with_name("befriend"))
 
@@ -59,10 +60,10 @@ def test_a_stage_records_how_it_ended(tmp_path: Path) -> None:
     record = files.read_json(tmp_path / "runs" / "validate.json")
     assert (record["status"], record["exit_code"]) == ("failed", 2)
     assert record["error"].startswith("the event log data does not exist")
-    assert recorded("validate", tmp_path / "runs", lambda: "all well") == "all well"
+    assert recorded("validate", tmp_path / "runs", lambda: ValidateResult(3, 1, 2, 2, [])).events == 2
     record = files.read_json(tmp_path / "runs" / "validate.json")
     assert (record["status"], record["exit_code"], record["error"]) == ("done", 0, None)
-    assert record["summary"] == "all well"
+    assert record["summary"] == "3 rows read, 1 refused; 2 events between 2 users; 0 warnings"
 
 
 def test_two_cannot_run_stages_at_once_and_the_holder_is_named(tmp_path: Path) -> None:

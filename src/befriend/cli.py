@@ -98,16 +98,15 @@ def simulate(
     """Simulate a social network over time, and write its event log and the planted truth."""
     from befriend.config import parse, split_override
     from befriend.data import simulate as simulator
+    from befriend.data.traits import PROFILES, SimulateSettings
     from befriend.errors import CallError, explain
 
-    if size not in simulator.PROFILES:
-        raise CallError(
-            f"there is no size {size}. Sizes: {', '.join(simulator.PROFILES)}; --users and --events give any other."
-        )
+    if size not in PROFILES:
+        raise CallError(f"there is no size {size}. Sizes: {', '.join(PROFILES)}; --users and --events give any other.")
     chosen = dict(split_override(item) for item in overrides or [])
     chosen |= {name: value for name, value in {"users": users, "events": events}.items() if value is not None}
-    profile = simulator.PROFILES[size].model_dump()
-    settings = parse(simulator.SimulateSettings, profile | chosen, "simulate")
+    profile = PROFILES[size].model_dump()
+    settings = parse(SimulateSettings, profile | chosen, "simulate")
     try:
         simulator.write(settings, out)
     except OSError as error:

@@ -17,7 +17,8 @@ from befriend.stages import evaluate, validate
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A validated log of 60 users, and its evaluation."""
-    from befriend.data.simulate import SimulateSettings, write
+    from befriend.data.simulate import write
+    from befriend.data.traits import SimulateSettings
 
     root = tmp_path_factory.mktemp("project")
     write(SimulateSettings(users=120, events=3000, seed=1), root / "log")

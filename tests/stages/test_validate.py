@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -338,13 +339,15 @@ def test_a_source_that_is_not_there(project: Project) -> None:
     assert list(project.root.rglob("*.parquet")) == []
 
 
-def test_a_log_that_an_ordinary_user_may_not_read(project: Project, raw_events: pl.DataFrame) -> None:
-    raw_events.write_parquet(project.root / "log")
-    (project.root / "log").chmod(0)
-    project.prepared.mkdir()
-    for folder in (project.root, *project.root.parents[:2], project.prepared):
-        folder.chmod(0o777)
-    assert "may not be read by this user" in as_ordinary_user(lambda: project.run(project.root / "log"))
+def test_a_log_that_an_ordinary_user_may_not_read(raw_events: pl.DataFrame) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        project = Project(Path(name))
+        project.root.chmod(0o777)
+        raw_events.write_parquet(project.root / "log")
+        (project.root / "log").chmod(0)
+        message = as_ordinary_user(lambda: project.run(project.root / "log"))
+        assert "may not be read by this user" in message
+        assert not (project.prepared / "events.parquet").exists()
 
 
 def as_ordinary_user(work: Callable[[], Any]) -> str:

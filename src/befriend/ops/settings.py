@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend.config import Params, describe
-from befriend.data.simulate import SimulateSettings
+from befriend.data.traits import SimulateSettings
 from befriend.errors import CallError
 
 

@@ -13,12 +13,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from befriend import files
 from befriend.errors import explain
 
-T = TypeVar("T")
+
+class Result(Protocol):
+    def summary(self) -> str: ...
+
+
+T = TypeVar("T", bound=Result)
 PACKAGES = ("befriend", "numpy", "polars", "torch")
 
 
@@ -50,7 +55,7 @@ def recorded(stage: str, runs: Path, work: Callable[[], T]) -> T:
         if known is None or known is error:
             raise
         raise known from error
-    record |= {"status": "done", "exit_code": 0, "error": None, "summary": getattr(result, "summary", str)()}
+    record |= {"status": "done", "exit_code": 0, "error": None, "summary": result.summary()}
     _close(path, record, start)
     return result
 
