@@ -11,8 +11,8 @@ T = TypeVar("T")
 LINE_EVERY = 60.0  # seconds
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """The items, while their progress is shown on standard error."""
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """The items, while progress is shown on standard error. total: how many will come; None if nobody knows."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as bar
@@ -24,6 +24,11 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         now = time.monotonic()
         if now - last >= LINE_EVERY:
             last = now
-            left = (now - start) / k * (total - k)
-            print(f"{description}: {k:,} of {total:,}, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            print(f"{description}: {_how_far(k, total, now - start)}", file=sys.stderr, flush=True)
         yield item
+
+
+def _how_far(done: int, total: int | None, seconds: float) -> str:
+    if total is None:
+        return f"{done:,} parts in {seconds / 60:.0f} min"
+    return f"{done:,} of {total:,}, about {seconds / done * (total - done) / 60:.0f} min left"

@@ -93,6 +93,23 @@ def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
     assert digests() == before
 
 
+def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(tmp_path: Path) -> None:
+    known = [(k % 7, (k + 1 + k // 7 % 5) % 7, k) for k in range(90)]
+    events = [*known, *((k % 7, 1000 + k, k) for k in range(90, 100))]
+    table = pl.DataFrame(events, schema=["actor_id", "target_id", "timestamp"], orient="row").with_columns(
+        action=pl.lit("m")
+    )
+    table.write_parquet(tmp_path / "log")
+    rules = ValidateSettings(max_cold_targets=1)
+    validate.run(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
+    result = evaluate.run(EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "reports")
+    assert (result.events, result.best) == (10, {})
+    metrics = files.read_json(tmp_path / "reports" / "metrics.json")
+    assert metrics["streaming"]["any"]["cold"]["popularity"]["n"] == 10
+    assert set(metrics["streaming"]["any"]) == {"cold"}
+    assert pl.read_parquet(tmp_path / "reports" / "predictions" / "popularity" / "daily.parquet").height == 10
+
+
 def test_a_split_of_another_log_is_refused(project: Path, tmp_path: Path) -> None:
     for file in (project / "prepared").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

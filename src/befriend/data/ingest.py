@@ -37,6 +37,7 @@ from befriend.data.contracts import USERS, check, finer_unit, judge
 from befriend.data.log import first_seen
 from befriend.data.sources import read_chunks
 from befriend.errors import DataError
+from befriend.progress import track
 
 EXAMPLES = 5  # refused rows shown in a message
 
@@ -121,7 +122,7 @@ def ingest(source: Path, data: DataSettings, rules: ValidateSettings, rejected_f
     examples: list[pl.DataFrame] = []
     suggestion, read, self_loops = "", 0, 0
     with _RejectedWriter(rejected_file) as keep:
-        for chunk in read_chunks(data, source):
+        for chunk in track(read_chunks(data, source), "reading the log"):
             rows = judge(chunk.rows, data, rules.latest_second)
             read += rows.height
             sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))

@@ -17,6 +17,7 @@ from befriend.evaluation.protocol import Questions, ranks
 
 COLD = SEGMENTS.index("cold")
 ACTIVITY = {"0": 0, "1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}  # name -> fewest visible events of the actor
+FIGURES = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 Slices = dict[tuple[str, str, str], np.ndarray]
 
 
@@ -30,6 +31,11 @@ class Measured:
     """list, by, slice, model, n, metrics, bounds: the segments and every other cut of the events"""
     exposure: pl.DataFrame
     """model, users_covered (share of candidates on some top 10 of list new), exposure_gini"""
+
+
+def figures_schema(*labels: str) -> dict[str, Any]:
+    """Columns of a table of figures: labels, then FIGURES."""
+    return {name: pl.String for name in labels} | {name: pl.Int64 if name == "n" else pl.Float64 for name in FIGURES}
 
 
 def measure(
@@ -60,7 +66,7 @@ def measure(
                 metrics.setdefault(kind, {}).setdefault(name, {})[model] = figures
     candidates = int((log.first_seen < q.horizon[-1]).sum())
     exposure = [_exposure(model, table[q.row_is_new, :10], candidates) for model, table in lists.items()]
-    return Measured(metrics, pl.DataFrame(rows), pl.DataFrame(exposure))
+    return Measured(metrics, pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")), pl.DataFrame(exposure))
 
 
 def _slices(log: EventLog, split: Split, q: Questions) -> Slices:

@@ -110,7 +110,7 @@ def ask(log: EventLog, split: Split, part: str, size: int, regime: Regime) -> Qu
 def requests(
     log: EventLog, histories: Histories, questions: Questions, regime: Regime, size: int = 256
 ) -> Iterator[Request]:
-    """The questions as requests of about `size` rows, in time order; both rows of an event stay together."""
+    """The questions as requests of `size` events, in time order; both lists of an event stay together."""
     hidden = _Hidden(log, histories)
     q = questions
     starts = np.flatnonzero(~q.row_is_new)[::size]

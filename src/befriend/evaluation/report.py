@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from befriend.config import EvaluateSettings
+from befriend.evaluation.measure import figures_schema
 
 FIGURE = "headline.png"
 LISTS = {
@@ -27,7 +28,7 @@ def headline(metrics: dict[str, Any]) -> pl.DataFrame:
             lists.get(kind, {}).get(segment, {}).items(), key=lambda item: (-item[1]["ndcg@10"], item[0])
         )
     ]
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, figures_schema("list", "regime", "model"))
 
 
 def write_report(

@@ -84,7 +84,7 @@ def _import(source: str) -> None:
 def _with_actions(settings: DataSettings, roles: dict[str, str]) -> DataSettings:
     """The settings with the action labels of the whole log, and the roles that were asked for."""
     labels: set[str] = set()
-    for chunk in track(read_chunks(settings, layout.DATA), "reading the log", total=1):
+    for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
         labels |= set(judge(chunk.rows, settings, None).filter(pl.col(REASON).is_null())[ACTION].unique())
     unknown = sorted(set(roles) - labels)
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,18 @@ import numpy as np
 import polars as pl
 
 from befriend import files
-from befriend.config import EvaluateSettings
+from befriend.config import EvaluateSettings, Regime
 from befriend.data.histories import Histories
 from befriend.data.log import SPLIT_FILE, EventLog
 from befriend.data.split import Split
 from befriend.errors import DataError
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.measure import measure, predictions
-from befriend.evaluation.protocol import ask, requests
+from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
 from befriend.evaluation.report import headline, write_report
 from befriend.progress import track
 
-ROWS_AT_ONCE = 256
+EVENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,43 @@ def run(settings: EvaluateSettings, prepared: Path, reports: Path) -> EvaluateRe
     log = EventLog.read(prepared)
     split = _read_split(prepared / SPLIT_FILE, log)
     histories = Histories.of(log)
+    asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
+    lists = _rank(log, histories, asked)
     metrics: dict[str, Any] = {}
-    slices, exposure, events = [], [], 0
+    slices, exposure = [], []
     with files.atomic(reports / "predictions") as kept:
-        for regime in settings.regimes:
-            questions = ask(log, split, settings.part, settings.events, regime)
-            rankers = [Baselines(log, histories)]
-            lists: dict[str, list[np.ndarray]] = {}
-            parts = requests(log, histories, questions, regime, ROWS_AT_ONCE)
-            for request in track(parts, f"evaluate, {regime}", total=-(-len(questions.events) // ROWS_AT_ONCE)):
-                for ranker in rankers:
-                    for name, ranked in ranker.rank(request).items():
-                        lists.setdefault(name, []).append(ranked)
-            complete = {name: np.concatenate(blocks) for name, blocks in lists.items()}
-            for name, ranked in complete.items():
+        for regime, questions in asked.items():
+            for name, ranked in lists[regime].items():
                 (kept / name).mkdir(parents=True, exist_ok=True)
                 predictions(log, questions, ranked).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
-            measured = measure(log, split, questions, complete, settings)
+            measured = measure(log, split, questions, lists[regime], settings)
             metrics[regime] = measured.metrics
             slices.append(measured.slices.select(pl.lit(regime).alias("regime"), pl.all()))
             exposure.append(measured.exposure.select(pl.lit(regime).alias("regime"), pl.all()))
-            events = len(questions.events)
     with files.atomic(reports / "evaluation") as folder:
         folder.mkdir()
         write_report(folder, metrics, pl.concat(slices), pl.concat(exposure), settings)
     files.write_json(reports / "metrics.json", metrics)
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
-    return EvaluateResult(events, dict(top.iter_rows()))
+    return EvaluateResult(max(len(questions.events) for questions in asked.values()), dict(top.iter_rows()))
+
+
+def _rank(log: EventLog, histories: Histories, asked: dict[Regime, Questions]) -> dict[Regime, dict[str, np.ndarray]]:
+    """Regime -> model -> int32[R, k], a list for each row of the questions."""
+
+    def steps() -> Iterator[tuple[Regime, Ranker, Request]]:
+        for regime, questions in asked.items():
+            rankers: list[Ranker] = [Baselines(log, histories)]  # anew: time starts over with each regime
+            for request in requests(log, histories, questions, regime, EVENTS_AT_ONCE):
+                for ranker in rankers:
+                    yield regime, ranker, request
+
+    blocks: dict[Regime, dict[str, list[np.ndarray]]] = {regime: {} for regime in asked}
+    total = sum(-(-len(questions.events) // EVENTS_AT_ONCE) for questions in asked.values())
+    for regime, ranker, request in track(steps(), "evaluate", total):
+        for name, ranked in ranker.rank(request).items():
+            blocks[regime].setdefault(name, []).append(ranked)
+    return {r: {name: np.concatenate(parts) for name, parts in found.items()} for r, found in blocks.items()}
 
 
 def _read_split(path: Path, log: EventLog) -> Split:
