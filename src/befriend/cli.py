@@ -128,6 +128,7 @@ def use(
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether a text file names its columns.")
     ] = None,
+    default_action: Annotated[str | None, typer.Option(help="The action, in a log that has none.")] = None,
     signal: Annotated[
         list[str] | None, typer.Option(help="An action that is history only, as a view; repeatable.")
     ] = None,
@@ -145,6 +146,7 @@ def use(
         unit=unit,
         separator=separator,
         header=header,
+        default_action=default_action,
         roles=dict.fromkeys(signal or [], "signal") | dict.fromkeys(exclude or [], "exclude"),
     )
 

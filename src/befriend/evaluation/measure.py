@@ -35,7 +35,8 @@ class Measured:
 
 def figures_schema(*labels: str) -> dict[str, Any]:
     """Columns of a table of figures: labels, then FIGURES."""
-    return {name: pl.String for name in labels} | {name: pl.Int64 if name == "n" else pl.Float64 for name in FIGURES}
+    columns: dict[str, Any] = dict.fromkeys(labels, pl.String)
+    return columns | {name: pl.Int64 if name == "n" else pl.Float64 for name in FIGURES}
 
 
 def measure(

@@ -39,6 +39,7 @@ def use(
     unit: str | None,
     separator: str | None,
     header: bool | None,
+    default_action: str | None,
     roles: dict[str, str],
 ) -> None:
     """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample)."""
@@ -57,6 +58,8 @@ def use(
             _import(source)
             if remote:
                 settings = detect(layout.DATA, columns, unit, separator, header)
+            if default_action is not None:
+                settings = settings.model_copy(update={"default_action": default_action})
             settings = _with_actions(settings, roles)
         first, counts, refused = _look(settings)
     except BaseException:
