@@ -403,6 +403,12 @@ def test_warnings_do_not_fail(project: Project, raw_events: pl.DataFrame) -> Non
     assert list((project.reports / "data_docs").rglob("index.html"))
 
 
+def test_a_unit_finer_than_the_timestamps_is_warned_of(project: Project, raw_events: pl.DataFrame) -> None:
+    raw_events.write_parquet(project.root / "log")
+    warned = project.run(project.root / "log", timestamp_unit="ms").warnings
+    assert any("is data.timestamp_unit finer than its timestamps?" in warning for warning in warned)
+
+
 def test_the_rules_see_evenly_spaced_rows_of_a_long_log(project: Project, raw_events: pl.DataFrame) -> None:
     pl.concat([raw_events] * 20).sort("timestamp").write_parquet(project.root / "log")
     project.run(project.root / "log", {"checked_rows": 1000, "max_duplicates": 1})

@@ -18,6 +18,7 @@ from befriend.config import DataSettings, ValidateSettings
 from befriend.data.columns import ACTION, EVENT_FIELDS, REASON, TIMESTAMP
 
 Severity = Literal["critical", "warning"]
+FIRST_PLAUSIBLE = 631_152_000  # 1990-01-01
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ def fact_rules(settings: ValidateSettings) -> list[Rule]:
         Rule(
             "one_actor_share", "warning", "One user does much of everything: a bot?", maximum=s.max_share_of_one_actor
         ),
+        Rule(
+            "last_second",
+            "warning",
+            "The log ends before 1990: is data.timestamp_unit finer than its timestamps?",
+            minimum=FIRST_PLAUSIBLE,
+        ),
         Rule("days", "warning", "A short log says little about who stays: collect more.", minimum=s.min_days),
     ]
 
@@ -119,6 +126,7 @@ def facts_row(figures: dict[str, Any]) -> dict[str, float]:
         "newcomer_share": test.get("target_unseen_in_training", 0.0),
         "reciprocity": shares["reciprocated_pairs"],
         "one_actor_share": shares["one_actor"],
+        "last_second": figures["time"]["last"] or 0,
         "days": figures["time"]["days"],
     }
 

@@ -1,0 +1,36 @@
+"""The data checks alone: the data, then stage validate. By hand: `python -m flows.validate`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow
+
+from befriend import layout
+from befriend.files import stage_lock
+from tasks.dvc import Reproduced, update_data
+from tasks.validate import validate as check
+
+
+def _run_name() -> str:
+    return f"validate {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+@flow(name="validate", flow_run_name=_run_name, persist_result=False)
+def validate(update: bool = True, force: bool = False) -> list[Reproduced]:
+    """Brings the data and its checks up to date.
+
+    Args:
+        update: Look whether the source of the data has changed. Off, the data here is used as it is.
+        force: Check the data also where nothing has changed.
+    """
+    with stage_lock(layout.LOCK):
+        done = [update_data()] if update else []
+        done.append(check(force))
+        return done
+
+
+if __name__ == "__main__":
+    from flows import by_hand
+
+    by_hand(validate)

@@ -1,0 +1,1 @@
+"""Reusable Prefect tasks, one module a subject. Prefect owns when a stage runs; DVC owns whether it does."""

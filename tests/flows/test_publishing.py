@@ -1,0 +1,132 @@
+"""What a person finds on the page of a run: rules, reports, and figures beside the committed ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import evaluate, validate
+from tasks.dvc import Reproduced, StageError
+
+
+def metrics(popular: float, recent: float) -> dict[str, Any]:
+    def cell(value: float) -> dict[str, float]:
+        return {"n": 10, "ndcg@10": value, "hit@10": 1.0, "mrr@100": 1.0, "ndcg@10_low": 0.0, "ndcg@10_high": 1.0}
+
+    models = {"popular": cell(popular), "recent": cell(recent)}
+    segments = dict.fromkeys(("all", "repeat", "reply", "new"), models)
+    return {"daily": {"any": segments, "new": segments}}
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Key -> content of every artifact, in a folder without any report yet."""
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    for module in (validate, evaluate):
+        for kind in ("markdown", "table", "link"):
+            name = f"create_{kind}_artifact"
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda content, key, **_: found.update({key: content}))
+    return found
+
+
+def write_validation(passed: bool) -> None:
+    Path("reports/validation").mkdir(parents=True)
+    Path("reports/validation/report.md").write_text("# Event log\n\n![four pictures](log.png)\n\nfine\n")
+    rule = {"severity": "critical", "passed": passed, "observed": 0.2, "limit": "at most 0.01"}
+    reach = {"severity": "warning", "passed": True, "observed": 3, "limit": "at least 1"}
+    Path("reports/validation.json").write_text(json.dumps({"rules": {"days": reach, "rejected_share": rule}}))
+
+
+def test_failed_rules_come_first() -> None:
+    rule = {"severity": "warning", "passed": True, "observed": 1, "limit": "at most 2"}
+    table = validate.rules(
+        {"rules": {"a": rule, "b": rule | {"passed": False}, "c": rule | {"passed": False, "severity": "critical"}}}
+    )
+    assert [(row["rule"], row["verdict"]) for row in table] == [("c", "failed"), ("b", "failed"), ("a", "ok")]
+    assert table[0] == {"rule": "c", "verdict": "failed", "severity": "critical", "found": 1, "allowed": "at most 2"}
+
+
+def test_pictures_are_named_where_they_cannot_be_shown(published: dict[str, Any]) -> None:
+    write_validation(passed=True)
+    text = validate.readable(Path("reports/validation/report.md"))
+    assert "![" not in text and "*Figure: four pictures, in `reports/validation/log.png`*" in text
+
+
+def test_a_refused_log_shows_its_report_and_then_fails(
+    published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(stage: str, force: bool) -> Reproduced:
+        write_validation(passed=False)
+        raise StageError("the event log was refused", began=True)
+
+    monkeypatch.setattr(validate, "reproduce", refuse)
+    with pytest.raises(StageError, match="the event log was refused"):
+        validate.validate.fn()
+    assert set(published) == {"validate-report", "validate-files", "validate-rules"}
+    assert published["validate-rules"][0]["verdict"] == "failed"
+    assert published["validate-files"].startswith("file:///")
+
+
+def test_an_old_report_is_not_shown_for_a_stage_that_never_began(
+    published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(stage: str, force: bool) -> Reproduced:
+        raise StageError("somebody else works here", may_pass=True)
+
+    write_validation(passed=True)
+    monkeypatch.setattr(validate, "reproduce", busy)
+    with pytest.raises(StageError):
+        validate.validate.fn()
+    assert not published
+
+
+def test_the_headline_has_the_best_model_first_beside_what_was_committed() -> None:
+    table = evaluate.headline(metrics(0.1, 0.3), metrics(0.1, 0.25))
+    assert [(row["list"], row["segment"], row["model"]) for row in table] == [
+        ("any", "all", "recent"),
+        ("any", "all", "popular"),
+        ("new", "new", "recent"),
+        ("new", "new", "popular"),
+    ]
+    assert (table[0]["ndcg@10"], table[0]["committed"], table[0]["change"]) == (0.3, 0.25, 0.05)
+
+
+def test_a_model_that_was_not_committed_has_no_change() -> None:
+    before = metrics(0.1, 0.2)
+    for lists in before["daily"].values():
+        lists["all"], lists["new"] = {"popular": lists["all"]["popular"]}, {}
+    changes = {(row["list"], row["model"]): row["change"] for row in evaluate.headline(metrics(0.1, 0.2), before)}
+    assert changes == {
+        ("any", "popular"): 0,
+        ("any", "recent"): None,
+        ("new", "popular"): None,
+        ("new", "recent"): None,
+    }
+
+
+def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.committed_metrics() is None
+    Path("reports").mkdir()
+    Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
+    git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "metrics"]):
+        subprocess.run([*git, *command], check=True, timeout=30)
+    Path("reports/metrics.json").write_text(json.dumps(metrics(0.9, 0.9)))
+    assert evaluate.committed_metrics() == metrics(0.1, 0.2)
+
+
+def test_evaluate_shows_figures_reports_and_links(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("reports/evaluation").mkdir(parents=True)
+    Path("reports/evaluation/report.md").write_text("# Evaluation\n")
+    Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
+    monkeypatch.setattr(evaluate, "reproduce", lambda stage, force: Reproduced(stage, True, 1.0))
+    assert evaluate.evaluate.fn() == Reproduced("evaluate", True, 1.0)
+    assert set(published) == {"evaluate-report", "evaluate-metrics", "reports"}
+    assert [row["committed"] for row in published["evaluate-metrics"]] == [None] * 4
