@@ -34,9 +34,11 @@ def headline(metrics: dict[str, Any]) -> pl.DataFrame:
 def write_report(
     folder: Path, metrics: dict[str, Any], slices: pl.DataFrame, exposure: pl.DataFrame, settings: EvaluateSettings
 ) -> None:
-    """report.md, headline.png, headline.csv, slices.csv and exposure.csv."""
+    """report.md, headline.png, and as CSV the headline (whole and cell by cell), slices and exposure."""
     table = headline(metrics)
     table.write_csv(folder / "headline.csv")
+    for (kind, regime), cell in table.group_by("list", "regime"):
+        cell.write_csv(folder / f"{kind}_{regime}.csv")  # `dvc plots` draws a file as a whole
     slices.write_csv(folder / "slices.csv")
     exposure.write_csv(folder / "exposure.csv")
     if table.height:

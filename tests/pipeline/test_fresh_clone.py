@@ -1,0 +1,180 @@
+"""The whole of it as a newcomer meets it: a fresh clone, DVC for real, other logs, faults from outside."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from befriend import files
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != files.LOCK_VARIABLE},
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.org",
+}  # fmt: skip
+
+
+def call(cwd: Path, *command: str, ok: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+    assert not ok or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of what is committed and what is about to be, after one `dvc repro`."""
+    root = tmp_path_factory.mktemp("clone") / "befriend"
+    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    call(root, "git", "init", "-q")
+    call(root, "git", "add", "-A")
+    call(root, "git", "commit", "-q", "-m", "all")
+    call(root, "dvc", "repro")
+    return root
+
+
+def lock_of(root: Path) -> bytes:
+    return (root / "dvc.lock").read_bytes()
+
+
+def test_the_committed_lock_is_that_of_the_sample(clone: Path) -> None:
+    """What is committed was made from this code and these settings; outputs may differ with the machine."""
+    yaml = YAML(typ="safe")
+    committed, made = (yaml.load(root / "dvc.lock")["stages"] for root in (ROOT, clone))
+    for stage, entry in committed.items():
+        assert entry["params"] == made[stage]["params"]
+        assert entry["cmd"] == made[stage]["cmd"]
+        source = [dep for dep in entry["deps"] if dep["path"] == "data" or dep["path"].startswith("src")]
+        assert source == [dep for dep in made[stage]["deps"] if dep["path"] == "data" or dep["path"].startswith("src")]
+
+
+def test_a_second_repro_runs_nothing(clone: Path) -> None:
+    assert "Data and pipelines are up to date." in call(clone, "dvc", "repro").stdout
+
+
+def test_a_forced_repro_leaves_the_lock_as_it_is(clone: Path) -> None:
+    before = lock_of(clone)
+    for _ in range(2):
+        call(clone, "dvc", "repro", "--force")
+        assert lock_of(clone) == before
+
+
+def test_the_summary_shows_figures_and_paths(clone: Path) -> None:
+    shown = call(clone, "befriend", "summary").stdout
+    assert "People you may know" in shown
+    for path in ("reports/validation/report.md", "reports/evaluation/report.md"):
+        assert path in shown
+        assert (clone / path).is_file()
+
+
+def test_experiments_and_metrics_differ_as_dvc_shows_them(clone: Path) -> None:
+    call(clone, "git", "add", "-A")
+    call(clone, "git", "commit", "-q", "-m", "results", "--allow-empty")
+    call(clone, "dvc", "exp", "run", "-S", "evaluate.events=300", "-S", "evaluate.regimes=[daily]")
+    shown = call(clone, "dvc", "metrics", "diff").stdout
+    assert "daily.new.new.popularity.n" in shown
+    assert "validation.json" not in shown
+    call(clone, "dvc", "plots", "show")
+    call(clone, "git", "checkout", "-q", ".")
+    call(clone, "dvc", "checkout")
+    assert "up to date" in call(clone, "dvc", "repro").stdout
+
+
+def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp_path: Path) -> None:
+    table = pl.read_parquet(clone / "src/befriend/sample/events.parquet")[:5000].filter(action="message")
+    text = table.select("actor_id", "target_id", "timestamp").write_csv(separator=" ", include_header=False)
+    (tmp_path / "snap.txt").write_text(text)
+    (tmp_path / "chat.csv.gz").write_bytes(gzip.compress(table.drop("action").write_csv().encode()))
+    table.drop("action").write_parquet(tmp_path / "chat.parquet")
+    found = set()
+    for name in ("snap.txt", "chat.csv.gz", "chat.parquet"):
+        shown = call(clone, "befriend", "use", str(tmp_path / name)).stdout
+        assert "Next: dvc repro" in shown
+        assert "frozen" not in (clone / "data.dvc").read_text()
+        call(clone, "dvc", "repro", "validate")
+        found.add(files.sha256(clone / "prepared/events.parquet"))
+    assert len(found) == 1
+    # A log that grows at its source is noticed by itself.
+    later = table.drop("action").with_columns(pl.col("timestamp") + 86_400 * 400)
+    pl.concat([table.drop("action"), later]).write_parquet(tmp_path / "chat.parquet")
+    assert "Running stage 'validate'" in call(clone, "dvc", "repro", "validate").stdout
+    assert files.sha256(clone / "prepared/events.parquet") not in found
+    call(clone, "befriend", "use", "--sample")
+    call(clone, "dvc", "repro")
+    assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
+
+
+def test_a_source_that_cannot_be_used_leaves_everything_as_it_was(clone: Path, tmp_path: Path) -> None:
+    before = (clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()
+    (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")
+    for source, message in ((tmp_path / "nowhere", "does not exist"), (tmp_path / "odd.csv", "which column is")):
+        done = call(clone, "befriend", "use", str(source), ok=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert ((clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()) == before
+
+
+def test_a_failed_stage_says_why_and_the_next_run_recovers(clone: Path, tmp_path: Path) -> None:
+    before = lock_of(clone)
+    params = (clone / "params.yaml").read_text()
+    (clone / "params.yaml").write_text(params.replace("actions: [accept, ", "actions: ["))
+    done = call(clone, "dvc", "repro", ok=False)
+    assert done.returncode == 255
+    assert "The log also has: accept" in done.stderr
+    assert files.read_json(clone / "runs/validate.json")["exit_code"] == 1
+    (clone / "params.yaml").write_text(params)
+    call(clone, "dvc", "repro")
+    assert lock_of(clone) == before
+
+
+@pytest.mark.parametrize("stage", ["validate", "evaluate"])
+def test_a_stage_killed_at_any_moment_ends_in_the_same_bytes(stage: str, clone: Path) -> None:
+    before = lock_of(clone)
+    for seconds in (1.5, 4):
+        child = subprocess.Popen(
+            [str(BIN / "dvc"), "repro", "--force", "--single-item", stage],
+            cwd=clone, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(seconds)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        call(clone, "dvc", "repro")
+        assert lock_of(clone) == before
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_stays(clone: Path, tmp_path: Path) -> None:
+    """In a mount namespace of its own, outputs go to a file system of 400 KiB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f"""
+        set -e
+        mount -t tmpfs -o size=400k tmpfs {small}
+        cp params.yaml {small}
+        cd {small}
+        set +e
+        befriend validate --source {clone / "data"} 2> {tmp_path / "message"}
+        echo $? > {tmp_path / "code"}
+        find . -name '*.tmp' -o -name events.parquet > {tmp_path / "left"}
+    """
+    call(clone, "unshare", "--map-root-user", "--mount", "sh", "-c", script)
+    assert (tmp_path / "code").read_text().strip() == "1"
+    message = (tmp_path / "message").read_text()
+    assert "the disk is full" in message
+    assert "Traceback" not in message
+    assert (tmp_path / "left").read_text() == ""
