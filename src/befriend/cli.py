@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from befriend import layout
-from befriend.errors import BefriendError
+from befriend.errors import explain
 
 app = typer.Typer(
     name="befriend",
@@ -37,9 +37,12 @@ def main() -> None:
     """Runs a command; an error of a user's making is one message and an exit code, never a traceback."""
     try:
         app()
-    except BefriendError as error:
-        typer.echo(f"befriend: {error}", err=True)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        typer.echo(f"befriend: {known}", err=True)
+        sys.exit(known.exit_code)
     except KeyboardInterrupt:
         typer.echo("befriend: stopped. Run the same command again to go on.", err=True)
         sys.exit(130)
@@ -99,7 +102,7 @@ def simulate(
     from befriend.config import parse, split_override
     from befriend.data import simulate as simulator
     from befriend.data.traits import PROFILES, SimulateSettings
-    from befriend.errors import CallError, explain
+    from befriend.errors import CallError
 
     if size not in PROFILES:
         raise CallError(f"there is no size {size}. Sizes: {', '.join(PROFILES)}; --users and --events give any other.")
@@ -107,10 +110,7 @@ def simulate(
     chosen |= {name: value for name, value in {"users": users, "events": events}.items() if value is not None}
     profile = PROFILES[size].model_dump()
     settings = parse(SimulateSettings, profile | chosen, "simulate")
-    try:
-        simulator.write(settings, out)
-    except OSError as error:
-        raise explain(error) or error from None
+    simulator.write(settings, out)
     typer.echo(f"{settings.events:,} events of {settings.users:,} users are in {out}.")
     typer.echo(f"Next: befriend use {out / 'events.parquet'}")
 
@@ -137,8 +137,11 @@ def use(
     ] = None,
 ) -> None:
     """Point the pipeline at your own event log, and show how it is understood."""
+    from befriend.errors import CallError
     from befriend.ops import use as ops
 
+    if sample == (source is not None):
+        raise CallError("name a log (befriend use SOURCE) or the sample (befriend use --sample), one of the two.")
     told = {"actor_id": actor, "action": action, "target_id": target, "timestamp": timestamp}
     ops.use(
         None if sample else source,

@@ -182,10 +182,11 @@ def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, se
         raise SettingsError(
             f"there is no {path} here ({Path.cwd()}). Run befriend in the project's root, where params.yaml is."
         ) from None
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise SettingsError(f"{path} must hold sections (data:, validate:, ...), but holds a {type(raw).__name__}.")
+    raw = {name: {} if value is None else value for name, value in raw.items()}  # a section may be empty
     for item in overrides or []:
         name, value = split_override(item)
         _assign(raw, [*([section] if section else []), *name.split(".")], value)
@@ -206,11 +207,15 @@ def parse(model: type[S], raw: dict[str, Any], where: str) -> S:
 def split_override(item: str) -> tuple[str, Any]:
     """`name=value`, the value read as YAML."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     name, sign, value = item.partition("=")
     if not sign or not name:
         raise SettingsError(f"--set {item}: write it as name=value, for example --set events=500")
-    return name.strip(), YAML(typ="safe").load(value)
+    try:
+        return name.strip(), YAML(typ="safe").load(value)
+    except YAMLError:
+        raise SettingsError(f"--set {item}: the value is not valid YAML.") from None
 
 
 def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:

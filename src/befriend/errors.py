@@ -14,6 +14,7 @@ A message says what is wrong, where, what was found, what is allowed, and what t
 from __future__ import annotations
 
 import errno
+import re
 
 __all__ = [
     "BefriendError",
@@ -73,17 +74,15 @@ def explain(error: BaseException) -> BefriendError | None:
     """
     if isinstance(error, BefriendError):
         return error
-    code = error.errno if isinstance(error, OSError) else None
-    if code is None:
-        text = str(error)
-        if "No space left on device" in text or "os error 28" in text:
-            code = errno.ENOSPC
-        elif "Permission denied" in text or "os error 13" in text:
-            code = errno.EACCES
-    if code not in _STORAGE:
+    found = re.search(r"os error (\d+)|(No space left on device)|(Permission denied)", str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        code = error.errno
+    elif found:
+        code = int(found[1]) if found[1] else errno.ENOSPC if found[2] else errno.EACCES
+    else:
         return None
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     return StorageError(
-        f"{_STORAGE[code]}{where}: {error}\nNothing half-written was left behind. "
-        "Make room or grant access, then run the same command again."
+        f"{_STORAGE.get(code, 'a file could not be read or written')}{where}: {error}\n"
+        "Nothing half-written was left behind. Mend that, then run the same command again."
     )

@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         if temporary.is_dir():
@@ -43,14 +43,15 @@ def atomic(path: Path) -> Iterator[Path]:
                     _fsync(file)
         _fsync(temporary)
         if temporary.is_dir():
-            _remove(path)
+            remove(path)
         temporary.replace(path)
         _fsync(path.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

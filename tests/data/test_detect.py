@@ -11,7 +11,8 @@ import pytest
 
 from befriend.config import DataSettings
 from befriend.data.detect import detect
-from befriend.errors import CallError
+from befriend.data.sources import read_chunks
+from befriend.errors import BefriendError, CallError
 
 
 def guess(path: Path, columns: dict[str, str] | None = None, **told: Any) -> DataSettings:
@@ -60,6 +61,40 @@ def test_parquet_is_told_by_its_content_and_ids_by_their_type(tmp_path: Path) ->
     assert (found.format, found.id_type, found.timestamp_unit) == ("parquet", "string", "s")
     table.with_columns(pl.from_epoch(pl.col("time").cast(pl.Int64))).write_parquet(tmp_path / "log")
     assert guess(tmp_path / "log").timestamp_unit == "iso"
+
+
+def test_ids_that_would_change_as_numbers_are_text(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("actor,target,ts\n007,12,1600000000\n12,007,1600000001\n")
+    assert guess(tmp_path / "log").id_type == "string"
+
+
+def test_a_column_may_be_told_by_its_place(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a,b,c\n1,2,1600000000\n3,4,1600000001\n")
+    found = guess(tmp_path / "log", {"actor_id": "1", "target_id": "2", "timestamp": "3"})
+    assert found.columns.model_dump() == {"actor_id": "a", "action": None, "target_id": "b", "timestamp": "c"}
+
+
+def test_a_comment_above_the_header_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("# exported by x\nactor,target,ts\n1,2,1600000000\n3,4,1600000001\n")
+    found = guess(tmp_path / "log")
+    assert found.header and found.columns.actor_id == "actor"
+    rows = pl.concat([chunk.rows for chunk in read_chunks(found, tmp_path / "log")])
+    assert rows.select("row", "actor_id").rows() == [(3, "1"), (4, "3")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no lines to look at"),
+        (b"actor,target,ts\n", "a header but no events"),
+        (b"actor,actor,target,ts\n1,2,3,4\n", "more than one column named actor"),
+        (gzip.compress(b"actor,target,ts\n1,2,1600000000\n" * 9000)[:60], "cannot be decompressed"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_told(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(BefriendError, match=message):
+        guess(tmp_path / "log")
 
 
 def test_several_files_without_an_action_column_are_one_file_an_action(tmp_path: Path) -> None:

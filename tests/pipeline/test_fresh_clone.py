@@ -110,6 +110,13 @@ def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp
         call(clone, "dvc", "repro", "validate")
         found.add(files.sha256(clone / "prepared/events.parquet"))
     assert len(found) == 1
+    # A folder, and back to a file.
+    (tmp_path / "folder").mkdir()
+    table.drop("action").write_parquet(tmp_path / "folder" / "part.parquet")
+    for name in ("folder", "chat.parquet"):
+        call(clone, "befriend", "use", str(tmp_path / name))
+        call(clone, "dvc", "repro", "validate")
+        assert files.sha256(clone / "prepared/events.parquet") in found
     # A log that grows at its source is noticed by itself.
     later = table.drop("action").with_columns(pl.col("timestamp") + 86_400 * 400)
     pl.concat([table.drop("action"), later]).write_parquet(tmp_path / "chat.parquet")
@@ -123,11 +130,18 @@ def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp
 def test_a_source_that_cannot_be_used_leaves_everything_as_it_was(clone: Path, tmp_path: Path) -> None:
     before = (clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()
     (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")
-    for source, message in ((tmp_path / "nowhere", "does not exist"), (tmp_path / "odd.csv", "which column is")):
-        done = call(clone, "befriend", "use", str(source), ok=False)
+    (tmp_path / "far.csv").write_text("actor,target,ts\n1,2,1600000000000\n")
+    data = files.sha256(clone / "data")
+    for source, message in (
+        ([tmp_path / "nowhere"], "does not exist"),
+        ([tmp_path / "odd.csv"], "which column is"),
+        ([tmp_path / "far.csv", "--unit", "s"], "no row of"),
+    ):
+        done = call(clone, "befriend", "use", *map(str, source), ok=False)
         assert done.returncode == 2
         assert message in done.stderr
     assert ((clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()) == before
+    assert files.sha256(clone / "data") == data
 
 
 def test_a_failed_stage_says_why_and_the_next_run_recovers(clone: Path, tmp_path: Path) -> None:

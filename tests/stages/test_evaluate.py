@@ -11,6 +11,7 @@ import pytest
 from befriend import files
 from befriend.config import REGIMES, DataSettings, EvaluateSettings, ValidateSettings
 from befriend.errors import DataError
+from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
 
 
@@ -93,7 +94,9 @@ def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
     assert digests() == before
 
 
-def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(tmp_path: Path) -> None:
+def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = [(k % 7, (k + 1 + k // 7 % 5) % 7, k) for k in range(90)]
     events = [*known, *((k % 7, 1000 + k, k) for k in range(90, 100))]
     table = pl.DataFrame(events, schema=["actor_id", "target_id", "timestamp"], orient="row").with_columns(
@@ -104,6 +107,8 @@ def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(tmp_
     validate.run(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
     result = evaluate.run(EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "reports")
     assert (result.events, result.best) == (10, {})
+    show(tmp_path)
+    assert "none of the evaluated events is of this kind" in " ".join(capsys.readouterr().out.split())
     metrics = files.read_json(tmp_path / "reports" / "metrics.json")
     assert metrics["streaming"]["any"]["cold"]["popularity"]["n"] == 10
     assert set(metrics["streaming"]["any"]) == {"cold"}

@@ -20,7 +20,7 @@ from befriend.config import DataSettings, ValidateSettings
 from befriend.data.columns import REASON
 from befriend.data.ingest import ingest
 from befriend.data.log import EventLog
-from befriend.errors import BefriendError, DataError, SourceError
+from befriend.errors import BefriendError, DataError, SettingsError, SourceError
 from befriend.stages import validate
 
 COLUMNS = {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}
@@ -177,6 +177,27 @@ def test_a_later_log_extends_the_numbers_of_an_earlier_one(project: Project, raw
     assert EventLog.read(project.prepared).lineage(earlier.num_users) != earlier.lineage()
 
 
+def test_the_earlier_map_may_not_be_the_one_that_is_written(project: Project, raw_events: pl.DataFrame) -> None:
+    raw_events.write_parquet(project.root / "log")
+    project.run(project.root / "log")
+    with pytest.raises(SettingsError, match="Copy it to another place"):
+        project.run(project.root / "log", {"previous_users": project.prepared / "users.parquet"})
+    assert (project.prepared / "users.parquet").is_file()
+
+
+def test_users_of_an_earlier_log_who_are_absent_do_not_count(project: Project, raw_events: pl.DataFrame) -> None:
+    raw_events.write_parquet(project.root / "log")
+    project.run(project.root / "log")
+    alone = files.read_json(project.reports / "validation.json")
+    others = raw_events.with_columns(pl.col("actor_id") + 500, pl.col("target_id") + 500)
+    others.write_parquet(project.root / "others")
+    project.run(project.root / "others")
+    (project.prepared / "users.parquet").rename(project.root / "users.parquet")
+    project.run(project.root / "log", {"previous_users": project.root / "users.parquet"})
+    assert files.read_json(project.reports / "validation.json") == alone
+    assert EventLog.read(project.prepared).num_users == 2 * alone["users"]
+
+
 # --- bad rows: kept with their reason, below the share that fails the stage
 
 
@@ -224,7 +245,7 @@ def test_bad_rows_of_a_table_are_kept_as_json(project: Project, raw_events: pl.D
     project.run(project.root / "log", {"max_rejected": 0.1})
     table = pl.read_parquet(project.prepared / "rejected.parquet")
     assert project.rejected() == {4: "actor_id_type", 6: "timestamp_empty"}
-    assert table["raw"][0].startswith('{"actor_id":"eve","action":"')
+    assert table["raw"][0].startswith('{"actor_id": "eve", "action": "')
 
 
 def test_self_loops_are_dropped_and_counted_not_refused(project: Project, raw_events: pl.DataFrame) -> None:
@@ -300,7 +321,7 @@ def test_a_log_without_events_in_a_part_is_refused(project: Project, raw_events:
     assert "train_events: found 0" in project.refuse(project.root / "log")
     views = raw_events.with_columns(action=pl.lit("view"))
     views.write_parquet(project.root / "views")
-    assert "test_contacts: found 0" in project.refuse(project.root / "views", roles={"view": "signal"})
+    assert "validation_contacts: found 0" in project.refuse(project.root / "views", roles={"view": "signal"})
 
 
 def test_a_truncated_file_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
@@ -326,6 +347,109 @@ def test_text_said_to_be_parquet_and_the_other_way_round(project: Project, raw_e
     assert "not a readable Parquet file" in project.refuse(project.root / "csv")
     raw_events.write_parquet(project.root / "pq")
     assert "Set data.format: parquet" in project.refuse(project.root / "pq", format="csv")
+
+
+def test_a_column_that_cannot_be_the_field_is_named_with_its_type(project: Project, raw_events: pl.DataFrame) -> None:
+    for odd in (
+        pl.struct("actor_id"),
+        pl.concat_list("actor_id"),
+        pl.col("actor_id") > 3,
+        pl.duration(days="actor_id"),
+    ):
+        raw_events.with_columns(odd.alias("actor_id")).write_parquet(project.root / "log")
+        assert "the column actor_id of log holds" in project.refuse(project.root / "log", id_type="string")
+
+
+def test_other_columns_may_hold_anything_and_are_kept_with_a_refused_row(
+    project: Project, raw_events: pl.DataFrame
+) -> None:
+    odd = raw_events.with_columns(
+        pl.lit(b"\xff\x00").alias("blob"), pl.struct("actor_id").alias("nested"), pl.lit(None).alias("nothing")
+    )
+    odd = odd.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(-5).otherwise("timestamp").alias("timestamp"))
+    odd.write_parquet(project.root / "log")
+    project.run(project.root / "log", {"max_rejected": 0.1})
+    assert project.rejected() == {4: "timestamp_negative"}
+    assert '"nested": {"actor_id":' in pl.read_parquet(project.prepared / "rejected.parquet")["raw"][0]
+
+
+def test_a_zone_says_how_a_time_is_shown_not_when_it_was(project: Project, raw_events: pl.DataFrame) -> None:
+    raw_events.write_parquet(project.root / "log")
+    project.run(project.root / "log")
+    plain = (project.prepared / "events.parquet").read_bytes()
+    zoned = pl.from_epoch("timestamp").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Kathmandu")
+    raw_events.with_columns(zoned).write_parquet(project.root / "log")
+    project.run(project.root / "log", timestamp_unit="iso")
+    assert (project.prepared / "events.parquet").read_bytes() == plain
+
+
+def test_ids_are_never_changed_into_one_another(project: Project, raw_events: pl.DataFrame) -> None:
+    text = raw_events.write_csv()
+    (project.root / "log").write_text(text + "007,message,+8,1608640001\n")
+    project.run(project.root / "log", {"max_rejected": 0.1}, format="csv")
+    assert list(project.rejected().values()) == ["actor_id_type"]
+    spaced = raw_events.with_columns(pl.format(" {}", pl.col("actor_id")).alias("actor_id")).cast(
+        {"target_id": pl.String}
+    )
+    spaced.write_parquet(project.root / "spaced")
+    project.run(project.root / "spaced", id_type="string")
+    ids = pl.read_parquet(project.prepared / "users.parquet")["user_id"]
+    assert {" 1", "1"} <= set(ids)
+
+
+def test_timestamps_with_a_fraction_of_zeros_are_whole(project: Project, raw_events: pl.DataFrame) -> None:
+    write_text(project.root / "log", raw_events.with_columns(pl.format("{}.0", "timestamp").alias("timestamp")))
+    assert project.run(project.root / "log", format="csv").rejected == 0
+
+
+def test_an_id_column_taken_for_the_action_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
+    many = raw_events.with_columns(pl.format("act{}", pl.int_range(pl.len())).alias("action"))
+    many.write_parquet(project.root / "log")
+    assert "more than 255 different actions" in project.refuse(project.root / "log")
+
+
+def test_a_role_without_events_is_warned_of(project: Project, raw_events: pl.DataFrame) -> None:
+    raw_events.write_parquet(project.root / "log")
+    warned = project.run(project.root / "log", roles={"veiw": "signal"}).warnings
+    assert any(warning.startswith("roles_without_events: found 1") for warning in warned)
+
+
+def test_no_part_of_a_folder_is_left_out_silently(project: Project, raw_events: pl.DataFrame) -> None:
+    folder, elsewhere = project.root / "log", project.root / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    raw_events[:100].write_parquet(folder / "a")
+    raw_events[100:].write_parquet(elsewhere / "b")
+    (folder / "linked").symlink_to(elsewhere)
+    assert project.run(folder).read == raw_events.height
+    (folder / "broken").symlink_to(project.root / "nowhere")
+    assert "is a link to nowhere" in project.refuse(folder)
+
+
+def test_corrupt_compressed_text_and_lines_ending_in_CR(project: Project, raw_events: pl.DataFrame) -> None:
+    packed = bytearray(gzip.compress(raw_events.write_csv().encode()))
+    packed[200:260] = bytes(60)
+    (project.root / "gz").write_bytes(bytes(packed))
+    assert "cannot be decompressed to its end" in project.refuse(project.root / "gz", format="csv")
+    (project.root / "mac").write_text(raw_events.write_csv(line_terminator="\r"), newline="")
+    assert "end in CR alone" in project.refuse(project.root / "mac", format="csv")
+
+
+def test_a_header_that_names_a_column_twice_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
+    (project.root / "log").write_text("actor_id,action,target_id,timestamp,actor_id\n1,a,2,3,4\n")
+    assert "more than one column named actor_id" in project.refuse(project.root / "log", format="csv")
+
+
+def test_bad_rows_below_the_limit_never_fail_the_stage(project: Project, raw_events: pl.DataFrame) -> None:
+    """Though each sampled row is a bad one: the share that counts is that of all rows."""
+    rows = (
+        pl.concat([raw_events] * 20)
+        .sort("timestamp")
+        .with_columns(pl.when(pl.int_range(pl.len()) % 128 == 0).then(None).otherwise("actor_id").alias("actor_id"))
+    )
+    rows.write_parquet(project.root / "log")
+    result = project.run(project.root / "log", {"checked_rows": 1000, "max_duplicates": 1})
+    assert result.rejected == -(-rows.height // 128)
 
 
 def test_datetimes_where_seconds_were_declared(project: Project, raw_events: pl.DataFrame) -> None:

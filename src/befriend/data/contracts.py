@@ -37,35 +37,33 @@ from befriend.errors import DataError
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 FAR_FUTURE = 10**11  # UTC second in the year 5138: beyond it a number is no count of seconds
+WHOLE = r"^-?(0|[1-9][0-9]*)$"
 CHECKED_AT_ONCE = 5_000_000  # rows
 
 
 def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.DataFrame:
     """The rows with typed fields and, for each row that must be refused, a `reason` (a key of REASONS).
 
-    rows: a Chunk's table. A typed field is null where it could not be read. Ids become Int64 or String,
-    timestamps UTC seconds, actions their renamed labels.
+    rows: a Chunk's. A typed field is null where it could not be read. Ids become Int64 or String, timestamps UTC
+    seconds, actions their renamed labels.
     """
     if rows[TIMESTAMP].dtype.is_temporal() and settings.timestamp_unit != "iso":
         raise DataError(
             f"the timestamp column holds {rows[TIMESTAMP].dtype}, but data.timestamp_unit is "
             f"{settings.timestamp_unit}. Set data.timestamp_unit: iso."
         )
-    ids = _integer if settings.id_type == "integer" else _text
-    label = _text(ACTION, rows[ACTION].dtype)
+    types = {field: rows[field].dtype for field in (ACTOR, ACTION, TARGET, TIMESTAMP)}
+    read_id = _integer if settings.id_type == "integer" else _text
+    label = _stripped(ACTION, types[ACTION])
     if settings.rename_actions:
         label = label.replace(settings.rename_actions)
-    when = (
-        _iso(rows[TIMESTAMP].dtype) if settings.timestamp_unit == "iso" else _integer(TIMESTAMP, rows[TIMESTAMP].dtype)
-    )
-    second = when // (1 if settings.timestamp_unit == "iso" else PER_SECOND[settings.timestamp_unit])
-    empty = {field: _text(field, rows[field].dtype).is_null() for field in (ACTOR, TARGET, TIMESTAMP)}
+    second = _iso(types[TIMESTAMP]) if settings.timestamp_unit == "iso" else _number(types[TIMESTAMP])
     typed = rows.with_columns(
-        ids(ACTOR, rows[ACTOR].dtype).alias("_actor"),
-        ids(TARGET, rows[TARGET].dtype).alias("_target"),
+        read_id(ACTOR, types[ACTOR]).alias("_actor"),
+        read_id(TARGET, types[TARGET]).alias("_target"),
         label.alias("_action"),
-        second.alias("_second"),
-        *(empty[field].alias(f"_no_{field}") for field in empty),
+        (second // PER_SECOND.get(settings.timestamp_unit, 1)).alias("_second"),
+        *(_stripped(field, types[field]).is_null().alias(f"_no_{field}") for field in (ACTOR, TARGET, TIMESTAMP)),
     )
     refusals: list[tuple[pl.Expr, str]] = [
         (pl.col(f"_no_{ACTOR}"), "actor_id_empty"),
@@ -83,7 +81,6 @@ def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.
     reason = pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in refusals))
     return typed.select(
         ROW,
-        RAW,
         pl.col("_actor").alias(ACTOR),
         pl.col("_action").alias(ACTION),
         pl.col("_target").alias(TARGET),
@@ -93,19 +90,33 @@ def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.
 
 
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as text without outer blanks; null where nothing is left."""
+    """The column as text, exactly as it is; null where it is blank."""
     text = pl.col(name) if dtype == pl.String else pl.col(name).cast(pl.String, strict=False)
-    text = text.str.strip_chars()
-    return pl.when(text != "").then(text)
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
+def _stripped(name: str, dtype: pl.DataType) -> pl.Expr:
+    return _text(name, dtype).str.strip_chars()
 
 
 def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as Int64; null where it holds anything but a whole number."""
+    """The column as Int64; null where it holds anything but a whole number in its usual form.
+
+    007 and +7 are refused: they would silently become one user with 7.
+    """
     if dtype.is_integer():
         return pl.col(name).cast(pl.Int64, strict=False)
     if dtype.is_float():
         return pl.when(pl.col(name) == pl.col(name).floor()).then(pl.col(name)).cast(pl.Int64, strict=False)
-    return _text(name, dtype).cast(pl.Int64, strict=False)
+    text = _stripped(name, dtype)
+    return pl.when(text.str.contains(WHOLE)).then(text).cast(pl.Int64, strict=False)
+
+
+def _number(dtype: pl.DataType) -> pl.Expr:
+    """Timestamps as Int64: whole numbers, also as text with a fraction of zeros, as some exports write them."""
+    if dtype.is_integer() or dtype.is_float():
+        return _integer(TIMESTAMP, dtype)
+    return _stripped(TIMESTAMP, dtype).str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
 
 
 def _iso(dtype: pl.DataType) -> pl.Expr:
@@ -114,13 +125,13 @@ def _iso(dtype: pl.DataType) -> pl.Expr:
         return pl.col(TIMESTAMP).dt.epoch("s")
     if dtype == pl.Date:
         return pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("s")
-    text = _text(TIMESTAMP, dtype).str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00").str.replace(r"[ t]", "T")
-    text = text.str.replace(r"[Zz]$", "+00:00").str.replace(r"(T[^+-]*)$", "${1}+00:00")
+    text = _stripped(TIMESTAMP, dtype).str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00").str.replace(r"[ t]", "T")
+    text = text.str.replace(r"\s*([Zz]|UTC)$", "+00:00").str.replace(r"(T[^+-]*)$", "${1}+00:00").str.replace(",", ".")
     text = text.str.replace(r"T(\d{2}:\d{2})([+-])", "T${1}:00${2}")
     return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.epoch("s")
 
 
-def finer_unit(settings: DataSettings, value: int) -> str | None:
+def finer_unit(settings: DataSettings, value: float) -> str | None:
     """The unit in which a timestamp (in declared units) is a plausible date; None if there is none."""
     units = list(PER_SECOND)
     if settings.timestamp_unit not in units:
@@ -198,20 +209,29 @@ REJECTED = pa.DataFrameSchema(
 )
 
 
+def read_table(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
+    """A Parquet table that keeps its contract; else a DataError."""
+    if not path.is_file():
+        raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} is damaged: {error}. Run `dvc repro --force validate`.") from None
+    return check(table, contract, path)
+
+
 def check(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
     """The table, if it keeps its contract; else a DataError that lists every breach.
 
-    Checked in slices, which share a row with the one before, so that checks between neighbours see every pair.
+    Events are checked in slices, which share a row with the one before, so that every pair of neighbours is seen.
     """
-    for start in range(0, max(table.height, 1), CHECKED_AT_ONCE):
-        slice_ = table[max(start - 1, 0) : start + CHECKED_AT_ONCE]
+    at_once = CHECKED_AT_ONCE if contract is EVENTS else max(table.height, 1)
+    for start in range(0, max(table.height, 1), at_once):
         try:
-            contract.validate(slice_, lazy=True)
+            contract.validate(table[max(start - 1, 0) : start + at_once], lazy=True)
         except SchemaErrors as error:
             cases = error.failure_cases.group_by("column", "check").len().sort("column", "check")
-            breaches = "\n".join(
-                f"  {column or 'table'}: {what} ({count}x)" for column, what, count in cases.iter_rows()
-            )
+            breaches = "\n".join(f"  {column or 'table'}: {what} ({n}x)" for column, what, n in cases.iter_rows())
             raise DataError(
                 f"{path} breaks its contract ({contract.name}):\n{breaches}\n"
                 "It was changed or damaged after it was written: run `dvc repro --force validate`."

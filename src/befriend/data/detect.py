@@ -6,7 +6,6 @@ Only `befriend use` guesses; what it finds is written to params.yaml and read fr
 from __future__ import annotations
 
 import re
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,10 @@ import polars as pl
 
 from befriend.config import DataSettings, parse
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP
-from befriend.data.sources import COMMENT_MARKS, find_files, open_bytes
+from befriend.data.contracts import WHOLE
+from befriend.data.lines import blocks, cut, without_rows
+from befriend.data.sources import find_files
+from befriend.data.tables import head
 from befriend.errors import CallError
 
 NAMES = {
@@ -26,7 +28,13 @@ NAMES = {
 OPTIONS = {ACTOR: "--actor", TARGET: "--target", ACTION: "--action", TIMESTAMP: "--timestamp"}
 SEPARATORS = (",", "\t", ";", "|")
 LINES = 200
-_INTEGER = re.compile(r"-?\d+$")
+HEAD = 1 << 16  # bytes looked at
+ROWS = 1000
+WHERE = {
+    "header": False,
+    "columns": {ACTOR: 1, ACTION: None, TARGET: 2, TIMESTAMP: 3},
+}  # any will do
+_INTEGER = re.compile(r"^[-+]?\d+$")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -39,44 +47,52 @@ def detect(
         parquet = handle.read(4) == b"PAR1"
     if parquet:
         raw: dict[str, Any] = {"format": "parquet"}
-        table = _parquet_head(source if source.is_dir() else found[0])
+        table = head(found[0], source, ROWS)
     else:
         raw, table = _text_head(found[0], separator, header)
     places = _columns(table, columns, named=raw["format"] != "whitespace" and bool(raw.get("header", True)))
     if ACTION not in places and len(found) > 1:
         raw["action_from_file_name"] = True
+    if not table.height:
+        raise CallError(f"{found[0]} has columns but no events. Give a log with events.")
     ids = pl.concat([table[str(places[f])].cast(pl.String).str.strip_chars() for f in (ACTOR, TARGET)]).drop_nulls()
     raw |= {
         "columns": {ACTION: None} | places,
-        "id_type": "integer" if len(ids) and ids.str.contains(_INTEGER.pattern).mean() > 0.5 else "string",  # type: ignore[operator]
+        "id_type": _id_type(ids),
         "timestamp_unit": unit or _unit(table[str(places[TIMESTAMP])]),
     }
     return parse(DataSettings, raw, "befriend use")
 
 
-def _parquet_head(source: Path) -> pl.DataFrame:
-    return pl.scan_parquet(source, hive_partitioning=True).head(1000).collect()
+def _id_type(ids: pl.Series) -> str:
+    """integer, where most ids are, and none would change by being read as one (007)."""
+    integers = ids.str.contains(_INTEGER.pattern)
+    padded = integers & ~ids.str.contains(WHOLE)
+    return "integer" if integers.sum() > len(ids) / 2 and not padded.any() else "string"
 
 
 def _text_head(file: Path, separator: str | None, header: bool | None) -> tuple[dict[str, Any], pl.DataFrame]:
     """Format settings, and the first lines as a table of strings; columns named from 1 where there is no header."""
-    with open_bytes(file) as handle:
-        lines = [line.decode(errors="replace").strip("\r\n\ufeff") for line in islice(handle, LINES)]
-    body = [line for line in lines if line.strip() and not line.lstrip().startswith(COMMENT_MARKS)]
+    block = next(blocks(file, HEAD), b"")
+    lines = pl.Series([line.rstrip("\r") for line in block.decode(errors="replace").split("\n")[:LINES]])
+    body = lines.filter(~without_rows("whitespace", True, lines)).to_list()
     if not body:
         raise CallError(f"{file} has no lines to look at. Give a log with events.")
     mark = {"\\t": "\t"}.get(separator or "", separator) or _separator(body)
     raw: dict[str, Any] = {"format": "whitespace"} if mark is None else {"format": "csv", "separator": mark}
-    rows = [
-        [field.strip().strip('"') for field in (line.split() if mark is None else line.split(mark))] for line in body
-    ]
+    rows = cut(parse(DataSettings, raw | WHERE, "befriend use"), pl.Series(body)).to_list()
+    rows = [[field.strip() for field in row] for row in rows]
     if mark is not None:
         raw["header"] = _has_header(rows) if header is None else header
     width = len(rows[0])
     names = rows.pop(0) if raw.get("header") else [str(k + 1) for k in range(width)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CallError(f"{file} has more than one column named {', '.join(twice)}. Give each a name of its own.")
     rows = [row for row in rows if len(row) == width]
-    table = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
-    return raw, table
+    if not rows:
+        raise CallError(f"{file} has a header but no events. Give a log with events.")
+    return raw, pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
 def _separator(lines: list[str]) -> str | None:
@@ -99,6 +115,7 @@ def _has_header(rows: list[list[str]]) -> bool:
 def _columns(table: pl.DataFrame, told: dict[str, str], named: bool) -> dict[str, str | int]:
     """Field -> column, for the fields that were told or can be found; CallError names those that cannot."""
     names = table.columns
+    told = {field: names[int(name) - 1] if _place(name, names) else name for field, name in told.items()}
     strange = [f"{OPTIONS[field]} {name}" for field, name in told.items() if name not in names]
     if strange:
         raise CallError(f"the log has no column {', '.join(strange)}. It has: {', '.join(names)}.")
@@ -117,6 +134,11 @@ def _columns(table: pl.DataFrame, told: dict[str, str], named: bool) -> dict[str
             f"Say it with {' '.join(f'{OPTIONS[field]} COLUMN' for field in missing)}."
         )
     return {field: name if named else int(name) for field, name in places.items()}
+
+
+def _place(name: str, names: list[str]) -> bool:
+    """Whether `name` is no column's name but a place, from 1."""
+    return name not in names and name.isdecimal() and 1 <= int(name) <= len(names)
 
 
 def _by_content(table: pl.DataFrame, told: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from befriend.data.columns import ACTION, DEGREE, DONE, RECEIVED, TIMESTAMP
+from befriend.data.columns import ACTION, DEGREE, DONE, FIRST_SEEN, RECEIVED, TIMESTAMP
 from befriend.data.ingest import Ingested
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, first_contacts, segments
@@ -36,6 +36,7 @@ def describe(raw: Ingested, log: EventLog, split: Split | None) -> Facts:
     """Facts of an ingested log; of an empty one only how it was read."""
     accepted = raw.read - sum(raw.rejected.values())
     gaps, answers, pairs = _gaps(log), *_answers(log)
+    met = raw.users.filter(pl.col(FIRST_SEEN).is_not_null())  # not those of an earlier log who are not in this one
     figures: dict[str, Any] = {
         "rows": {
             "read": raw.read,
@@ -45,13 +46,13 @@ def describe(raw: Ingested, log: EventLog, split: Split | None) -> Facts:
             "events": log.num_events,
         },
         "rejected_by_reason": raw.rejected,
-        "users": log.num_users,
+        "users": met.height,
         "actions": dict(sorted(raw.events[ACTION].cast(pl.String).value_counts().iter_rows())),
         "shares": {
             "rejected": _share(raw.read - accepted, raw.read),
             "self_loops": _share(raw.self_loops, accepted),
             "duplicates": _share(raw.duplicates, accepted - raw.self_loops),
-            "one_actor": _share(int(raw.users[DONE].max() or 0), log.num_events),  # type: ignore[arg-type]
+            "one_actor": _share(int(met[DONE].max() or 0), log.num_events),  # type: ignore[arg-type]
             "reciprocated_pairs": _share(2 * len(answers), pairs),
         },
         "time": {
@@ -59,14 +60,14 @@ def describe(raw: Ingested, log: EventLog, split: Split | None) -> Facts:
             "last": int(log.timestamp[-1]) if log.num_events else None,
             "days": round(float(log.timestamp[-1] - log.timestamp[0]) / DAY, 3) if log.num_events else 0.0,
         },
-        "degree": _quantiles(raw.users[DEGREE].to_numpy()),
-        "events_done": _quantiles(raw.users[DONE].to_numpy()),
-        "events_received": _quantiles(raw.users[RECEIVED].to_numpy()),
+        "degree": _quantiles(met[DEGREE].to_numpy()),
+        "events_done": _quantiles(met[DONE].to_numpy()),
+        "events_received": _quantiles(met[RECEIVED].to_numpy()),
         "seconds_between_events": _quantiles(gaps),
         "seconds_to_reciprocate": _quantiles(answers),
         "split": _split_figures(log, split),
     }
-    return Facts(figures, _by_month(raw.events), raw.users[DEGREE].to_numpy(), gaps, answers)
+    return Facts(figures, _by_month(raw.events), met[DEGREE].to_numpy(), gaps, answers)
 
 
 def _share(part: int, whole: int) -> float:
@@ -105,11 +106,12 @@ def _split_figures(log: EventLog, split: Split | None) -> dict[str, Any]:
     if split is None:
         return {"train": 0, "validation": 0, "test": 0}
     sizes = {name: int(np.subtract(*split.part(name)[::-1])) for name in ("train", "validation", "test")}
-    test = np.arange(*split.part("test"))
+    validation, test = (np.arange(*split.part(name)) for name in ("validation", "test"))
     test = test[log.is_contact[test]]
     kind = segments(log, test, log.timestamp[test])
     newcomer = log.first_seen >= split.t_validation
     return sizes | {
+        "validation_contacts": int(log.is_contact[validation].sum()),
         "test_contacts": len(test),
         "test_shares": {name: _share(int((kind == k).sum()), len(test)) for k, name in enumerate(SEGMENTS)}
         | {

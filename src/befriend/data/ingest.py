@@ -33,13 +33,14 @@ from befriend.data.columns import (
     USER,
     USER_ID,
 )
-from befriend.data.contracts import USERS, check, finer_unit, judge
+from befriend.data.contracts import USERS, finer_unit, judge, read_table
 from befriend.data.log import first_seen
 from befriend.data.sources import read_chunks
 from befriend.errors import DataError
 from befriend.progress import track
 
 EXAMPLES = 5  # refused rows shown in a message
+MOST_ACTIONS = 255  # an action is a byte
 
 
 @dataclass
@@ -126,20 +127,26 @@ def ingest(source: Path, data: DataSettings, rules: ValidateSettings, rejected_f
             rows = judge(chunk.rows, data, rules.latest_second)
             read += rows.height
             sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
-            refused = rows.filter(pl.col(REASON).is_not_null())
-            if refused.height:
+            bad = rows[REASON].is_not_null()
+            if bad.any():
+                refused = rows.filter(bad)
                 suggestion = suggestion or _suggestion(refused, chunk.rows, data)
-                table = refused.select(pl.lit(chunk.file).alias(FILE), ROW, REASON, _raw_text(refused[RAW]))
+                table = refused.select(pl.lit(chunk.file).alias(FILE), ROW, REASON, chunk.raw_text(bad))
                 keep(table)
                 examples.append(table[:EXAMPLES])
                 for reason, count in table.group_by(REASON).len().iter_rows():
                     rejected[reason] = rejected.get(reason, 0) + count
-            good = rows.filter(pl.col(REASON).is_null())
+            good = rows.filter(~bad)
             loops = good[ACTOR] == good[TARGET]
             self_loops += int(loops.sum())
             good = good.filter(~loops)
             for label in good[ACTION].unique().sort():
                 labels.setdefault(label, len(labels))
+            if len(labels) > MOST_ACTIONS:
+                raise DataError(
+                    f"the log has more than {MOST_ACTIONS} different actions, such as {', '.join(list(labels)[-3:])}. "
+                    "Is data.columns.action the right column? data.rename_actions can merge labels."
+                )
             codes = (
                 good[ACTION].replace_strict(labels, return_dtype=pl.Int16)
                 if good.height
@@ -250,17 +257,12 @@ def _previous_ids(path: Path | None, data: DataSettings) -> pl.Series:
         raise DataError(
             f"validate.previous_users names {path}, which is not there. Give an earlier run's users.parquet, or null."
         )
-    ids = check(pl.read_parquet(path), USERS, path)[USER_ID]
+    ids = read_table(path, USERS)[USER_ID]
     if ids.dtype != dtype:
         raise DataError(
             f"{path} holds {ids.dtype} ids, but data.id_type is {data.id_type}. Use the id_type of the earlier run."
         )
     return ids
-
-
-def _raw_text(raw: pl.Series) -> pl.Series:
-    """A refused row as text: a line as it was, a table's row as JSON."""
-    return raw if raw.dtype == pl.String else raw.struct.json_encode().alias(RAW)
 
 
 def _suggestion(refused: pl.DataFrame, raw: pl.DataFrame, data: DataSettings) -> str:
@@ -271,8 +273,8 @@ def _suggestion(refused: pl.DataFrame, raw: pl.DataFrame, data: DataSettings) ->
     far = refused.filter(pl.col(REASON) == "timestamp_unit")[ROW]
     if not len(far):
         return ""
-    value = raw.filter(pl.col(ROW) == far[0])[TIMESTAMP].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
-    unit = finer_unit(data, value[0]) if value[0] is not None else None
+    value = raw.filter(pl.col(ROW) == far[0])[TIMESTAMP].cast(pl.Float64, strict=False)[0]
+    unit = finer_unit(data, value) if value is not None else None
     return f"The timestamps look like {unit}: set data.timestamp_unit: {unit}." if unit else ""
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 
 from befriend.data.columns import ACTION, ACTOR, CONTACT, EXCLUDE, ROLE, ROLES, TARGET, TIMESTAMP, USER_ID
-from befriend.data.contracts import EVENTS, USERS, check
-from befriend.errors import DataError
+from befriend.data.contracts import EVENTS, USERS, read_table
 
 EVENTS_FILE = "events.parquet"
 USERS_FILE = "users.parquet"
@@ -65,13 +64,7 @@ class EventLog:
     @classmethod
     def read(cls, folder: Path) -> EventLog:
         """From the folder that stage `validate` wrote."""
-        tables = []
-        for name, contract in ((EVENTS_FILE, EVENTS), (USERS_FILE, USERS)):
-            path = folder / name
-            if not path.is_file():
-                raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
-            tables.append(check(pl.read_parquet(path), contract, path))
-        events, users = tables
+        events, users = read_table(folder / EVENTS_FILE, EVENTS), read_table(folder / USERS_FILE, USERS)
         return cls.from_tables(events, users[USER_ID])
 
     @property

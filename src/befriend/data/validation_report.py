@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from befriend.data.columns import REASONS
 from befriend.data.expectations import Verdict
@@ -25,7 +26,8 @@ def write_report(folder: Path, facts: Facts, verdicts: list[Verdict], stride: in
     """report.md, log.png and the series behind it. stride: every how many rows Great Expectations saw one."""
     if facts.figures["rows"]["events"]:
         draw(facts, folder / FIGURE)
-    facts.by_month.write_csv(folder / "events_by_month.csv")
+    months = facts.by_month.group_by("month").agg(pl.col("events").sum()).sort("month")
+    months.write_csv(folder / "events_by_month.csv")
     (folder / "report.md").write_text(markdown(facts.figures, verdicts, stride), encoding="utf-8")
 
 
@@ -54,12 +56,19 @@ def _months(axes: Axes, facts: Facts) -> None:
     bottom = np.zeros(wide.height)
     for k, action in enumerate(wide.columns[1:]):
         values = wide[action].to_numpy()
-        axes.bar(range(wide.height), values, bottom=bottom, width=1, color=COLOURS[k % len(COLOURS)], label=action)
+        axes.bar(
+            range(wide.height), values, bottom=bottom, width=1, color=COLOURS[k % len(COLOURS)], label=_plain(action)
+        )
         bottom = bottom + values
     ticks = np.unique(np.linspace(0, wide.height - 1, 6).astype(int))
     axes.set_xticks(ticks, [wide["month"][int(k)] for k in ticks])
     axes.set(title="Events by month (UTC)", ylabel="events")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib neither reads as mathematics nor hides."""
+    return " " + label.replace("$", r"\$")
 
 
 def _tail(axes: Axes, degrees: np.ndarray) -> None:

@@ -80,6 +80,7 @@ class Baselines:
             users, value = getattr(scored.graph, score)
             if factor:
                 value = value * past.factor(factor)[users]
+                users, value = users[value > 0], value[value > 0]
             yield name, past.best_of(users, value, past.best("last-active", n + len(users)), n)
 
 

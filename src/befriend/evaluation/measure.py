@@ -65,7 +65,7 @@ def measure(
             rows.append({"list": kind, "by": by, "slice": name, "model": model} | figures)
             if by == "segment":
                 metrics.setdefault(kind, {}).setdefault(name, {})[model] = figures
-    candidates = int((log.first_seen < q.horizon[-1]).sum())
+    candidates = log.first_seen < q.horizon[-1]
     exposure = [_exposure(model, table[q.row_is_new, :10], candidates) for model, table in lists.items()]
     return Measured(metrics, pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")), pl.DataFrame(exposure))
 
@@ -114,12 +114,12 @@ def _answered(log: EventLog, events: np.ndarray) -> np.ndarray:
     return (keys[place] == wanted) & (last[place] > log.timestamp[events])
 
 
-def _exposure(model: str, heads: np.ndarray, candidates: int) -> dict[str, Any]:
-    """Who is shown on the top 10 of the `new` lists: the share of all candidates, and how unequally."""
-    counts = np.bincount(heads[heads >= 0], minlength=candidates)
+def _exposure(model: str, heads: np.ndarray, candidates: np.ndarray) -> dict[str, Any]:
+    """Who is shown on the top 10 of the `new` lists: the share of all candidates (bool[N]), and how unequally."""
+    counts = np.bincount(heads[heads >= 0], minlength=len(candidates))[candidates]
     return {
         "model": model,
-        "users_covered": round(float((counts > 0).sum() / max(candidates, 1)), 6),
+        "users_covered": round(float((counts > 0).mean()), 6),
         "exposure_gini": round(gini(counts), 6),
     }
 

@@ -18,6 +18,7 @@ from befriend.data.columns import ROLES
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments
+from befriend.errors import DataError
 
 K = 100  # users on a list
 DAY = 86_400
@@ -83,6 +84,8 @@ def sample(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
     """int64: evenly spaced contact events of a part, at most `size`: every ceil(count / size)-th."""
     events = np.arange(*split.part(part))
     events = events[log.is_contact[events]]
+    if not len(events):
+        raise DataError(f"the {part} part has no event of role contact. Check data.roles and the split.")
     return events[:: max(1, -(-len(events) // size))]
 
 

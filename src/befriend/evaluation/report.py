@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import EvaluateSettings
+from befriend.config import REGIMES, EvaluateSettings
 from befriend.evaluation.measure import figures_schema
 
 FIGURE = "headline.png"
@@ -37,8 +37,9 @@ def write_report(
     """report.md, headline.png, and as CSV the headline (whole and cell by cell), slices and exposure."""
     table = headline(metrics)
     table.write_csv(folder / "headline.csv")
-    for (kind, regime), cell in table.group_by("list", "regime"):
-        cell.write_csv(folder / f"{kind}_{regime}.csv")  # `dvc plots` draws a file as a whole
+    for kind in LISTS:
+        for regime in REGIMES:  # `dvc plots` draws a file as a whole, and wants every one that dvc.yaml names
+            table.filter(list=kind, regime=regime).write_csv(folder / f"{kind}_{regime}.csv")
     slices.write_csv(folder / "slices.csv")
     exposure.write_csv(folder / "exposure.csv")
     if table.height:

@@ -52,6 +52,10 @@ def show(root: Path) -> None:
 def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
     """The best models over the regimes; of several with the same figures throughout, one."""
     out = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
+    regimes = [regime for regime in regimes if table.filter(regime=regime).height]
+    if not regimes:
+        out.caption = "none of the evaluated events is of this kind"
+        return out
     wide = table.pivot(on="regime", index="model", values="ndcg@10").unique(regimes, keep="first", maintain_order=True)
     best = wide.with_columns(pl.mean_horizontal(regimes).alias("mean")).sort("mean", "model", descending=[True, False])
     top = {regime: best[regime].max() for regime in regimes}

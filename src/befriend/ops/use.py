@@ -6,17 +6,21 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
-from befriend.config import PARAMS_FILE, DataSettings, parse
+from befriend.config import PARAMS_FILE, DataSettings, load_params, parse
 from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, TARGET, TIMESTAMP
 from befriend.data.contracts import judge
 from befriend.data.detect import detect
@@ -43,38 +47,55 @@ def use(
     roles: dict[str, str],
 ) -> None:
     """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample)."""
-    console = Console()
     if not Path("dvc.yaml").is_file():
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
-    before = DATA_FILE.read_text() if DATA_FILE.is_file() else None
-    try:
+    load_params()
+    told = (columns, unit, separator, header)
+    with _restored():
         if source is None:
             settings = parse(DataSettings, SAMPLE_SETTINGS, "befriend use --sample")
             _import(str(layout.SAMPLE / "events.parquet"))
         else:
-            remote = "://" in source
-            if not remote:
-                settings = detect(Path(source), columns, unit, separator, header)
+            if "://" not in source:
+                settings = detect(Path(source), *told)
             _import(source)
-            if remote:
-                settings = detect(layout.DATA, columns, unit, separator, header)
+            if "://" in source:
+                settings = detect(layout.DATA, *told)
             if default_action is not None:
-                settings = settings.model_copy(update={"default_action": default_action})
-            settings = _with_actions(settings, roles)
-        first, counts, refused = _look(settings)
+                settings = _name_action(settings, default_action)
+        seen = _look(settings)
+        if not seen.actions:
+            raise CallError(_nothing_usable(source or "the sample", seen))
+        if source is not None:
+            settings = _with_actions(settings, seen, roles)
+    _write_settings(settings)
+    _show(Console(), settings, seen)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Puts data.dvc and data back if anything fails. DVC would import into an existing folder, so it is moved aside."""
+    before = DATA_FILE.read_text() if DATA_FILE.is_file() else None
+    aside = layout.DATA.with_name(f".{layout.DATA.name}.before")
+    files.remove(aside)
+    if layout.DATA.exists():
+        layout.DATA.rename(aside)
+    try:
+        yield
     except BaseException:
-        if before is not None:
+        files.remove(layout.DATA)
+        if aside.exists():
+            aside.rename(layout.DATA)
+        if before is None:
+            DATA_FILE.unlink(missing_ok=True)
+        else:
             files.write_text(DATA_FILE, before)
         raise
-    _write_settings(settings)
-    _show(console, settings, first, counts, refused)
+    files.remove(aside)
 
 
 def _import(source: str) -> None:
     """`dvc import-url` in the form that `dvc repro` follows on a fresh clone: not frozen."""
-    local = "://" not in source
-    if local and not Path(source).exists():
-        raise SourceError(f"the event log {source} does not exist. Give the path of a file or folder, or a URL.")
     command = [str(Path(sys.executable).with_name("dvc")), "import-url", "--force", source, str(layout.DATA)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -84,29 +105,52 @@ def _import(source: str) -> None:
     files.write_text(DATA_FILE, "\n".join(lines) + "\n")
 
 
-def _with_actions(settings: DataSettings, roles: dict[str, str]) -> DataSettings:
-    """The settings with the action labels of the whole log, and the roles that were asked for."""
-    labels: set[str] = set()
+def _name_action(settings: DataSettings, name: str) -> DataSettings:
+    if settings.columns.action is not None or settings.action_from_file_name:
+        where = "its files' names" if settings.action_from_file_name else f"column {settings.columns.action}"
+        raise CallError(f"--default-action is for logs without actions; this one has them in {where}.")
+    return settings.model_copy(update={"default_action": name})
+
+
+@dataclass
+class Seen:
+    """A whole log, as it was understood."""
+
+    first: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """the first rows, judged"""
+    actions: dict[str, int] = field(default_factory=dict)
+    """accepted rows by action"""
+    refused: dict[str, int] = field(default_factory=dict)
+    """refused rows by reason"""
+
+
+def _look(settings: DataSettings) -> Seen:
+    seen = Seen()
     for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
-        labels |= set(judge(chunk.rows, settings, None).filter(pl.col(REASON).is_null())[ACTION].unique())
-    unknown = sorted(set(roles) - labels)
-    if unknown:
-        raise CallError(f"the log has no action {', '.join(unknown)}. It has: {', '.join(sorted(labels))}.")
-    actions = sorted(labels) if len(labels) <= MOST_ACTIONS else None
-    return parse(DataSettings, settings.model_dump() | {"actions": actions, "roles": roles}, "befriend use")
-
-
-def _look(settings: DataSettings) -> tuple[pl.DataFrame, dict[str, int], dict[str, int]]:
-    """The first rows as understood, and over the whole log the rows by action and the refused ones by reason."""
-    first, counts, refused = pl.DataFrame(), dict[str, int](), dict[str, int]()
-    for chunk in read_chunks(settings, layout.DATA):
         rows = judge(chunk.rows, settings, None)
-        first = first if first.height else rows[:SHOWN]
+        seen.first = seen.first if seen.first.height else rows[:SHOWN]
         good = pl.col(REASON).is_null()
-        for tally, part, column in ((counts, rows.filter(good), ACTION), (refused, rows.filter(~good), REASON)):
+        for tally, part, column in (
+            (seen.actions, rows.filter(good), ACTION),
+            (seen.refused, rows.filter(~good), REASON),
+        ):
             for name, count in part.group_by(column).len().iter_rows():
                 tally[name] = tally.get(name, 0) + count
-    return first, dict(sorted(counts.items())), dict(sorted(refused.items()))
+    return seen
+
+
+def _nothing_usable(source: str, seen: Seen) -> str:
+    reasons = "; ".join(f"{count:,} rows: {REASONS[reason]}" for reason, count in seen.refused.items())
+    return f"no row of {source} can be used. {reasons or 'It has none'}. Say how to read it: befriend use --help"
+
+
+def _with_actions(settings: DataSettings, seen: Seen, roles: dict[str, str]) -> DataSettings:
+    """The settings with the action labels of the log, and the roles that were asked for."""
+    unknown = sorted(set(roles) - set(seen.actions))
+    if unknown:
+        raise CallError(f"the log has no action {', '.join(unknown)}. It has: {', '.join(sorted(seen.actions))}.")
+    actions = sorted(seen.actions) if len(seen.actions) <= MOST_ACTIONS else None
+    return parse(DataSettings, settings.model_dump() | {"actions": actions, "roles": roles}, "befriend use")
 
 
 def _write_settings(settings: DataSettings) -> None:
@@ -129,26 +173,19 @@ def _write_settings(settings: DataSettings) -> None:
     )  # a blank line between sections
 
 
-def _show(
-    console: Console, settings: DataSettings, first: pl.DataFrame, counts: dict[str, int], refused: dict[str, int]
-) -> None:
-    table = Table(
-        "actor",
-        "action",
-        "target",
-        "time (UTC)",
-        "refused because",
-        title="The first rows, as understood",
-        title_justify="left",
-    )
-    for actor, action, target, second, reason in first.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON).iter_rows():
+def _show(console: Console, settings: DataSettings, seen: Seen) -> None:
+    title = "The first rows, as understood"
+    table = Table("actor", "action", "target", "time (UTC)", "refused because", title=title, title_justify="left")
+    for actor, action, target, second, reason in seen.first.select(
+        ACTOR, ACTION, TARGET, TIMESTAMP, REASON
+    ).iter_rows():
         time = "" if second is None or reason else pl.select(pl.from_epoch(pl.lit(second))).item().isoformat(" ")
-        table.add_row(str(actor), str(action), str(target), time, REASONS.get(reason, ""))
+        table.add_row(*(escape(str(value)) for value in (actor, action, target)), time, REASONS.get(reason, ""))
     console.print(table)
-    total = sum(counts.values()) + sum(refused.values())
-    actions = ", ".join(f"{name} {count:,} ({settings.roles.get(name, 'contact')})" for name, count in counts.items())
-    console.print(f"{total:,} rows. Actions and their roles: {actions or 'none'}", highlight=False)
-    for reason, count in refused.items():
+    total = sum(seen.actions.values()) + sum(seen.refused.values())
+    actions = [f"{a} {count:,} ({settings.roles.get(a, 'contact')})" for a, count in sorted(seen.actions.items())]
+    console.print(escape(f"{total:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
+    for reason, count in sorted(seen.refused.items()):
         console.print(f"[yellow]{count:,} rows would be refused: {REASONS[reason]}[/]", highlight=False)
     console.print(
         "data.dvc and the data: section of params.yaml are written. If a row above is misread, correct params.yaml.\n"

@@ -82,9 +82,13 @@ def _rank(log: EventLog, histories: Histories, asked: dict[Regime, Questions]) -
 def _read_split(path: Path, log: EventLog) -> Split:
     if not path.is_file():
         raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
-    raw = files.read_json(path)
-    if raw["users"] != log.num_users or raw["lineage"] != log.lineage() or raw["events"] != log.num_events:
+    try:
+        raw = files.read_json(path)
+        split = Split(**{name: raw[name] for name in Split.__dataclass_fields__})
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Run `dvc repro --force validate`.") from None
+    if (raw.get("users"), raw.get("lineage"), raw["events"]) != (log.num_users, log.lineage(), log.num_events):
         raise DataError(
             f"{path} was made with another log than events.parquet beside it. Run `dvc repro --force validate`."
         )
-    return Split(**{name: raw[name] for name in Split.__dataclass_fields__})
+    return split

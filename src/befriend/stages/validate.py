@@ -17,7 +17,7 @@ from befriend.data.ingest import Ingested, ingest
 from befriend.data.log import EVENTS_FILE, REJECTED_FILE, SPLIT_FILE, USERS_FILE, EventLog
 from befriend.data.split import split_by_time
 from befriend.data.validation_report import write_report
-from befriend.errors import DataError
+from befriend.errors import DataError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,14 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
     folder validation/ (report.md, figure) and the site data_docs/ to `reports`. Where a critical rule fails,
     events, users and split are not written, the rest is, and a DataError says which rule and shows rows.
     """
-    for name in (EVENTS_FILE, USERS_FILE, SPLIT_FILE, REJECTED_FILE):
-        (prepared / name).unlink(missing_ok=True)
+    outputs = [prepared / name for name in (EVENTS_FILE, USERS_FILE, SPLIT_FILE, REJECTED_FILE)]
+    if rules.previous_users is not None and rules.previous_users.resolve() in [path.resolve() for path in outputs]:
+        raise SettingsError(
+            f"validate.previous_users names {rules.previous_users}, which this stage writes anew. "
+            "Copy it to another place, and name that."
+        )
+    for path in [*outputs, reports / "validation.json"]:
+        path.unlink(missing_ok=True)
     with files.atomic(prepared / REJECTED_FILE) as rejected_file:
         raw = ingest(source, data, rules, rejected_file)
         check(pl.read_parquet(rejected_file), REJECTED, prepared / REJECTED_FILE)
@@ -51,7 +57,7 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
     split = split_by_time(log.timestamp, rules.train_until, rules.validation_until) if log.num_events else None
     facts = describe(raw, log, split)
     with files.atomic(reports / "data_docs") as docs:
-        verdicts = check_log(raw.checked, facts_row(facts.figures), data, rules, docs)
+        verdicts = check_log(raw.checked, facts_row(facts.figures, data), data, rules, docs)
     critical = [verdict for verdict in verdicts if verdict.severity == "critical" and not verdict.passed]
     with files.atomic(reports / "validation") as folder:
         folder.mkdir()
@@ -66,7 +72,7 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
             table.write_parquet(path, compression="zstd", statistics=True)
     files.write_json(prepared / SPLIT_FILE, split.to_json() | {"users": log.num_users, "lineage": log.lineage()})
     warned = [verdict.line() for verdict in verdicts if not verdict.passed]
-    return ValidateResult(raw.read, sum(raw.rejected.values()), log.num_events, log.num_users, warned)
+    return ValidateResult(raw.read, sum(raw.rejected.values()), log.num_events, facts.figures["users"], warned)
 
 
 def _refusal(critical: list[Verdict], raw: Ingested) -> str:
