@@ -90,6 +90,7 @@ def test_a_comment_above_the_header_is_no_header(tmp_path: Path) -> None:
         (b"actor,actor,target,ts\n1,2,3,4\n", "more than one column named actor"),
         (gzip.compress(b"actor,target,ts\n1,2,1600000000\n" * 9000)[:60], "cannot be decompressed"),
     ],
+    ids=["nothing", "header alone", "a name twice", "cut off"],
 )
 def test_what_cannot_be_looked_at_is_told(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(content)
