@@ -1,7 +1,7 @@
 """`make ui`: a Prefect server for this checkout, its deployments and a worker, until Ctrl-C.
 
 Owns the processes it starts and what they find: one work pool of one place, the deployments of prefect.yaml, and no
-remains of an earlier session. Everything it keeps lies in .prefect/ (see flows/__init__.py).
+remains of an earlier start. Everything it keeps lies in .prefect/ (see flows/__init__.py).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP, USER_ID
+from befriend.data.remembered import Pairs, Rings
 from befriend.data.traits import SimulateSettings
 from befriend.errors import SettingsError
 from befriend.files import atomic
@@ -65,53 +66,6 @@ def _joined_up(batches: list[_Batch]) -> _Batch:
     return _Batch(*(np.concatenate(columns) for columns in zip(*batches, strict=True)))
 
 
-class _Rings:
-    """A row holds the last `size` users put there, so memory does not grow with the log."""
-
-    def __init__(self, rows: int, size: int) -> None:
-        self.slots = np.zeros((rows, size), np.int32)
-        self.put_so_far = np.zeros(rows, np.int64)
-        self.size = size
-
-    def put(self, rows: np.ndarray, users: np.ndarray) -> None:
-        order = np.argsort(rows, kind="stable")
-        rows, users = rows[order], users[order]
-        place_in_row = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        self.slots[rows, (self.put_so_far[rows] + place_in_row) % self.size] = users
-        np.add.at(self.put_so_far, rows, 1)
-
-    def draw(self, rows: np.ndarray, rng: np.random.Generator, lean: float = 1.0) -> np.ndarray:
-        """One user from each row, -1 from an empty one or row -1; the larger `lean`, the more likely a late one."""
-        put = np.where(rows >= 0, self.put_so_far[rows], 0)
-        back = (np.minimum(put, self.size) * rng.random(len(rows)) ** lean).astype(np.int64)
-        return np.where(put > 0, self.slots[rows, (put - 1 - back) % self.size], -1)
-
-
-class _Pairs:
-    """Unordered pairs of users as sorted keys: a large array that is seldom rebuilt, and a small one of late pairs."""
-
-    def __init__(self, users: int) -> None:
-        self.users = users
-        self.old = np.empty(0, np.int64)
-        self.late = np.empty(0, np.int64)
-
-    def keys(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.minimum(one, other).astype(np.int64) * self.users + np.maximum(one, other)
-
-    def hold(self, keys: np.ndarray) -> np.ndarray:
-        found = np.zeros(len(keys), bool)
-        for known in (self.old, self.late):
-            if len(known):
-                found |= known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
-        return found
-
-    def add(self, keys: np.ndarray) -> None:
-        self.late = np.sort(np.concatenate([self.late, keys]))
-        if len(self.late) > 1000 + len(self.old) // 32:
-            self.old = np.sort(np.concatenate([self.old, self.late]), kind="stable")
-            self.late = np.empty(0, np.int64)
-
-
 class _Network:
     """The users, what they know of each other, and what is still to come. Users are numbered as they join."""
 
@@ -133,11 +87,11 @@ class _Network:
         self.users_now = 0  # who joined before this step, and is known
         self.arrived = int(np.searchsorted(self.joined, self.begin))  # who joined before the end of it
 
-        self.contacts = _Rings(s.users, CONTACTS_KEPT)
-        self.talks = _Rings(s.users, TALKS_KEPT)
-        self.received = _Rings(s.communities, RECEIVED_KEPT)
-        self.active = _Rings(s.communities, ACTIVE_KEPT)
-        self.approached = _Pairs(s.users)  # a request was made: no view, no further request; also what a block needs
+        self.contacts = Rings(s.users, CONTACTS_KEPT)
+        self.talks = Rings(s.users, TALKS_KEPT)
+        self.received = Rings(s.communities, RECEIVED_KEPT)
+        self.active = Rings(s.communities, ACTIVE_KEPT)
+        self.approached = Pairs(s.users)  # a request was made: no view, no further request; also what a block needs
         founders = np.arange(self.arrived)
         self.waiting = _batch(self.begin + self.rng.random(len(founders)) * s.stay_days / 2 * DAY, OWN, founders)
         self.happened: list[_Batch] = []
