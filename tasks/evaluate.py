@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from befriend import files, layout
 from tasks.dvc import Reproduced, reproduce, stage_task
-from tasks.validate import link, readable
+from tasks.publish import committed, link, readable
 
 STAGE = "evaluate"
 REPORT_KEY = "evaluate-report"
@@ -35,12 +33,12 @@ def publish() -> None:
     if layout.EVALUATION_REPORT.exists():
         report = readable(layout.EVALUATION_REPORT)
         create_markdown_artifact(report, key=REPORT_KEY, description="How well people are ranked")
-    committed = committed_metrics()
+    before = committed(layout.METRICS)
     create_table_artifact(
-        headline(files.read_json(layout.METRICS), committed),
+        headline(files.read_json(layout.METRICS), before),
         key=METRICS_KEY,
         description=f"{METRIC.upper()} of every model, beside "
-        + ("the last committed one." if committed else f"nothing: no {layout.METRICS} is committed yet."),
+        + ("the last committed one." if before else f"nothing: no {layout.METRICS} is committed yet."),
     )
     link(layout.REPORTS, REPORTS_KEY, "All reports")
 
@@ -65,15 +63,6 @@ def headline(metrics: Metrics, committed: Metrics | None) -> list[dict[str, Any]
                     }
                 )
     return rows
-
-
-def committed_metrics() -> Metrics | None:
-    """The metrics of the last commit; None if there are none, or this is no git checkout."""
-    try:
-        shown = subprocess.run(["git", "show", f"HEAD:./{layout.METRICS}"], capture_output=True, check=True, timeout=30)
-        return json.loads(shown.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
 
 
 def _figure(metrics: Metrics, regime: str, kind: str, segment: str, model: str) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks import evaluate, validate
+from tasks import evaluate, publish, validate
 from tasks.dvc import Reproduced, StageError
 
 
@@ -27,7 +27,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """Key -> content of every artifact, in a folder without any report yet."""
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    for module in (validate, evaluate):
+    for module in (validate, evaluate, publish):
         for kind in ("markdown", "table", "link"):
             name = f"create_{kind}_artifact"
             if hasattr(module, name):
@@ -46,15 +46,19 @@ def write_validation(passed: bool) -> None:
 def test_failed_rules_come_first() -> None:
     rule = {"severity": "warning", "passed": True, "observed": 1, "limit": "at most 2"}
     table = validate.rules(
-        {"rules": {"a": rule, "b": rule | {"passed": False}, "c": rule | {"passed": False, "severity": "critical"}}}
+        {"rules": {"a": rule, "b": rule | {"passed": False}, "c": rule | {"passed": False, "severity": "critical"}}},
+        before={"rules": {"c": rule | {"observed": 0}}},
     )
     assert [(row["rule"], row["verdict"]) for row in table] == [("c", "failed"), ("b", "failed"), ("a", "ok")]
-    assert table[0] == {"rule": "c", "verdict": "failed", "severity": "critical", "found": 1, "allowed": "at most 2"}
+    assert table[0] == {
+        "rule": "c", "verdict": "failed", "severity": "critical", "found": 1, "committed": 0, "allowed": "at most 2",
+    }  # fmt: skip
+    assert table[1]["committed"] is None
 
 
 def test_pictures_are_named_where_they_cannot_be_shown(published: dict[str, Any]) -> None:
     write_validation(passed=True)
-    text = validate.readable(Path("reports/validation/report.md"))
+    text = publish.readable(Path("reports/validation/report.md"))
     assert "![" not in text and "*Figure: four pictures, in `reports/validation/log.png`*" in text
 
 
@@ -112,14 +116,14 @@ def test_a_model_that_was_not_committed_has_no_change() -> None:
 
 def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert evaluate.committed_metrics() is None
+    assert publish.committed(Path("reports/metrics.json")) is None
     Path("reports").mkdir()
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
     git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "metrics"]):
         subprocess.run([*git, *command], check=True, timeout=30)
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.9, 0.9)))
-    assert evaluate.committed_metrics() == metrics(0.1, 0.2)
+    assert publish.committed(Path("reports/metrics.json")) == metrics(0.1, 0.2)
 
 
 def test_evaluate_shows_figures_reports_and_links(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
