@@ -76,6 +76,7 @@ def use(
 def _restored() -> Iterator[None]:
     """Puts data.dvc and data back if anything fails. DVC would import into an existing folder, so it is moved aside."""
     before = DATA_FILE.read_text() if DATA_FILE.is_file() else None
+    DATA_FILE.unlink(missing_ok=True)  # DVC would keep the layout of the old one
     aside = layout.DATA.with_name(f".{layout.DATA.name}.before")
     files.remove(aside)
     if layout.DATA.exists():
