@@ -11,7 +11,7 @@ import polars as pl
 from befriend.data.columns import ACTION, DEGREE, DONE, FIRST_SEEN, RECEIVED, TIMESTAMP
 from befriend.data.ingest import Ingested
 from befriend.data.log import EventLog
-from befriend.data.split import SEGMENTS, Split, first_contacts, segments
+from befriend.data.split import SEGMENTS, Split, segments, time_of
 
 DAY = 86_400
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -92,13 +92,12 @@ def _gaps(log: EventLog) -> np.ndarray:
 
 def _answers(log: EventLog) -> tuple[np.ndarray, int]:
     """Seconds to the first contact back, of each unordered pair that has one; and the number of ordered pairs."""
-    keys, first = first_contacts(log)
+    keys, first = log.first_contacts
     n = max(log.num_users, 1)
     u, v = keys // n, keys % n
-    back = v * n + u
-    place = np.minimum(np.searchsorted(keys, back), max(len(keys) - 1, 0))
-    mutual = (keys[place] == back) & (u < v) if len(keys) else np.zeros(0, bool)
-    return np.abs(first[place[mutual]] - first[mutual]), len(keys)
+    back = time_of(log.first_contacts, v * n + u, missing=-1)
+    mutual = (back >= 0) & (u < v)
+    return np.abs(back[mutual] - first[mutual]), len(keys)
 
 
 def _split_figures(log: EventLog, split: Split | None) -> dict[str, Any]:

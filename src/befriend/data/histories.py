@@ -82,6 +82,15 @@ class Histories:
         """
         return torch.searchsorted(self.key, users * (len(self.timestamp) + 1) + visible)
 
+    def window(self, user: int, visible: int) -> slice:
+        """Places of one user's entries among the first `visible` events of the log."""
+        low, high = (int(end) for end in self.indptr[user : user + 2])
+        return slice(low, low + int(np.searchsorted(self.event[low:high].numpy(), visible)))
+
+    def counts(self, users: Tensor, visible: Tensor) -> Tensor:
+        """int64[B]: how many of the first `visible` events each user did or received. users, visible: int64[B]."""
+        return self.ends(users, visible) - self.indptr[users]
+
     def gather(self, users: Tensor, visible: Tensor, length: int) -> HistoryBatch:
         """The last `length` entries of each user among the first `visible` events. users, visible: int64[B]."""
         place = self.ends(users, visible)[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)

@@ -189,7 +189,7 @@ def _assemble(
     actor, target = final[actor], final[target]
     names = sorted(labels)
     rank = np.array([names.index(label) for label in labels], dtype=np.int16)
-    action = rank[action] if len(action) else action
+    action = rank[action]
     roles = [data.roles.get(name, CONTACT) for name in names]
     role_code = np.array([ROLES.categories.to_list().index(role) for role in roles], dtype=np.uint8)
     events = pl.DataFrame(

@@ -88,6 +88,22 @@ class EventLog:
         """int64[N], the second of each user's first event in either role; the largest int64 without one."""
         return first_seen(self.actor, self.target, self.timestamp, self.num_users)
 
+    @cached_property
+    def first_contacts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ordered pairs (actor * users + target, ascending) and the second of each pair's first contact event."""
+        return self._contacts(np.flatnonzero(self.is_contact))
+
+    @cached_property
+    def last_contacts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same with the second of each pair's last contact event."""
+        return self._contacts(np.flatnonzero(self.is_contact)[::-1])
+
+    def _contacts(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ordered pairs and the time of the first of these events that each has."""
+        pairs = self.actor[events].astype(np.int64) * self.num_users + self.target[events]
+        keys, index = np.unique(pairs, return_index=True)
+        return keys, self.timestamp[events[index]]
+
     def before(self, timestamp: int | np.ndarray) -> Any:
         """How many events lie before a timestamp; they are the first so many."""
         return np.searchsorted(self.timestamp, timestamp)

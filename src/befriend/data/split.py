@@ -53,23 +53,20 @@ def segments(log: EventLog, events: np.ndarray, horizons: np.ndarray) -> np.ndar
     role contact make somebody a contact.
     """
     u, v, t = log.actor[events].astype(np.int64), log.target[events].astype(np.int64), log.timestamp[events]
-    keys, first = first_contacts(log)
-    repeat = _time_of(keys, first, u * log.num_users + v) < t
-    reply = _time_of(keys, first, v * log.num_users + u) < t
+    never = np.iinfo(np.int64).max
+    repeat = time_of(log.first_contacts, u * log.num_users + v, never) < t
+    reply = time_of(log.first_contacts, v * log.num_users + u, never) < t
     cold = log.first_seen[v] >= horizons
     return np.select([cold, repeat, reply], [3, 0, 1], default=2).astype(np.int8)
 
 
-def first_contacts(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
-    """Ordered pairs (actor * users + target, ascending) and the second of each pair's first contact event."""
-    contact = np.flatnonzero(log.is_contact)
-    keys, index = np.unique(
-        log.actor[contact].astype(np.int64) * log.num_users + log.target[contact], return_index=True
-    )
-    return keys, log.timestamp[contact[index]]
+def time_of(pairs: tuple[np.ndarray, np.ndarray], wanted: np.ndarray, missing: int) -> np.ndarray:
+    """int64: the time of each wanted pair (actor * users + target); `missing` where it never was a contact.
 
-
-def _time_of(keys: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """int64: the time of each wanted key; the largest int64 where it is missing."""
+    pairs: EventLog.first_contacts or last_contacts.
+    """
+    keys, times = pairs
+    if not len(keys):
+        return np.full(len(wanted), missing)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, times[place], np.iinfo(np.int64).max)
+    return np.where(keys[place] == wanted, times[place], missing)

@@ -39,7 +39,6 @@ class Baselines:
     """A Ranker of all baselines at once. Requests must come in time order, as the protocol makes them."""
 
     def __init__(self, log: EventLog, histories: Histories):
-        self.log = log
         self.past = Past(log)
         self.own = Contacts(log, histories)
         self.graph = ContactGraph(log)
@@ -149,21 +148,29 @@ class Past:
         self._forget()
 
     def _forget(self) -> None:
-        self._order: np.ndarray | None = None
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
         self._best: dict[str, np.ndarray] = {}
         self._factor: dict[str, np.ndarray] = {}
 
     @property
     def order(self) -> np.ndarray:
         """Everyone seen, the more recently active in either role first, then the smaller id: how ties are broken."""
-        if self._order is None:
+        return self._sort()[0]
+
+    @property
+    def place(self) -> np.ndarray:
+        """int64[N]: where each user seen stands in `order`."""
+        return self._sort()[1]
+
+    def _sort(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._sorted is None:
             users = np.flatnonzero(self.seen)
             last = np.maximum(self.active[users], self.received[users])
             key = (last + 1) * np.int64(len(self.id_rank)) - self.id_rank[users]
-            self._order = users[np.argsort(-key)]
-            self.place = np.empty(len(self.id_rank), np.int64)
-            self.place[self._order] = np.arange(len(users))
-        return self._order
+            order, place = users[np.argsort(-key)], np.empty(len(self.id_rank), np.int64)
+            place[order] = np.arange(len(users))
+            self._sorted = order, place
+        return self._sorted
 
     def factor(self, name: str) -> np.ndarray:
         """float64[N]: `fresh`, falling with the age of the last event done; `attention`, of all those received."""
@@ -184,7 +191,6 @@ class Past:
 
     def best_of(self, users: np.ndarray, scores: np.ndarray, others: np.ndarray, n: int) -> np.ndarray:
         """The first n of: `users` by score, then `others` in their order."""
-        self.order  # noqa: B018  (places are known once the order is)
         first = users[top(scores, self.place[users], n)]
         if len(first) >= n:
             return first
@@ -219,17 +225,16 @@ class Contacts:
     """Features of one's own contacts."""
 
     def __init__(self, log: EventLog, histories: Histories):
-        self.log = log
-        self.indptr, self.other = histories.indptr.numpy(), histories.other.numpy()
-        self.event, self.received = histories.event.numpy(), histories.received.numpy()
+        self.log, self.histories = log, histories
+        self.other, self.event = histories.other.numpy(), histories.event.numpy()
+        self.received = histories.received.numpy()
 
     def features(self, user: int, visible: int, horizon: int) -> OwnContacts:
-        low, high = self.indptr[user], self.indptr[user + 1]
-        high = low + np.searchsorted(self.event[low:high], visible)
-        contact = self.log.is_contact[self.event[low:high]]
-        users, of = np.unique(self.other[low:high][contact], return_inverse=True)
-        t = self.log.timestamp[self.event[low:high][contact]]
-        done = np.bincount(of, ~self.received[low:high][contact], len(users))
+        window = self.histories.window(user, visible)
+        contact = self.log.is_contact[self.event[window]]
+        users, of = np.unique(self.other[window][contact], return_inverse=True)
+        t = self.log.timestamp[self.event[window][contact]]
+        done = np.bincount(of, ~self.received[window][contact], len(users))
         recency = np.zeros(len(users), np.int64)
         recency[of] = t  # of repeated places, the last one written stays: the latest
         activation = np.bincount(of, np.maximum(horizon - t, 1).astype(float) ** -0.5, len(users))

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from befriend.config import EvaluateSettings
 from befriend.data.columns import USER_ID
+from befriend.data.histories import Histories
 from befriend.data.log import EventLog
-from befriend.data.split import SEGMENTS, Split
+from befriend.data.split import SEGMENTS, Split, time_of
 from befriend.evaluation.metrics import METRICS, UserBootstrap, gini, per_list
 from befriend.evaluation.protocol import Questions, ranks
 
@@ -40,7 +42,12 @@ def figures_schema(*labels: str) -> dict[str, Any]:
 
 
 def measure(
-    log: EventLog, split: Split, questions: Questions, lists: dict[str, np.ndarray], settings: EvaluateSettings
+    log: EventLog,
+    histories: Histories,
+    split: Split,
+    questions: Questions,
+    lists: dict[str, np.ndarray],
+    settings: EvaluateSettings,
 ) -> Measured:
     """lists: model -> int32[R, k], a row for each row of the questions."""
     q = questions
@@ -52,7 +59,7 @@ def measure(
     )  # (models * METRICS, R)
     metrics: dict[str, Any] = {}
     rows = []
-    for (kind, by, name), chosen in _slices(log, split, q).items():
+    for (kind, by, name), chosen in _slices(log, histories, split, q).items():
         if not chosen.any():
             continue
         means = values[:, chosen].mean(axis=1).reshape(len(models), len(METRICS))
@@ -70,7 +77,7 @@ def measure(
     return Measured(metrics, pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")), pl.DataFrame(exposure))
 
 
-def _slices(log: EventLog, split: Split, q: Questions) -> Slices:
+def _slices(log: EventLog, histories: Histories, split: Split, q: Questions) -> Slices:
     """(list, by, slice) -> bool[R]. Cold events, whose target nobody can rank, count only as segment `cold`."""
     events, segment = q.events[q.row_event], q.segment[q.row_event]
     actor, target = log.actor[events], log.target[events]
@@ -79,7 +86,8 @@ def _slices(log: EventLog, split: Split, q: Questions) -> Slices:
     for k, name in enumerate(SEGMENTS):
         out["any", "segment", name] = ~q.row_is_new & (segment == k)
     out["new", "segment", "new"] = is_new
-    active = _events_before(log, actor, q.horizon[q.row_event])
+    visible = torch.from_numpy(log.before(q.horizon[q.row_event]))
+    active = histories.counts(torch.from_numpy(actor).long(), visible).numpy()
     bucket = np.searchsorted(list(ACTIVITY.values()), active, side="right") - 1
     answered = _answered(log, events)
     trained = log.first_seen < split.t_validation
@@ -95,23 +103,10 @@ def _slices(log: EventLog, split: Split, q: Questions) -> Slices:
     return out
 
 
-def _events_before(log: EventLog, users: np.ndarray, horizon: np.ndarray) -> np.ndarray:
-    """int64: how many events each user did or received before its horizon."""
-    stride = np.int64(log.num_events + 1)
-    key = np.sort(np.concatenate([side * stride + np.arange(log.num_events) for side in (log.actor, log.target)]))
-    return np.searchsorted(key, users * stride + log.before(horizon)) - np.searchsorted(key, users * stride)
-
-
 def _answered(log: EventLog, events: np.ndarray) -> np.ndarray:
     """bool: whether the target contacts the actor at a later time in the log."""
-    contact = np.flatnonzero(log.is_contact)[::-1]
-    keys, index = np.unique(
-        log.actor[contact].astype(np.int64) * log.num_users + log.target[contact], return_index=True
-    )
-    last = log.timestamp[contact[index]]  # the first of the reversed events: the latest
-    wanted = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return (keys[place] == wanted) & (last[place] > log.timestamp[events])
+    back = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
+    return time_of(log.last_contacts, back, missing=-1) > log.timestamp[events]
 
 
 def _exposure(model: str, heads: np.ndarray, candidates: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from befriend.config import Regime
-from befriend.data.columns import ROLES
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments
@@ -137,17 +136,14 @@ class _Hidden:
     """Who may not stand on a list: pairs with an event of role exclude, and on `new` lists all contacts."""
 
     def __init__(self, log: EventLog, histories: Histories):
-        self.indptr, self.other = histories.indptr.numpy(), histories.other.numpy()
-        self.event = histories.event.numpy()
-        self.role = log.role
-        self.contact, self.exclude = (ROLES.categories.to_list().index(name) for name in ("contact", "exclude"))
+        self.log, self.histories = log, histories
+        self.other, self.event = histories.other.numpy(), histories.event.numpy()
 
     def __call__(self, user: int, visible: int, new: bool) -> np.ndarray:
-        low, high = self.indptr[user], self.indptr[user + 1]
-        high = low + np.searchsorted(self.event[low:high], visible)
-        role = self.role[self.event[low:high]]
-        hidden = (role == self.exclude) | ((role == self.contact) if new else False)
-        return np.unique(self.other[low:high][hidden]).astype(np.int64)
+        window = self.histories.window(user, visible)
+        event = self.event[window]
+        hidden = self.log.is_exclude[event] | (self.log.is_contact[event] & new)
+        return np.unique(self.other[window][hidden]).astype(np.int64)
 
 
 def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:

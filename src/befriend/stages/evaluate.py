@@ -49,7 +49,7 @@ def run(settings: EvaluateSettings, prepared: Path, reports: Path) -> EvaluateRe
             for name, ranked in lists[regime].items():
                 (kept / name).mkdir(parents=True, exist_ok=True)
                 predictions(log, questions, ranked).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
-            measured = measure(log, split, questions, lists[regime], settings)
+            measured = measure(log, histories, split, questions, lists[regime], settings)
             metrics[regime] = measured.metrics
             slices.append(measured.slices.select(pl.lit(regime).alias("regime"), pl.all()))
             exposure.append(measured.exposure.select(pl.lit(regime).alias("regime"), pl.all()))
