@@ -99,10 +99,10 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate a social network over time, and write its event log and the planted truth."""
-    from befriend.config import parse, split_override
     from befriend.data import simulate as simulator
     from befriend.data.traits import PROFILES, SimulateSettings
     from befriend.errors import CallError
+    from befriend.settings import parse, split_override
 
     if size not in PROFILES:
         raise CallError(f"there is no size {size}. Sizes: {', '.join(PROFILES)}; --users and --events give any other.")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from befriend.config import Params, describe, load_params
+from befriend.config import Params, load_params
 from befriend.errors import SettingsError
+from befriend.settings import describe
 from tests.conftest import ROOT
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import DataSettings, parse
+from befriend.config import DataSettings
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP
 from befriend.data.contracts import WHOLE
 from befriend.data.lines import blocks, cut, without_rows
 from befriend.data.sources import find_files
 from befriend.data.tables import head
 from befriend.errors import CallError
+from befriend.settings import parse
 
 NAMES = {
     ACTOR: ("actor_id", "actor", "source", "src", "from", "from_id", "sender", "user", "user_id", "follower", "u"),

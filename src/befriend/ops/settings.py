@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from befriend.config import Params, describe
+from befriend.config import Params
 from befriend.data.traits import SimulateSettings
 from befriend.errors import CallError
+from befriend.settings import describe
 
 
 def show(section: str | None) -> None:

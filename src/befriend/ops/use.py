@@ -20,13 +20,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
-from befriend.config import PARAMS_FILE, DataSettings, load_params, parse
+from befriend.config import PARAMS_FILE, DataSettings, load_params
 from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, TARGET, TIMESTAMP
 from befriend.data.contracts import judge
 from befriend.data.detect import detect
 from befriend.data.sources import read_chunks
 from befriend.errors import CallError, SourceError
 from befriend.progress import track
+from befriend.settings import parse
 
 DATA_FILE = Path("data.dvc")
 SAMPLE_SETTINGS: dict[str, Any] = {
