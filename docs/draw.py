@@ -20,6 +20,7 @@ MEANING = {
     "data": "your event log\nactor, action, target, time",
     "prepared/events.parquet": "events in time order",
     "prepared/users.parquet": "the id map",
+    "prepared/attributes.parquet": "what else is known of users",
     "prepared/split.json": "train, validation, test",
     "prepared/rejected.parquet": "refused rows, with reasons",
     "reports/validation": "report with figures",
@@ -55,10 +56,10 @@ def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float]) 
 def main() -> None:
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     used = {dep for stage in stages.values() for dep in stage["deps"]}
-    width, gap = 2.5, 0.55
+    width, gap = 2.65, 0.55
     figure, axes = plt.subplots(figsize=(11.5, 5.2))
     box(axes, 0, 0, MEANING["data"], FILE, width)
-    x, last = 0.0, [(width, 0.0)]
+    x, last, heights = 0.0, [(width, 0.0)], [0.0]
     for name, stage in stages.items():
         x += width + gap
         box(axes, x, 0, f"befriend {name}", STAGE, 2.0, "white", bold=True)
@@ -74,15 +75,17 @@ def main() -> None:
                 # What the next stage reads stands above, what people read below.
                 y = sign * (0.45 + 0.82 * k) if len(found) > 1 else 0
                 box(axes, x, y, f"{path}\n{MEANING.get(path, '')}", colour, width)
+                heights.append(y)
                 arrow(axes, (end, 0), (x, y))
                 if kind == "on":
                     last.append((x + width, y))
     axes.text(0, -1.15, "blue: read by the next stage\nyellow: read by people", fontsize=8, color=LINE, va="top")
     axes.text(
-        0, 2.75, "data.dvc brings the log. DVC runs what is out of date. Prefect orders, schedules, retries, reports.",
+        0, max(heights) + 0.66,
+        "data.dvc brings the log. DVC runs what is out of date. Prefect orders, schedules, retries, reports.",
         fontsize=9.5, weight="bold",
     )  # fmt: skip
-    axes.set(xlim=(-0.1, x + width + 0.1), ylim=(-2.6, 3.1))
+    axes.set(xlim=(-0.1, x + width + 0.1), ylim=(min(heights) - 0.51, max(heights) + 1.01))
     axes.axis("off")
     figure.savefig(ROOT / "docs" / "figures" / "flow.png", dpi=120, bbox_inches="tight", metadata={"Software": None})
 

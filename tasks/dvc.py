@@ -102,13 +102,22 @@ def update_data() -> Reproduced:
     return reproduce(DATA)
 
 
-def reproduce(target: str, force: bool = False) -> Reproduced:
-    """Runs `dvc repro --single-item target`, its output line by line in the run's log; StageError if it fails."""
+def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | None = None) -> Reproduced:
+    """Runs `dvc repro --single-item target`, its output line by line in the run's log; StageError if it fails.
+
+    heard: is given each line as well, as it comes.
+    """
     start = time.perf_counter()
     record = layout.RUNS / f"{target}.json"
     before = _stamp(record)
     logger = get_run_logger()
-    code, lines = _stream(command(target, force), lambda line: logger.info("%s", line))
+
+    def tell(line: str) -> None:
+        logger.info("%s", line)
+        if heard:
+            heard(line)
+
+    code, lines = _stream(command(target, force), tell)
     if code != 0:
         raise failure(target, code, lines, record if _stamp(record) != before else None)
     ran = any(line.startswith((f"Running stage '{target}'", "Importing '")) for line in lines)
@@ -156,8 +165,8 @@ def _message(lines: list[str]) -> str:
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:])
 
 
-def _stream(arguments: list[str], log: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Runs a command in the project's folder and logs its output as it comes. Returns its exit code and output."""
+def _stream(arguments: list[str], tell: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Runs a command in the project's folder and tells its output as it comes. Returns its exit code and output."""
     path = f"{_bin()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
     lines = []
     with subprocess.Popen(
@@ -174,7 +183,7 @@ def _stream(arguments: list[str], log: Callable[[str], None]) -> tuple[int, list
             for line in process.stdout:
                 if line.strip() and not line.startswith(_ADVICE):
                     lines.append(line.rstrip())
-                    log(line.rstrip())
+                    tell(line.rstrip())
             return process.wait(), lines
         finally:
             _stop(process)

@@ -76,13 +76,49 @@ def validate(
 
 
 @app.command(rich_help_panel="Stages")
+def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Train the two-tower retrieval model; goes on where a killed run stopped."""
+    from befriend.config import load_params
+    from befriend.stages import train_two_tower as stage
+
+    settings = load_params(params, overrides, "train_two_tower").train_two_tower
+    _run_stage(
+        "train_two_tower",
+        lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS),
+    )
+
+
+@app.command(rich_help_panel="Stages")
 def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
     """Rank people for held-out events with every model and baseline, and measure the lists."""
     from befriend.config import load_params
     from befriend.stages import evaluate as stage
 
     settings = load_params(params, overrides, "evaluate")
-    _run_stage("evaluate", lambda: stage.run(settings.evaluate, layout.PREPARED, layout.REPORTS))
+    _run_stage("evaluate", lambda: stage.run(settings.evaluate, layout.PREPARED, layout.MODELS, layout.REPORTS))
+
+
+@app.command(rich_help_panel="Recommending")
+def recommend(
+    user: Annotated[str | None, typer.Option(help="Whom to recommend people to, by their id in the log.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="A file of ids instead, one a line, or Parquet with the column user_id.")
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="As of this moment (ISO 8601, UTC); all of the log without.")] = None,
+    action: Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")] = 10,
+    new_only: Annotated[bool, typer.Option("--new-only", help="Leave out existing contacts.")] = False,
+    approximate: Annotated[bool, typer.Option("--approximate", help="Search faster, and miss a few.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write all lists to this Parquet file.")] = None,
+) -> None:
+    """Recommend people, as of any moment, with the trained two-tower model."""
+    from befriend.errors import CallError
+    from befriend.ops import recommend as ops
+
+    if (user is None) == (users is None):
+        raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
+    ops.recommend(user, users, at, action, k, new_only, approximate, as_json, out)
 
 
 @app.command(rich_help_panel="Event logs")
@@ -124,7 +160,9 @@ def use(
     target: Annotated[str | None, typer.Option(help="Column of who is acted on.")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
     unit: Annotated[str | None, typer.Option(help="Unit of the time: s, ms, us, ns or iso.")] = None,
-    separator: Annotated[str | None, typer.Option(help="Between the fields of a CSV; \\t for a tab.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Between the fields of a CSV, log and attributes; \\t for a tab.")
+    ] = None,
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether a text file names its columns.")
     ] = None,
@@ -135,6 +173,14 @@ def use(
     exclude: Annotated[
         list[str] | None, typer.Option(help="An action that hides the two, as a block; repeatable.")
     ] = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A table of users, Parquet or CSV, inside the log's folder.")
+    ] = None,
+    user_id: Annotated[str, typer.Option(help="Its column of user ids.")] = "user_id",
+    categorical: Annotated[
+        list[str] | None, typer.Option(help="Its column of labels, as a country; repeatable.")
+    ] = None,
+    numeric: Annotated[list[str] | None, typer.Option(help="Its column of numbers, as an age; repeatable.")] = None,
 ) -> None:
     """Point the pipeline at your own event log, and show how it is understood."""
     from befriend.errors import CallError
@@ -151,6 +197,13 @@ def use(
         header=header,
         default_action=default_action,
         roles=dict.fromkeys(signal or [], "signal") | dict.fromkeys(exclude or [], "exclude"),
+        attributes={
+            "file": attributes,
+            **({"separator": separator.replace("\\t", "\t")} if attributes and separator else {}),
+            "user_id": user_id,
+            "categorical": categorical or [],
+            "numeric": numeric or [],
+        },
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from befriend.data.columns import EVENT_FIELDS, Role
+from befriend.data.columns import EVENT_FIELDS, USER, Role
 from befriend.errors import SettingsError
+from befriend.evaluation.regimes import REGIMES, Regime
+from befriend.models.settings import TwoTowerSettings
 from befriend.settings import Settings, Share, parse, split_override
 
 PARAMS_FILE = Path("params.yaml")
+Separator = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 class Columns(Settings):
@@ -28,12 +31,49 @@ class Columns(Settings):
     """when"""
 
 
+class AttributeSettings(Settings):
+    """What is known of users apart from what they do: a table beside the events, one row a user."""
+
+    file: str | None = None
+    """table of users inside the folder of the log, Parquet or CSV with a header; not read as events; null: none"""
+    separator: Separator = ","
+    """between the fields of the table, where it is CSV"""
+    user_id: str = "user_id"
+    """its column of user ids, of the type data.id_type"""
+    categorical: list[str] = []
+    """its columns of labels, such as a country or a plan"""
+    numeric: list[str] = []
+    """its columns of numbers, such as an age"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        columns = [self.user_id, *self.categorical, *self.numeric]
+        if self.file is None and len(columns) > 1:
+            problems.append("columns are named, but no file")
+        if self.file is not None and len(columns) == 1:
+            problems.append("file is given, so name its columns under categorical or numeric")
+        if self.file is not None and (PurePath(self.file).is_absolute() or ".." in PurePath(self.file).parts):
+            problems.append(f"file is {self.file}, but must be the name of a file inside the folder of the log")
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        if twice:
+            problems.append(f"{', '.join(twice)} is named more than once")
+        if USER in columns[1:]:
+            problems.append(f"an attribute cannot be called {USER}, the name of the users' numbers; rename the column")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+NO_ATTRIBUTES = AttributeSettings()
+
+
 class DataSettings(Settings):
     """How the event log is to be read. `befriend use SOURCE` writes this section."""
 
     format: Literal["parquet", "csv", "whitespace"] = "parquet"
     """parquet (a file or a folder), csv (any one-character separator), whitespace (as SNAP publishes)"""
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    separator: Separator = ","
     """between the fields of a csv"""
     header: bool = True
     """whether a text file's first line names its columns"""
@@ -53,6 +93,8 @@ class DataSettings(Settings):
     """the action labels allowed (after renaming); null allows any"""
     roles: dict[str, Role] = {}
     """role by action: contact makes two users contacts, signal is history only, exclude hides the two; else contact"""
+    attributes: AttributeSettings = NO_ATTRIBUTES
+    """attributes of the users"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -125,10 +167,6 @@ class ValidateSettings(Settings):
         return int(zoned.timestamp())
 
 
-Regime = Literal["streaming", "daily", "frozen"]
-REGIMES: tuple[Regime, ...] = get_args(Regime)
-
-
 class EvaluateSettings(Settings):
     """The protocol: which events are predicted, from what, and how sure the figures are."""
 
@@ -153,6 +191,8 @@ class Params(Settings):
     """the event log"""
     validate_: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
     """stage validate"""
+    train_two_tower: TwoTowerSettings = TwoTowerSettings()
+    """stage train_two_tower"""
     evaluate: EvaluateSettings = EvaluateSettings()
     """stage evaluate"""
 

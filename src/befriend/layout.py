@@ -9,6 +9,8 @@ PREPARED = Path("prepared")
 REPORTS = Path("reports")
 RUNS = Path("runs")
 LOCK = RUNS / "lock"
+MODELS = Path("models")
+CHECKPOINTS = Path(".checkpoints")
 SAMPLE = Path("src/befriend/sample")
 
 VALIDATION = REPORTS / "validation.json"
@@ -17,3 +19,5 @@ DATA_DOCS = REPORTS / "data_docs" / "index.html"
 METRICS = REPORTS / "metrics.json"
 EVALUATION_REPORT = REPORTS / "evaluation" / "report.md"
 PREDICTIONS = REPORTS / "predictions"
+TRAINING = REPORTS / "training" / "two_tower"
+TWO_TOWER = MODELS / "two_tower"

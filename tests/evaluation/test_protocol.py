@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from befriend.config import REGIMES, Regime
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, split_by_time
 from befriend.evaluation.protocol import DAY, HIDDEN, Questions, Request, ask, ranks, requests
+from befriend.evaluation.regimes import REGIMES, Regime
 from tests.conftest import make_log, random_log
 
 NOON = 100 * DAY + DAY // 2

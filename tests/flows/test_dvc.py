@@ -43,6 +43,12 @@ def test_dvc_decides_whether_a_stage_runs(project: Path, caplog: pytest.LogCaptu
     assert not any("git add" in line for line in caplog.messages)
 
 
+def test_who_wants_to_hears_each_line(project: Path) -> None:
+    lines: list[str] = []
+    reproduce("good", force=True, heard=lines.append)
+    assert "Running stage 'good':" in lines
+
+
 def test_a_failed_check_speaks_for_itself_and_is_not_tried_again(project: Path) -> None:
     error = failed("bad")
     assert str(error) == "the log was refused\n  row 3: no target"

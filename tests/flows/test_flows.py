@@ -21,23 +21,27 @@ Runner = Callable[..., Any]
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import dvc, evaluate, validate
+    from tasks import dvc, evaluate, train, validate
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
 
-    def reproduce(target: str, force: bool = False) -> Reproduced:
+    def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | None = None) -> Reproduced:
         script["order"].append((target, force))
+        if heard:
+            (tmp_path / "runs" / f"{target}.json").write_text('{"summary": "trained"}')
+            heard("epoch 1 of 2: 5 of 10, about 1 min left")
+            heard("epoch 1 of 2: loss 7.2330, ndcg@10 0.1225 (best), 1,361 positions/s")
         answers = script.get(target, [])
         if answers and isinstance(answer := answers.pop(0), Exception):
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, evaluate):
+    for module in (dvc, validate, train, evaluate):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, evaluate):
-        monkeypatch.setattr(module, "publish", lambda: None)
-    for stage in (validate.validate, evaluate.evaluate, dvc.update_data):
+    for module in (validate, train, evaluate):
+        monkeypatch.setattr(module, "publish", lambda *_: None)
+    for stage in (validate.validate, train.train_two_tower, evaluate.evaluate, dvc.update_data):
         monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
     return script
 
@@ -46,8 +50,22 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
     from flows.pipeline import pipeline
 
     done = pipeline(force=True)
-    assert [run.stage for run in done] == ["data.dvc", "validate", "evaluate"]
-    assert stages["order"] == [("data.dvc", False), ("validate", True), ("evaluate", True)]
+    assert [run.stage for run in done] == ["data.dvc", "validate", "train_two_tower", "evaluate"]
+    assert stages["order"] == [("data.dvc", False), ("validate", True), ("train_two_tower", True), ("evaluate", True)]
+
+
+def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str, list[Any]]) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    from flows.pipeline import pipeline
+
+    run = pipeline(return_state=True).state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
+    assert [(artifact.key, artifact.type, artifact.data, artifact.description) for artifact in found] == [
+        ("train-two-tower-progress", "progress", 100, "trained")
+    ]
 
 
 def test_the_source_can_be_left_alone(stages: dict[str, list[Any]]) -> None:

@@ -68,7 +68,14 @@ class Project:
         return found
 
 
-OWN = ("reports/", "prepared/", "dvc.lock", "data.dvc", ".prefect/")  # what a run leaves in a checkout, and its data
+OWN = (
+    "reports/",
+    "prepared/",
+    "models/",
+    "dvc.lock",
+    "data.dvc",
+    ".prefect/",
+)  # what a run leaves in a checkout, and its data
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +86,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     python_path = [str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(python_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     project = Project(root, source / "events.parquet", environment)
+    project.set("train_two_tower", epochs=1, validation_events=100)
     project.set("evaluate", events=200, bootstrap=100)
     postpone(root / "prefect.yaml")
     commands = (
@@ -214,7 +222,8 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     checks = {"validate-report", "validate-rules", "validate-files", "validate-data-docs"}
     assert server.artifacts(started[1]).keys() == checks
     shown = server.artifacts(started[0])
-    assert shown.keys() == checks | {"evaluate-report", "evaluate-metrics", "reports"}
+    training = {f"train-two-tower-{shows}" for shows in ("progress", "curves", "figures")}
+    assert shown.keys() == checks | training | {"evaluate-report", "evaluate-metrics", "reports"}
     table = json.loads(shown["evaluate-metrics"])
     assert {(row["regime"], row["list"], row["segment"], row["model"]): row["ndcg@10"] for row in table} == metrics_of(
         project
@@ -224,6 +233,11 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
         json.loads((project.root / "reports" / "validation.json").read_text())["rules"]
     )
     assert shown["validate-report"].startswith("# Event log: accepted")
+    assert shown["train-two-tower-progress"] == 100
+    assert shown["train-two-tower-curves"].startswith("# train_two_tower: epoch 1 of 1 is best")
+    kept = json.loads((project.root / "reports" / "training" / "two_tower" / "metrics.json").read_text())
+    figures = {row["figure"]: row["best epoch"] for row in json.loads(shown["train-two-tower-figures"])}
+    assert figures["validation/ndcg@10"] == pytest.approx(kept["validation"]["ndcg@10"], rel=1e-5)
     assert (project.root / "reports").as_uri() in shown["reports"]
 
 

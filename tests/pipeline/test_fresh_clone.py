@@ -127,6 +127,33 @@ def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp
     assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
 
 
+def test_a_folder_with_a_table_of_users(clone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    table = pl.read_parquet(clone / "src/befriend/sample/events.parquet")[:5000]
+    table.write_parquet(folder / "events.parquet")
+    one, other, third = table["actor_id"].unique()[:3]
+    good = f"id;country;age\n{one};np;31\n{other};de;\n"
+    (folder / "users.csv").write_text(f"{good}{third};de;old\n")
+    before = (clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()
+    told = ["--attributes", "users.csv", "--user-id", "id", "--separator", ";", "--categorical", "country"]
+    done = call(clone, "befriend", "use", str(folder), *told, "--numeric", "years", ok=False)
+    assert (done.returncode, "users.csv has no column years" in done.stderr) == (1, True)
+    assert ((clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()) == before
+    shown = call(clone, "befriend", "use", str(folder), *told, "--numeric", "age").stdout
+    assert "categorical.country" in shown
+    assert "3 rows of users." in shown
+    assert "1 rows would be refused: a number cannot be read" in shown
+    (folder / "users.csv").write_text(good)
+    call(clone, "dvc", "repro", "validate")
+    users = pl.read_parquet(clone / "prepared/users.parquet")["user_id"]
+    found = pl.read_parquet(clone / "prepared/attributes.parquet").with_columns(users).drop("user")
+    known = found.filter(pl.col("country").is_not_null()).sort("user_id")
+    assert known.rows() == [("np", 31, one), ("de", None, other)]
+    call(clone, "befriend", "use", "--sample")
+    call(clone, "dvc", "repro")
+
+
 def test_a_source_that_cannot_be_used_leaves_everything_as_it_was(clone: Path, tmp_path: Path) -> None:
     before = (clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()
     (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")

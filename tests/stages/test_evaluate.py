@@ -9,10 +9,12 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.config import REGIMES, DataSettings, EvaluateSettings, ValidateSettings
+from befriend.config import DataSettings, EvaluateSettings, ValidateSettings
 from befriend.errors import DataError
+from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
+from tests.stages.conftest import train
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(SimulateSettings(users=120, events=3000, seed=1), root / "log")
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
-    evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "reports")
+    train(root)
+    evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "models", root / "reports")
     return root
 
 
@@ -35,7 +38,7 @@ def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     metrics = files.read_json(project / "reports" / "metrics.json")
     for regime in REGIMES:
-        for model in ("popularity", "recency", "adamic-adar"):
+        for model in ("popularity", "recency", "adamic-adar", "two-tower"):
             table = pl.read_parquet(project / "reports" / "predictions" / model / f"{regime}.parquet")
             assert table.schema == {"event": pl.Int64, "list": pl.String, "users": pl.List(pl.Int64)}
             new = table.filter(list="new")
@@ -90,7 +93,9 @@ def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
         return {str(p.relative_to(project)): files.sha256(p) for p in found}
 
     before = digests()
-    evaluate.run(EvaluateSettings(events=80, bootstrap=100), project / "prepared", project / "reports")
+    evaluate.run(
+        EvaluateSettings(events=80, bootstrap=100), project / "prepared", project / "models", project / "reports"
+    )
     assert digests() == before
 
 
@@ -105,7 +110,10 @@ def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(
     table.write_parquet(tmp_path / "log")
     rules = ValidateSettings(max_cold_targets=1)
     validate.run(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
-    result = evaluate.run(EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "reports")
+    train(tmp_path)
+    result = evaluate.run(
+        EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "models", tmp_path / "reports"
+    )
     assert (result.events, result.best) == (10, {})
     show(tmp_path)
     assert "none of the evaluated events is of this kind" in " ".join(capsys.readouterr().out.split())
@@ -121,7 +129,7 @@ def test_a_split_of_another_log_is_refused(project: Path, tmp_path: Path) -> Non
     split = files.read_json(tmp_path / "split.json")
     files.write_json(tmp_path / "split.json", split | {"lineage": "0" * 64})
     with pytest.raises(DataError, match="made with another log"):
-        evaluate.run(EvaluateSettings(), tmp_path, tmp_path / "reports")
+        evaluate.run(EvaluateSettings(), tmp_path, project / "models", tmp_path / "reports")
     (tmp_path / "split.json").unlink()
     with pytest.raises(DataError, match="Run `dvc repro validate` first"):
-        evaluate.run(EvaluateSettings(), tmp_path, tmp_path / "reports")
+        evaluate.run(EvaluateSettings(), tmp_path, project / "models", tmp_path / "reports")

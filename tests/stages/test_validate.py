@@ -20,6 +20,7 @@ from befriend.config import DataSettings, ValidateSettings
 from befriend.data.columns import REASON
 from befriend.data.ingest import ingest
 from befriend.data.log import EventLog
+from befriend.data.rejected import RejectedWriter
 from befriend.errors import BefriendError, DataError, SettingsError, SourceError
 from befriend.stages import validate
 
@@ -122,7 +123,7 @@ def test_every_format_gives_the_same_events(name: str, tmp_path: Path, raw_event
     write, settings = FORMATS[name]
     write(tmp_path / "log", raw)
     plain, same = (
-        ingest(tmp_path / source, DataSettings(**chosen), ValidateSettings(), tmp_path / "rejected")
+        ingest(tmp_path / source, DataSettings(**chosen), ValidateSettings(), RejectedWriter(tmp_path / "rejected"))
         for source, chosen in (("plain", {}), ("log", settings))
     )
     assert same.rejected == {}
@@ -157,7 +158,7 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
 
     first = outputs()
     assert set(first) == {
-        "events.parquet", "users.parquet", "rejected.parquet", "split.json",
+        "events.parquet", "users.parquet", "attributes.parquet", "rejected.parquet", "split.json",
         "validation.json", "report.md", "log.png", "events_by_month.csv",
     }  # fmt: skip
     assert outputs() == first

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from befriend.config import DataSettings
-from befriend.data.columns import EVENT_FIELDS, RAW
+from befriend.config import AttributeSettings, DataSettings
+from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_ID
 from befriend.errors import DataError
 
 SHOWN_NAMES = 400  # characters of a list of columns in a message
@@ -24,7 +24,7 @@ class Chunk:
     file: str
     """its name, within the source"""
     rows: pl.DataFrame
-    """the event's fields as found (any type); `row`, from 1: the line of a text file, header included, or the row of
+    """the wanted fields as found (any type); `row`, from 1: the line of a text file, header included, or the row of
     a table; `reason`: null unless the row cannot even be cut into fields"""
     raw: Any
     """the rows as they were: a polars Series of lines, or a pyarrow RecordBatch"""
@@ -37,23 +37,41 @@ class Chunk:
         return pl.Series(RAW, [json.dumps(row, default=str, ensure_ascii=False) for row in picked], dtype=pl.String)
 
 
-def places(settings: DataSettings) -> dict[str, str | int]:
-    """Field of an event -> where the log has it; without the action where the log has no such column."""
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be read of a file."""
+
+    places: dict[str, str | int]
+    """field -> its column: the name or, in a file without header, the place from 1"""
+    section: str
+    """the section of params.yaml that says so"""
+
+
+def wanted_of_events(settings: DataSettings) -> Wanted:
+    """The fields of an event; without the action where the log has no such column."""
     found = {field: getattr(settings.columns, field) for field in EVENT_FIELDS}
-    return {field: place for field, place in found.items() if place is not None}
+    return Wanted({field: place for field, place in found.items() if place is not None}, "data.columns")
 
 
-def require(wanted: dict[str, str | int], found: list[str], file: Path) -> None:
+def wanted_of_users(settings: AttributeSettings) -> Wanted:
+    """The user id and the attributes; a field says what kind of attribute it is: `categorical.country`."""
+    kinds = {CATEGORICAL: settings.categorical, NUMERIC: settings.numeric}
+    attributes: dict[str, str | int] = {f"{kind}.{name}": name for kind, names in kinds.items() for name in names}
+    return Wanted({USER_ID: settings.user_id, **attributes}, "data.attributes")
+
+
+def require(wanted: Wanted, found: list[str], file: Path) -> None:
     """DataError unless each wanted column is there, once."""
-    missing = [f"{place} (data.columns.{field})" for field, place in wanted.items() if place not in found]
+    places = wanted.places
+    missing = [f"{place} ({wanted.section}.{field})" for field, place in places.items() if place not in found]
     if missing:
         shown = ", ".join(found) or "no columns"
         raise DataError(
             f"{file.name} has no column {', '.join(missing)}. "
             f"It has: {shown[:SHOWN_NAMES]}{'...' * (len(shown) > SHOWN_NAMES)}. "
-            "Name the right columns under data.columns in params.yaml."
+            f"Name the right columns under {wanted.section} in params.yaml."
         )
-    twice = sorted({str(place) for place in wanted.values() if found.count(str(place)) > 1})
+    twice = sorted({str(place) for place in places.values() if found.count(str(place)) > 1})
     if twice:
         raise DataError(f"{file.name} has more than one column named {', '.join(twice)}. Give each a name of its own.")
 

@@ -15,6 +15,8 @@ EVENT_FIELDS: Final = (ACTOR, ACTION, TARGET, TIMESTAMP)
 
 USER: Final = "user"
 USER_ID: Final = "user_id"
+CATEGORICAL: Final = "categorical"
+NUMERIC: Final = "numeric"
 FIRST_SEEN: Final = "first_seen"
 LAST_SEEN: Final = "last_seen"
 DONE: Final = "events_done"
@@ -46,4 +48,8 @@ REASONS: Final[dict[str, str]] = {
     "timestamp_negative": "the timestamp lies before 1970",
     "timestamp_unit": "the timestamp lies beyond the year 5138: it is in a finer unit than data.timestamp_unit",
     "timestamp_later": "the timestamp is later than validate.latest",
+    "user_id_empty": "no user id (attributes)",
+    "user_id_type": "the user id is not an integer (data.id_type; attributes)",
+    "user_id_again": "the user has a row already (attributes)",
+    "number_type": "a number cannot be read; one that is not known is an empty field (attributes)",
 }

@@ -16,6 +16,7 @@ from befriend.config import DataSettings
 from befriend.data.columns import (
     ACTION,
     ACTOR,
+    CATEGORICAL,
     DEGREE,
     DONE,
     FILE,
@@ -89,6 +90,33 @@ def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.
     )
 
 
+def judge_attributes(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
+    """The rows of a table of users with typed fields and, for each row that must be refused, a `reason`.
+
+    rows: a Chunk's. The user id becomes Int64 or String, labels String, numbers Float32, which may be infinite or
+    NaN; null where there is nothing.
+    """
+    attributes = [name for name in rows.columns if name not in (ROW, USER_ID, REASON)]
+    labels = [name for name in attributes if name.split(".")[0] == CATEGORICAL]
+    numbers = [name for name in attributes if name not in labels]
+    dtype = rows[USER_ID].dtype
+    read_id = _integer if settings.id_type == "integer" else _text
+    typed = rows.with_columns(
+        read_id(USER_ID, dtype).alias(USER_ID),
+        _stripped(USER_ID, dtype).is_null().alias("_no_id"),
+        *(_label(name, rows[name].dtype).alias(name) for name in labels),
+        *(_float(name, rows[name].dtype).alias(name) for name in numbers),
+        *(_stripped(name, rows[name].dtype).is_not_null().alias(f"_given_{name}") for name in numbers),
+    )
+    refusals = [
+        (pl.col("_no_id"), "user_id_empty"),
+        (pl.col(USER_ID).is_null(), "user_id_type"),
+        *((pl.col(name).is_null() & pl.col(f"_given_{name}"), "number_type") for name in numbers),
+    ]
+    reason = pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in refusals))
+    return typed.select(ROW, USER_ID, *attributes, reason.alias(REASON))
+
+
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:
     """The column as text, exactly as it is; null where it is blank."""
     text = pl.col(name) if dtype == pl.String else pl.col(name).cast(pl.String, strict=False)
@@ -110,6 +138,21 @@ def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
         return pl.when(pl.col(name) == pl.col(name).floor()).then(pl.col(name)).cast(pl.Int64, strict=False)
     text = _stripped(name, dtype)
     return pl.when(text.str.contains(WHOLE)).then(text).cast(pl.Int64, strict=False)
+
+
+def _label(name: str, dtype: pl.DataType) -> pl.Expr:
+    """The column as text; whole numbers without a fraction, though a column that lacks some holds them as floats."""
+    if not dtype.is_float():
+        return _stripped(name, dtype)
+    number = pl.col(name).fill_nan(None)
+    whole = pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.coalesce(whole, number.cast(pl.String))
+
+
+def _float(name: str, dtype: pl.DataType) -> pl.Expr:
+    """The column as Float32; null where it cannot be read."""
+    number = pl.col(name) if dtype.is_numeric() or dtype == pl.Boolean else _stripped(name, dtype)
+    return number.cast(pl.Float64, strict=False).cast(pl.Float32)
 
 
 def _number(dtype: pl.DataType) -> pl.Expr:
@@ -160,6 +203,16 @@ def _unique_ids(data: pa.PolarsData) -> pl.LazyFrame:
     return data.lazyframe.select(pl.col(USER_ID).is_unique() & pl.col(USER_ID).is_not_null())
 
 
+def _labels_and_numbers(data: pa.PolarsData) -> bool:
+    kinds = list(data.lazyframe.collect_schema().items())[1:]
+    return all(isinstance(dtype, pl.Enum) or dtype == pl.Float32 for _, dtype in kinds)
+
+
+def _finite_or_missing(data: pa.PolarsData) -> bool:
+    finite = data.lazyframe.select(pl.col(pl.Float32).is_finite().all()).collect()
+    return all(column.item() for column in finite.get_columns())
+
+
 NOT_NEGATIVE = pa.Check.ge(0)
 
 EVENTS = pa.DataFrameSchema(
@@ -194,6 +247,16 @@ USERS = pa.DataFrameSchema(
     strict=True,
     ordered=True,
     name="users.parquet: row k is the user with dense number k",
+)
+
+ATTRIBUTES = pa.DataFrameSchema(
+    {USER: pa.Column(pl.Int32, NOT_NEGATIVE)},
+    checks=[
+        pa.Check(_numbered_in_order, name="numbered in order"),
+        pa.Check(_labels_and_numbers, name="attributes are Enums of labels or Float32"),
+        pa.Check(_finite_or_missing, name="numbers are finite or missing"),
+    ],
+    name="attributes.parquet: row k is the user with dense number k, with a column for each attribute",
 )
 
 REJECTED = pa.DataFrameSchema(

@@ -11,12 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import DataSettings
+from befriend.config import NO_ATTRIBUTES, AttributeSettings, DataSettings
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP
 from befriend.data.contracts import WHOLE
 from befriend.data.lines import blocks, cut, without_rows
 from befriend.data.sources import find_files
-from befriend.data.tables import head
+from befriend.data.tables import head, is_parquet
 from befriend.errors import CallError
 from befriend.settings import parse
 
@@ -40,13 +40,19 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def detect(
-    source: Path, columns: dict[str, str], unit: str | None, separator: str | None, header: bool | None
+    source: Path,
+    columns: dict[str, str],
+    unit: str | None,
+    separator: str | None,
+    header: bool | None,
+    attributes: AttributeSettings = NO_ATTRIBUTES,
 ) -> DataSettings:
-    """Settings for the log at `source`. columns: what the caller knows of where fields stand; it is not doubted."""
-    found = find_files(source)
-    with found[0].open("rb") as handle:
-        parquet = handle.read(4) == b"PAR1"
-    if parquet:
+    """Settings for the log at `source`.
+
+    columns: what the caller knows of where fields stand; it is not doubted, nor is what the attributes are.
+    """
+    found = find_files(source, attributes)
+    if is_parquet(found[0]):
         raw: dict[str, Any] = {"format": "parquet"}
         table = head(found[0], source, ROWS)
     else:
@@ -61,6 +67,7 @@ def detect(
         "columns": {ACTION: None} | places,
         "id_type": _id_type(ids),
         "timestamp_unit": unit or _unit(table[str(places[TIMESTAMP])]),
+        "attributes": attributes.model_dump(),
     }
     return parse(DataSettings, raw, "befriend use")
 

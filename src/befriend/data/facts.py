@@ -10,6 +10,7 @@ import polars as pl
 
 from befriend.data.columns import ACTION, DEGREE, DONE, FIRST_SEEN, RECEIVED, TIMESTAMP
 from befriend.data.ingest import Ingested
+from befriend.data.ingest_attributes import IngestedAttributes
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments, time_of
 
@@ -32,8 +33,8 @@ class Facts:
     """int64, seconds from the first contact of a pair to the first one back"""
 
 
-def describe(raw: Ingested, log: EventLog, split: Split | None) -> Facts:
-    """Facts of an ingested log; of an empty one only how it was read."""
+def describe(raw: Ingested, attributes: IngestedAttributes, log: EventLog, split: Split | None) -> Facts:
+    """Facts of an ingested log; of an empty one only how it was read. Those of attributes only where there are any."""
     accepted = raw.read - sum(raw.rejected.values())
     gaps, answers, pairs = _gaps(log), *_answers(log)
     met = raw.users.filter(pl.col(FIRST_SEEN).is_not_null())  # not those of an earlier log who are not in this one
@@ -67,6 +68,8 @@ def describe(raw: Ingested, log: EventLog, split: Split | None) -> Facts:
         "seconds_to_reciprocate": _quantiles(answers),
         "split": _split_figures(log, split),
     }
+    if attributes.file is not None:
+        figures["attributes"] = attributes.figures()
     return Facts(figures, _by_month(raw.events), met[DEGREE].to_numpy(), gaps, answers)
 
 

@@ -53,11 +53,11 @@ class Histories:
     """int64[M], of the log"""
 
     @classmethod
-    def of(cls, log: EventLog) -> Self:
-        """Histories of a log, in O(M log M) by one stable sort."""
+    def of(cls, log: EventLog, received: bool = True) -> Self:
+        """Histories of a log, in O(M log M) by one sort; of events done alone unless `received`."""
         m = log.num_events
-        user = np.concatenate([log.actor, log.target])
-        event = np.concatenate([np.arange(m), np.arange(m)])
+        user = np.concatenate([log.actor, log.target] if received else [log.actor])
+        event = np.concatenate([np.arange(m), np.arange(m)])[: len(user)]
         key = user * np.int64(m + 1) + event
         order = np.argsort(key)  # keys are unique: an event has two different users
         indptr = np.zeros(log.num_users + 1, np.int64)
@@ -93,7 +93,11 @@ class Histories:
 
     def gather(self, users: Tensor, visible: Tensor, length: int) -> HistoryBatch:
         """The last `length` entries of each user among the first `visible` events. users, visible: int64[B]."""
-        place = self.ends(users, visible)[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)
+        return self.before(users, self.ends(users, visible), length)
+
+    def before(self, users: Tensor, end: Tensor, length: int) -> HistoryBatch:
+        """The last `length` entries of each user up to a place, not included. users, end: int64[B]."""
+        place = end[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)
         mask = place >= self.indptr[users][:, None]
         place = place.clamp(min=0)
         event = self.event[place]

@@ -19,10 +19,8 @@ from befriend.data.columns import (
     DEGREE,
     DONE,
     EVENT_FIELDS,
-    FILE,
     FIRST_SEEN,
     LAST_SEEN,
-    RAW,
     REASON,
     RECEIVED,
     ROLE,
@@ -35,11 +33,11 @@ from befriend.data.columns import (
 )
 from befriend.data.contracts import USERS, finer_unit, judge, read_table
 from befriend.data.log import first_seen
+from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_chunks
 from befriend.errors import DataError
 from befriend.progress import track
 
-EXAMPLES = 5  # refused rows shown in a message
 MOST_ACTIONS = 255  # an action is a byte
 
 
@@ -112,56 +110,46 @@ class _Sample:
         return pl.concat(self.parts).drop("_place")
 
 
-def ingest(source: Path, data: DataSettings, rules: ValidateSettings, rejected_file: Path) -> Ingested:
-    """Reads the log at `source`; refused rows go to `rejected_file` (Parquet) as they are met."""
+def ingest(source: Path, data: DataSettings, rules: ValidateSettings, keep: RejectedWriter) -> Ingested:
+    """Reads the log at `source`; refused rows go to `keep` as they are met."""
     number = _Numbering(_previous_ids(rules.previous_users, data))
     previous = number.table.height
     labels: dict[str, int] = {}
     sample = _Sample(rules.checked_rows)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    rejected: dict[str, int] = {}
-    examples: list[pl.DataFrame] = []
+    refused = Refused(keep)
     suggestion, read, self_loops = "", 0, 0
-    with _RejectedWriter(rejected_file) as keep:
-        for chunk in track(read_chunks(data, source), "reading the log"):
-            rows = judge(chunk.rows, data, rules.latest_second)
-            read += rows.height
-            sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
-            bad = rows[REASON].is_not_null()
-            if bad.any():
-                refused = rows.filter(bad)
-                suggestion = suggestion or _suggestion(refused, chunk.rows, data)
-                table = refused.select(pl.lit(chunk.file).alias(FILE), ROW, REASON, chunk.raw_text(bad))
-                keep(table)
-                examples.append(table[:EXAMPLES])
-                for reason, count in table.group_by(REASON).len().iter_rows():
-                    rejected[reason] = rejected.get(reason, 0) + count
-            good = rows.filter(~bad)
-            loops = good[ACTOR] == good[TARGET]
-            self_loops += int(loops.sum())
-            good = good.filter(~loops)
-            for label in good[ACTION].unique().sort():
-                labels.setdefault(label, len(labels))
-            if len(labels) > MOST_ACTIONS:
-                raise DataError(
-                    f"the log has more than {MOST_ACTIONS} different actions, such as {', '.join(list(labels)[-3:])}. "
-                    "Is data.columns.action the right column? data.rename_actions can merge labels."
-                )
-            codes = (
-                good[ACTION].replace_strict(labels, return_dtype=pl.Int16)
-                if good.height
-                else pl.Series([], dtype=pl.Int16)
+    for chunk in track(read_chunks(data, source), "reading the log"):
+        rows = judge(chunk.rows, data, rules.latest_second)
+        read += rows.height
+        sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
+        bad = rows[REASON].is_not_null()
+        refused.add(chunk, rows)
+        suggestion = suggestion or _suggestion(rows.filter(bad), chunk.rows, data)
+        good = rows.filter(~bad)
+        loops = good[ACTOR] == good[TARGET]
+        self_loops += int(loops.sum())
+        good = good.filter(~loops)
+        for label in good[ACTION].unique().sort():
+            labels.setdefault(label, len(labels))
+        if len(labels) > MOST_ACTIONS:
+            raise DataError(
+                f"the log has more than {MOST_ACTIONS} different actions, such as {', '.join(list(labels)[-3:])}. "
+                "Is data.columns.action the right column? data.rename_actions can merge labels."
             )
-            parts.append((*number(good[ACTOR], good[TARGET]), codes.to_numpy(), good[TIMESTAMP].to_numpy()))
+        codes = (
+            good[ACTION].replace_strict(labels, return_dtype=pl.Int16) if good.height else pl.Series([], dtype=pl.Int16)
+        )
+        parts.append((*number(good[ACTOR], good[TARGET]), codes.to_numpy(), good[TIMESTAMP].to_numpy()))
     events, users, duplicates = _assemble(parts, number.table[USER_ID], previous, labels, data, rules.duplicates)
     return Ingested(
         events=events,
         users=users,
         read=read,
-        rejected=dict(sorted(rejected.items())),
+        rejected=refused.counts,
         self_loops=self_loops,
         duplicates=duplicates,
-        examples=pl.concat(examples)[:EXAMPLES] if examples else pl.DataFrame(),
+        examples=refused.examples,
         suggestion=suggestion,
         checked=sample.table(),
         stride=sample.stride,
@@ -276,24 +264,3 @@ def _suggestion(refused: pl.DataFrame, raw: pl.DataFrame, data: DataSettings) ->
     value = raw.filter(pl.col(ROW) == far[0])[TIMESTAMP].cast(pl.Float64, strict=False)[0]
     unit = finer_unit(data, value) if value is not None else None
     return f"The timestamps look like {unit}: set data.timestamp_unit: {unit}." if unit else ""
-
-
-class _RejectedWriter:
-    """Appends tables to one Parquet file; an empty file of the right columns if nothing comes."""
-
-    def __init__(self, path: Path):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        text = pa.large_string()
-        self.schema = pa.schema([(FILE, text), (ROW, pa.int64()), (REASON, text), (RAW, text)])
-        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-
-    def __enter__(self) -> _RejectedWriter:
-        return self
-
-    def __call__(self, table: pl.DataFrame) -> None:
-        self.writer.write_table(table.to_arrow().cast(self.schema))
-
-    def __exit__(self, *_: object) -> None:
-        self.writer.close()

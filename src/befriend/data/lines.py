@@ -1,4 +1,4 @@
-"""Reads text logs: CSV with any separator, and white space; decompresses, decodes, cuts lines into fields."""
+"""Reads text files: CSV with any separator, and white space; decompresses, decodes, cuts lines into fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO
 import polars as pl
 
 from befriend.config import DataSettings
-from befriend.data.chunk import Chunk, damaged, name_in, places, require
+from befriend.data.chunk import Chunk, Wanted, damaged, name_in, require
 from befriend.data.columns import RAW, REASON, ROW
 from befriend.errors import DataError
 
@@ -21,9 +21,9 @@ COMMENT = r"^\s*[#%]"  # how SNAP and KONECT head their files
 _GZIP, _ZSTD, _PARQUET, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef\xbb\xbf"
 
 
-def read_lines(settings: DataSettings, file: Path, source: Path) -> Iterator[Chunk]:
+def read_lines(settings: DataSettings, wanted: Wanted, file: Path, source: Path) -> Iterator[Chunk]:
     """The rows of a text file in order. Blank lines, comments and the header are none."""
-    wanted = places(settings)
+    places = wanted.places
     header = settings.format == "csv" and settings.header
     line, width = 0, None
     for block in blocks(file):
@@ -36,21 +36,21 @@ def read_lines(settings: DataSettings, file: Path, source: Path) -> Iterator[Chu
         if width is None and header:
             names = [name.strip() for name in cut(settings, rows[RAW][:1])[0]]
             require(wanted, names, file)
-            wanted = {field: names.index(str(place)) + 1 for field, place in wanted.items()}
+            places = {field: names.index(str(place)) + 1 for field, place in places.items()}
             width, rows = len(names), rows[1:]
         fields = cut(settings, rows[RAW])
         if width is None:
-            width = _usual_width(fields, wanted, file)
+            width = _usual_width(fields, places, file)
         ragged = pl.when(fields.list.len() != width).then(pl.lit("ragged_row"))
         columns = {
-            f: fields.list.get(int(place) - 1, null_on_oob=True).str.strip_chars() for f, place in wanted.items()
+            f: fields.list.get(int(place) - 1, null_on_oob=True).str.strip_chars() for f, place in places.items()
         }
         cut_rows = rows.select(ROW, pl.coalesce(REASON, ragged).alias(REASON)).with_columns(
             **{field: column.str.strip_chars() for field, column in columns.items()}
         )
         yield Chunk(name_in(file, source), cut_rows, rows[RAW])
     if width is None and header:
-        raise DataError(f"{file.name} is empty: not even a header line. Point `befriend use` at a log with events.")
+        raise DataError(f"{file.name} is empty: not even a header line. Give a file with a header and rows.")
 
 
 def without_rows(form: str, first: bool, raw: pl.Series) -> pl.Series:
@@ -61,10 +61,10 @@ def without_rows(form: str, first: bool, raw: pl.Series) -> pl.Series:
     return (raw.str.strip_chars(" ") == "") | comment
 
 
-def _usual_width(fields: pl.Series, wanted: dict[str, str | int], file: Path) -> int:
+def _usual_width(fields: pl.Series, places: dict[str, str | int], file: Path) -> int:
     """Without header, a log has as many columns as most of its lines."""
     width = int(fields.list.len().mode().max() or 0)  # type: ignore[arg-type]
-    far = [f"{field} in column {place}" for field, place in wanted.items() if int(place) > width]
+    far = [f"{field} in column {place}" for field, place in places.items() if int(place) > width]
     if far:
         raise DataError(
             f"{file.name} has {width} columns, but data.columns asks for {', '.join(far)}. "

@@ -1,8 +1,8 @@
 """Reads event logs as they come: Parquet, CSV and white space, plain or compressed, one file or many.
 
-Owns finding the files and the order of their rows. How one file is cut into rows is in `lines` (text) and
-`tables` (Parquet); what a valid event is, in `contracts`. Reading goes chunk by chunk, so that a log larger
-than memory passes.
+Owns finding the files, telling the table of users' attributes from the events, and the order of rows. How one file
+is cut into rows is in `lines` (text) and `tables` (Parquet); what a valid event is, in `contracts`. Reading goes
+chunk by chunk, so that a log larger than memory passes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ from pathlib import Path
 
 import polars as pl
 
-from befriend.config import DataSettings
-from befriend.data.chunk import Chunk
+from befriend.config import AttributeSettings, DataSettings
+from befriend.data.chunk import Chunk, Wanted, wanted_of_events, wanted_of_users
 from befriend.data.columns import ACTION
 from befriend.data.lines import read_lines
-from befriend.data.tables import read_table
-from befriend.errors import SourceError
+from befriend.data.tables import is_parquet, read_table
+from befriend.errors import SettingsError, SourceError
+
+SHOWN_FILES = 20  # in a message
 
 
-def find_files(source: Path) -> list[Path]:
+def find_files(source: Path, attributes: AttributeSettings) -> list[Path]:
     """The log's files in name order, links followed; SourceError where there is none, or one may not be read.
 
-    In a folder, names that begin with a dot or an underscore are not part of the log (as Spark and Hadoop have it).
+    In a folder, names that begin with a dot or an underscore are not part of the log (as Spark and Hadoop have it),
+    and the table of users is not.
     """
     try:
+        apart = _table_of_users(source, attributes)
         if source.is_dir():
-            found = sorted(_walk(source))
+            found = sorted(file for file in _walk(source) if file not in apart)
         elif source.exists():
             found = [source]
         else:
@@ -36,7 +40,7 @@ def find_files(source: Path) -> list[Path]:
                 f"the event log {source} does not exist. `dvc repro` brings it from the place that data.dvc names; "
                 "`befriend use SOURCE` names another place."
             )
-        for file in found:
+        for file in [*found, *apart]:
             file.open("rb").close()
     except PermissionError as error:
         raise SourceError(
@@ -45,8 +49,27 @@ def find_files(source: Path) -> list[Path]:
     except FileNotFoundError as error:
         raise SourceError(f"{error.filename} in the event log is a link to nowhere. Mend or remove it.") from None
     if not found:
-        raise SourceError(f"the event log {source} is a folder without files. Put the log's files into it.")
+        but = f" other than {attributes.file}" if apart else ""
+        raise SourceError(f"the event log {source} is a folder without files{but}. Put the log's files into it.")
     return found
+
+
+def _table_of_users(source: Path, attributes: AttributeSettings) -> list[Path]:
+    """The file with the attributes, if there is to be one."""
+    if attributes.file is None or not source.exists():
+        return []
+    if not source.is_dir():
+        raise SettingsError(
+            f"data.attributes.file names {attributes.file} in the folder of the event log, but {source} is a single "
+            "file. Put both into one folder and point `befriend use` at that."
+        )
+    file = source / attributes.file
+    if not file.is_file():
+        there = ", ".join(sorted(path.name for path in source.iterdir())[:SHOWN_FILES]) or "nothing"
+        raise SourceError(
+            f"data.attributes.file names {attributes.file}, but there is no such file in {source}. It holds: {there}."
+        )
+    return [file]
 
 
 def _walk(source: Path) -> Iterator[Path]:
@@ -60,11 +83,25 @@ def _walk(source: Path) -> Iterator[Path]:
 
 def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
     """The log's rows in order, file by file."""
-    read = read_table if settings.format == "parquet" else read_lines
-    for file in find_files(source):
+    wanted = wanted_of_events(settings)
+    for file in find_files(source, settings.attributes):
         label = file.name.split(".")[0] if settings.action_from_file_name else settings.default_action
-        for chunk in read(settings, file, source):
+        for chunk in _read(settings, wanted, file, source):
             if settings.columns.action is None:
                 yield Chunk(chunk.file, chunk.rows.with_columns(pl.lit(label).alias(ACTION)), chunk.raw)
             else:
                 yield chunk
+
+
+def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """The rows of the table of users in order; none without such a table. Its format is told by its content."""
+    attributes = settings.attributes
+    for file in _table_of_users(source, attributes):
+        layout = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
+        yield from _read(layout, wanted_of_users(attributes), file, source)
+
+
+def _read(settings: DataSettings, wanted: Wanted, file: Path, source: Path) -> Iterator[Chunk]:
+    if settings.format == "parquet":
+        return read_table(wanted, file, source)
+    return read_lines(settings, wanted, file, source)

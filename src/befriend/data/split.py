@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from befriend.data.log import EventLog
+from befriend import files
+from befriend.data.log import SPLIT_FILE, EventLog
+from befriend.errors import DataError
 
 SEGMENTS = ("repeat", "reply", "new", "cold")
 
@@ -70,3 +73,20 @@ def time_of(pairs: tuple[np.ndarray, np.ndarray], wanted: np.ndarray, missing: i
         return np.full(len(wanted), missing)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[place] == wanted, times[place], missing)
+
+
+def read_split(prepared: Path, log: EventLog) -> Split:
+    """The split that stage `validate` wrote beside a log."""
+    path = prepared / SPLIT_FILE
+    if not path.is_file():
+        raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
+    try:
+        raw = files.read_json(path)
+        split = Split(**{name: raw[name] for name in Split.__dataclass_fields__})
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Run `dvc repro --force validate`.") from None
+    if (raw.get("users"), raw.get("lineage"), raw["events"]) != (log.num_users, log.lineage(), log.num_events):
+        raise DataError(
+            f"{path} was made with another log than events.parquet beside it. Run `dvc repro --force validate`."
+        )
+    return split

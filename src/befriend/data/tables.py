@@ -8,27 +8,31 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import DataSettings
-from befriend.data.chunk import Chunk, damaged, name_in, places, require
-from befriend.data.columns import REASON, ROW, TIMESTAMP
+from befriend.data.chunk import Chunk, Wanted, damaged, name_in, require
+from befriend.data.columns import CATEGORICAL, NUMERIC, REASON, ROW, TIMESTAMP
 from befriend.errors import DataError
 
 ROWS_AT_ONCE = 1_000_000
 
 
-def read_table(settings: DataSettings, file: Path, source: Path) -> Iterator[Chunk]:
+def is_parquet(file: Path) -> bool:
+    """Told by the file's first bytes, not by its name."""
+    with file.open("rb") as handle:
+        return handle.read(4) == b"PAR1"
+
+
+def read_table(wanted: Wanted, file: Path, source: Path) -> Iterator[Chunk]:
     """The rows of a Parquet file in order."""
     import pyarrow as pa
 
-    wanted = places(settings)
-    table = _open(file, source, set(map(str, wanted.values())))
+    table = _open(file, source, set(map(str, wanted.places.values())))
     require(wanted, table.schema.names, file)
-    for field, place in wanted.items():
-        _check_type(field, table.schema.field(place), file)
+    for field, place in wanted.places.items():
+        _check_type(field, table.schema.field(place), file, wanted.section)
     row = 0
     try:
         for batch in table.to_batches(batch_size=ROWS_AT_ONCE, fragment_readahead=1, batch_readahead=1):
-            columns = {field: _plain(batch.column(place)) for field, place in wanted.items()}
+            columns = {field: _plain(batch.column(place)) for field, place in wanted.places.items()}
             numbers = pl.int_range(row + 1, row + batch.num_rows + 1, dtype=pl.Int64, eager=True)
             rows = pl.DataFrame({ROW: numbers, **columns}).with_columns(pl.lit(None, pl.String).alias(REASON))
             yield Chunk(name_in(file, source), rows, batch)
@@ -73,14 +77,15 @@ def _open(file: Path, source: Path, wanted: set[str]) -> Any:
         damaged(error, f"{file.name} is not a readable Parquet file")
 
 
-def _check_type(field: str, column: Any, file: Path) -> None:
+def _check_type(field: str, column: Any, file: Path, section: str) -> None:
     """DataError where a column's type cannot be what the field is."""
     kind = column.type
     if not _allowed(kind, field):
-        allowed = "integers, text" + (", datetimes" if field == TIMESTAMP else "")
+        more = {TIMESTAMP: ", datetimes", CATEGORICAL: ", booleans", NUMERIC: ", booleans, decimals"}
+        allowed = "integers, text" + more.get(field.split(".")[0], "")
         raise DataError(
             f"the column {column.name} of {file.name} holds {kind}, which cannot be a {field}: {allowed} can. "
-            "Name another column under data.columns in params.yaml, or convert this one."
+            f"Name another column under {section} in params.yaml, or convert this one."
         )
 
 
@@ -91,7 +96,12 @@ def _allowed(kind: Any, field: str) -> bool:
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
     number = types.is_integer(kind) or types.is_floating(kind)
     time = types.is_timestamp(kind) or types.is_date(kind)
-    return text or number or (time and field == TIMESTAMP)
+    kinds = {
+        TIMESTAMP: time,
+        CATEGORICAL: types.is_boolean(kind),
+        NUMERIC: types.is_boolean(kind) or types.is_decimal(kind),
+    }
+    return text or number or kinds.get(field.split(".")[0], False)
 
 
 def _plain(column: Any) -> pl.Series:

@@ -127,9 +127,12 @@ def markdown(figures: dict[str, Any], verdicts: list[Verdict], stride: int) -> s
         ],
         [f"- **{verdict.severity}**: {verdict.line()}" for verdict in failed],
     ]
-    if figures["rejected_by_reason"]:
-        reasons = {REASONS[code]: count for code, count in figures["rejected_by_reason"].items()}
-        blocks.append(_table("refused because", "rows", reasons))
+    attributes = figures.get("attributes", {})
+    if attributes:
+        blocks.append([_of_attributes(attributes)])
+    for counts in (figures["rejected_by_reason"], attributes.get("rejected_by_reason")):
+        if counts:
+            blocks.append(_table("refused because", "rows", {REASONS[code]: n for code, n in counts.items()}))
     if rows["events"]:
         parts = {name: split[name] for name in ("train", "validation", "test")}
         blocks += [
@@ -158,6 +161,17 @@ def _prose(figures: dict[str, Any]) -> str:
         f"the first contact back came after {duration(answer)} (median). "
         f"Half of the users have at most {degree['q50']:.0f} contacts, 1 % more than {degree['q99']:.0f}."
     )
+
+
+def _of_attributes(figures: dict[str, Any]) -> str:
+    users = figures["users"] + figures["users_without"]
+    line = (
+        f"{figures['users']:,} of {users:,} users have attributes ({', '.join(figures['columns'])}). Of the "
+        f"{figures['rows']:,} rows of their table {figures['not_in_log']:,} were left out, since their users are not "
+        f"in the log, and {figures['rejected']:,} refused."
+    )
+    not_finite = sum(column.get("not_finite", 0) for column in figures["columns"].values())
+    return line + (f" {not_finite:,} numbers that are infinite or NaN count as missing." if not_finite else "")
 
 
 def _rules(verdicts: list[Verdict]) -> list[str]:

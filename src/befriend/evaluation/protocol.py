@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from befriend.config import Regime
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments
 from befriend.errors import DataError
+from befriend.evaluation.regimes import REGIMES, Regime
 
 K = 100  # users on a list
 DAY = 86_400
@@ -45,6 +45,8 @@ class Request:
     """int64[B + 1]"""
     exclude: np.ndarray
     """int64, users not to be listed: those of row b are exclude[exclude_indptr[b]:exclude_indptr[b + 1]]"""
+    refresh: int = 0
+    """index into REGIMES: how fresh the lists are when they are shown; whoever runs them knows"""
     k: int = K
     """length of the lists"""
 
@@ -113,7 +115,7 @@ def requests(
     log: EventLog, histories: Histories, questions: Questions, regime: Regime, size: int = 256
 ) -> Iterator[Request]:
     """The questions as requests of `size` events, in time order; both lists of an event stay together."""
-    hidden = _Hidden(log, histories)
+    hidden = Hidden(log, histories)
     q = questions
     starts = np.flatnonzero(~q.row_is_new)[::size]
     for low, high in zip(starts, [*starts[1:], len(q.row_event)], strict=True):
@@ -129,10 +131,11 @@ def requests(
             action=log.action[events].astype(np.int64) if regime == "streaming" else np.full(len(k), HIDDEN),
             exclude_indptr=np.cumsum([0, *map(len, excluded)]),
             exclude=np.concatenate(excluded),
+            refresh=REGIMES.index(regime),
         )
 
 
-class _Hidden:
+class Hidden:
     """Who may not stand on a list: pairs with an event of role exclude, and on `new` lists all contacts."""
 
     def __init__(self, log: EventLog, histories: Histories):

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import REGIMES, EvaluateSettings
+from befriend.config import EvaluateSettings
 from befriend.evaluation.measure import figures_schema
+from befriend.evaluation.regimes import REGIMES
 
 FIGURE = "headline.png"
 LISTS = {

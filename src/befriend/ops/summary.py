@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend import files, layout
-from befriend.config import REGIMES
 from befriend.errors import DataError
+from befriend.evaluation.regimes import REGIMES
 from befriend.evaluation.report import LISTS, headline
 
 SHOWN = 5  # models per list

@@ -20,11 +20,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
-from befriend.config import PARAMS_FILE, DataSettings, load_params
-from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, TARGET, TIMESTAMP
-from befriend.data.contracts import judge
+from befriend.config import PARAMS_FILE, AttributeSettings, DataSettings, load_params
+from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP
+from befriend.data.contracts import judge, judge_attributes
 from befriend.data.detect import detect
-from befriend.data.sources import read_chunks
+from befriend.data.sources import read_attribute_chunks, read_chunks
 from befriend.errors import CallError, SourceError
 from befriend.progress import track
 from befriend.settings import parse
@@ -46,12 +46,16 @@ def use(
     header: bool | None,
     default_action: str | None,
     roles: dict[str, str],
+    attributes: dict[str, Any],
 ) -> None:
-    """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample)."""
+    """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample).
+
+    attributes: settings of the table of users, as in data.attributes.
+    """
     if not Path("dvc.yaml").is_file():
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
     load_params()
-    told = (columns, unit, separator, header)
+    told = (columns, unit, separator, header, parse(AttributeSettings, attributes, "the attributes"))
     with _restored():
         if source is None:
             settings = parse(DataSettings, SAMPLE_SETTINGS, "befriend use --sample")
@@ -69,8 +73,9 @@ def use(
             raise CallError(_nothing_usable(source or "the sample", seen))
         if source is not None:
             settings = _with_actions(settings, seen, roles)
+        users = _look_at_users(settings)
     _write_settings(settings)
-    _show(Console(), settings, seen)
+    _show(Console(), settings, seen, users)
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def _name_action(settings: DataSettings, name: str) -> DataSettings:
 
 @dataclass
 class Seen:
-    """A whole log, as it was understood."""
+    """A whole log or table of users, as it was understood."""
 
     first: pl.DataFrame = field(default_factory=pl.DataFrame)
     """the first rows, judged"""
@@ -124,20 +129,31 @@ class Seen:
     """accepted rows by action"""
     refused: dict[str, int] = field(default_factory=dict)
     """refused rows by reason"""
+    rows: int = 0
+
+    def add(self, judged: pl.DataFrame) -> None:
+        """The next rows, with their `reason`."""
+        self.rows += judged.height
+        self.first = self.first if self.first.height else judged[:SHOWN]
+        for reason, count in judged.filter(pl.col(REASON).is_not_null()).group_by(REASON).len().iter_rows():
+            self.refused[reason] = self.refused.get(reason, 0) + count
 
 
 def _look(settings: DataSettings) -> Seen:
     seen = Seen()
     for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
         rows = judge(chunk.rows, settings, None)
-        seen.first = seen.first if seen.first.height else rows[:SHOWN]
-        good = pl.col(REASON).is_null()
-        for tally, part, column in (
-            (seen.actions, rows.filter(good), ACTION),
-            (seen.refused, rows.filter(~good), REASON),
-        ):
-            for name, count in part.group_by(column).len().iter_rows():
-                tally[name] = tally.get(name, 0) + count
+        seen.add(rows)
+        for action, count in rows.filter(pl.col(REASON).is_null()).group_by(ACTION).len().iter_rows():
+            seen.actions[action] = seen.actions.get(action, 0) + count
+    return seen
+
+
+def _look_at_users(settings: DataSettings) -> Seen:
+    """The table of users, as it was understood; without rows where there is none."""
+    seen = Seen()
+    for chunk in read_attribute_chunks(settings, layout.DATA):
+        seen.add(judge_attributes(chunk.rows, settings))
     return seen
 
 
@@ -175,7 +191,7 @@ def _write_settings(settings: DataSettings) -> None:
     )  # a blank line between sections
 
 
-def _show(console: Console, settings: DataSettings, seen: Seen) -> None:
+def _show(console: Console, settings: DataSettings, seen: Seen, users: Seen) -> None:
     title = "The first rows, as understood"
     table = Table("actor", "action", "target", "time (UTC)", "refused because", title=title, title_justify="left")
     for actor, action, target, second, reason in seen.first.select(
@@ -184,13 +200,30 @@ def _show(console: Console, settings: DataSettings, seen: Seen) -> None:
         time = "" if second is None or reason else pl.select(pl.from_epoch(pl.lit(second))).item().isoformat(" ")
         table.add_row(*(escape(str(value)) for value in (actor, action, target)), time, REASONS.get(reason, ""))
     console.print(table)
-    total = sum(seen.actions.values()) + sum(seen.refused.values())
     actions = [f"{a} {count:,} ({settings.roles.get(a, 'contact')})" for a, count in sorted(seen.actions.items())]
-    console.print(escape(f"{total:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
-    for reason, count in sorted(seen.refused.items()):
-        console.print(f"[yellow]{count:,} rows would be refused: {REASONS[reason]}[/]", highlight=False)
+    console.print(escape(f"{seen.rows:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
+    _show_refused(console, seen)
+    if users.rows:
+        _show_users(console, users)
     console.print(
         "data.dvc and the data: section of params.yaml are written. If a row above is misread, correct params.yaml.\n"
         "Next: [bold]dvc repro[/]",
         highlight=False,
     )
+
+
+def _show_users(console: Console, users: Seen) -> None:
+    """users: the table of users; its columns say what kind of attribute they are, as `categorical.country`."""
+    columns = [name for name in users.first.columns if name not in (ROW, REASON)]
+    title = "The first users, as understood"
+    table = Table(*map(escape, columns), "refused because", title=title, title_justify="left")
+    for *values, reason in users.first.select(*columns, REASON).iter_rows():
+        table.add_row(*("" if value is None else escape(str(value)) for value in values), REASONS.get(reason, ""))
+    console.print(table)
+    console.print(f"{users.rows:,} rows of users.", highlight=False)
+    _show_refused(console, users)
+
+
+def _show_refused(console: Console, seen: Seen) -> None:
+    for reason, count in sorted(seen.refused.items()):
+        console.print(f"[yellow]{count:,} rows would be refused: {REASONS[reason]}[/]", highlight=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,20 @@ import numpy as np
 import polars as pl
 
 from befriend import files
-from befriend.config import EvaluateSettings, Regime
+from befriend.config import EvaluateSettings
+from befriend.data.attributes import Attributes
 from befriend.data.histories import Histories
-from befriend.data.log import SPLIT_FILE, EventLog
-from befriend.data.split import Split
-from befriend.errors import DataError
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
+from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
+from befriend.models.folder import load
 from befriend.progress import track
+from befriend.retrieval.two_tower import TwoTowerRanker
 
 EVENTS_AT_ONCE = 256
 
@@ -35,13 +39,19 @@ class EvaluateResult:
         return f"{self.events:,} events; best on list new: " + ", ".join(f"{r} {m}" for r, m in self.best.items())
 
 
-def run(settings: EvaluateSettings, prepared: Path, reports: Path) -> EvaluateResult:
-    """Reads the prepared log; writes metrics.json, evaluation/ and predictions/<model>/<regime>.parquet."""
+def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path) -> EvaluateResult:
+    """Reads the prepared log and the models; writes metrics.json, evaluation/ and predictions/<model>/."""
     log = EventLog.read(prepared)
-    split = _read_split(prepared / SPLIT_FILE, log)
+    split = read_split(prepared, log)
     histories = Histories.of(log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
-    lists = _rank(log, histories, asked)
+    two_tower = load(models / "two_tower", log, Attributes.read(prepared))
+    observed = Observed.of(log, two_tower.tower.received_events, two_tower.actions)
+
+    def rankers() -> list[Ranker]:
+        return [Baselines(log, histories), TwoTowerRanker(two_tower.model, observed, two_tower.tower)]
+
+    lists = _rank(log, histories, asked, rankers)
     metrics: dict[str, Any] = {}
     slices, exposure = [], []
     with files.atomic(reports / "predictions") as kept:
@@ -61,14 +71,19 @@ def run(settings: EvaluateSettings, prepared: Path, reports: Path) -> EvaluateRe
     return EvaluateResult(max(len(questions.events) for questions in asked.values()), dict(top.iter_rows()))
 
 
-def _rank(log: EventLog, histories: Histories, asked: dict[Regime, Questions]) -> dict[Regime, dict[str, np.ndarray]]:
-    """Regime -> model -> int32[R, k], a list for each row of the questions."""
+def _rank(
+    log: EventLog, histories: Histories, asked: dict[Regime, Questions], rankers: Callable[[], list[Ranker]]
+) -> dict[Regime, dict[str, np.ndarray]]:
+    """Regime -> model -> int32[R, k], a list for each row of the questions.
+
+    rankers: makes them anew, for time starts over with each regime.
+    """
 
     def steps() -> Iterator[tuple[Regime, Ranker, Request]]:
         for regime, questions in asked.items():
-            rankers: list[Ranker] = [Baselines(log, histories)]  # anew: time starts over with each regime
+            started = rankers()
             for request in requests(log, histories, questions, regime, EVENTS_AT_ONCE):
-                for ranker in rankers:
+                for ranker in started:
                     yield regime, ranker, request
 
     blocks: dict[Regime, dict[str, list[np.ndarray]]] = {regime: {} for regime in asked}
@@ -77,18 +92,3 @@ def _rank(log: EventLog, histories: Histories, asked: dict[Regime, Questions]) -
         for name, ranked in ranker.rank(request).items():
             blocks[regime].setdefault(name, []).append(ranked)
     return {r: {name: np.concatenate(parts) for name, parts in found.items()} for r, found in blocks.items()}
-
-
-def _read_split(path: Path, log: EventLog) -> Split:
-    if not path.is_file():
-        raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
-    try:
-        raw = files.read_json(path)
-        split = Split(**{name: raw[name] for name in Split.__dataclass_fields__})
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged ({error!r}). Run `dvc repro --force validate`.") from None
-    if (raw.get("users"), raw.get("lineage"), raw["events"]) != (log.num_users, log.lineage(), log.num_events):
-        raise DataError(
-            f"{path} was made with another log than events.parquet beside it. Run `dvc repro --force validate`."
-        )
-    return split

@@ -9,12 +9,15 @@ import polars as pl
 
 from befriend import files
 from befriend.config import DataSettings, ValidateSettings
+from befriend.data.attributes import ATTRIBUTES_FILE
 from befriend.data.columns import FILE, RAW, REASON, REASONS, ROW, USER_ID
-from befriend.data.contracts import EVENTS, REJECTED, USERS, check
+from befriend.data.contracts import ATTRIBUTES, EVENTS, REJECTED, USERS, check
 from befriend.data.expectations import Verdict, check_log, facts_row
 from befriend.data.facts import describe
 from befriend.data.ingest import Ingested, ingest
+from befriend.data.ingest_attributes import IngestedAttributes, ingest_attributes
 from befriend.data.log import EVENTS_FILE, REJECTED_FILE, SPLIT_FILE, USERS_FILE, EventLog
+from befriend.data.rejected import RejectedWriter
 from befriend.data.split import split_by_time
 from befriend.data.validation_report import write_report
 from befriend.errors import DataError, SettingsError
@@ -38,11 +41,11 @@ class ValidateResult:
 def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Path, reports: Path) -> ValidateResult:
     """Checks the log at `source`.
 
-    Writes events.parquet, users.parquet, split.json and rejected.parquet to `prepared`; validation.json, the
-    folder validation/ (report.md, figure) and the site data_docs/ to `reports`. Where a critical rule fails,
-    events, users and split are not written, the rest is, and a DataError says which rule and shows rows.
+    Writes events.parquet, users.parquet, attributes.parquet, split.json and rejected.parquet to `prepared`;
+    validation.json, the folder validation/ (report.md, figure) and the site data_docs/ to `reports`. Where a critical
+    rule fails, only the reports and rejected.parquet are written, and a DataError says which rule and shows rows.
     """
-    outputs = [prepared / name for name in (EVENTS_FILE, USERS_FILE, SPLIT_FILE, REJECTED_FILE)]
+    outputs = [prepared / name for name in (EVENTS_FILE, USERS_FILE, ATTRIBUTES_FILE, SPLIT_FILE, REJECTED_FILE)]
     if rules.previous_users is not None and rules.previous_users.resolve() in [path.resolve() for path in outputs]:
         raise SettingsError(
             f"validate.previous_users names {rules.previous_users}, which this stage writes anew. "
@@ -51,11 +54,13 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
     for path in [*outputs, reports / "validation.json"]:
         path.unlink(missing_ok=True)
     with files.atomic(prepared / REJECTED_FILE) as rejected_file:
-        raw = ingest(source, data, rules, rejected_file)
+        with RejectedWriter(rejected_file) as keep:
+            raw = ingest(source, data, rules, keep)
+            attributes = ingest_attributes(source, data, raw.users[USER_ID], keep)
         check(pl.read_parquet(rejected_file), REJECTED, prepared / REJECTED_FILE)
     log = EventLog.from_tables(raw.events, raw.users[USER_ID])
     split = split_by_time(log.timestamp, rules.train_until, rules.validation_until) if log.num_events else None
-    facts = describe(raw, log, split)
+    facts = describe(raw, attributes, log, split)
     with files.atomic(reports / "data_docs") as docs:
         verdicts = check_log(raw.checked, facts_row(facts.figures, data), data, rules, docs)
     critical = [verdict for verdict in verdicts if verdict.severity == "critical" and not verdict.passed]
@@ -65,8 +70,12 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
     checks = {verdict.name: verdict.to_json() for verdict in verdicts}
     files.write_json(reports / "validation.json", facts.figures | {"passed": not critical, "rules": checks})
     if critical or split is None:
-        raise DataError(_refusal(critical, raw))
-    for name, table, contract in ((EVENTS_FILE, raw.events, EVENTS), (USERS_FILE, raw.users, USERS)):
+        raise DataError(_refusal(critical, raw, attributes))
+    for name, table, contract in (
+        (EVENTS_FILE, raw.events, EVENTS),
+        (USERS_FILE, raw.users, USERS),
+        (ATTRIBUTES_FILE, attributes.table, ATTRIBUTES),
+    ):
         check(table, contract, prepared / name)
         with files.atomic(prepared / name) as path:
             table.write_parquet(path, compression="zstd", statistics=True)
@@ -75,17 +84,18 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
     return ValidateResult(raw.read, sum(raw.rejected.values()), log.num_events, facts.figures["users"], warned)
 
 
-def _refusal(critical: list[Verdict], raw: Ingested) -> str:
+def _refusal(critical: list[Verdict], raw: Ingested, attributes: IngestedAttributes) -> str:
     """Which rule failed, how many rows for which reason, and the first of them."""
     lines = [f"the event log was refused by the rule {critical[0].line()}"]
     if raw.suggestion:
         lines.append(raw.suggestion)
-    for reason, count in sorted(raw.rejected.items(), key=lambda item: -item[1]):
-        lines.append(f"  {count:,} of {raw.read:,} rows: {REASONS[reason]}")
-    if raw.examples.height:
-        lines.append("The first refused rows:")
-        for file, row, reason, text in raw.examples.select(FILE, ROW, REASON, RAW).iter_rows():
-            lines.append(f"  {file}, row {row} ({reason}): {text[:120]}")
+    for part in (raw, attributes):
+        for reason, count in sorted(part.rejected.items(), key=lambda item: -item[1]):
+            lines.append(f"  {count:,} of {part.read:,} rows: {REASONS[reason]}")
+        if part.examples.height:
+            lines.append("The first refused rows:")
+            for file, row, reason, text in part.examples.select(FILE, ROW, REASON, RAW).iter_rows():
+                lines.append(f"  {file}, row {row} ({reason}): {text[:120]}")
     others = [verdict.name for verdict in critical[1:] if not verdict.name.startswith("rows:")]
     if others:
         lines.append(f"Also failed: {', '.join(others)}.")

@@ -1,0 +1,113 @@
+"""What each option of the two-tower model gives: every option turned, one at a time, everything else as it is.
+
+    python bench/ablations.py PREPARED [--seeds 3] [--epochs 1] [--set NAME=VALUE ...] [--json FILE]
+
+PREPARED is the folder that stage `validate` wrote. Each variant is trained once a seed, chosen and measured on the
+validation part: NDCG@10 on the lists `new` and `any`, averaged over the regimes. Differences to the default are paired
+by seed; the interval is that of Student's t over the seeds (none with one seed). What was measured is kept in --json,
+so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from befriend import files
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.data.split import read_split
+from befriend.evaluation.regimes import REGIMES
+from befriend.models.settings import TwoTowerSettings
+from befriend.settings import parse, split_override
+from befriend.training.loop import fit
+from befriend.training.two_tower import TwoTowerTrainee
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "MoE instead of MLP": {"interaction": "moe"},
+    "SwiGLU instead of GELU": {"activation": "swiglu"},
+    "pooled attention instead of transformer": {"history_encoder": "simple_attention"},
+    "num_rand_negs 0": {"num_rand_negs": 0},
+    "num_rand_negs 2": {"num_rand_negs": 2},
+    "num_rand_negs 5": {"num_rand_negs": 5},
+    "in-batch negatives": {"negatives": "in_batch"},
+    "random negatives": {"negatives": "random"},
+    "without temporal positions": {"temporal_weight": 0.0},
+    "without latent cross": {"latent_cross": False},
+    "without history projection": {"history_projection": False},
+    "without inbound events": {"received_events": False},
+    "without freshness": {"freshness": False},
+    "without pointer": {"pointer": False},
+    "without ID embedding": {"id_embedding": False},
+    "without log-Q correction": {"log_q": False},
+    "with 5 hard negatives": {"hard_negatives": 5},
+    "without a loss of its own for first contacts": {"new_weight": 0.0},
+}
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of t, by number of seeds
+LISTS = ("new", "any")
+
+
+def train(prepared: Path, settings: TwoTowerSettings) -> dict[str, float]:
+    """Validation figures of the best epoch: by list, the mean over the regimes; positions a second; parameters."""
+    log = EventLog.read(prepared)
+    observed = Observed.of(log, settings.received_events)
+    trainee = TwoTowerTrainee(observed, Attributes.read(prepared), read_split(prepared, log), settings)
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
+    best = fitted.history[fitted.best_epoch - 1]
+    figures = {
+        kind: statistics.fmean(best[f"validation/{kind}_{regime}"] for regime in settings.regimes) for kind in LISTS
+    }
+    figures |= {f"{kind}_{regime}": best[f"validation/{kind}_{regime}"] for kind in LISTS for regime in REGIMES}
+    return figures | {"speed": fitted.positions_per_second, "parameters": fitted.parameters}
+
+
+def interval(differences: list[float]) -> str:
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return f"{mean:+.4f}"
+    half = STUDENT[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{mean:+.4f} ± {half:.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6))
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--json", type=Path, default=Path("ablations.json"))
+    arguments = parser.parse_args()
+    base = {"epochs": arguments.epochs, "patience": None} | dict(split_override(item) for item in arguments.overrides)
+    found: dict[str, Any] = files.read_json(arguments.json) if arguments.json.is_file() else {}
+    for seed in range(arguments.seeds):
+        for name, option in VARIANTS.items():
+            settings = parse(TwoTowerSettings, base | option | {"seed": seed}, name)
+            key = f"{arguments.prepared} {name} {settings.model_dump_json()}"
+            if key not in found:
+                print(f"{name}, seed {seed}", flush=True)
+                found[key] = train(arguments.prepared, settings) | {"name": name, "seed": seed}
+                files.write_json(arguments.json, found)
+    rows = [row for key, row in found.items() if key.startswith(f"{arguments.prepared} ")]
+    by = {(row["name"], row["seed"]): row for row in rows}
+    print("\n| | new | difference | any | difference | parameters | positions/s |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in VARIANTS:
+        own = [by[name, seed] for seed in range(arguments.seeds)]
+        cells = []
+        for kind in LISTS:
+            differences = [row[kind] - by["default", row["seed"]][kind] for row in own]
+            cells += [f"{statistics.fmean(row[kind] for row in own):.4f}"]
+            cells += ["" if name == "default" else interval(differences)]
+        speed = statistics.fmean(row["speed"] for row in own)
+        print(f"| {name} | {' | '.join(cells)} | {own[0]['parameters']:,} | {speed:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What goes into the two-tower model and what it asks for, as dataclasses of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+HIDDEN = -1  # action of a position that does not know what will be done
+
+
+class Batch:
+    """Dataclasses of tensors that move between devices."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            moved[field.name] = value.to(device) if hasattr(value, "to") else value
+        return replace(self, **moved)  # type: ignore[type-var]
+
+    def beside(self, other: Self) -> Self:
+        """Both, joined along the second dimension."""
+        joined = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            ours, theirs = getattr(self, field.name), getattr(other, field.name)
+            joined[field.name] = None if ours is None else torch.cat([ours, theirs], 1)
+        return replace(self, **joined)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class NextTargetPredictionBatch(Batch):
+    """Histories of B actors, and for each the event that came next. What is None is not known."""
+
+    actor_id: Tensor
+    """int64[B]"""
+    actor_history_actions: Tensor
+    """int64[B, N]"""
+    actor_history_targets: Tensor
+    """int64[B, N], the user on the other side"""
+    actor_history_mask: Tensor
+    """bool[B, N], True where there is an event; valid entries at the end"""
+    example_action: Tensor
+    """int64[B], HIDDEN where it is not known"""
+    example_target: Tensor
+    """int64[B]"""
+    actor_history_received: Tensor | None = None
+    """bool[B, N], True where the other side acted"""
+    actor_history_timestamps: Tensor | None = None
+    """int64[B, N], UTC seconds"""
+
+
+@dataclass(frozen=True)
+class Positions(Batch):
+    """P moments in the histories of a batch at which the next target is asked for."""
+
+    row: Tensor
+    """int64[P], whose history"""
+    state: Tensor
+    """int64[P], 0 to N: the first so many columns of the history are known"""
+    action: Tensor
+    """int64[P], HIDDEN where it is not known"""
+    target: Tensor
+    """int64[P]"""
+    refresh: Tensor | None = None
+    """int64[P], index into the regimes; None: streaming"""
+    features: Tensor | None = None
+    """float32[P, F], the actor's own activity"""
+
+
+@dataclass(frozen=True)
+class Targets(Batch):
+    """Users as targets at a moment; what is None is not known."""
+
+    users: Tensor
+    """int64[...]"""
+    partners: Tensor | None = None
+    """int64[..., m], users with whom each was last in contact"""
+    partners_mask: Tensor | None = None
+    """bool[..., m]"""
+    features: Tensor | None = None
+    """float32[..., F], their own activity"""
+
+
+@dataclass(frozen=True)
+class Pairs(Batch):
+    """What happened between actors and targets."""
+
+    met: Tensor
+    """bool[...]"""
+    features: Tensor
+    """float32[..., F]"""
+    kinds: Tensor
+    """int64[...]"""
+
+
+@dataclass(frozen=True)
+class Query(Batch):
+    """What is asked for at P positions."""
+
+    static: Tensor
+    """float32[P, D], against what a target is"""
+    social: Tensor | None
+    """float32[P, D], against whom a target was last in contact with"""
+    moment: Tensor | None
+    """float32[P, T], against what a target has been doing lately"""
+    hidden: Tensor
+    """float32[P, D], for the pointer"""
+
+    def of(self, rows: slice) -> Query:
+        """The queries of some positions."""
+        social, moment = (None if x is None else x[rows] for x in (self.social, self.moment))
+        return Query(self.static[rows], social, moment, self.hidden[rows])
+
+    def vector(self) -> Tensor:
+        """float32[P, W]: the whole query; its inner product with `target_vectors` is the score but for the pointer."""
+        return torch.cat([part for part in (self.static, self.social, self.moment) if part is not None], -1)

@@ -1,0 +1,133 @@
+"""A model on disk: weights in safetensors, and everything else that is needed to use it in JSON beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from befriend import files
+from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.errors import DataError
+from befriend.models.settings import TowerSettings
+from befriend.models.two_tower import NextTargetPredictionUserIDs
+
+WEIGHTS_FILE = "weights.safetensors"
+ABOUT_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class TwoTowerModel:
+    """A trained model and what it was trained on."""
+
+    model: NextTargetPredictionUserIDs
+    tower: TowerSettings
+    actions: tuple[str, ...]
+    """labels by the model's own numbers"""
+    codes: Codes
+    """how it reads attributes"""
+    users: int
+    """how many users the log had"""
+    lineage: str
+    """digest of their ids: a later version of the log begins with the same"""
+    data: str
+    """sha256 of the events it was trained on"""
+    trained_until: int
+    """UTC second of the first event that was not trained on"""
+    validation: dict[str, float]
+    """figures of the epoch whose weights were kept"""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How a model reads attributes: fixed by the users it was trained on."""
+
+    vocabulary: dict[str, list[str]]
+    """categorical attribute -> labels, numbered from 1"""
+    scale: dict[str, tuple[float, float]]
+    """numeric attribute -> mean and deviation"""
+
+    @classmethod
+    def of(cls, attributes: Attributes, trained: np.ndarray) -> Codes:
+        """trained: bool[N], the users of the training part."""
+        return cls(attributes.vocabulary_of(trained), attributes.scale(trained))
+
+    def describe(self, model: NextTargetPredictionUserIDs, attributes: Attributes) -> None:
+        """Tells the model the attributes of all users."""
+        categorical = attributes.with_vocabulary(self.vocabulary).categorical.astype(np.int64)
+        model.users.describe(torch.from_numpy(categorical), torch.from_numpy(attributes.scaled(self.scale)))
+
+
+def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) -> NextTargetPredictionUserIDs:
+    """The model that the settings describe, with fresh weights."""
+    return NextTargetPredictionUserIDs(
+        num_users,
+        num_actions,
+        embedding_dim=tower.embedding_dim,
+        hidden_dim=tower.hidden_dim,
+        dropout=tower.dropout,
+        history_encoder_type=tower.history_encoder,
+        interaction_type=tower.interaction,
+        num_experts=tower.num_experts,
+        activation=tower.activation,
+        layers=tower.layers,
+        heads=tower.heads,
+        history_projection=tower.history_projection,
+        latent_cross=tower.latent_cross,
+        id_embedding=tower.id_embedding,
+        id_dropout=tower.id_dropout,
+        partners=tower.partners > 0,
+        user_features=USER_FEATURES if tower.freshness else 0,
+        pair_features=PAIR_FEATURES if tower.pointer else 0,
+        categories=tuple(1 + len(labels) for labels in codes.vocabulary.values()),
+        numeric=2 * len(codes.scale),
+    )
+
+
+def save(folder: Path, trained: TwoTowerModel) -> None:
+    """Writes the folder, complete or not at all."""
+    from safetensors.torch import save_file
+
+    about = {name: getattr(trained, name) for name in ("users", "lineage", "data", "trained_until", "validation")}
+    about |= {"attributes": {"vocabulary": trained.codes.vocabulary, "scale": trained.codes.scale}}
+    about |= {"model": "two-tower", "actions": list(trained.actions), "tower": trained.tower.model_dump(mode="json")}
+    weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+    with files.atomic(folder) as new:
+        new.mkdir()
+        save_file(weights, new / WEIGHTS_FILE)
+        files.write_json(new / ABOUT_FILE, about)
+
+
+def load(folder: Path, log: EventLog, attributes: Attributes) -> TwoTowerModel:
+    """A saved model for a log and its users: the one it was trained on, or a later version of it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    again = "Run `dvc repro train_two_tower`"
+    if not (folder / ABOUT_FILE).is_file():
+        raise DataError(f"there is no model in {folder}. {again} first.")
+    try:
+        about: dict[str, Any] = files.read_json(folder / ABOUT_FILE)
+        tower = TowerSettings.model_validate(about.pop("tower"))
+        actions = tuple(about.pop("actions"))
+        about.pop("model")
+        codes = Codes(**about.pop("attributes"))
+        model = build(tower, about["users"], len(actions), codes)
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        trained = TwoTowerModel(model.eval(), tower, actions, codes, **about)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, ValidationError) as error:
+        raise DataError(f"the model in {folder} cannot be read ({error}). {again}.") from None
+    found = log.lineage(trained.users) if log.num_users >= trained.users else "shorter"
+    if found != trained.lineage:
+        raise DataError(
+            f"the model in {folder} was trained on another log: lineage {trained.lineage[:12]} of {trained.users:,} "
+            f"users, this log has {log.num_users:,} users and lineage {log.lineage()[:12]}. {again}."
+        )
+    codes.describe(model, attributes)
+    return trained

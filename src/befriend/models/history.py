@@ -1,0 +1,100 @@
+"""History encoders: from the events of a user to one vector after each of them, in one causal pass.
+
+Every output depends on its own and earlier events only, on how long ago they were and how many came between, and
+not on where in the padded array they stand.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from befriend.models.layers import MLP, ActivationName
+
+AGES, STEPS = 32, 64  # buckets: powers of two of seconds; events between
+
+
+class RelativeBias(nn.Module):
+    """Attention bias by how many events and how many seconds lie between two events, one for each head.
+
+    Buckets as in T5 (Raffel et al. 2020) for events; logarithmic for seconds, as in HSTU (Zhai et al. 2024).
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.steps = nn.Parameter(torch.zeros(heads, STEPS))
+        self.ages = nn.Parameter(torch.zeros(heads, AGES))
+
+    def forward(self, mask: Tensor, timestamp: Tensor | None) -> Tensor:
+        """mask: bool[B, N]; timestamp: int64[B, N] or None. Returns float[B, H, N, N], -inf where j > i or padding.
+
+        A row of padding may look at itself, so that its softmax is defined.
+        """
+        n = mask.shape[1]
+        place = torch.arange(n, device=mask.device)
+        gap = place[:, None] - place
+        bias = self.steps[:, gap.clamp(0, STEPS - 1)][None]  # (1, H, N, N)
+        if timestamp is not None:
+            age = (timestamp[:, :, None] - timestamp[:, None, :]).clamp(min=0).float()
+            bucket = (age + 1).log2().long().clamp(max=AGES - 1)  # (B, N, N)
+            bias = bias + F.embedding(bucket, self.ages.T).permute(0, 3, 1, 2)
+        visible = (gap >= 0) & mask[:, None, :] | (gap == 0)  # (B, N, N)
+        return bias.masked_fill(~visible[:, None], float("-inf"))
+
+
+class SimpleAttention(nn.Module):
+    """Pooled multi-head attention: learned queries, one a head, look at all events so far."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(heads, width // heads) * (width // heads) ** -0.5)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.bias = RelativeBias(heads)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor, timestamp: Tensor | None) -> Tensor:
+        """tokens: float[B, N, W]; mask: bool[B, N]; timestamp: int64[B, N] or None. Returns float[B, N, W]."""
+        b, n, w = tokens.shape
+        key, value = self.key_value(tokens).view(b, n, 2, *self.query.shape).permute(2, 0, 3, 1, 4)  # (B, H, N, d)
+        logits = torch.einsum("hd,bhnd->bhn", self.query, key)[:, :, None] + self.bias(mask, timestamp)
+        pooled = logits.softmax(-1) @ value
+        return self.out(pooled.transpose(1, 2).reshape(b, n, w))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: causal self-attention, then a feed-forward layer."""
+
+    def __init__(self, width: int, heads: int, activation: ActivationName, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed_forward = MLP(width, 2 * width, width, activation, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: float[B, N, W]; bias: float[B, H, N, N]. Returns float[B, N, W]."""
+        b, n, w = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = x + self.dropout(self.out(attended.transpose(1, 2).reshape(b, n, w)))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
+
+
+class Transformer(nn.Module):
+    """Causal transformer over the history (Kang and McAuley 2018), with relative times and positions."""
+
+    def __init__(self, width: int, heads: int, layers: int, activation: ActivationName, dropout: float):
+        super().__init__()
+        self.bias = RelativeBias(heads)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, activation, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, mask: Tensor, timestamp: Tensor | None) -> Tensor:
+        """tokens: float[B, N, W]; mask: bool[B, N]; timestamp: int64[B, N] or None. Returns float[B, N, W]."""
+        x, bias = self.dropout(tokens), self.bias(mask, timestamp)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)

@@ -1,0 +1,41 @@
+"""Curves of a training for `dvc plots` and `dvc metrics`, written through DVCLive.
+
+A folder is always drawn anew from the whole history, so it holds the same bytes whether or not the training was
+interrupted: `plots/metrics/<name>.tsv` with a row an epoch, and `metrics.json` with the epoch that was kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from befriend import files
+
+if TYPE_CHECKING:
+    from dvclive.live import Live
+
+
+def draw(folder: Path, history: list[dict[str, float]], best_epoch: int) -> None:
+    """history: a row an epoch, name -> value, among them "epoch" (from 1); names with "/" go to subfolders."""
+    os.environ["DVC_STUDIO_OFFLINE"] = "true"  # figures of a training leave this machine only on purpose
+    from dvclive.live import Live
+
+    class Curves(Live):
+        """DVCLive as a writer of files only."""
+
+        def _init_dvc(self) -> None:
+            """Opens no repository: DVCLive would ask Git for the revision, and make a Git one a DVC one."""
+
+    with files.atomic(folder) as temporary:
+        live = Curves(dir=str(temporary), save_dvc_exp=False, dvcyaml=None, report=None)
+        for row in history:
+            _log(live, row, plot=True)
+        _log(live, history[best_epoch - 1], plot=False)  # metrics.json keeps what was logged last
+        live.make_summary()
+
+
+def _log(live: Live, row: dict[str, float], plot: bool) -> None:
+    live.step = int(row["epoch"])
+    for name in sorted(row.keys() - {"epoch"}):
+        live.log_metric(name, row[name], plot=plot)

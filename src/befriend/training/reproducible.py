@@ -1,0 +1,37 @@
+"""Equal runs, equal bytes: deterministic algorithms, a set number of threads, and a seed for each step.
+
+As every step starts from a seed of its own, no generator has a state that a checkpoint would have to keep.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def reproducible(threads: int, device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms on `threads` CPU threads; torch's settings and generators are as before afterwards."""
+    threads_before = torch.get_num_threads()
+    deterministic_before = torch.are_deterministic_algorithms_enabled()
+    warn_only_before = torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses matrix products
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(True)
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic_before, warn_only=warn_only_before)
+            torch.set_num_threads(threads_before)
+
+
+def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
+    """Seeds torch's generators, on every device, for one step of one process."""
+    mixed = np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0]))

@@ -1,0 +1,125 @@
+"""Attributes in memory: codes, scales of the users of training, and a model's own reading of a later table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from befriend.data.attributes import Attributes
+from befriend.errors import DataError
+
+TRAINED = np.array([True, True, True, False, False])
+
+
+def table() -> pl.DataFrame:
+    """Five users; the last two joined after training."""
+    return pl.DataFrame(
+        {
+            "user": pl.Series(range(5), dtype=pl.Int32),
+            "country": pl.Series(["np", None, "de", "fr", "np"], dtype=pl.Enum(["de", "fr", "np"])),
+            "plan": pl.Series([None] * 4 + ["free"], dtype=pl.Enum(["free"])),
+            "age": pl.Series([20, 40, None, 90, None], dtype=pl.Float32),
+            "level": pl.Series([7, 7, 7, 8, 7], dtype=pl.Float32),
+            "late": pl.Series([None, None, None, 3, None], dtype=pl.Float32),
+        }
+    )
+
+
+def test_labels_are_codes_from_one_and_numbers_stay_raw(tmp_path: Path) -> None:
+    table().write_parquet(tmp_path / "attributes.parquet")
+    found = Attributes.read(tmp_path)
+    assert found.categorical.dtype == np.int32
+    assert found.categorical.tolist() == [[3, 0], [0, 0], [1, 0], [2, 0], [3, 1]]
+    assert found.vocabulary == {"country": ("de", "fr", "np"), "plan": ("free",)}
+    assert found.cardinalities == (4, 2)
+    assert found.numeric.dtype == np.float32
+    assert np.array_equal(found.numeric[:, 0], [20, 40, np.nan, 90, np.nan], equal_nan=True)
+    assert found.names == ("country", "plan", "age", "level", "late")
+    assert found.num_users == 5
+
+
+def test_without_attributes_there_are_users_and_nothing_of_them(tmp_path: Path) -> None:
+    table().select("user").write_parquet(tmp_path / "attributes.parquet")
+    found = Attributes.read(tmp_path)
+    assert (found.categorical.shape, found.numeric.shape, found.names) == ((5, 0), (5, 0), ())
+    assert found.standardised(TRAINED).shape == (5, 0)
+    assert found.with_vocabulary(found.vocabulary_of(TRAINED)).categorical.shape == (5, 0)
+
+
+def test_numbers_are_scaled_by_the_users_of_training_alone() -> None:
+    z = Attributes.from_table(table()).standardised(TRAINED)
+    assert z.dtype == np.float32
+    assert z[:, 0].tolist() == [-1, 1, 0, 6, 0]  # mean 30, deviation 10, of 20 and 40
+    assert z[:, 1].tolist() == [0, 0, 0, 1, 0]  # all of training have 7: no deviation to divide by
+    assert z[:, 2].tolist() == [0, 0, 0, 3, 0]  # nobody of training has it
+    assert z[:, 3:].tolist() == [[0, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 0, 1]]
+
+
+def test_a_constant_column_is_not_blown_up_by_its_rounding() -> None:
+    values = np.full((1001, 1), 0.1, np.float32)
+    values[:500] = np.nextafter(np.float32(0.1), np.float32(1))
+    values[-1] = 1.1
+    z = Attributes(np.empty((1001, 0), np.int32), {}, values, ("x",)).standardised(np.arange(1001) < 1000)
+    assert np.abs(z[:-1, 0]).max() < 1e-6
+    assert z[-1, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_label_that_nobody_of_training_has_is_unknown_to_the_model() -> None:
+    found = Attributes.from_table(table())
+    kept = json.loads(json.dumps(found.vocabulary_of(TRAINED)))
+    assert kept == {"country": ["de", "np"], "plan": []}
+    model = found.with_vocabulary(kept)
+    assert model.categorical.tolist() == [[2, 0], [0, 0], [1, 0], [0, 0], [2, 0]]
+    assert model.cardinalities == (3, 1)
+
+
+def test_a_later_table_reads_as_the_model_was_trained() -> None:
+    """Another label before the known ones, columns in another order, another one more: the first users stay the same."""
+    trained = Attributes.from_table(table())
+    vocabulary, scale = trained.vocabulary_of(TRAINED), json.loads(json.dumps(trained.scale(TRAINED)))
+    country = pl.Series(["np", None, "de", "fr", "np", "at"], dtype=pl.Enum(["at", "de", "fr", "np"]))
+    more = pl.DataFrame(
+        {"user": [5], "age": [80.0], "level": [7.0]}, schema=table().select("user", "age", "level").schema
+    )
+    later = Attributes.from_table(
+        pl.concat([table().drop("country"), more], how="diagonal")
+        .with_columns(country.alias("country"), pl.Series("city", ["x"] * 6, dtype=pl.Enum(["x"])))
+        .select("user", "late", "level", "city", "age", "plan", "country")
+    )
+    before, after = trained.with_vocabulary(vocabulary), later.with_vocabulary(vocabulary)
+    assert np.array_equal(after.categorical[:5], before.categorical)
+    assert after.categorical[5].tolist() == [0, 0]
+    assert after.vocabulary == before.vocabulary
+    assert np.array_equal(later.scaled(scale)[:5], trained.scaled(scale))
+    assert later.scaled(scale)[5].tolist() == [5, 0, 0, 0, 0, 1]
+
+
+def test_a_table_without_a_column_of_the_model_is_refused_naming_both() -> None:
+    found = Attributes.from_table(table().drop("country", "age"))
+    with pytest.raises(DataError, match=r"categorical attributes country, plan, but .* has no country; it has: plan"):
+        found.with_vocabulary({"country": ["de"], "plan": []})
+    with pytest.raises(DataError, match=r"numeric attributes age, but .* has no age; it has: level, late"):
+        found.scaled({"age": (0, 1)})
+
+
+@pytest.mark.parametrize(
+    ("change", "breach"),
+    [
+        (pl.col("user").reverse(), "numbered in order"),
+        (pl.lit(float("inf"), pl.Float32).alias("age"), "finite or missing"),
+        (pl.col("country").cast(pl.String), "Enums of labels or Float32"),
+    ],
+)
+def test_a_table_that_was_tampered_with_is_refused(change: pl.Expr, breach: str, tmp_path: Path) -> None:
+    table().with_columns(change).write_parquet(tmp_path / "attributes.parquet")
+    with pytest.raises(DataError, match=breach):
+        Attributes.read(tmp_path)
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Run `dvc repro validate` first"):
+        Attributes.read(tmp_path)

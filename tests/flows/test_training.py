@@ -1,0 +1,229 @@
+"""What a person sees of a training: how far it is, its curves, and its best epoch beside the committed one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.exceptions import ObjectNotFound
+
+from befriend import layout
+from tasks import progress, train
+from tasks.curves import BARS, WIDEST, beside_committed, read_curves, report, sparkline
+from tasks.dvc import Reproduced, StageError
+from tests.training import tiny
+
+SUMMARY = "12 parameters, 3 epochs, stopped early; epoch 2 is best"
+SAID = (
+    "Running stage 'train_two_tower':",
+    "epoch 1 of 4: 250 of 1,000, about 11 min left",
+    "epoch 1 of 4: loss 7.2330, ndcg@10 0.1225 (best), 1,361 positions/s",
+    "epoch 3 of 4: loss 6.2330, ndcg@10 0.1200, 1,361 positions/s",
+    f"train_two_tower: {SUMMARY}",
+)
+
+
+def write_curves(folder: Path) -> None:
+    """As `befriend.training.curves` would, of three epochs."""
+    figures = {
+        "learning_rate": [0.001, 0.0005, 0.0001],
+        "train/loss": [7.25, 6.5, 6.0],
+        "train/mean_rank": [1234.5, 617.25, 400.0],
+        "validation/ndcg@10": [0.1, 0.25, 0.2],
+        "validation/new_daily": [0.03, 0.04, 0.05],
+    }
+    for name, values in figures.items():
+        file = folder / "plots" / "metrics" / f"{name}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{epoch}\t{value}" for epoch, value in enumerate(values, 1)]
+        file.write_text("\n".join([f"step\t{Path(name).name}", *lines]) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(metrics(0.25)))
+
+
+def metrics(ndcg: float, epoch: int = 2) -> dict[str, Any]:
+    return {
+        "learning_rate": 0.0005,
+        "step": epoch,
+        "train": {"loss": 6.5, "mean_rank": 617.25},
+        "validation": {"ndcg@10": ndcg, "new_daily": 0.04},
+    }
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
+    """Key -> what the artifact showed, one after the other, in a folder where nothing was trained yet."""
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, list[Any]] = {}
+    bar = UUID(int=1)
+
+    def create(progress: float, key: str, description: str) -> UUID:
+        found.setdefault(key, []).append((progress, description))
+        return bar
+
+    def update(artifact: UUID, progress: float, description: str) -> None:
+        assert artifact == bar
+        found["train-two-tower-progress"].append((progress, description))
+
+    monkeypatch.setattr(progress, "create_progress_artifact", create)
+    monkeypatch.setattr(progress, "update_progress_artifact", update)
+    for kind in ("markdown", "table"):
+        monkeypatch.setattr(
+            train, f"create_{kind}_artifact", lambda content, key, **_: found.setdefault(key, []).append(content)
+        )
+    return found
+
+
+def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageError | None = None) -> None:
+    """The stage says its lines; it leaves curves and its record, or fails after the curves."""
+
+    def reproduce(stage: str, force: bool, heard: Any) -> Reproduced:
+        for line in SAID[: -1 if error else None] if ran else ():
+            heard(line)
+        if error is None or error.began:
+            write_curves(layout.TRAINING)
+        if error:
+            raise error
+        if ran:
+            layout.RUNS.mkdir(exist_ok=True)
+            (layout.RUNS / f"{stage}.json").write_text(json.dumps({"summary": SUMMARY}))
+        return Reproduced(stage, ran, 1.0)
+
+    monkeypatch.setattr(train, "reproduce", reproduce)
+
+
+def test_a_line_of_the_training_says_how_far_it_is() -> None:
+    assert [progress.share(line) for line in SAID] == [None, 0.0625, 0.25, 0.75, None]
+    assert progress.share("validating: 3 of 4, about 1 min left") is None
+
+
+def test_the_lines_are_those_the_loop_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three epochs of five steps: after the first of each step there is a line, and one when the epoch is over."""
+    monkeypatch.setattr("befriend.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("befriend.progress._how_far", lambda k, total, _: f"{k:,} of {total:,}, about 0 min left")
+    fitted = tiny.train(tiny.Tiny(), tmp_path)
+    shares = [progress.share(line) for line in capsys.readouterr().err.splitlines()]
+    assert shares == pytest.approx([(epoch + k / 5) / 3 for epoch in range(3) for k in range(6)])
+
+    curves = read_curves(tmp_path / "curves")
+    assert curves.best_epoch == fitted.best_epoch
+    assert {name: list(values.values()) for name, values in curves.figures.items()} == {
+        name: [row[name] for row in fitted.history] for name in fitted.history[0].keys() - {"epoch"}
+    }
+
+
+def test_progress_moves_with_the_lines_and_ends_with_the_stage(
+    published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduces(monkeypatch)
+    assert train.train_two_tower.fn() == Reproduced("train_two_tower", True, 1.0)
+    shown = published["train-two-tower-progress"]
+    assert shown == [(6.25, SAID[1]), (25, SAID[2]), (75, SAID[3]), (100, SUMMARY)]
+
+
+def test_a_training_that_was_not_needed_has_curves_and_no_progress(
+    published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduces(monkeypatch, ran=False)
+    train.train_two_tower.fn()
+    assert published.keys() == {"train-two-tower-curves", "train-two-tower-figures"}
+
+
+def test_a_training_that_broke_down_shows_how_it_came_to_that(
+    published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduces(monkeypatch, error=StageError("training broke down: loss became nan", began=True))
+    with pytest.raises(StageError, match="loss became nan"):
+        train.train_two_tower.fn()
+    assert "epoch 2 of 3 is best" in published["train-two-tower-curves"][0]
+    assert published["train-two-tower-progress"][-1][0] == 75
+
+
+def test_nothing_is_shown_of_a_training_that_never_began_or_had_no_epoch(
+    published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.publish("train_two_tower", layout.TRAINING)
+    write_curves(layout.TRAINING)
+    reproduces(monkeypatch, ran=False, error=StageError("somebody else works here", may_pass=True))
+    with pytest.raises(StageError):
+        train.train_two_tower.fn()
+    assert not published
+
+
+@pytest.mark.parametrize("trouble", [httpx.ConnectError("refused"), ObjectNotFound(Exception("deleted"))])
+def test_a_page_that_cannot_be_told_ends_no_training(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+    def refuse(*_: Any, **__: Any) -> UUID:
+        raise trouble
+
+    monkeypatch.setattr(progress, "create_progress_artifact", refuse)
+    monkeypatch.setattr(progress, "update_progress_artifact", refuse)
+    bar = progress.Progress("train-two-tower-progress")
+    bar.hear(SAID[1])
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: UUID(int=1))
+    bar.hear(SAID[2])  # back again
+    bar.hear(SAID[3])
+
+
+def test_the_report_has_every_curve_and_the_best_epoch_bold(tmp_path: Path) -> None:
+    write_curves(tmp_path)
+    lines = report(read_curves(tmp_path), "train_two_tower").splitlines()
+    assert lines[0] == "# train_two_tower: epoch 2 of 3 is best"
+    tables = [line for line in lines if line.startswith("|")]
+    assert tables == [
+        "| figure | curve | first | best epoch | last |",
+        "| --- | --- | --- | --- | --- |",
+        "| validation/ndcg@10 | ▁█▆ | 0.1 | 0.25 | 0.2 |",
+        "| validation/new_daily | ▁▅█ | 0.03 | 0.04 | 0.05 |",
+        "| train/loss | █▄▁ | 7.25 | 6.5 | 6 |",
+        "| train/mean_rank | █▃▁ | 1,234 | 617.2 | 400 |",
+        "| learning_rate | █▄▁ | 0.001 | 0.0005 | 0.0001 |",
+        "| epoch | loss | ndcg@10 | new_daily |",
+        "| --- | --- | --- | --- |",
+        "| 1 | 7.25 | 0.1 | 0.03 |",
+        "| **2** | **6.5** | **0.25** | **0.04** |",
+        "| 3 | 6 | 0.2 | 0.05 |",
+    ]
+
+
+def test_a_figure_that_an_epoch_lacks_leaves_its_place_empty(tmp_path: Path) -> None:
+    write_curves(tmp_path)
+    (tmp_path / "plots/metrics/validation/new_daily.tsv").write_text("step\tnew_daily\n2\t0.04\n")
+    lines = report(read_curves(tmp_path), "train_two_tower").splitlines()
+    assert "| 1 | 7.25 | 0.1 |  |" in lines and "| **2** | **6.5** | **0.25** | **0.04** |" in lines
+
+
+def test_a_curve_goes_from_its_lowest_to_its_highest() -> None:
+    assert sparkline([float(k) for k in range(8)]) == BARS
+    assert sparkline([3.0, 3.0]) == "▁▁"
+    long = sparkline([float(k) for k in range(1000)])
+    assert len(long) == WIDEST and (long[0], long[-1]) == ("▁", "█")
+
+
+def test_the_best_epoch_stands_beside_the_committed_one() -> None:
+    rows = beside_committed(metrics(0.25000000001), metrics(0.2, epoch=5) | {"train": {"loss": 6.5}})
+    assert [row["figure"] for row in rows] == [
+        "epoch", "validation/ndcg@10", "validation/new_daily", "train/loss", "train/mean_rank", "learning_rate",
+    ]  # fmt: skip
+    found = {row["figure"]: (row["best epoch"], row["committed"], row["change"]) for row in rows}
+    assert found["epoch"] == (2, 5, -3)
+    assert found["validation/ndcg@10"] == (0.25, 0.2, 0.05)
+    assert found["train/mean_rank"] == (617.25, None, None)
+    assert {row["committed"] for row in beside_committed(metrics(0.25), None)} == {None}
+
+
+def test_committed_figures_are_found_in_git(published: dict[str, list[Any]]) -> None:
+    write_curves(layout.TRAINING)
+    git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a training"]):
+        subprocess.run([*git, *command], check=True, timeout=30)
+    (layout.TRAINING / "metrics.json").write_text(json.dumps(metrics(0.5)))
+    train.publish("train_two_tower", layout.TRAINING)
+    assert published["train-two-tower-figures"][0][1] == {
+        "figure": "validation/ndcg@10", "best epoch": 0.5, "committed": 0.25, "change": 0.25,
+    }  # fmt: skip

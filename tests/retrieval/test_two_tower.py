@@ -1,0 +1,173 @@
+"""Retrieval with the two-tower model equals scoring everyone by the model's own formula, at any moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.data.split import split_by_time
+from befriend.errors import CallError, DataError
+from befriend.evaluation.protocol import ask, requests
+from befriend.evaluation.regimes import REGIMES
+from befriend.models.batch import HIDDEN, Pairs, Targets
+from befriend.models.folder import Codes, TwoTowerModel
+from befriend.models.settings import TowerSettings
+from befriend.models.two_tower import NextTargetPredictionUserIDs
+from befriend.retrieval.recommend import Asked, recommend
+from befriend.retrieval.two_tower import Retriever, TwoTowerRanker
+from tests.conftest import random_log
+
+TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, partners=3)
+USERS = 30
+
+
+def model(**options: Any) -> NextTargetPredictionUserIDs:
+    """Random weights, also where training starts from 0."""
+    torch.manual_seed(3)
+    known = {"partners": True, "user_features": USER_FEATURES, "pair_features": PAIR_FEATURES}
+    m = NextTargetPredictionUserIDs(USERS, 1, embedding_dim=16, hidden_dim=32, **known | options).eval()
+    with torch.no_grad():
+        for p in m.parameters():
+            p.normal_(std=0.3)
+    m.users.known[20:] = False
+    return m
+
+
+@pytest.fixture(scope="module")
+def log() -> EventLog:
+    return random_log(users=USERS, events=500, seed=4)
+
+
+def scores_by_hand(m: NextTargetPredictionUserIDs, observed: Observed, user: int, visible: int, horizon: int) -> Any:
+    """float[N]: the model's score of everyone for one user, all terms, one by one."""
+    a = observed.activity
+    r = Retriever(m, observed, TOWER)
+    one = torch.tensor([user])
+    query = r.queries(one, torch.tensor([visible]), torch.tensor([horizon]), torch.tensor([0]), 0)
+    users, seen, now = torch.arange(USERS)[None], torch.tensor([[visible]]), torch.tensor([[horizon]])
+    place = a.places(users, seen)
+    partners, mask = a.partners(users, place + 1, TOWER.partners)
+    targets = Targets(users, partners, mask, a.user_features(place, seen, now))
+    pair = a.pair_places(one[:, None], users, seen)
+    end = a.histories.ends(one, seen[0])
+    pairs = Pairs(pair >= 0, a.pair_features(pair, end[:, None], seen, now), a.kinds(pair))
+    score = m.score_each(query, targets, pairs, m.users.rows())[0]
+    return torch.where(place[0] >= 0, score, -torch.inf)
+
+
+@torch.no_grad()
+def test_lists_are_those_of_the_full_formula_at_any_moment_in_any_order(log: EventLog) -> None:
+    m, observed = model(), Observed.of(log)
+    r = Retriever(m, observed, TOWER)
+    rng = np.random.default_rng(0)
+    for visible in (300, 120, 499, 40, 41):  # forth and back
+        horizon = int(log.timestamp[visible - 1]) + 3600
+        r.refresh(visible, horizon)
+        user = torch.from_numpy(rng.choice(USERS, 4, replace=False))
+        full = torch.full_like(user, visible)
+        query = r.queries(user, full, torch.full_like(user, horizon), torch.zeros_like(user), 0)
+        excluded = [rng.choice(USERS, n, replace=False) for n in (0, 3, 10, 1)]
+        indptr = np.cumsum([0, *map(len, excluded)])
+        found = r.search(query, user, 12, indptr, np.concatenate(excluded))
+        for b in range(4):
+            expected = scores_by_hand(m, observed, int(user[b]), visible, horizon)
+            expected[int(user[b])] = expected[excluded[b]] = -torch.inf
+            best = expected.topk(12)
+            kept = best.values > -torch.inf
+            assert torch.equal(found.ids[b][kept], best.indices[kept])
+            assert torch.allclose(found.scores[b][kept], best.values[kept], atol=1e-4)
+            assert (found.ids[b][~kept] == -1).all()
+
+
+def test_the_pointer_and_the_moment_move_the_lists(log: EventLog) -> None:
+    observed = Observed.of(log)
+
+    def lists(m: NextTargetPredictionUserIDs, tower: TowerSettings, later: int) -> torch.Tensor:
+        r = Retriever(m, observed, tower)
+        horizon = int(log.timestamp[299]) + later
+        r.refresh(300, horizon)
+        user = torch.arange(10)
+        query = r.queries(user, torch.full_like(user, 300), torch.full_like(user, horizon), torch.zeros_like(user), 0)
+        return r.search(query, user, 10, np.zeros(11, np.int64), np.empty(0, np.int64)).ids
+
+    plain = lists(model(), TOWER, 60)
+    assert not torch.equal(plain, lists(model(), TOWER, 86_400 * 30))  # time alone has passed
+    without = model()
+    without.pointer = None
+    assert not torch.equal(plain, lists(without, TOWER, 60))
+
+
+def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
+    split = split_by_time(log.timestamp, 0.8, 0.9)
+    observed = Observed.of(log)
+    for regime in REGIMES:
+        questions = ask(log, split, "test", 40, regime)
+        ranker = TwoTowerRanker(model(), observed, TOWER)
+        lists = np.concatenate(
+            [ranker.rank(x)["two-tower"] for x in requests(log, observed.activity.histories, questions, regime)]
+        )
+        assert len(lists) == len(questions.row_event)
+        actors = log.actor[questions.events[questions.row_event]]
+        for row, users in enumerate(lists):
+            real = users[users >= 0]
+            assert len(set(real.tolist())) == len(real) > 0
+            assert actors[row] not in real
+            assert (log.first_seen[real] < questions.horizon[questions.row_event[row]]).all()
+        newcomers = np.flatnonzero(log.first_seen[actors] >= split.t_validation)
+        assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
+
+
+def trained(log: EventLog) -> TwoTowerModel:
+    codes = Codes({}, {})
+    return TwoTowerModel(model(), TOWER, log.actions, codes, USERS, log.lineage(), "", 0, {})
+
+
+def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
+    observed = Observed.of(log)
+    lists = recommend(trained(log), observed, pl.Series([105, 111]), Asked(k=20))
+    assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
+    assert not (lists["user"] == lists["recommended"]).any()
+    assert lists["contact"].any() and lists["known"].all()
+    contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
+    assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
+    new = recommend(trained(log), observed, pl.Series([105]), Asked(k=20, new_only=True))
+    assert not new["contact"].any()
+    assert not set(new["recommended"]) & contacts
+
+
+def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
+    observed = Observed.of(log)
+    lists = recommend(trained(log), observed, pl.Series([99_999, 105]), Asked(k=5))
+    assert lists["known"].to_list() == [False] * 5 + [True] * 5
+    assert not lists.filter(~pl.col("known"))["contact"].any()
+
+
+def test_the_moment_is_respected(log: EventLog) -> None:
+    from datetime import UTC, datetime
+
+    observed = Observed.of(log)
+    at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
+    lists = recommend(trained(log), observed, pl.Series([100]), Asked(at=at, k=USERS))
+    known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
+    assert set(lists["recommended"]) == known
+    assert (lists["last_active"] < at).all()
+    with pytest.raises(DataError, match="the log begins on"):
+        recommend(trained(log), observed, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
+    with pytest.raises(CallError, match="Actions: hi"):
+        recommend(trained(log), observed, pl.Series([100]), Asked(action="wave"))
+
+
+def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:
+    observed = Observed.of(log)
+    r = Retriever(model(), observed, TOWER)
+    user, seen = torch.tensor([3]), torch.tensor([200])
+    horizon = torch.tensor([int(log.timestamp[200])])
+    known = r.queries(user, seen, horizon, torch.tensor([0]), 0).vector()
+    assert not torch.allclose(known, r.queries(user, seen, horizon, torch.tensor([HIDDEN]), 0).vector())

@@ -1,0 +1,132 @@
+"""Stage train_two_tower: a self-describing folder, the same bytes whatever happened on the way, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from befriend import files
+from befriend.config import DataSettings, ValidateSettings
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.errors import DataError
+from befriend.models.folder import load
+from befriend.stages import validate
+from befriend.training import loop
+from tests.stages.conftest import SMALL, train
+
+
+def prepare(root: Path, until: float = 1.0) -> None:
+    """A log of some 100 users with attributes, validated; until: the share of its events that are there already."""
+    from befriend.data.simulate import write
+    from befriend.data.traits import SimulateSettings
+
+    write(SimulateSettings(users=100, events=2000, seed=1), root / "simulated")
+    events = pl.read_parquet(root / "simulated" / "events.parquet")
+    (root / "log").mkdir()
+    events.head(int(events.height * until)).write_parquet(root / "log" / "events.parquet")
+    ids = events["actor_id"].unique().sort()
+    people = pl.DataFrame({"user_id": ids, "city": [f"c{k % 3}" for k in range(len(ids))], "age": range(len(ids))})
+    people.write_parquet(root / "log" / "people.parquet")
+    attributes = {"file": "people.parquet", "categorical": ["city"], "numeric": ["age"]}
+    data = DataSettings(roles={"view": "signal", "block": "exclude"}, attributes=attributes)
+    validate.run(data, ValidateSettings(), root / "log", root / "prepared", root / "reports")
+
+
+def digests(root: Path) -> dict[str, str]:
+    found = [p for part in ("models", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
+    assert found
+    return {str(p.relative_to(root)): files.sha256(p) for p in found}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    prepare(root)
+    train(root, epochs=2)
+    return root
+
+
+def copy(project: Path, root: Path) -> None:
+    shutil.copytree(project / "prepared", root / "prepared")
+
+
+def test_the_folder_says_what_the_model_is_and_what_it_was_trained_on(project: Path) -> None:
+    log = EventLog.read(project / "prepared")
+    about = files.read_json(project / "models" / "two_tower" / "model.json")
+    assert about["users"] == log.num_users and about["lineage"] == log.lineage()
+    assert about["data"] == files.sha256(project / "prepared" / "events.parquet")
+    assert about["actions"] == list(log.actions)
+    assert about["tower"]["embedding_dim"] == SMALL["embedding_dim"]
+    assert about["attributes"]["vocabulary"] == {"city": ["c0", "c1", "c2"]}
+    curves = json.loads((project / "reports" / "training" / "two_tower" / "metrics.json").read_text())
+    assert curves["validation"]["ndcg@10"] == pytest.approx(about["validation"]["ndcg@10"])
+    assert not (project / ".checkpoints" / "train_two_tower").exists()
+
+
+def test_training_again_and_training_after_a_stop_give_the_same_bytes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy(project, tmp_path)
+    take, steps = loop._Run._take, []
+
+    def stop_once(run: object, *args: object) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        take(run, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop._Run, "_take", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, epochs=2, checkpoint_every=2)
+    assert any((tmp_path / ".checkpoints" / "train_two_tower").rglob("*.safetensors"))
+    assert not (tmp_path / "models").exists()
+    done = len(steps)
+    train(tmp_path, epochs=2, checkpoint_every=2)
+    assert len(steps) - done < 2 * done + 20  # it went on, rather than starting anew
+    assert digests(tmp_path) == digests(project)
+
+
+def test_a_saved_model_gives_back_what_was_saved(project: Path) -> None:
+    log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
+    one, two = (load(project / "models" / "two_tower", log, attributes) for _ in range(2))
+    for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True):
+        assert np.array_equal(a.numpy(), b.numpy())
+    assert one.codes.scale.keys() == {"age"}
+    assert not one.model.training
+
+
+def test_a_later_version_of_the_log_is_served_by_the_earlier_model(tmp_path: Path) -> None:
+    prepare(tmp_path, until=0.7)
+    train(tmp_path)
+    log = EventLog.read(tmp_path / "prepared")
+    (tmp_path / "users.parquet").write_bytes((tmp_path / "prepared" / "users.parquet").read_bytes())
+    rules = ValidateSettings(previous_users=tmp_path / "users.parquet")
+    data = DataSettings(roles={"view": "signal", "block": "exclude"})
+    later = tmp_path / "simulated" / "events.parquet"
+    validate.run(data, rules, later, tmp_path / "prepared", tmp_path / "reports")
+    grown = EventLog.read(tmp_path / "prepared")
+    assert grown.num_users > log.num_users
+    with pytest.raises(DataError, match="city"):  # the model was trained with attributes that are gone
+        load(tmp_path / "models" / "two_tower", grown, Attributes.read(tmp_path / "prepared"))
+
+
+def test_a_model_of_another_log_or_a_damaged_one_is_refused(project: Path, tmp_path: Path) -> None:
+    log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
+    folder = tmp_path / "two_tower"
+    with pytest.raises(DataError, match=r"there is no model in .*two_tower\. Run `dvc repro train_two_tower` first"):
+        load(folder, log, attributes)
+    shutil.copytree(project / "models" / "two_tower", folder)
+    about = files.read_json(folder / "model.json")
+    files.write_json(folder / "model.json", about | {"lineage": "0" * 64})
+    with pytest.raises(DataError, match="trained on another log: lineage 000000000000"):
+        load(folder, log, attributes)
+    files.write_json(folder / "model.json", about)
+    (folder / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be read"):
+        load(folder, log, attributes)
