@@ -123,6 +123,7 @@ def test_contacts_are_distinct_and_each_at_its_latest_entry() -> None:
             met = h.other[window].tolist()
             got = h.other[place[ok]].tolist()
             assert sorted(got) == sorted(set(met))
+            assert (place[ok].diff() < 0).all() and place.shape[1] == len(got)
             for p, other in zip(place[ok].tolist(), got, strict=True):
                 assert p == window.start + len(met) - 1 - met[::-1].index(other)
                 assert a.pair_places(one(user), one(other), one(visible)).item() == p

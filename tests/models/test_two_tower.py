@@ -161,6 +161,7 @@ def test_every_option_changes_what_comes_out_and_how_many_parameters_there_are(
         ({"history_projection": False}, -(2 * d * d + d) - (d * d + d) + d * hidden + d + (2 * d * d + d)),
         ({"id_embedding": False}, -USERS * d),
         ({"layers": 1}, None),
+        ({"shortcut": True}, 5 * d * d + d),
     ]
     for option, difference in options:
         out = model(**option)(some)
@@ -168,6 +169,7 @@ def test_every_option_changes_what_comes_out_and_how_many_parameters_there_are(
         assert parameters(**option) != count, option
         if difference is not None:
             assert parameters(**option) - count == difference, option
+    assert not torch.allclose(model(history_scale=5.0)(some), plain)
     one_more = parameters(**moe, num_experts=5) - parameters(**moe, num_experts=4)
     parts = 5 * d
     assert one_more == (parts * hidden + hidden) + (hidden * d + d) + (parts + 1)  # an expert and its gate
@@ -258,6 +260,19 @@ def test_somebody_unseen_in_training_has_a_query_and_can_be_a_target(some: NextT
     assert not torch.allclose(ours, theirs)  # by their partners and moments
     assert torch.equal(ours[:16], theirs[:16])  # neither has an embedding of their own
     assert torch.equal(ours[:16], m.users.own.weight[-1])
+
+
+def test_the_social_term_is_the_inner_product_with_the_partners_mean_embedding() -> None:
+    m = model(partners=True)
+    g = torch.Generator().manual_seed(0)
+    targets = Targets(
+        torch.randint(USERS, (5, 7), generator=g),
+        torch.randint(USERS + 9, (5, 7, 3), generator=g),
+        torch.rand(5, 7, 3, generator=g) < 0.6,
+    )
+    query, rows = torch.randn(5, 16, generator=g), m.users.rows()
+    by_hand = torch.einsum("pd,pkd->pk", query, m.social(targets, rows))
+    assert torch.allclose(m.social_scores(query, targets, rows), by_hand, atol=1e-5)
 
 
 def test_dropped_embeddings_are_dropped_in_training_alone() -> None:

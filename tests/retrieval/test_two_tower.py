@@ -24,7 +24,7 @@ from befriend.retrieval.recommend import Asked, recommend
 from befriend.retrieval.two_tower import Retriever, TwoTowerRanker
 from tests.conftest import random_log
 
-TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, partners=3)
+TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, partners=3, own_contacts=12)
 USERS = 30
 
 
@@ -57,7 +57,9 @@ def scores_by_hand(m: NextTargetPredictionUserIDs, observed: Observed, user: int
     targets = Targets(users, partners, mask, a.user_features(place, seen, now))
     pair = a.pair_places(one[:, None], users, seen)
     end = a.histories.ends(one, seen[0])
-    pairs = Pairs(pair >= 0, a.pair_features(pair, end[:, None], seen, now), a.kinds(pair))
+    pairs = Pairs(
+        pair >= end[:, None] - TOWER.own_contacts, a.pair_features(pair, end[:, None], seen, now), a.kinds(pair)
+    )
     score = m.score_each(query, targets, pairs, m.users.rows())[0]
     return torch.where(place[0] >= 0, score, -torch.inf)
 

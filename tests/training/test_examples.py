@@ -162,6 +162,18 @@ def test_contacts_and_first_contacts_are_told_apart(log: EventLog) -> None:
                 assert int(b.positions.target[p]) not in contacts
 
 
+def test_only_people_of_the_latest_own_events_are_pointed_at(log: EventLog) -> None:
+    found = examples(log)
+    h = found.activity.histories
+    for b in batches(found)[:6]:
+        for p in range(len(b.weight)):
+            window = h.window(int(b.histories.actor_id[b.positions.row[p]]), int(b.visible[p]))
+            latest = set(h.other[window][-SMALL["own_contacts"] :].tolist())
+            candidate = torch.cat([torch.ones(1, dtype=torch.bool), b.near_allowed[p]])
+            users = b.near.users[p][candidate].tolist()
+            assert b.pairs.met[p][candidate].tolist() == [user in latest for user in users]
+
+
 def test_the_action_is_known_in_the_streaming_regime_alone(log: EventLog) -> None:
     for b in batches(examples(log))[:4]:
         assert ((b.positions.action == HIDDEN) == (b.positions.refresh != 0)).all()

@@ -174,13 +174,15 @@ class Activity:
     def contacts(self, end: Tensor, users: Tensor, visible: Tensor, entries: int) -> Tensor:
         """Places of the latest entry with each distinct other user among a user's last `entries` visible ones.
 
-        end, users, visible: int64[B]. Returns int64[B, entries], -1 where there is none or a later one.
+        end, users, visible: int64[B]. Returns int64[B, C], the latest first, -1 behind the last; C is as small as can
+        be.
         """
         h = self.histories
         place = end[:, None] + torch.arange(-entries, 0, device=end.device)
         known = place >= h.indptr[users][:, None]
         latest = self.next_with_other[place.clamp(min=0)] >= visible[:, None]
-        return torch.where(known & latest, place, -1)
+        place = torch.where(known & latest, place, -1).sort(dim=1, descending=True).values
+        return place[:, : int((place >= 0).sum(1).max()) if len(place) else 0]
 
     def others(self, place: Tensor) -> Tensor:
         """int64[...]: the other user of each entry, 0 for place -1."""

@@ -79,6 +79,8 @@ def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) 
         layers=tower.layers,
         heads=tower.heads,
         history_projection=tower.history_projection,
+        shortcut=tower.shortcut,
+        history_scale=tower.history_scale,
         latent_cross=tower.latent_cross,
         id_embedding=tower.id_embedding,
         id_dropout=tower.id_dropout,

@@ -44,10 +44,14 @@ class RelativeBias(nn.Module):
 
 
 class SimpleAttention(nn.Module):
-    """Pooled multi-head attention: learned queries, one a head, look at all events so far."""
+    """Pooled multi-head attention: learned queries, one a head, look at all events so far; the last is added as it is.
 
-    def __init__(self, width: int, heads: int):
+    Without that way past the attention, what the last event says is learned more slowly.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.query = nn.Parameter(torch.randn(heads, width // heads) * (width // heads) ** -0.5)
         self.key_value = nn.Linear(width, 2 * width)
         self.bias = RelativeBias(heads)
@@ -56,10 +60,11 @@ class SimpleAttention(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor, timestamp: Tensor | None) -> Tensor:
         """tokens: float[B, N, W]; mask: bool[B, N]; timestamp: int64[B, N] or None. Returns float[B, N, W]."""
         b, n, w = tokens.shape
-        key, value = self.key_value(tokens).view(b, n, 2, *self.query.shape).permute(2, 0, 3, 1, 4)  # (B, H, N, d)
+        x = self.dropout(tokens)
+        key, value = self.key_value(x).view(b, n, 2, *self.query.shape).permute(2, 0, 3, 1, 4)  # (B, H, N, d)
         logits = torch.einsum("hd,bhnd->bhn", self.query, key)[:, :, None] + self.bias(mask, timestamp)
         pooled = logits.softmax(-1) @ value
-        return self.out(pooled.transpose(1, 2).reshape(b, n, w))
+        return x + self.out(pooled.transpose(1, 2).reshape(b, n, w))
 
 
 class Block(nn.Module):

@@ -37,6 +37,10 @@ class TowerSettings(Settings):
     """how history, actor and action become a query: an MLP, or a mixture of expert MLPs"""
     num_experts: Annotated[int, Field(ge=2)] = 4
     """experts of the mixture"""
+    shortcut: bool = False
+    """add a linear layer beside the interaction"""
+    history_scale: Annotated[float, Field(gt=0)] = 1.0
+    """factor of users' embeddings as parts of a history; above 1 lets small ones be learned faster"""
     latent_cross: bool = True
     """add the products actor x history and actor x action to the query's parts"""
     activation: Literal["gelu", "swiglu"] = "gelu"
@@ -47,12 +51,14 @@ class TowerSettings(Settings):
     """users seen in training have an embedding of their own; off, a user is only what is known of them"""
     id_dropout: Share = 0.3
     """share of users who go without their embedding in a training step, so that the model can do without"""
-    partners: Count = 8
+    partners: Count = 4
     """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
     freshness: bool = True
     """how recently and how often somebody acted and was acted on enters the score"""
     pointer: bool = True
     """people in one's own history get a score of their own, from when and how often one was in contact"""
+    own_contacts: Annotated[int, Field(ge=1)] = 100
+    """latest events of one's history whose people get that score, and stand against every target in training"""
 
 
 class AskSettings(Settings):
@@ -60,12 +66,14 @@ class AskSettings(Settings):
 
     regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily", "frozen"]
     """what is visible when a training event is asked for; each event is asked for once in each regime an epoch"""
-    positions_per_batch: Annotated[int, Field(ge=2)] = 512
+    positions_per_batch: Annotated[int, Field(ge=2)] = 256
     """training events asked for in one step"""
     temporal_positions: Annotated[int, Field(ge=1)] = 25
     """events of a history predicted in one causal pass; 1: each history is encoded for one event only"""
     temporal_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of an event inside an encoded history, beside the last one"""
+    half_life: Annotated[float, Field(gt=0)] | None = 0.25
+    """share of the training events after which one weighs half of what the latest does; null: all weigh the same"""
     negatives: Literal["in_batch", "mixed", "random"] = "mixed"
     """targets of the same batch, random users, or both (mixed)"""
     num_rand_negs: Count = 1
@@ -74,10 +82,8 @@ class AskSettings(Settings):
     """correct negatives for how often they are drawn"""
     softmax: Literal["sampled", "full"] = "sampled"
     """full: everyone is a negative of everyone, for small networks"""
-    recent_events: Count = 48
+    recent_events: Count = 32
     """the two users of each of the last so many events stand against every target"""
-    own_contacts: Count = 48
-    """the others of the actor's last so many events stand against every target"""
     hard_negatives: Count = 0
     """users whom the index ranks first for a position stand against its target"""
     new_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -87,5 +93,9 @@ class AskSettings(Settings):
 class TwoTowerSettings(TowerSettings, AskSettings, TrainingSettings):
     """Stage train_two_tower: the model, what its training asks it, and the training itself."""
 
+    epochs: Annotated[int, Field(ge=1)] = 2
+    """passes over the training events, at most"""
+    patience: Annotated[int, Field(ge=1)] | None = 1
+    """epochs without a gain on the validation metric before training stops; null never stops early"""
     validation_events: Annotated[int, Field(ge=1)] = 1000
     """events of the validation part, evenly spaced, by which the best epoch is chosen"""

@@ -20,6 +20,7 @@ from befriend.models.terms import Pointer, TargetMoment
 from befriend.training.losses import SoftmaxLoss, softmax_loss
 from befriend.training.negatives import NegativesName, draw
 
+NEUTRAL = 0.01  # deviation of fresh embeddings of users: most have few events, and are to start out as nobody special
 REFRESHES = 3  # streaming, daily, frozen: how fresh the list is when it is shown
 
 
@@ -38,7 +39,7 @@ class UserEmbedding(nn.Module):
         self.categorical: Tensor
         self.numbers: Tensor
         for table in (self.own, *self.categories):
-            nn.init.normal_(table.weight, std=width**-0.5)
+            nn.init.normal_(table.weight, std=NEUTRAL)
 
     def rows(self, dropout: float = 0.0) -> Tensor:
         """int64[num_users + 1]: the row of each user; some are left out in training. One draw serves a whole step."""
@@ -79,6 +80,8 @@ class NextTargetPredictionUserIDs(nn.Module):
         history_encoder_type: `transformer` or `simple_attention`.
         interaction_type: `mlp` or `moe`, with `num_experts`.
         history_projection: Project the encoder's output of width 2 D to D.
+        shortcut: Add a linear layer beside the interaction (wide and deep: Cheng et al. 2016).
+        history_scale: Factor of the users' embeddings as parts of a history; > 1 lets small ones be learned faster.
         latent_cross: Add actor x history and actor x action to the query's parts (Beutel et al. 2018).
         id_embedding, id_dropout: Whether users have an embedding of their own, and how often it is left out.
         partners: Whether targets are described by their latest contacts too.
@@ -105,6 +108,8 @@ class NextTargetPredictionUserIDs(nn.Module):
         layers: int = 2,
         heads: int = 4,
         history_projection: bool = True,
+        shortcut: bool = False,
+        history_scale: float = 1.0,
         latent_cross: bool = True,
         id_embedding: bool = True,
         id_dropout: float = 0.0,
@@ -121,7 +126,7 @@ class NextTargetPredictionUserIDs(nn.Module):
         super().__init__()
         d, wide = embedding_dim, 2 * embedding_dim
         self.num_users, self.id_dropout = num_users, id_dropout
-        self.latent_cross = latent_cross
+        self.latent_cross, self.history_scale = latent_cross, history_scale
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         self.negatives, self.log_q = negatives, log_q
 
@@ -132,7 +137,7 @@ class NextTargetPredictionUserIDs(nn.Module):
         self.encoder = (
             Transformer(wide, heads, layers, activation, dropout)
             if history_encoder_type == "transformer"
-            else SimpleAttention(wide, heads)
+            else SimpleAttention(wide, heads, dropout)
         )
         state = d if history_projection else wide
         self.projection = MLP(wide, d, d, activation, dropout) if history_projection else nn.Identity()
@@ -149,6 +154,7 @@ class NextTargetPredictionUserIDs(nn.Module):
             if interaction_type == "moe"
             else MLP(parts, hidden_dim, d, activation, dropout)
         )
+        self.shortcut = nn.Linear(parts, d) if shortcut else None
         self.to_static = nn.Linear(d, d)
         self.to_social = nn.Linear(d, d) if partners else None
         self.to_moment = nn.Linear(d, self.moment.width) if self.moment is not None else None
@@ -180,7 +186,7 @@ class NextTargetPredictionUserIDs(nn.Module):
             gap = torch.zeros_like(timestamp)
             gap[:, 1:] = (timestamp[:, 1:] - timestamp[:, :-1]) * mask[:, :-1]
             happened = happened + self.gap(torch.stack([gap.float().log1p() / 10, (gap > 0).float()], -1))
-        other = self.users(batch.actor_history_targets, rows)
+        other = self.history_scale * self.users(batch.actor_history_targets, rows)
         tokens = torch.cat([other, happened], -1) * mask[..., None]
         after = self.projection(self.encoder(tokens, mask, timestamp))
         after = torch.where(mask[..., None], after, self.empty)
@@ -205,7 +211,10 @@ class NextTargetPredictionUserIDs(nn.Module):
             own = positions.features
             own = history.new_zeros(len(history), width) if own is None else self.moment.standardise(own)
             parts.append(self.own_activity(own))
-        hidden = self.interaction(torch.cat(parts, -1))
+        known = torch.cat(parts, -1)
+        hidden = self.interaction(known)
+        if self.shortcut is not None:
+            hidden = hidden + self.shortcut(known)
         return Query(
             static=self.to_static(hidden),
             social=self.to_social(hidden) if self.to_social is not None else None,
@@ -243,24 +252,38 @@ class NextTargetPredictionUserIDs(nn.Module):
             return self.empty.new_zeros(*targets.users.shape, self.moment.width)
         return self.moment(targets.features)
 
+    def social_scores(self, query: Tensor, targets: Targets, rows: Tensor) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of the targets.
+
+        Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
+        the products gathered: that is much less work than to add up the embeddings of each pair.
+        """
+        assert targets.partners is not None and targets.partners_mask is not None
+        mask = targets.partners_mask
+        known = rows[targets.partners.clamp(max=len(rows) - 1)]
+        used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
+        used[known] = True
+        product = query @ self.users.own(used.nonzero().squeeze(1)).T  # (P, distinct)
+        found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
+        return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
     def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
         """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
-        score = torch.einsum("pd,pkd->pk", query.static, self.users(targets.users, rows))
-        if query.social is not None and targets.partners is not None:
-            score = score + torch.einsum("pd,pkd->pk", query.social, self.social(targets, rows))
-        if query.moment is not None and targets.features is not None:
-            score = score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
+        static = torch.einsum("pd,pkd->pk", query.static, self.users(targets.users, rows))
+        score = self._add_terms(static, query, targets, rows)
         if self.pointer is not None and pairs is not None:
             score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
         return score
 
     def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        """float32[P, C]: scores of C users for all positions. users [C], partners [C, m]; features [P, C, F]."""
-        score = query.static @ self.users(targets.users, rows).T
+        """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
+        return self._add_terms(query.static @ self.users(targets.users, rows).T, query, targets, rows)
+
+    def _add_terms(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         if query.social is not None and targets.partners is not None:
-            score = score + query.social @ self.social(targets, rows).T
+            score = score + self.social_scores(query.social, targets, rows)
         if query.moment is not None and targets.features is not None:
-            score = score + torch.einsum("pd,pcd->pc", query.moment, self.moments(targets))
+            score = score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
         return score
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:

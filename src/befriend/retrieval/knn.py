@@ -23,8 +23,8 @@ ROWS = 1024  # queries at a time
 SCORES = 2**20  # scores of one block of targets: 4 MiB, which stay in the cache while they are searched
 GROUP = 64  # neighbouring scores that are skipped together when the largest of them is too small
 SAMPLE = 64  # vectors a direction that k-means sees
-BANDS = 8  # bands of norms at most, each with half as many vectors as the one below
-PROBES = 512  # lists asked for a query at most
+BANDS = 8  # bands of norms at most; the highest holds 1 / 2^8 of the vectors
+PROBES = 384  # lists asked for a query at most
 OVERFETCH = 4  # at most so many times k are fetched in place of excluded ones
 
 Array = np.ndarray | Tensor
@@ -253,7 +253,8 @@ def _faiss() -> Any:
 
 
 def _edges(norms: Tensor) -> Tensor:
-    """float32[R - 1], rising: where the upper 1/2, 1/4, 1/8, ... of the norms begin, each 10 % above the last."""
+    """float32[R - 1], rising: where the upper 1/4, 1/8, 1/16, ... of the norms begin, each 10 % above the one before
+    (the first above the median); the others are left out."""
     kept: list[float] = []
     median, *upper = np.quantile(norms.numpy(), 1 - 0.5 ** np.arange(1, BANDS + 1))
     for edge in upper:

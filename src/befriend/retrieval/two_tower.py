@@ -96,8 +96,8 @@ class Retriever:
         somebody, seen = torch.where(known, user, 0), torch.tensor(visible)
         moment = torch.where(known, seen, 0)
         end = a.histories.ends(somebody, moment)
-        longest = int((end - a.histories.indptr[somebody]).max())
-        place = a.contacts(end, somebody, moment, longest if self.model.pointer is not None else 0)
+        entries = self.tower.own_contacts if self.model.pointer is not None else 0
+        place = a.contacts(end, somebody, moment, entries)
         contact, own = a.others(place), place >= 0  # (B, C)
         hidden_row = np.repeat(np.arange(len(user)), np.diff(exclude_indptr))
         row = torch.arange(len(user))[:, None].expand_as(contact)
@@ -107,7 +107,7 @@ class Retriever:
         indptr = np.concatenate([[0], np.bincount(out_row, minlength=len(user)).cumsum()])
         vector = query.vector()
         found = self.index.search(vector, k, indptr, out[order], self.place >= 0)
-        if not longest or self.model.pointer is None:
+        if self.model.pointer is None or not contact.numel():
             return found
         score = torch.einsum("bw,bcw->bc", vector, self.vectors[contact])
         features = a.pair_features(place, end[:, None], seen, torch.tensor(horizon))

@@ -45,7 +45,7 @@ class AskedBatch(Batch):
     """bool[P, K], existing contacts"""
     columns: Columns
     column_targets: Targets
-    """users [C], partners [C, m]; features [P, C, F]"""
+    """users [C]; partners [P, C, m]; features [P, C, F]"""
     column_allowed: Tensor
     """bool[P, C]"""
     column_contact: Tensor
@@ -133,17 +133,19 @@ class Examples:
         here, now = visible[:, None], horizon[:, None]
         looked = torch.cat([target[:, None], latest], 1)
         looked_pair = activity.pair_places(actor[:, None], looked, here)
-        latest_ok &= (latest != actor[:, None]) & (looked_pair[:, 1:] < full_end[:, None] - s.own_contacts)
+        pointed = looked_pair >= (full_end[:, None] - s.own_contacts).clamp(min=0)
+        latest_ok &= (latest != actor[:, None]) & ~pointed[:, 1:]  # those are own contacts already
         users = torch.cat([looked[:, :1], own, looked[:, 1:]], 1)
         pair = torch.cat([looked_pair[:, :1], own_place, looked_pair[:, 1:]], 1)
         near_allowed = torch.cat([own_ok, latest_ok], 1) & (users[:, 1:] != target[:, None])
-        met = pair >= 0
+        contact = (pair >= 0) & (activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
+        pair = torch.cat([torch.where(pointed[:, :1], pair[:, :1], -1), pair[:, 1:]], 1)
+        met = torch.cat([pointed[:, :1], own_ok, torch.zeros_like(latest_ok)], 1)
         pairs = Pairs(met, activity.pair_features(pair, full_end[:, None], here, now), activity.kinds(pair))
         other_row, other_user = (torch.from_numpy(x) for x in others)
         same = users[other_row, 1:] == other_user[:, None]
         hit = same.nonzero()
         near_allowed[other_row[hit[:, 0]], hit[:, 1]] = False
-        contact = met & (activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
 
         # Candidates drawn for the whole batch.
         if s.softmax == "full":
@@ -161,20 +163,20 @@ class Examples:
         stranger = torch.ones_like(allowed)
         known = activity.others(known_place)
         columns.forbid(stranger, row.expand_as(known)[known_ok], known[known_ok])
-        moment = visible[torch.randint(len(visible), (len(c),), generator=generator)]
 
         last = window != np.append(window[1:], -1)
+        weight = np.where(last, 1.0, s.temporal_weight) * self._faded(asks.event)
         return AskedBatch(
             histories=histories,
             positions=Positions(rows, state, action, target, refresh, self._features(actor, visible, horizon)),
-            weight=torch.from_numpy(np.where(last, 1.0, s.temporal_weight).astype(np.float32)),
+            weight=torch.from_numpy(weight.astype(np.float32)),
             is_new=torch.from_numpy(segments(log, asks.event, asks.horizon) == SEGMENTS.index("new")),
             near=self.targets(users, here, now),
             pairs=pairs,
             near_allowed=near_allowed,
             near_contact=contact[:, 1:],
             columns=columns,
-            column_targets=self.targets(c, here, now, moment),
+            column_targets=self.targets(c, here, now),
             column_allowed=allowed,
             column_contact=~stranger,
             visible=visible,
@@ -201,8 +203,8 @@ class Examples:
         pair = self.activity.pair_places(actor, users, visible)
         end = self.activity.histories.ends(actor, visible)
         features = self.activity.pair_features(pair, end, visible, horizon)
-        met = pair >= 0
-        contact = met & (self.activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
+        contact = (pair >= 0) & (self.activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
+        met = pair >= (end - self.settings.own_contacts).clamp(min=0)
         more = self.targets(users, visible, horizon).to(device)
         pairs = Pairs(met, features, self.activity.kinds(pair)).to(device)
         return replace(
@@ -214,21 +216,22 @@ class Examples:
             column_allowed=kept.to(device),
         )
 
-    def targets(self, users: Tensor, visible: Tensor, horizon: Tensor, moment: Tensor | None = None) -> Targets:
-        """Users as targets at a moment. users: int64[P, K], or int64[C] against visible int64[P, 1].
-
-        moment: int64[C], how many events the partners of each may come from, where that is another moment.
-        """
+    def targets(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Targets:
+        """Users as targets at each position's moment. users: int64[P, K] or int64[C]; visible, horizon: int64[P, 1]."""
         s, activity = self.settings, self.activity
         partners = mask = features = None
-        if s.freshness or moment is None:
+        if s.freshness or s.partners:
             place = activity.places(users, visible)
         if s.freshness:
             features = activity.user_features(place, visible, horizon)
         if s.partners:
-            end = (place if moment is None else activity.places(users, moment)) + 1
-            partners, mask = activity.partners(users, end, s.partners)
+            partners, mask = activity.partners(users.expand_as(place), place + 1, s.partners)
         return Targets(users, partners, mask, features)
+
+    def _faded(self, event: np.ndarray) -> np.ndarray | float:
+        """What each training event weighs: networks change, and what is asked for comes after training."""
+        half_life = self.settings.half_life
+        return 1.0 if half_life is None else 0.5 ** ((self.end - event) / (half_life * self.end))
 
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:
         if not self.settings.freshness:

@@ -1,0 +1,129 @@
+"""`befriend recommend` as a person meets it: a table, JSON, Parquet, and plain words for what cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend.cli import main
+from befriend.config import DataSettings, ValidateSettings
+from befriend.stages import validate
+from tests.stages.conftest import train
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from befriend.data.simulate import write
+    from befriend.data.traits import SimulateSettings
+
+    root = tmp_path_factory.mktemp("project")
+    write(SimulateSettings(users=80, events=1500, seed=1), root / "log")
+    data = DataSettings(roles={"view": "signal", "block": "exclude"})
+    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+    train(root)
+    return root
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(project: Path, *arguments: str) -> Done:
+    """The command in this process: a process of its own would import torch each time."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(project), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        before, sys.argv = sys.argv, ["befriend", "recommend", *arguments]
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            sys.argv = before
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def somebody(project: Path) -> str:
+    events = pl.read_parquet(project / "log" / "events.parquet")
+    return str(events["actor_id"].mode()[0])
+
+
+def test_a_table_and_json_tell_the_same(project: Path) -> None:
+    user = somebody(project)
+    found = json.loads(call(project, "--user", user, "-k", "5", "--json").stdout)
+    assert [row["rank"] for row in found] == [1, 2, 3, 4, 5]
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    table = call(project, "--user", user, "-k", "5").stdout
+    for row in found:
+        assert str(row["recommended"]) in table
+
+
+def test_all_users_of_a_file_as_parquet(project: Path, tmp_path: Path) -> None:
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
+    done = call(
+        project, "--users", str(tmp_path / "ids.txt"), "-k", "3", "--new-only", "--out", str(tmp_path / "lists")
+    )
+    assert done.returncode == 0, done.stderr
+    lists = pl.read_parquet(tmp_path / "lists")
+    assert lists["user"].n_unique() == len(ids)
+    assert not lists["contact"].any()
+
+
+def test_nobody_blocked_is_recommended(project: Path) -> None:
+    events = pl.read_parquet(project / "log" / "events.parquet")
+    blocks = events.filter(action="block").select("actor_id", "target_id")
+    assert blocks.height
+    for a, b in blocks.head(3).iter_rows():
+        for one, other in ((a, b), (b, a)):
+            found = json.loads(call(project, "--user", str(one), "-k", "200", "--json").stdout)
+            assert other not in [row["recommended"] for row in found]
+
+
+def test_approximate_search_finds_nearly_the_same(project: Path) -> None:
+    user = somebody(project)
+    exact, fast = (
+        {row["recommended"] for row in json.loads(call(project, "--user", user, "--json", *more).stdout)}
+        for more in ((), ("--approximate",))
+    )
+    assert len(exact & fast) >= 9
+
+
+def test_an_unknown_user_is_told_so(project: Path) -> None:
+    done = call(project, "--user", "987654321", "-k", "4")
+    assert done.returncode == 0
+    assert "nothing is known of 987654321 at that moment: the cold-start list" in done.stderr
+    early = call(project, "--user", somebody(project), "--at", "2000-01-01")
+    assert early.returncode == 1 and "the log begins on" in early.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name one person (--user ID) or a file of them"),
+        (["--user", "1", "--at", "yesterday"], 2, "write it as 2024-05-31"),
+        (["--user", "1", "--action", "wave"], 2, "Actions: "),
+        (["--users", "nowhere.txt"], 2, "there is no file nowhere.txt"),
+    ],
+    ids=["nobody", "time", "action", "file"],
+)
+def test_a_wrong_call_says_what_to_do(project: Path, arguments: list[str], code: int, message: str) -> None:
+    done = call(project, *arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert message in done.stderr
+
+
+def test_without_a_model_it_says_which_stage_makes_one(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepared").symlink_to(project / "prepared")
+    done = call(tmp_path, "--user", "1")
+    assert done.returncode == 1
+    assert "there is no model in models/two_tower. Run `dvc repro train_two_tower` first" in done.stderr
