@@ -188,9 +188,14 @@ def test_a_window_is_encoded_once_for_all_events_asked_for_in_it(log: EventLog) 
 
 
 def test_the_temporal_weight_is_that_of_all_but_the_last_of_a_window(log: EventLog) -> None:
-    for b in batches(examples(log, temporal_weight=0.25))[:4]:
+    for b in batches(examples(log, temporal_weight=0.25, half_life=None))[:4]:
         assert int((b.weight == 1).sum()) == len(b.histories.actor_id)
         assert ((b.weight == 1) | (b.weight == 0.25)).all()
+
+
+def test_an_event_weighs_half_a_half_life_before_the_end(log: EventLog) -> None:
+    found = examples(log, half_life=0.5)
+    assert found._faded(np.array([found.end, found.end // 2])).tolist() == pytest.approx([1, 0.5])
 
 
 def test_signals_and_blocks_are_never_asked_for() -> None:

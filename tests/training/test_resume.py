@@ -124,6 +124,7 @@ def two_processes(folder: Path, dies_at_loss: int = -1) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.system
 def test_two_processes_share_the_batches_and_end_with_equal_weights(tmp_path: Path) -> None:
     done = two_processes(tmp_path)
     assert done.returncode == 0, done.stderr
