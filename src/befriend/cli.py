@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,9 @@ def _run_stage(stage: str, work: Callable[[], Any]) -> None:
     from befriend.files import stage_lock
     from befriend.stages.record import recorded
 
+    if int(os.environ.get("RANK", "0")):  # one of several processes: the first holds the lock, and has the word
+        work()
+        return
     with stage_lock(layout.LOCK):
         result = recorded(stage, layout.RUNS, work)
     typer.echo(f"{stage}: {result.summary()}")

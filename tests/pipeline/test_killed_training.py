@@ -17,9 +17,10 @@ import pytest
 from befriend import files
 from tests.conftest import ROOT
 
-BEFRIEND = Path(sys.executable).parent / "befriend"
+BIN = Path(sys.executable).parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SETTINGS = ["epochs=3", "threads=1", "checkpoint_every=5", "validation_events=60", "positions_per_batch=128"]
-TRAIN = [str(BEFRIEND), "train-two-tower", *(part for item in SETTINGS for part in ("--set", item))]
+TRAIN = ["befriend", "train-two-tower", *(part for item in SETTINGS for part in ("--set", item))]
 
 
 def digests(project: Path) -> dict[str, str]:
@@ -32,24 +33,37 @@ def written(project: Path) -> float:
     return max((p.stat().st_mtime for p in (project / ".checkpoints").rglob("latest.safetensors")), default=0.0)
 
 
+def prepare(project: Path) -> None:
+    """A tenth of the sample, validated."""
+    shutil.copy(ROOT / "params.yaml", project)
+    (project / "data").mkdir()
+    table = pl.read_parquet(ROOT / "src/befriend/sample/events.parquet").head(6000)
+    table.write_parquet(project / "data" / "events.parquet")
+    call("befriend", "validate", cwd=project)
+
+
+def call(program: str, *arguments: str, cwd: Path) -> str:
+    command = [str(BIN / program), *arguments]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    (tmp_path / "data").mkdir()
-    table = pl.read_parquet(ROOT / "src/befriend/sample/events.parquet").head(6000)
-    table.write_parquet(tmp_path / "data" / "events.parquet")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([str(BEFRIEND), "validate"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    prepare(tmp_path)
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "prepared", whole / "prepared")
     shutil.copy(tmp_path / "params.yaml", whole)
-    subprocess.run(TRAIN, cwd=whole, env=environment, check=True, capture_output=True)
+    call(*TRAIN, cwd=whole)
     chance = random.Random()
     for _ in range(5):
         before = written(tmp_path)
         child = subprocess.Popen(
-            TRAIN, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(BIN / TRAIN[0]), *TRAIN[1:]],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while written(tmp_path) == before:  # each run gets somewhere before it is killed
             assert child.poll() is None
@@ -58,5 +72,15 @@ def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
     assert not (tmp_path / "models").exists()
-    subprocess.run(TRAIN, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    call(*TRAIN, cwd=tmp_path)
     assert digests(tmp_path) == digests(whole) != {}
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    told = call("torchrun", "--nproc_per_node", "2", "-m", "befriend.cli", *TRAIN[1:], cwd=tmp_path)
+    assert told.count("train_two_tower: ") == 1
+    assert sorted(p.name for p in (tmp_path / "models/two_tower").iterdir()) == ["model.json", "weights.safetensors"]
+    assert files.read_json(tmp_path / "runs/train_two_tower.json")["status"] == "done"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from befriend import files
@@ -26,7 +26,6 @@ class TrainResult:
     value: float
     positions_per_second: float
     stopped_early: bool
-    warnings: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         speed = (
@@ -51,9 +50,6 @@ def run(settings: TwoTowerSettings, prepared: Path, models: Path, reports: Path,
     told = files.sha256(prepared / ATTRIBUTES_FILE)
     digest = hashlib.sha256(f"{data} {told} {split.to_json()} {settings.model_dump_json()}".encode()).hexdigest()[:16]
     kept = checkpoints / "train_two_tower" / digest
-    for other in kept.parent.glob("*"):
-        if other != kept:  # of other inputs or settings: nobody will go on from there
-            files.remove(other)
     observed = Observed.of(log, settings.received_events)
     trainee = TwoTowerTrainee(observed, attributes, split, settings)
     fitted = fit(trainee, settings, kept, reports / "training" / "two_tower")

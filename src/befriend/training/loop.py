@@ -64,7 +64,9 @@ def fit(trainee: Trainee[B], settings: TrainingSettings, checkpoints: Path, curv
     # A part of the model may be without a gradient in some batch (embeddings that were dropped throughout). Precision
     # is the loop's own affair: accelerate keeps the first one it was given for all later trainings of a process.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no", kwargs_handlers=[parallel])
+    # Told that there are only CPUs, accelerate joins the processes that torchrun started; else each would train alone.
+    cpu = settings.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
     with reproducible(settings.threads, accelerator.device):
         run = _Run(trainee, settings, accelerator, checkpoints / CHECKPOINT_FILE)
         run.resume()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -80,10 +81,11 @@ class TwoTowerTrainee:
         The geometric mean lets no list or regime drown another: a gain of a tenth counts the same in each.
         """
         log, figures = self.observed.log, {}
+        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
         row = METRICS.index("ndcg@10")
         for regime in self.settings.regimes:
             questions = ask(log, self.split, "validation", self.settings.validation_events, regime)
-            ranker = TwoTowerRanker(self.model, self.observed, self.settings)
+            ranker = TwoTowerRanker(model, self.observed, self.settings)
             asked = requests(log, self.observed.activity.histories, questions, regime)
             lists = np.concatenate([ranker.rank(request)[ranker.name] for request in asked])
             gain = per_list(ranks(lists, log.target[questions.events[questions.row_event]]))[row]
