@@ -24,7 +24,7 @@ SCORES = 2**20  # scores of one block of targets: 4 MiB, which stay in the cache
 GROUP = 64  # neighbouring scores that are skipped together when the largest of them is too small
 SAMPLE = 64  # vectors a direction that k-means sees
 BANDS = 8  # bands of norms at most; the highest holds 1 / 2^8 of the vectors
-PROBES = 384  # lists asked for a query at most
+PROBES = 192  # lists asked for a query at most
 OVERFETCH = 4  # at most so many times k are fetched in place of excluded ones
 
 Array = np.ndarray | Tensor
