@@ -31,7 +31,7 @@ run: $(INSTALLED)
 	@befriend summary
 
 test: $(INSTALLED)
-	@pytest -m "not system" -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 pytest -m "not system" -n auto --dist loadfile
 
 test-system: $(INSTALLED)
 	@pytest -m system
