@@ -13,20 +13,13 @@ import polars as pl
 import pytest
 
 from befriend.cli import main
-from befriend.config import DataSettings, ValidateSettings
-from befriend.stages import validate
-from tests.stages.conftest import train
+from tests.stages.conftest import prepare, train
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from befriend.data.simulate import write
-    from befriend.data.traits import SimulateSettings
-
     root = tmp_path_factory.mktemp("project")
-    write(SimulateSettings(users=80, events=1500, seed=1), root / "log")
-    data = DataSettings(roles={"view": "signal", "block": "exclude"})
-    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+    prepare(root, users=80, events=1500)
     train(root)
     return root
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from befriend.models.batch import HIDDEN, NextTargetPredictionBatch, Positions, Targets
+from befriend.evaluation.regimes import HIDDEN
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Targets
 from befriend.training.losses import softmax_loss
 from befriend.training.negatives import draw, everyone
 from tests.models.conftest import ACTIONS, USERS, B, N, batch, ids_only, model

@@ -15,8 +15,8 @@ from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import ask, requests
-from befriend.evaluation.regimes import REGIMES
-from befriend.models.batch import HIDDEN, Pairs, Targets
+from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.models.batch import Pairs, Targets
 from befriend.models.folder import Codes, TwoTowerModel
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs

@@ -1,12 +1,15 @@
-"""A small two-tower model for the stages that need one."""
+"""A small simulated log and a small two-tower model, for the stages that need them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from befriend.config import DataSettings, ValidateSettings
+from befriend.data.simulate import write
+from befriend.data.traits import SimulateSettings
 from befriend.models.settings import TwoTowerSettings
-from befriend.stages import train_two_tower
+from befriend.stages import train_two_tower, validate
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -19,6 +22,13 @@ SMALL: dict[str, Any] = {
     "validation_events": 20,
     "threads": 1,
 }
+
+
+def prepare(root: Path, users: int, events: int) -> None:
+    """Simulates a log into root/log and validates it."""
+    write(SimulateSettings(users=users, events=events, seed=1), root / "log")
+    data = DataSettings(roles={"view": "signal", "block": "exclude"})
+    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
 
 
 def train(root: Path, **options: Any) -> train_two_tower.TrainResult:

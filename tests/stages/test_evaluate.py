@@ -14,19 +14,14 @@ from befriend.errors import DataError
 from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
-from tests.stages.conftest import train
+from tests.stages.conftest import prepare, train
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A validated log of 60 users, and its evaluation."""
-    from befriend.data.simulate import write
-    from befriend.data.traits import SimulateSettings
-
     root = tmp_path_factory.mktemp("project")
-    write(SimulateSettings(users=120, events=3000, seed=1), root / "log")
-    data = DataSettings(roles={"view": "signal", "block": "exclude"})
-    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+    prepare(root, users=120, events=3000)
     train(root)
     evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "models", root / "reports")
     return root

@@ -12,8 +12,7 @@ import torch
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
-from befriend.evaluation.regimes import REGIMES
-from befriend.models.batch import HIDDEN
+from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.examples import AskedBatch, Examples
 from tests.conftest import make_log, random_log

@@ -6,7 +6,7 @@ gather, whatever the moment, the same in training and in serving. Nothing at or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -109,9 +109,6 @@ class Activity:
             "target_place": place[1],
         }
         return cls(histories, **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
-
-    def to(self, device: torch.device | str) -> Self:
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def places(self, users: Tensor, visible: Tensor) -> Tensor:
         """int64[...]: each user's last entry among the first `visible` events, -1 without one.

@@ -14,9 +14,10 @@ from functools import partial
 
 import numpy as np
 
+from befriend.data.activity import DAY
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
-from befriend.evaluation.protocol import DAY, Request
+from befriend.evaluation.protocol import Request
 
 NEVER = -1  # the second of something that has not happened
 HALF_LIVES = {

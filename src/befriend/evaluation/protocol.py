@@ -13,16 +13,15 @@ from typing import Protocol
 
 import numpy as np
 
+from befriend.data.activity import DAY
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments
 from befriend.errors import DataError
-from befriend.evaluation.regimes import REGIMES, Regime
+from befriend.evaluation.regimes import HIDDEN, REGIMES, Regime
 
 K = 100  # users on a list
-DAY = 86_400
 NEW = SEGMENTS.index("new")
-HIDDEN = -1  # action of a request in a regime that does not know it
 
 
 @dataclass(frozen=True)

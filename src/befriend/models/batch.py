@@ -8,8 +8,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-HIDDEN = -1  # action of a position that does not know what will be done
-
 
 class Batch:
     """Dataclasses of tensors that move between devices."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from befriend.models.batch import HIDDEN, NextTargetPredictionBatch, Pairs, Positions, Query, Targets
+from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
 from befriend.models.history import SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
 from befriend.models.layers import MLP, ActivationName
@@ -21,7 +22,6 @@ from befriend.training.losses import SoftmaxLoss, softmax_loss
 from befriend.training.negatives import NegativesName, draw
 
 NEUTRAL = 0.01  # deviation of fresh embeddings of users: most have few events, and are to start out as nobody special
-REFRESHES = 3  # streaming, daily, frozen: how fresh the list is when it is shown
 
 
 class UserEmbedding(nn.Module):
@@ -143,7 +143,7 @@ class NextTargetPredictionUserIDs(nn.Module):
         self.projection = MLP(wide, d, d, activation, dropout) if history_projection else nn.Identity()
         self.empty = nn.Parameter(torch.zeros(state))
         self.cross = nn.Linear(state, d) if latent_cross and state != d else nn.Identity()
-        self.refresh = nn.Embedding(REFRESHES, d)
+        self.refresh = nn.Embedding(len(REGIMES), d)
         parts = state + 2 * d + (2 * d if latent_cross else 0)
         self.moment = TargetMoment(user_features) if user_features else None
         if self.moment is not None:

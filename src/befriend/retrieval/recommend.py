@@ -11,8 +11,8 @@ import torch
 
 from befriend.data.observed import Observed
 from befriend.errors import CallError, DataError
-from befriend.evaluation.protocol import HIDDEN, Hidden
-from befriend.evaluation.regimes import REGIMES
+from befriend.evaluation.protocol import Hidden
+from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.folder import TwoTowerModel
 from befriend.progress import track
 from befriend.retrieval.two_tower import Retriever
@@ -45,7 +45,7 @@ def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, aske
     event.
     """
     log = observed.log
-    moment = log.num_events and int(log.timestamp[-1]) + 1
+    moment = int(log.timestamp[-1]) + 1
     if asked.at is not None:
         moment = int((asked.at if asked.at.tzinfo else asked.at.replace(tzinfo=UTC)).timestamp())
     visible = int(log.before(moment))
@@ -68,8 +68,10 @@ def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, aske
         full = torch.full_like(user, visible)
         refresh = REGIMES.index("daily" if action == HIDDEN else "streaming")
         query = retriever.queries(user, full, torch.full_like(user, moment), torch.full_like(user, action), refresh)
-        excluded = [hidden(int(u), visible, asked.new_only) if u < log.num_users else _NOBODY for u in user]
-        contacts += [hidden(int(u), visible, True) if u < log.num_users else _NOBODY for u in user]
+        met = [hidden(int(u), visible, True) if u < log.num_users else _NOBODY for u in user]
+        blocked = (hidden(int(u), visible, False) if u < log.num_users else _NOBODY for u in user)
+        excluded = met if asked.new_only else list(blocked)
+        contacts += met
         indptr = np.cumsum([0, *map(len, excluded)])
         parts.append(retriever.search(query, user, asked.k, indptr, np.concatenate(excluded)))
     ids, scores = torch.cat([p.ids for p in parts]).numpy(), torch.cat([p.scores for p in parts]).numpy()

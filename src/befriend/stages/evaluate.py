@@ -43,10 +43,10 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     """Reads the prepared log and the models; writes metrics.json, evaluation/ and predictions/<model>/."""
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    histories = Histories.of(log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
     two_tower = load(models / "two_tower", log, Attributes.read(prepared))
     observed = Observed.of(log, two_tower.tower.received_events, two_tower.actions)
+    histories = observed.activity.histories
 
     def rankers() -> list[Ranker]:
         return [Baselines(log, histories), TwoTowerRanker(two_tower.model, observed, two_tower.tower)]

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from befriend.data.activity import DAY
+from befriend.data.log import first_seen
 from befriend.data.observed import Observed
 from befriend.data.split import SEGMENTS, segments
-from befriend.evaluation.regimes import REGIMES
-from befriend.models.batch import HIDDEN, Batch, NextTargetPredictionBatch, Pairs, Positions, Targets
+from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Positions, Targets
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.negatives import Columns, draw, everyone
 
@@ -80,9 +81,7 @@ class Examples:
         self.settings, self.seed = settings, seed
         self.events = np.flatnonzero(log.is_contact[:end])
         self.end = end
-        first = np.full(log.num_users, log.num_events)
-        for side in (log.actor, log.target):
-            np.minimum.at(first, side, np.arange(log.num_events))
+        first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)
         self.first_event = torch.from_numpy(first)
         counts = np.bincount(log.target[self.events], minlength=log.num_users)
         self.popularity = torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32))
