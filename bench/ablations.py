@@ -1,11 +1,11 @@
 """What each option of the two-tower model gives: every option turned, one at a time, everything else as it is.
 
-    python bench/ablations.py PREPARED [--seeds 3] [--epochs 1] [--set NAME=VALUE ...] [--json FILE]
+    python bench/ablations.py PREPARED [--seeds 3] [--set NAME=VALUE ...] [--json FILE]
 
-PREPARED is the folder that stage `validate` wrote. Each variant is trained once a seed, chosen and measured on the
-validation part: NDCG@10 on the lists `new` and `any`, averaged over the regimes. Differences to the default are paired
-by seed; the interval is that of Student's t over the seeds (none with one seed). What was measured is kept in --json,
-so that an interrupted run goes on.
+PREPARED is the folder that stage `validate` wrote. Each variant is trained once a seed, and measured on the validation
+part: NDCG@10 on the lists `new` and `any`, each the mean over the regimes, and `all`, the geometric mean over lists and
+regimes. Differences to the default are paired by seed; the interval is Student's t over the seeds (none with one
+seed). What was measured is kept in --json, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import math
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without freshness": {"freshness": False},
     "without pointer": {"pointer": False},
     "without ID embedding": {"id_embedding": False},
+    "ID embeddings never left out": {"id_dropout": 0.0},
     "without log-Q correction": {"log_q": False},
     "with 5 hard negatives": {"hard_negatives": 5},
     "without a loss of its own for first contacts": {"new_weight": 0.0},
+    "shuffled instead of chronological": {"order": "shuffled"},
+    "targets described by 4 partners": {"partners": 4},
 }
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of t, by number of seeds
-LISTS = ("new", "any")
+CELLS = [f"{kind}_{regime}" for kind in ("new", "any") for regime in REGIMES]
+MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "all": lambda row: statistics.geometric_mean(max(row[cell], 1e-4) for cell in CELLS),
+    "new": lambda row: statistics.fmean(row[cell] for cell in CELLS[:3]),
+    "any": lambda row: statistics.fmean(row[cell] for cell in CELLS[3:]),
+}
 
 
 def train(prepared: Path, settings: TwoTowerSettings) -> dict[str, float]:
-    """Validation figures of the best epoch: by list, the mean over the regimes; positions a second; parameters."""
+    """Validation figures of the best epoch by list and regime; positions a second; parameters."""
     log = EventLog.read(prepared)
     observed = Observed.of(log, settings.received_events)
     trainee = TwoTowerTrainee(observed, Attributes.read(prepared), read_split(prepared, log), settings)
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
     best = fitted.history[fitted.best_epoch - 1]
-    figures = {
-        kind: statistics.fmean(best[f"validation/{kind}_{regime}"] for regime in settings.regimes) for kind in LISTS
-    }
-    figures |= {f"{kind}_{regime}": best[f"validation/{kind}_{regime}"] for kind in LISTS for regime in REGIMES}
+    figures = {cell: best[f"validation/{cell}"] for cell in CELLS}
     return figures | {"speed": fitted.positions_per_second, "parameters": fitted.parameters}
 
 
@@ -80,11 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6))
-    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path, default=Path("ablations.json"))
     arguments = parser.parse_args()
-    base = {"epochs": arguments.epochs, "patience": None} | dict(split_override(item) for item in arguments.overrides)
+    base = dict(split_override(item) for item in arguments.overrides)
     found: dict[str, Any] = files.read_json(arguments.json) if arguments.json.is_file() else {}
     for seed in range(arguments.seeds):
         for name, option in VARIANTS.items():
@@ -96,15 +101,14 @@ def main() -> None:
                 files.write_json(arguments.json, found)
     rows = [row for key, row in found.items() if key.startswith(f"{arguments.prepared} ")]
     by = {(row["name"], row["seed"]): row for row in rows}
-    print("\n| | new | difference | any | difference | parameters | positions/s |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(f"\n| | {' | '.join(f'{name} | difference' for name in MEASURES)} | parameters | positions/s |")
+    print(f"|---|{'---:|' * (2 * len(MEASURES) + 2)}")
     for name in VARIANTS:
         own = [by[name, seed] for seed in range(arguments.seeds)]
         cells = []
-        for kind in LISTS:
-            differences = [row[kind] - by["default", row["seed"]][kind] for row in own]
-            cells += [f"{statistics.fmean(row[kind] for row in own):.4f}"]
-            cells += ["" if name == "default" else interval(differences)]
+        for measure in MEASURES.values():
+            differences = [measure(row) - measure(by["default", row["seed"]]) for row in own]
+            cells += [f"{statistics.fmean(map(measure, own)):.4f}", "" if name == "default" else interval(differences)]
         speed = statistics.fmean(row["speed"] for row in own)
         print(f"| {name} | {' | '.join(cells)} | {own[0]['parameters']:,} | {speed:,.0f} |")
 

@@ -16,6 +16,7 @@ SMALL: dict[str, Any] = {
     "hidden_dim": 16,
     "history_length": 10,
     "temporal_positions": 5,
+    "positions_per_batch": 256,
     "recent_events": 4,
     "own_contacts": 4,
     "epochs": 1,

@@ -14,7 +14,7 @@ from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.settings import TwoTowerSettings
-from befriend.training.examples import AskedBatch, Examples
+from befriend.training.examples import BATCHES, AskedBatch, Epoch, Examples
 from tests.conftest import make_log, random_log
 
 DAY = 86_400
@@ -187,14 +187,44 @@ def test_a_window_is_encoded_once_for_all_events_asked_for_in_it(log: EventLog) 
 
 
 def test_the_temporal_weight_is_that_of_all_but_the_last_of_a_window(log: EventLog) -> None:
-    for b in batches(examples(log, temporal_weight=0.25, half_life=None))[:4]:
+    for b in batches(examples(log, temporal_weight=0.25))[:4]:
         assert int((b.weight == 1).sum()) == len(b.histories.actor_id)
         assert ((b.weight == 1) | (b.weight == 0.25)).all()
 
 
-def test_an_event_weighs_half_a_half_life_before_the_end(log: EventLog) -> None:
-    found = examples(log, half_life=0.5)
-    assert found._faded(np.array([found.end, found.end // 2])).tolist() == pytest.approx([1, 0.5])
+def test_chronological_batches_go_from_the_earliest_moments_to_the_latest(log: EventLog) -> None:
+    """What is learned by the time of a batch was visible then, up to the length of a stretch."""
+    found = examples(log, positions_per_batch=8)
+    stretches = len(Epoch(found, 0).asks.event) // (BATCHES * 8)
+    of = [(b.visible * stretches // (found.end + 1)).unique() for b in batches(found)]
+    assert stretches > 10 and all(len(stretch) == 1 for stretch in of)
+    assert torch.cat(of).diff().min() >= 0 and len(torch.cat(of).unique()) == stretches
+    shuffled = batches(examples(log, order="shuffled"))
+    assert max(int(b.visible.max() - b.visible.min()) for b in shuffled) > found.end / 2
+
+
+def test_users_are_learned_from_the_freshest_regime_alone_where_time_goes_by(log: EventLog) -> None:
+    for b in batches(examples(log)):
+        assert b.positions.learns is not None and b.positions.refresh is not None
+        assert torch.equal(b.positions.learns, b.positions.refresh == 0)
+    for b in batches(examples(log, regimes=["frozen", "daily"])):
+        assert b.positions.learns is not None and b.positions.refresh is not None
+        assert torch.equal(b.positions.learns, b.positions.refresh == 1)
+    assert all(b.positions.learns is None for b in batches(examples(log, order="shuffled")))
+
+
+def test_targets_as_negatives_are_corrected_for_how_frequent_they_are_in_their_stretch(log: EventLog) -> None:
+    found = examples(log, negatives="in_batch", regimes=["streaming"], positions_per_batch=16)
+    stretches = len(Epoch(found, 0).asks.event) // (BATCHES * 16)
+    assert stretches > 1
+    targets: dict[int, list[torch.Tensor]] = {}
+    for b in batches(found):
+        targets.setdefault(int(b.visible[0]) * stretches // (found.end + 1), []).append(b.positions.target)
+    for b in batches(found):
+        drawn = torch.cat(targets[int(b.visible[0]) * stretches // (found.end + 1)])
+        share = torch.bincount(drawn, minlength=log.num_users) / len(drawn)
+        expected = 1 - torch.exp(-len(b.weight) * share[b.columns.users])
+        assert torch.allclose(b.columns.log_share.exp(), expected, atol=1e-5)
 
 
 def test_signals_and_blocks_are_never_asked_for() -> None:
@@ -203,6 +233,14 @@ def test_signals_and_blocks_are_never_asked_for() -> None:
     found = examples(log, 150)
     assert (log.action[found.events] == log.actions.index("hi")).all()
     assert any((b.histories.actor_history_actions == log.actions.index("view")).any() for b in batches(found))
+
+
+def test_people_without_any_contact_are_asked_for() -> None:
+    """Everybody's first event: the target is known, the actor new, and nobody has a contact."""
+    log = make_log([(k + 1, "hi", k, 1_600_000_000 + 50 * k) for k in range(60)])
+    found = batches(examples(log, 50, recent_events=0, regimes=["streaming"]))
+    assert sum(len(b.weight) for b in found) == 49
+    assert all(b.near.users.shape[1] == 1 and b.is_new.all() for b in found)
 
 
 def test_hard_candidates_join_without_repeats(log: EventLog) -> None:

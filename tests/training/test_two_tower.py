@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def log() -> EventLog:
 def loss_of(t: TwoTowerTrainee) -> float:
     t.model.eval()
     with torch.no_grad():
-        return t.loss(t.batches(0)[1]).loss.item()
+        return t.loss(t.batches(0)[len(t.batches(0)) - 1]).loss.item()  # the latest: most users are known
 
 
 def test_every_setting_of_the_questions_changes_the_loss(log: EventLog) -> None:
@@ -67,11 +68,11 @@ def test_every_setting_of_the_questions_changes_the_loss(log: EventLog) -> None:
         {"recent_events": 0},
         {"new_weight": 0.0},
         {"temporal_weight": 0.1},
-        {"half_life": 0.1},
+        {"order": "shuffled"},
         {"regimes": ["streaming"]},
         {"received_events": False},
         {"freshness": False},
-        {"partners": 0},
+        {"partners": 2},
     ):
         assert loss_of(trainee(log, **option)) != pytest.approx(plain, abs=1e-6), option
 
@@ -81,6 +82,23 @@ def test_the_sampled_loss_estimates_the_full_one(log: EventLog) -> None:
     full = loss_of(trainee(log, softmax="full"))
     assert loss_of(trainee(log, num_rand_negs=40)) == pytest.approx(full, rel=0.02)
     assert loss_of(trainee(log, negatives="random", num_rand_negs=40)) == pytest.approx(full, rel=0.02)
+
+
+def test_what_users_are_is_learned_from_the_positions_that_learn(log: EventLog) -> None:
+    t = trainee(log)
+    batch = t.batches(0)[0]
+    gradients = {}
+    for learns in (None, torch.ones_like(batch.is_new), torch.zeros_like(batch.is_new)):
+        t.model.zero_grad()
+        torch.manual_seed(0)
+        t.loss(replace(batch, positions=replace(batch.positions, learns=learns))).loss.backward()
+        table, encoder = t.model.users.own.weight.grad, next(iter(t.model.encoder.parameters())).grad
+        assert t.model.refresh.weight.grad is not None and t.model.refresh.weight.grad.abs().sum() > 0
+        gradients[None if learns is None else bool(learns[0])] = table, encoder
+    all_of_them, learning, still = gradients[None], gradients[True], gradients[False]
+    assert all(torch.equal(a, b) for a, b in zip(all_of_them, learning, strict=True))
+    assert all(a.abs().sum() > 0 for a in learning)
+    assert all(a is None or not a.any() for a in still)
 
 
 def test_hard_negatives_are_those_with_the_largest_products(log: EventLog) -> None:

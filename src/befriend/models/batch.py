@@ -66,6 +66,8 @@ class Positions(Batch):
     """int64[P], index into the regimes; None: streaming"""
     features: Tensor | None = None
     """float32[P, F], the actor's own activity"""
+    learns: Tensor | None = None
+    """bool[P], whether what users are is learned from this position; None: from all"""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Query(Batch):
     """float32[P, T], against what a target has been doing lately"""
     hidden: Tensor
     """float32[P, D], for the pointer"""
+    learns: Tensor | None = None
+    """bool[P], as in Positions"""
 
     def of(self, rows: slice) -> Query:
         """The queries of some positions."""

@@ -51,7 +51,7 @@ class TowerSettings(Settings):
     """users seen in training have an embedding of their own; off, a user is only what is known of them"""
     id_dropout: Share = 0.3
     """share of users who go without their embedding in a training step, so that the model can do without"""
-    partners: Count = 4
+    partners: Count = 0
     """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
     freshness: bool = True
     """how recently and how often somebody acted and was acted on enters the score"""
@@ -66,14 +66,14 @@ class AskSettings(Settings):
 
     regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily", "frozen"]
     """what is visible when a training event is asked for; each event is asked for once in each regime an epoch"""
-    positions_per_batch: Annotated[int, Field(ge=2)] = 256
+    positions_per_batch: Annotated[int, Field(ge=2)] = 128
     """training events asked for in one step"""
     temporal_positions: Annotated[int, Field(ge=1)] = 25
     """events of a history predicted in one causal pass; 1: each history is encoded for one event only"""
     temporal_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of an event inside an encoded history, beside the last one"""
-    half_life: Annotated[float, Field(gt=0)] | None = 0.25
-    """share of the training events after which one weighs half of what the latest does; null: all weigh the same"""
+    order: Literal["chronological", "shuffled"] = "chronological"
+    """chronological: as time went by, embeddings of users learning from the freshest regime alone; or shuffled"""
     negatives: Literal["in_batch", "mixed", "random"] = "mixed"
     """targets of the same batch, random users, or both (mixed)"""
     num_rand_negs: Count = 1
@@ -93,9 +93,9 @@ class AskSettings(Settings):
 class TwoTowerSettings(TowerSettings, AskSettings, TrainingSettings):
     """Stage train_two_tower: the model, what its training asks it, and the training itself."""
 
-    epochs: Annotated[int, Field(ge=1)] = 2
-    """passes over the training events, at most"""
-    patience: Annotated[int, Field(ge=1)] | None = 1
-    """epochs without a gain on the validation metric before training stops; null never stops early"""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """passes over the training events, at most; in chronological order, the second already knows how it went on"""
+    final_learning_rate: Share = 1.0
+    """share of the peak that is left at the end of the cosine decay; below 1, the latest events are learned least"""
     validation_events: Annotated[int, Field(ge=1)] = 1000
     """events of the validation part, evenly spaced, by which the best epoch is chosen"""

@@ -197,8 +197,8 @@ class NextTargetPredictionUserIDs(nn.Module):
     ) -> Query:
         """What is asked for at each position. states: float32[B, N + 1, S], from `encode_history`."""
         rows = self.users.rows() if rows is None else rows
-        history = states[positions.row, positions.state]
-        actor = self.users(batch.actor_id[positions.row], rows)
+        history = _taught(states[positions.row, positions.state], positions.learns)
+        actor = _taught(self.users(batch.actor_id[positions.row], rows), positions.learns)
         unknown = self.actions.num_embeddings - 1
         action = self.actions(torch.where(positions.action == HIDDEN, unknown, positions.action))
         if positions.refresh is not None:
@@ -220,6 +220,7 @@ class NextTargetPredictionUserIDs(nn.Module):
             social=self.to_social(hidden) if self.to_social is not None else None,
             moment=self.to_moment(hidden) if self.to_moment is not None else None,
             hidden=hidden,
+            learns=positions.learns,
         )
 
     def social(self, targets: Targets, rows: Tensor) -> Tensor:
@@ -252,7 +253,7 @@ class NextTargetPredictionUserIDs(nn.Module):
             return self.empty.new_zeros(*targets.users.shape, self.moment.width)
         return self.moment(targets.features)
 
-    def social_scores(self, query: Tensor, targets: Targets, rows: Tensor) -> Tensor:
+    def social_scores(self, query: Tensor, targets: Targets, rows: Tensor, learns: Tensor | None = None) -> Tensor:
         """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of the targets.
 
         Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
@@ -263,13 +264,14 @@ class NextTargetPredictionUserIDs(nn.Module):
         known = rows[targets.partners.clamp(max=len(rows) - 1)]
         used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
         used[known] = True
-        product = query @ self.users.own(used.nonzero().squeeze(1)).T  # (P, distinct)
+        product = _products(query, self.users.own(used.nonzero().squeeze(1)), learns)  # (P, distinct)
         found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
         return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
     def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
         """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
-        static = torch.einsum("pd,pkd->pk", query.static, self.users(targets.users, rows))
+        users = _taught(self.users(targets.users, rows), query.learns)
+        static = torch.einsum("pd,pkd->pk", query.static, users)
         score = self._add_terms(static, query, targets, rows)
         if self.pointer is not None and pairs is not None:
             score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
@@ -277,11 +279,12 @@ class NextTargetPredictionUserIDs(nn.Module):
 
     def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
-        return self._add_terms(query.static @ self.users(targets.users, rows).T, query, targets, rows)
+        static = _products(query.static, self.users(targets.users, rows), query.learns)
+        return self._add_terms(static, query, targets, rows)
 
     def _add_terms(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         if query.social is not None and targets.partners is not None:
-            score = score + self.social_scores(query.social, targets, rows)
+            score = score + self.social_scores(query.social, targets, rows, query.learns)
         if query.moment is not None and targets.features is not None:
             score = score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
         return score
@@ -367,6 +370,20 @@ class NextTargetPredictionUserIDs(nn.Module):
         columns.forbid(allowed, for_row, target[of])
         none = scores.new_zeros(len(target), 0)
         return softmax_loss(own, none, none.bool(), scores, allowed, columns.log_share)
+
+
+def _taught(values: Tensor, learns: Tensor | None) -> Tensor:
+    """float32[P, ...]: the values, whose gradient is that of the positions that learn."""
+    if learns is None:
+        return values
+    return torch.where(learns.view(-1, *[1] * (values.dim() - 1)), values, values.detach())
+
+
+def _products(query: Tensor, users: Tensor, learns: Tensor | None) -> Tensor:
+    """float32[P, C]: inner products; `users`, float32[C, D], have the gradient of the positions that learn."""
+    if learns is None:
+        return query @ users.T
+    return torch.where(learns[:, None], query @ users.T, query @ users.detach().T)
 
 
 def _figures(result: SoftmaxLoss, loss: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,10 @@
 
 An epoch is cut into windows of histories. A window is encoded once and answers for all events that were asked for
 at its last places, whatever the regime: one that was asked for with less visible reads an earlier state.
+
+In chronological order the windows go by what was visible, as a system in service would have learned: when an event is
+asked for, the embeddings of users have learned from no later one. Shuffled, they would know the future of most events,
+and the model would learn to rely on them more than it can on the day after training.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Posit
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.negatives import Columns, draw, everyone
 
+STRETCHES, BATCHES = 32, 8  # training time is gone through in so many stretches of at least so many batches each
 MOST_OF_ONE = 32  # events asked for with the same history, regime and moment in one epoch
 KNOWN = 256  # latest entries of a history searched for contacts to be left out of the list of new people
 
@@ -111,8 +116,18 @@ class Examples:
             found.append(_take(asks, (first_target < asks.visible)))
         return Asks(*(np.concatenate([getattr(part, f) for part in found]) for f in Asks.__dataclass_fields__))
 
-    def batch(self, asks: Asks, window: np.ndarray, others: tuple[np.ndarray, np.ndarray], seed: int) -> AskedBatch:
-        """One batch: asks, the window of each (0 to B - 1, ascending), and pairs (ask, true target of its query)."""
+    def batch(
+        self,
+        asks: Asks,
+        window: np.ndarray,
+        others: tuple[np.ndarray, np.ndarray],
+        popularity: Tensor,
+        seed: int,
+    ) -> AskedBatch:
+        """One batch: asks, the window of each (0 to B - 1, ascending), and pairs (ask, true target of its query).
+
+        popularity: float32[N], the share of each user among the targets from which those of the batch are drawn.
+        """
         s, log, activity = self.settings, self.log, self.activity
         generator = torch.Generator().manual_seed(seed)
         visible, horizon = torch.from_numpy(asks.visible), torch.from_numpy(asks.horizon)
@@ -123,6 +138,8 @@ class Examples:
         refresh = torch.from_numpy(asks.refresh)
         action = torch.from_numpy(log.action[asks.event]).long()
         action = torch.where(refresh == 0, action, HIDDEN)
+
+        features = self._features(actor, visible, horizon)
 
         # Candidates known for sure: own contacts, and the users of the latest events of all.
         full_end = activity.histories.ends(actor, visible)
@@ -150,11 +167,11 @@ class Examples:
         if s.softmax == "full":
             columns = everyone(self.universe)
         else:
-            columns = draw(target, self.popularity, self.universe, s.negatives, s.num_rand_negs, s.log_q, generator)
+            columns = draw(target, popularity, self.universe, s.negatives, s.num_rand_negs, s.log_q, generator)
         c = columns.users
         allowed = (self.first_event[c] < here) & (c != actor[:, None])
         row = torch.arange(len(actor))[:, None]
-        candidate = torch.cat([torch.ones_like(own_ok[:, :1]), own_ok, latest_ok], 1)
+        candidate = torch.cat([torch.ones_like(looked_pair[:, :1], dtype=torch.bool), own_ok, latest_ok], 1)
         columns.forbid(allowed, row.expand_as(users)[candidate], users[candidate])
         columns.forbid(allowed, other_row, other_user)
         known_place = activity.contacts(full_end, actor, visible, KNOWN)
@@ -163,12 +180,14 @@ class Examples:
         known = activity.others(known_place)
         columns.forbid(stranger, row.expand_as(known)[known_ok], known[known_ok])
 
-        last = window != np.append(window[1:], -1)
-        weight = np.where(last, 1.0, s.temporal_weight) * self._faded(asks.event)
+        last = torch.from_numpy(window != np.append(window[1:], -1))
+        weight = torch.where(last, 1.0, s.temporal_weight)
+        freshest = min(REGIMES.index(name) for name in s.regimes)
+        learns = refresh == freshest if s.order == "chronological" else None
         return AskedBatch(
             histories=histories,
-            positions=Positions(rows, state, action, target, refresh, self._features(actor, visible, horizon)),
-            weight=torch.from_numpy(weight.astype(np.float32)),
+            positions=Positions(rows, state, action, target, refresh, features, learns),
+            weight=weight,
             is_new=torch.from_numpy(segments(log, asks.event, asks.horizon) == SEGMENTS.index("new")),
             near=self.targets(users, here, now),
             pairs=pairs,
@@ -227,11 +246,6 @@ class Examples:
             partners, mask = activity.partners(users.expand_as(place), place + 1, s.partners)
         return Targets(users, partners, mask, features)
 
-    def _faded(self, event: np.ndarray) -> np.ndarray | float:
-        """What each training event weighs: networks change, and what is asked for comes after training."""
-        half_life = self.settings.half_life
-        return 1.0 if half_life is None else 0.5 ** ((self.end - event) / (half_life * self.end))
-
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:
         if not self.settings.freshness:
             return None
@@ -273,28 +287,36 @@ class Epoch(Sequence[AskedBatch]):
         asks, actor, group = _take(asks, kept), actor[kept], group[kept]
 
         end = h.ends(torch.from_numpy(actor), torch.from_numpy(asks.visible)).numpy() - h.indptr.numpy()[actor]
+        most = min(STRETCHES, len(actor) // (BATCHES * s.positions_per_batch))
+        stretches = max(1, most) if s.order == "chronological" else 1
+        stretch = asks.visible * stretches // (examples.end + 1)
         stride = min(s.temporal_positions, s.history_length)
         if stride == 1:
             window = rng.permutation(len(actor))
         else:
             label = actor * (log.num_events + 1) + (end + rng.integers(stride)) // stride
-            window = np.unique(label, return_inverse=True)[1]
+            window = np.unique(label * stretches + stretch, return_inverse=True)[1]
         # Windows of similar length go together, as far as that leaves batches mixed.
         order = np.argsort(window, kind="stable")
         counts = np.bincount(window)
         first = order[np.concatenate([[0], counts.cumsum()[:-1]])]
         length = np.minimum(end[first], s.history_length)
         jitter = rng.random(len(counts))
-        sequence = np.argsort(length + 16 * jitter)
+        sequence = np.lexsort((length + 16 * jitter, stretch[first]))
         place = np.empty(len(counts), np.int64)
         place[sequence] = np.arange(len(counts))
         order = np.argsort(place[window] * np.int64(log.num_events + 1) + end, kind="stable")
         self.asks, self.group, self.window = _take(asks, order), group[order], place[window][order]
-        total = counts[sequence].cumsum()
-        batch = (total - 1) // s.positions_per_batch  # of each window
-        cut = np.flatnonzero(np.diff(batch, prepend=-1))
+        # Batches of about equal size, none of two stretches.
+        part, total = stretch[first][sequence], counts[sequence].cumsum()
+        sizes = np.bincount(part, counts[sequence])
+        before = (sizes.cumsum() - sizes)[part]
+        batches = np.ceil(sizes / s.positions_per_batch)[part]
+        number = (total - 1 - before) * batches // sizes[part]
+        cut = np.flatnonzero((np.diff(number, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0))
         bounds = np.concatenate([np.concatenate([[0], total])[cut], [len(order)]])
-        self.bounds = np.stack([bounds[:-1], bounds[1:]], 1)[rng.permutation(len(cut))]
+        self.bounds = np.stack([bounds[:-1], bounds[1:]], 1)[np.lexsort((rng.random(len(cut)), part[cut]))]
+        self.stretch = stretch[order]
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -309,7 +331,14 @@ class Epoch(Sequence[AskedBatch]):
         others = self.true_users[place]
         own = others == self.examples.log.target[asks.event][row]
         seed = int(np.random.SeedSequence([*self.seed, k]).generate_state(1)[0])
-        return self.examples.batch(asks, window, (row[~own], others[~own]), seed)
+        return self.examples.batch(asks, window, (row[~own], others[~own]), self._popularity(low), seed)
+
+    def _popularity(self, place: int) -> Tensor:
+        """float32[N]: the share of each user among the targets of a stretch, from which a batch has its own."""
+        low, high = np.searchsorted(self.stretch, self.stretch[place] + np.arange(2))
+        log = self.examples.log
+        counts = np.bincount(log.target[self.asks.event[low:high]], minlength=log.num_users)
+        return torch.from_numpy((counts / (high - low)).astype(np.float32))
 
 
 def _take(asks: Asks, chosen: np.ndarray | slice) -> Asks:
