@@ -254,7 +254,6 @@ def test_somebody_unseen_in_training_has_a_query_and_can_be_a_target(some: NextT
     target = Targets(
         torch.tensor([newcomer, newcomer + 1]),
         torch.tensor([[1, 2], [3, 4]]),
-        torch.ones(2, 2, dtype=torch.bool),
         torch.tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 1.0, 0.0]]),
     )
     ours, theirs = m.target_vectors(target)
@@ -266,14 +265,10 @@ def test_somebody_unseen_in_training_has_a_query_and_can_be_a_target(some: NextT
 def test_the_social_term_is_the_inner_product_with_the_partners_mean_embedding() -> None:
     m = model(partners=True)
     g = torch.Generator().manual_seed(0)
-    targets = Targets(
-        torch.randint(USERS, (5, 7), generator=g),
-        torch.randint(USERS + 9, (5, 7, 3), generator=g),
-        torch.rand(5, 7, 3, generator=g) < 0.6,
-    )
+    partners = torch.randint(-1, USERS + 9, (5, 7, 3), generator=g)
     query, rows = torch.randn(5, 16, generator=g), m.users.rows()
-    by_hand = torch.einsum("pd,pkd->pk", query, m.social(targets, rows))
-    assert torch.allclose(m.social_scores(query, targets, rows), by_hand, atol=1e-5)
+    by_hand = torch.einsum("pd,pkd->pk", query, m.social(partners, rows))
+    assert torch.allclose(m.social_scores(query, partners, rows), by_hand, atol=1e-5)
 
 
 def test_dropped_embeddings_are_dropped_in_training_alone() -> None:

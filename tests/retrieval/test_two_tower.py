@@ -53,8 +53,7 @@ def scores_by_hand(m: NextTargetPredictionUserIDs, observed: Observed, user: int
     query = r.queries(one, torch.tensor([visible]), torch.tensor([horizon]), torch.tensor([0]), 0)
     users, seen, now = torch.arange(USERS)[None], torch.tensor([[visible]]), torch.tensor([[horizon]])
     place = a.places(users, seen)
-    partners, mask = a.partners(users, place + 1, TOWER.partners)
-    targets = Targets(users, partners, mask, a.user_features(place, seen, now))
+    targets = Targets(users, a.partners(users, place + 1, TOWER.partners), a.user_features(place, seen, now))
     pair = a.pair_places(one[:, None], users, seen)
     end = a.histories.ends(one, seen[0])
     pairs = Pairs(

@@ -35,7 +35,7 @@ def settings(**options: Any) -> TwoTowerSettings:
 def examples(log: EventLog, end: int | None = None, **options: Any) -> Examples:
     s = settings(**options)
     end = split_by_time(log.timestamp, 0.8, 0.9).validation_start if end is None else end
-    return Examples(Observed.of(log, s.received_events), end, s, seed=0)
+    return Examples(Observed.of(log, s.received_events), end, s)
 
 
 def tensors(batch: Any, name: str = "") -> dict[str, torch.Tensor]:

@@ -199,15 +199,19 @@ class Activity:
         places = torch.cat([actor_place, target_place], 1)
         return users, torch.cat([real, real], 1) & (self.next_entry[places] >= visible[:, None])
 
-    def partners(self, users: Tensor, end: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """int64[..., count] and bool[..., count]: the other users of the last entries before a place, and which count.
+    def in_contact(self, place: Tensor) -> Tensor:
+        """bool[...]: whether the two of each entry have been in contact by then; False for place -1."""
+        return (place >= 0) & (self.pair_counts[place.clamp(min=0)].sum(-1) > 0)
+
+    def partners(self, users: Tensor, end: Tensor, count: int) -> Tensor:
+        """int64[..., count]: the other users of the last entries before a place, -1 where there are fewer.
 
         users, end: int64[...]; a user without entries may have any end.
         """
         h = self.histories
         place = end[..., None] + torch.arange(-count, 0, device=end.device)
         known = place >= h.indptr[users][..., None]
-        return h.other[torch.where(known, place, 0)].long() * known, known
+        return torch.where(known, h.other[torch.where(known, place, 0)].long(), -1)
 
     def _ages(self, last: Tensor, known: Tensor, visible: Tensor, horizon: Tensor) -> list[Tensor]:
         """Age in seconds and in events of the log of what happened last, as logarithms; whether it ever did."""

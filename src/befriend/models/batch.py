@@ -77,9 +77,7 @@ class Targets(Batch):
     users: Tensor
     """int64[...]"""
     partners: Tensor | None = None
-    """int64[..., m], users with whom each was last in contact"""
-    partners_mask: Tensor | None = None
-    """bool[..., m]"""
+    """int64[..., m], users with whom each was last in contact, -1 where there are fewer"""
     features: Tensor | None = None
     """float32[..., F], their own activity"""
 

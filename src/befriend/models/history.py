@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from befriend.models.layers import MLP, ActivationName
+from befriend.models.layers import MLP
+from befriend.models.settings import ActivationName
 
 AGES, STEPS = 32, 64  # buckets: powers of two of seconds; events between
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from befriend.models.layers import MLP, ActivationName
+from befriend.models.layers import MLP
+from befriend.models.settings import ActivationName
 
 
 class InteractionMoE(nn.Module):

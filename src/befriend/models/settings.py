@@ -10,6 +10,8 @@ from befriend.evaluation.regimes import Regime
 from befriend.settings import Settings, Share
 from befriend.training.settings import TrainingSettings
 
+ActivationName = Literal["gelu", "swiglu"]
+NegativesName = Literal["in_batch", "mixed", "random"]
 Count = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=4)]
 
@@ -43,7 +45,7 @@ class TowerSettings(Settings):
     """factor of users' embeddings as parts of a history; above 1 lets small ones be learned faster"""
     latent_cross: bool = True
     """add the products actor x history and actor x action to the query's parts"""
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: ActivationName = "gelu"
     """activation of the feed-forward layers"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of hidden units left out in training"""
@@ -74,7 +76,7 @@ class AskSettings(Settings):
     """weight of an event inside an encoded history, beside the last one"""
     order: Literal["chronological", "shuffled"] = "chronological"
     """chronological: as time went by, embeddings of users learning from the freshest regime alone; or shuffled"""
-    negatives: Literal["in_batch", "mixed", "random"] = "mixed"
+    negatives: NegativesName = "mixed"
     """targets of the same batch, random users, or both (mixed)"""
     num_rand_negs: Count = 1
     """random negatives a position, shared by the batch"""

@@ -16,10 +16,11 @@ from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
 from befriend.models.history import SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
-from befriend.models.layers import MLP, ActivationName
+from befriend.models.layers import MLP
+from befriend.models.settings import ActivationName, NegativesName
 from befriend.models.terms import Pointer, TargetMoment
 from befriend.training.losses import SoftmaxLoss, softmax_loss
-from befriend.training.negatives import NegativesName, draw
+from befriend.training.negatives import draw
 
 NEUTRAL = 0.01  # deviation of fresh embeddings of users: most have few events, and are to start out as nobody special
 
@@ -223,14 +224,16 @@ class NextTargetPredictionUserIDs(nn.Module):
             learns=positions.learns,
         )
 
-    def social(self, targets: Targets, rows: Tensor) -> Tensor:
-        """float32[..., D]: the mean embedding of the users with whom each target was last in contact."""
-        assert targets.partners is not None and targets.partners_mask is not None
-        partners, mask = targets.partners, targets.partners_mask
+    def social(self, partners: Tensor, rows: Tensor) -> Tensor:
+        """float32[..., D]: the mean embedding of the users with whom a target was last in contact.
+
+        partners: int64[..., m], -1 for nobody.
+        """
+        mask = partners >= 0
         table = self.users.own.weight
         weight = mask.to(table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
         m = partners.shape[-1]
-        known = rows[partners.clamp(max=len(rows) - 1)].view(-1, m)
+        known = rows[partners.clamp(0, len(rows) - 1)].view(-1, m)
         bags = F.embedding_bag(known, table, mode="sum", per_sample_weights=weight.view(-1, m))
         return bags.view(*partners.shape[:-1], -1)
 
@@ -241,7 +244,7 @@ class NextTargetPredictionUserIDs(nn.Module):
         shape = targets.users.shape
         if self.to_social is not None:
             none = parts[0].new_zeros(*shape, self.to_social.out_features)
-            parts.append(none if targets.partners is None else self.social(targets, rows))
+            parts.append(none if targets.partners is None else self.social(targets.partners, rows))
         if self.moment is not None:
             parts.append(self.moments(targets))
         return torch.cat(parts, -1)
@@ -253,15 +256,14 @@ class NextTargetPredictionUserIDs(nn.Module):
             return self.empty.new_zeros(*targets.users.shape, self.moment.width)
         return self.moment(targets.features)
 
-    def social_scores(self, query: Tensor, targets: Targets, rows: Tensor, learns: Tensor | None = None) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of the targets.
+    def social_scores(self, query: Tensor, partners: Tensor, rows: Tensor, learns: Tensor | None = None) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].
 
         Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
         the products gathered: that is much less work than to add up the embeddings of each pair.
         """
-        assert targets.partners is not None and targets.partners_mask is not None
-        mask = targets.partners_mask
-        known = rows[targets.partners.clamp(max=len(rows) - 1)]
+        mask = partners >= 0
+        known = rows[partners.clamp(0, len(rows) - 1)]
         used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
         used[known] = True
         product = _products(query, self.users.own(used.nonzero().squeeze(1)), learns)  # (P, distinct)
@@ -284,7 +286,7 @@ class NextTargetPredictionUserIDs(nn.Module):
 
     def _add_terms(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         if query.social is not None and targets.partners is not None:
-            score = score + self.social_scores(query.social, targets, rows, query.learns)
+            score = score + self.social_scores(query.social, targets.partners, rows, query.learns)
         if query.moment is not None and targets.features is not None:
             score = score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
         return score

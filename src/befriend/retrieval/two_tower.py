@@ -12,7 +12,7 @@ from torch import Tensor
 
 from befriend.data.observed import Observed
 from befriend.evaluation.protocol import Request
-from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Query
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.knn import ExactIndex, IvfIndex, Neighbours
@@ -55,8 +55,8 @@ class Retriever:
         changed = (torch.searchsorted(a.histories.indptr, places, right=True) - 1).unique()
         self.place[changed] = a.places(changed, torch.tensor(visible))
         if self.model.to_social is not None and len(changed):
-            partners, mask = a.partners(changed, self.place[changed] + 1, self.tower.partners)
-            self.social[changed] = self.model.social(Targets(changed, partners, mask), self.rows)
+            partners = a.partners(changed, self.place[changed] + 1, self.tower.partners)
+            self.social[changed] = self.model.social(partners, self.rows)
         if self.model.moment is not None:
             features = a.user_features(self.place, torch.tensor(visible), torch.tensor(horizon))
             self.moment.copy_(self.model.moment(features))

@@ -79,11 +79,11 @@ class Asks:
 class Examples:
     """All that training asks of one log. Nothing at or after `end` is ever touched."""
 
-    def __init__(self, observed: Observed, end: int, settings: TwoTowerSettings, seed: int):
+    def __init__(self, observed: Observed, end: int, settings: TwoTowerSettings):
         """end: the first event that is not for training."""
         log = observed.log
         self.log, self.activity, self.encoded = log, observed.activity, observed.encoded
-        self.settings, self.seed = settings, seed
+        self.settings = settings
         self.events = np.flatnonzero(log.is_contact[:end])
         self.end = end
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)
@@ -154,7 +154,7 @@ class Examples:
         users = torch.cat([looked[:, :1], own, looked[:, 1:]], 1)
         pair = torch.cat([looked_pair[:, :1], own_place, looked_pair[:, 1:]], 1)
         near_allowed = torch.cat([own_ok, latest_ok], 1) & (users[:, 1:] != target[:, None])
-        contact = (pair >= 0) & (activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
+        contact = activity.in_contact(pair)
         pair = torch.cat([torch.where(pointed[:, :1], pair[:, :1], -1), pair[:, 1:]], 1)
         met = torch.cat([pointed[:, :1], own_ok, torch.zeros_like(latest_ok)], 1)
         pairs = Pairs(met, activity.pair_features(pair, full_end[:, None], here, now), activity.kinds(pair))
@@ -175,7 +175,7 @@ class Examples:
         columns.forbid(allowed, row.expand_as(users)[candidate], users[candidate])
         columns.forbid(allowed, other_row, other_user)
         known_place = activity.contacts(full_end, actor, visible, KNOWN)
-        known_ok = (known_place >= 0) & (activity.pair_counts[known_place.clamp(min=0)].sum(-1) > 0)
+        known_ok = activity.in_contact(known_place)
         stranger = torch.ones_like(allowed)
         known = activity.others(known_place)
         columns.forbid(stranger, row.expand_as(known)[known_ok], known[known_ok])
@@ -221,7 +221,7 @@ class Examples:
         pair = self.activity.pair_places(actor, users, visible)
         end = self.activity.histories.ends(actor, visible)
         features = self.activity.pair_features(pair, end, visible, horizon)
-        contact = (pair >= 0) & (self.activity.pair_counts[pair.clamp(min=0)].sum(-1) > 0)
+        contact = self.activity.in_contact(pair)
         met = pair >= (end - self.settings.own_contacts).clamp(min=0)
         more = self.targets(users, visible, horizon).to(device)
         pairs = Pairs(met, features, self.activity.kinds(pair)).to(device)
@@ -237,14 +237,14 @@ class Examples:
     def targets(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Targets:
         """Users as targets at each position's moment. users: int64[P, K] or int64[C]; visible, horizon: int64[P, 1]."""
         s, activity = self.settings, self.activity
-        partners = mask = features = None
+        partners = features = None
         if s.freshness or s.partners:
             place = activity.places(users, visible)
         if s.freshness:
             features = activity.user_features(place, visible, horizon)
         if s.partners:
-            partners, mask = activity.partners(users.expand_as(place), place + 1, s.partners)
-        return Targets(users, partners, mask, features)
+            partners = activity.partners(users.expand_as(place), place + 1, s.partners)
+        return Targets(users, partners, features)
 
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:
         if not self.settings.freshness:
@@ -270,7 +270,7 @@ class Epoch(Sequence[AskedBatch]):
     """The batches of one epoch."""
 
     def __init__(self, examples: Examples, epoch: int):
-        self.examples, self.seed = examples, [examples.seed, epoch]
+        self.examples, self.seed = examples, [examples.settings.seed, epoch]
         rng = np.random.default_rng(self.seed)
         s, log, h = examples.settings, examples.log, examples.encoded
         asks = examples.asks(rng)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from befriend.models.batch import Batch
-
-NegativesName = Literal["in_batch", "mixed", "random"]
+from befriend.models.settings import NegativesName
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class TwoTowerTrainee:
     def __init__(self, observed: Observed, attributes: Attributes, split: Split, settings: TwoTowerSettings):
         self.observed, self.split, self.settings = observed, split, settings
         log = observed.log
-        self.examples = Examples(observed, split.part("train")[1], settings, settings.seed)
+        self.examples = Examples(observed, split.part("train")[1], settings)
         torch.manual_seed(settings.seed)
         trained = self.examples.first_event < self.examples.end
         self.codes = Codes.of(attributes, trained.numpy())
