@@ -80,6 +80,18 @@ def validate(
 
 
 @app.command(rich_help_panel="Stages")
+def tokenize(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Give every user of the training part an STU: a few tokens, nobody else's."""
+    from befriend.config import load_params
+    from befriend.stages import tokenize as stage
+
+    settings = load_params(params, overrides, "tokenize").tokenize
+    _run_stage(
+        "tokenize", lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS)
+    )
+
+
+@app.command(rich_help_panel="Stages")
 def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
     """Train the two-tower retrieval model; goes on where a killed run stopped."""
     from befriend.config import load_params
@@ -123,6 +135,48 @@ def recommend(
     if (user is None) == (users is None):
         raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
     ops.recommend(user, users, at, action, k, new_only, approximate, as_json, out)
+
+
+tokens = typer.Typer(help="Look up STUs, and give them to users who joined later.", no_args_is_help=True)
+app.add_typer(tokens, name="tokens", rich_help_panel="Tokens")
+
+
+@tokens.command()
+def show(
+    user: Annotated[str, typer.Argument(help="A user's id in the log.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """The STU of a user, and how many share each of its prefixes."""
+    from befriend.ops.tokens import show as ops
+
+    ops(user, as_json)
+
+
+@tokens.command()
+def like(
+    user: Annotated[str, typer.Argument(help="A user's id in the log.")],
+    prefix: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens are to be the same; as many as anybody shares without.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Users whose STU begins like somebody's."""
+    from befriend.ops.tokens import like as ops
+
+    ops(user, prefix, as_json)
+
+
+@tokens.command()
+def assign(
+    events: Annotated[Path, typer.Argument(help="Later events, laid out as the log: a file or a folder.")],
+    out: Annotated[Path, typer.Option(help="Parquet file for the STUs of all users, old and new.")],
+    params: ParamsOption = PARAMS,
+) -> None:
+    """Give STUs to users who joined since; nobody else's changes."""
+    from befriend.config import load_params
+    from befriend.ops.tokens import assign as ops
+
+    ops(events, out, load_params(params).data)
 
 
 @app.command(rich_help_panel="Event logs")
@@ -221,7 +275,7 @@ def summary() -> None:
 
 @app.command(rich_help_panel="Reading a run")
 def settings(
-    section: Annotated[str | None, typer.Argument(help="data, validate, evaluate or simulate; all without.")] = None,
+    section: Annotated[str | None, typer.Argument(help="data, a stage, or simulate; all without.")] = None,
 ) -> None:
     """List every setting with its default and what it does."""
     from befriend.ops.settings import show

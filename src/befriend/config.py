@@ -13,6 +13,7 @@ from befriend.errors import SettingsError
 from befriend.evaluation.regimes import REGIMES, Regime
 from befriend.models.settings import TwoTowerSettings
 from befriend.settings import Settings, Share, parse, split_override
+from befriend.tokens.settings import TokenizeSettings
 
 PARAMS_FILE = Path("params.yaml")
 Separator = Annotated[str, Field(min_length=1, max_length=1)]
@@ -191,6 +192,8 @@ class Params(Settings):
     """the event log"""
     validate_: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
     """stage validate"""
+    tokenize: TokenizeSettings = TokenizeSettings()
+    """stage tokenize"""
     train_two_tower: TwoTowerSettings = TwoTowerSettings()
     """stage train_two_tower"""
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -21,7 +21,7 @@ Runner = Callable[..., Any]
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import dvc, evaluate, train, validate
+    from tasks import dvc, evaluate, tokenize, train, validate
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
@@ -37,11 +37,11 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, train, evaluate):
+    for module in (dvc, validate, tokenize, train, evaluate):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, train, evaluate):
+    for module in (validate, tokenize, train, evaluate):
         monkeypatch.setattr(module, "publish", lambda *_: None)
-    for stage in (validate.validate, train.train_two_tower, evaluate.evaluate, dvc.update_data):
+    for stage in (validate.validate, tokenize.tokenize, train.train_two_tower, evaluate.evaluate, dvc.update_data):
         monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
     return script
 
@@ -50,8 +50,8 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
     from flows.pipeline import pipeline
 
     done = pipeline(force=True)
-    assert [run.stage for run in done] == ["data.dvc", "validate", "train_two_tower", "evaluate"]
-    assert stages["order"] == [("data.dvc", False), ("validate", True), ("train_two_tower", True), ("evaluate", True)]
+    assert [run.stage for run in done] == ["data.dvc", "validate", "tokenize", "train_two_tower", "evaluate"]
+    assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]
 
 
 def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str, list[Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks import evaluate, publish, validate
+from tasks import evaluate, publish, tokenize, validate
 from tasks.dvc import Reproduced, StageError
 
 
@@ -27,7 +27,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """Key -> content of every artifact, in a folder without any report yet."""
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    for module in (validate, evaluate, publish):
+    for module in (validate, tokenize, evaluate, publish):
         for kind in ("markdown", "table", "link"):
             name = f"create_{kind}_artifact"
             if hasattr(module, name):
@@ -134,3 +134,16 @@ def test_evaluate_shows_figures_reports_and_links(published: dict[str, Any], mon
     assert evaluate.evaluate.fn() == Reproduced("evaluate", True, 1.0)
     assert set(published) == {"evaluate-report", "evaluate-metrics", "reports"}
     assert [row["committed"] for row in published["evaluate-metrics"]] == [None] * 4
+
+
+def test_tokenize_shows_how_codes_are_used(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("reports/tokens").mkdir(parents=True)
+    Path("reports/tokens/report.md").write_text("# STUs\n\n![users of each code](use.png)\n")
+    levels = {str(level): {"used_share": 0.9 + level / 100, "perplexity": 3.0} for level in (0, 1)}
+    Path("reports/tokens.json").write_text(json.dumps({"level": levels}))
+    monkeypatch.setattr(tokenize, "reproduce", lambda stage, force: Reproduced(stage, True, 1.0))
+    assert tokenize.tokenize.fn() == Reproduced("tokenize", True, 1.0)
+    assert set(published) == {"tokenize-report", "tokenize-files", "tokenize-levels"}
+    assert published["tokenize-levels"][2] == {"level": 1, "figure": "used_share", "found": 0.91, "committed": None}
+    before = {"level": {"0": {"used_share": 0.5}}}
+    assert tokenize.levels({"level": levels}, before)[0]["committed"] == 0.5
