@@ -223,7 +223,8 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     assert server.artifacts(started[1]).keys() == checks
     shown = server.artifacts(started[0])
     training = {f"train-two-tower-{shows}" for shows in ("progress", "curves", "figures")}
-    assert shown.keys() == checks | training | {"evaluate-report", "evaluate-metrics", "reports"}
+    tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
+    assert shown.keys() == checks | tokens | training | {"evaluate-report", "evaluate-metrics", "reports"}
     table = json.loads(shown["evaluate-metrics"])
     assert {(row["regime"], row["list"], row["segment"], row["model"]): row["ndcg@10"] for row in table} == metrics_of(
         project
