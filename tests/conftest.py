@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from befriend.cli import main
 from befriend.data.columns import CONTACT, ROLES
 from befriend.data.log import EventLog
 
@@ -55,3 +60,24 @@ def raw_events() -> pl.DataFrame:
             "timestamp": np.sort(rng.integers(1_600_000_000, 1_608_640_000, 400)),
         }
     ).filter(pl.col("actor_id") != pl.col("target_id"))
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(folder: Path, *arguments: str) -> Done:
+    """The command in this process: a process of its own would import torch each time."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        before, sys.argv = sys.argv, ["befriend", *arguments]
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            sys.argv = before
+    return Done(code, out.getvalue(), err.getvalue())

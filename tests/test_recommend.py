@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from befriend.cli import main
+from tests.conftest import call
 from tests.stages.conftest import prepare, train
 
 
@@ -24,27 +20,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def call(project: Path, *arguments: str) -> Done:
-    """The command in this process: a process of its own would import torch each time."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.chdir(project), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        before, sys.argv = sys.argv, ["befriend", "recommend", *arguments]
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            sys.argv = before
-    return Done(code, out.getvalue(), err.getvalue())
-
-
 def somebody(project: Path) -> str:
     events = pl.read_parquet(project / "log" / "events.parquet")
     return str(events["actor_id"].mode()[0])
@@ -52,10 +27,10 @@ def somebody(project: Path) -> str:
 
 def test_a_table_and_json_tell_the_same(project: Path) -> None:
     user = somebody(project)
-    found = json.loads(call(project, "--user", user, "-k", "5", "--json").stdout)
+    found = json.loads(call(project, "recommend", "--user", user, "-k", "5", "--json").stdout)
     assert [row["rank"] for row in found] == [1, 2, 3, 4, 5]
     assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
-    table = call(project, "--user", user, "-k", "5").stdout
+    table = call(project, "recommend", "--user", user, "-k", "5").stdout
     for row in found:
         assert str(row["recommended"]) in table
 
@@ -64,7 +39,15 @@ def test_all_users_of_a_file_as_parquet(project: Path, tmp_path: Path) -> None:
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
     done = call(
-        project, "--users", str(tmp_path / "ids.txt"), "-k", "3", "--new-only", "--out", str(tmp_path / "lists")
+        project,
+        "recommend",
+        "--users",
+        str(tmp_path / "ids.txt"),
+        "-k",
+        "3",
+        "--new-only",
+        "--out",
+        str(tmp_path / "lists"),
     )
     assert done.returncode == 0, done.stderr
     lists = pl.read_parquet(tmp_path / "lists")
@@ -78,24 +61,24 @@ def test_nobody_blocked_is_recommended(project: Path) -> None:
     assert blocks.height
     for a, b in blocks.head(3).iter_rows():
         for one, other in ((a, b), (b, a)):
-            found = json.loads(call(project, "--user", str(one), "-k", "200", "--json").stdout)
+            found = json.loads(call(project, "recommend", "--user", str(one), "-k", "200", "--json").stdout)
             assert other not in [row["recommended"] for row in found]
 
 
 def test_approximate_search_finds_nearly_the_same(project: Path) -> None:
     user = somebody(project)
     exact, fast = (
-        {row["recommended"] for row in json.loads(call(project, "--user", user, "--json", *more).stdout)}
+        {row["recommended"] for row in json.loads(call(project, "recommend", "--user", user, "--json", *more).stdout)}
         for more in ((), ("--approximate",))
     )
     assert len(exact & fast) >= 9
 
 
 def test_an_unknown_user_is_told_so(project: Path) -> None:
-    done = call(project, "--user", "987654321", "-k", "4")
+    done = call(project, "recommend", "--user", "987654321", "-k", "4")
     assert done.returncode == 0
     assert "nothing is known of 987654321 at that moment: the cold-start list" in done.stderr
-    early = call(project, "--user", somebody(project), "--at", "2000-01-01")
+    early = call(project, "recommend", "--user", somebody(project), "--at", "2000-01-01")
     assert early.returncode == 1 and "the log begins on" in early.stderr
 
 
@@ -110,13 +93,13 @@ def test_an_unknown_user_is_told_so(project: Path) -> None:
     ids=["nobody", "time", "action", "file"],
 )
 def test_a_wrong_call_says_what_to_do(project: Path, arguments: list[str], code: int, message: str) -> None:
-    done = call(project, *arguments)
+    done = call(project, "recommend", *arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert message in done.stderr
 
 
 def test_without_a_model_it_says_which_stage_makes_one(project: Path, tmp_path: Path) -> None:
     (tmp_path / "prepared").symlink_to(project / "prepared")
-    done = call(tmp_path, "--user", "1")
+    done = call(tmp_path, "recommend", "--user", "1")
     assert done.returncode == 1
     assert "there is no model in models/two_tower. Run `dvc repro train_two_tower` first" in done.stderr
