@@ -28,7 +28,8 @@ def settings(**options: Any) -> TokenizeSettings:
 
 def test_each_level_leaves_less_over() -> None:
     vectors = blobs()
-    errors = residual_kmeans.fit(vectors, (8, 8, 8), 20, seed=0, threads=1).errors(vectors)
+    quantizer = residual_kmeans.fit(vectors, (8, 8, 8), 20, seed=0, threads=1)
+    errors = quantizer.errors(vectors, quantizer.codes(vectors))
     assert 1 > errors[0] > errors[1] > errors[2] > 0
 
 
@@ -36,7 +37,7 @@ def test_points_are_their_own_centroids_where_codes_abound() -> None:
     vectors = blobs(5)
     quantizer = residual_kmeans.fit(vectors, (16, 4), 20, seed=0, threads=1)
     assert quantizer.sizes == (16, 4)
-    assert quantizer.errors(vectors)[0] == pytest.approx(0, abs=1e-6)
+    assert quantizer.errors(vectors, quantizer.codes(vectors))[0] == pytest.approx(0, abs=1e-6)
     assert len(quantizer.codes(vectors).unique(dim=0)) == 5
 
 

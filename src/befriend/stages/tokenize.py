@@ -66,7 +66,7 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
         else:
             spectrum = Spectrum.of(graph, settings.dimensions, settings.seed)
             spectral = torch.from_numpy(spectrum.place(graph))
-            vectors = folder.beside(spectral, settings, log.user_ids[:users]) if settings.vectors else spectral
+            vectors = folder.beside(spectral, settings, log.user_ids[:users])
             quantizer = _fit(settings, vectors, kept, drawn)
             sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
             nobody = Table(torch.zeros(0, len(sizes), dtype=torch.long), sizes)

@@ -56,7 +56,7 @@ def agreement(tokens: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, fl
 def describe(quantizer: Quantizer, vectors: Tensor, stus: Tensor, vocabulary: tuple[int, ...]) -> dict[str, Any]:
     """What the metrics file says of all users but their communities. vectors: float32[n, D]; stus: int64[n, L]."""
     plain = quantizer.codes(vectors)
-    errors = quantizer.errors(vectors)
+    errors = quantizer.errors(vectors, plain)
     levels = {
         str(level): use(column, vocabulary[level]) | ({"error": errors[level]} if level < len(errors) else {})
         for level, column in enumerate(stus.T)

@@ -52,7 +52,7 @@ class Tokens:
         until = int(log.timestamp[events].max(initial=0))
         ties = Graph(s.half_life, s.action_weights).adjacency(log, events, until)[users][:, :known]
         spectral = torch.from_numpy(self.spectrum.place(ties))
-        return beside(spectral, s, log.user_ids[users]) if s.vectors else spectral
+        return beside(spectral, s, log.user_ids[users])
 
     def with_users(self, vectors: Tensor, log: EventLog) -> Self:
         """With as many more users, by their vectors, float32[n, D]. Nobody else's STU changes."""
@@ -75,9 +75,10 @@ class Tokens:
 def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series) -> Tensor:
     """float32[n, D + E]: spectral vectors and those of the table that the settings name, each of its share of length.
 
-    Users without a row there have zeros.
+    Users without a row there have zeros; without a table the vectors are the spectral ones.
     """
-    assert settings.vectors is not None
+    if settings.vectors is None:
+        return spectral
     where = f"tokenize.vectors, {settings.vectors}"
     try:
         rows = pl.read_parquet(settings.vectors)

@@ -40,9 +40,11 @@ class Quantizer:
         return encode(self.latents(vectors), self.codebooks)
 
     @torch.no_grad()
-    def errors(self, vectors: Tensor) -> list[float]:
-        """The share of the vectors' variance that is left after each level, 0 to 1 (above 1: worse than their mean)."""
-        codes = self.codes(vectors)
+    def errors(self, vectors: Tensor, codes: Tensor) -> list[float]:
+        """The share of the vectors' variance that is left after each level, 0 to 1 (above 1: worse than their mean).
+
+        vectors: float32[n, D]; codes: int64[n, L], theirs.
+        """
         total = float((vectors - vectors.mean(0)).square().sum())
         left = []
         for level in range(1, len(self.codebooks) + 1):

@@ -8,6 +8,7 @@ dimensions, so that reconstruction and commitment are on one scale whatever the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,8 +136,10 @@ class RqVaeTrainee:
 
     def validate(self) -> dict[str, float]:
         """The share of the vectors' variance that codes keep, after all levels."""
-        return {self.metric: 1 - self.quantizer().errors(self.vectors)[-1]}
+        quantizer = self.quantizer()
+        return {self.metric: 1 - quantizer.errors(self.vectors, quantizer.codes(self.vectors))[-1]}
 
     def quantizer(self) -> Quantizer:
-        model = self.model.cpu().eval()
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()  # the one in training stays
         return Quantizer(model.codebooks(), model.encoder, model.decoder)

@@ -61,7 +61,9 @@ class Table:
 
     def write(self, path: Path, user_ids: pl.Series) -> None:
         """user_ids: the original ids of the users, for whoever reads the file."""
-        columns = {TOKEN.format(level): pl.Series(column, dtype=pl.Int16) for level, column in self._columns()}
+        columns = {
+            TOKEN.format(level): pl.Series(column, dtype=pl.Int16) for level, column in enumerate(self.stus.T.numpy())
+        }
         with atomic(path) as new:
             pl.DataFrame({"user_id": user_ids[: len(self)], **columns}).write_parquet(new)
 
@@ -69,6 +71,3 @@ class Table:
     def read(cls, path: Path, vocabulary: tuple[int, ...]) -> Self:
         rows = pl.read_parquet(path, columns=[TOKEN.format(level) for level in range(len(vocabulary))])
         return cls(torch.from_numpy(rows.to_numpy().astype(np.int64)), vocabulary)
-
-    def _columns(self) -> list[tuple[int, np.ndarray]]:
-        return [(level, column.numpy()) for level, column in enumerate(self.stus.T)]
