@@ -1,10 +1,11 @@
-"""Draws docs/figures/flow.png from data.dvc and dvc.yaml: what flows into and out of each stage.
+"""Draws docs/figures/flow.png from dvc.yaml: the stages in order, and what each leaves behind.
 
 Run it after a stage was added: python docs/draw.py
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,7 +18,6 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 STAGE, FILE, SIDE, LINE = "#0072B2", "#E8F1F8", "#FDF3DF", "#5A5A5A"
 MEANING = {
-    "data": "your event log\nactor, action, target, time",
     "prepared/events.parquet": "events in time order",
     "prepared/users.parquet": "the id map",
     "prepared/attributes.parquet": "what else is known of users",
@@ -25,6 +25,9 @@ MEANING = {
     "prepared/rejected.parquet": "refused rows, with reasons",
     "reports/validation": "report with figures",
     "reports/validation.json": "facts and verdicts",
+    "models/tokens": "STUs, codebooks, trie",
+    "reports/tokens": "use of the codes, a map",
+    "reports/tokens.json": "collisions, use, errors",
     "models/two_tower": "weights, settings, lineage",
     "reports/training/two_tower/plots": "curves by epoch",
     "reports/training/two_tower/metrics.json": "figures of the kept epoch",
@@ -32,6 +35,8 @@ MEANING = {
     "reports/predictions": "every model's lists",
     "reports/metrics.json": "NDCG, hits, intervals",
 }
+WIDTH, LEFT, LETTER = 11.5, 2.5, 0.076  # inches; of a letter at 8.5 points
+HIGH, BETWEEN = 0.48, 0.1
 
 
 def outputs(stage: dict) -> list[str]:
@@ -39,58 +44,63 @@ def outputs(stage: dict) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-def box(
-    axes: plt.Axes, x: float, y: float, text: str, colour: str, width: float, ink: str = "black", bold: bool = False
-) -> None:
-    patch = FancyBboxPatch(
-        (x, y - 0.3), width, 0.6, boxstyle="round,pad=0.02,rounding_size=0.12", fc=colour, ec=LINE, lw=0.8
-    )
-    axes.add_patch(patch)
-    weight = "bold" if bold else "normal"
-    axes.text(
-        x + width / 2, y, text, ha="center", va="center", fontsize=8.5, color=ink, weight=weight, linespacing=1.35
-    )
+def box(axes: plt.Axes, x: float, y: float, width: float, high: float, colour: str) -> None:
+    """A box with its upper left corner there."""
+    style = "round,pad=0,rounding_size=0.06"
+    axes.add_patch(FancyBboxPatch((x, y - high), width, high, boxstyle=style, fc=colour, ec=LINE, lw=0.7))
 
 
-def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": LINE, "lw": 1, "shrinkA": 0, "shrinkB": 0})
+def rows_of(chips: list[tuple[str, str]]) -> list[list[tuple[str, str, float]]]:
+    """Chips (path, colour) with their widths, as many side by side as there is room."""
+    rows: list[list[tuple[str, str, float]]] = [[]]
+    x = LEFT
+    for path, colour in chips:
+        width = LETTER * max(len(path), len(MEANING[path])) + 0.2
+        if x + width > WIDTH:
+            rows.append([])
+            x = LEFT
+        rows[-1].append((path, colour, width))
+        x += width + BETWEEN
+    return rows
 
 
 def main() -> None:
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     used = {dep for stage in stages.values() for dep in stage["deps"]}
-    width, gap = 2.65, 0.55
-    figure, axes = plt.subplots(figsize=(11.5, 5.2))
-    box(axes, 0, 0, MEANING["data"], FILE, width)
-    x, last, heights = 0.0, [(width, 0.0)], [0.0]
+    laid = {}
     for name, stage in stages.items():
-        x += width + gap
-        box(axes, x, 0, f"befriend {name}", STAGE, 2.0, "white", bold=True)
-        for point in last:
-            arrow(axes, point, (x, 0))
-        end = x + 2.0
-        x = end + gap
-        found = outputs(stage)
-        last = []
-        for kind, colour, sign in (("on", FILE, 1), ("out", SIDE, -1)):
-            chosen = [path for path in found if (path in used) == (kind == "on")]
-            for k, path in enumerate(chosen):
-                # What the next stage reads stands above, what people read below.
-                y = sign * (0.45 + 0.82 * k) if len(found) > 1 else 0
-                box(axes, x, y, f"{path}\n{MEANING.get(path, '')}", colour, width)
-                heights.append(y)
-                arrow(axes, (end, 0), (x, y))
-                if kind == "on":
-                    last.append((x + width, y))
-    axes.text(0, -1.15, "blue: read by the next stage\nyellow: read by people", fontsize=8, color=LINE, va="top")
-    axes.text(
-        0, max(heights) + 0.66,
-        "data.dvc brings the log. DVC runs what is out of date. Prefect orders, schedules, retries, reports.",
-        fontsize=9.5, weight="bold",
-    )  # fmt: skip
-    axes.set(xlim=(-0.1, x + width + 0.1), ylim=(min(heights) - 0.51, max(heights) + 1.01))
+        chips = [(path, FILE if path in used else SIDE) for path in outputs(stage)]
+        laid[name] = rows_of(sorted(chips, key=lambda chip: chip[1] == SIDE))
+    total = 1.05 + sum(len(rows) * (HIGH + BETWEEN) + 2 * BETWEEN for rows in laid.values())
+    figure = plt.figure(figsize=(WIDTH + 0.2, total))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.1, WIDTH + 0.1), ylim=(0, total))
     axes.axis("off")
-    figure.savefig(ROOT / "docs" / "figures" / "flow.png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    y = total - 0.2
+    axes.text(0, y, "data.dvc brings your event log: actor, action, target, time", fontsize=10, weight="bold", va="top")
+    y -= 0.45
+    for name, rows in laid.items():
+        high = len(rows) * (HIGH + BETWEEN) - BETWEEN
+        box(axes, 0, y, LEFT - 0.25, high, STAGE)
+        about = "\n".join(textwrap.wrap(stages[name]["desc"], 34)) if high > HIGH else ""
+        axes.text(0.1, y - (0.09 if about else high / 2), name, color="white", weight="bold", fontsize=10,
+                  va="top" if about else "center")  # fmt: skip
+        axes.text(0.1, y - 0.32, about, color="white", fontsize=7.2, va="top", linespacing=1.3)
+        for k, row in enumerate(rows):
+            x, top = LEFT, y - k * (HIGH + BETWEEN)
+            for path, colour, width in row:
+                box(axes, x, top, width, HIGH, colour)
+                axes.text(x + 0.1, top - 0.08, path, fontsize=8.5, weight="bold", va="top")
+                axes.text(x + 0.1, top - 0.28, MEANING[path], fontsize=8.5, va="top", color="#333333")
+                x += width + BETWEEN
+        y -= high + 3 * BETWEEN
+        if name != list(laid)[-1]:
+            arrow = {"arrowstyle": "-|>", "color": LINE, "lw": 1, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (0.5, y), (0.5, y + 3 * BETWEEN), arrowprops=arrow)
+    axes.text(0, y + 0.12, "blue: what later stages read     yellow: what people read     "
+              "DVC runs what is out of date; Prefect orders, schedules, retries, reports",
+              fontsize=8.5, color=LINE, va="top")  # fmt: skip
+    figure.savefig(ROOT / "docs" / "figures" / "flow.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from befriend import files
+from befriend.tokens.catalogue import agreement
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -73,6 +74,14 @@ def test_a_forced_repro_leaves_the_lock_as_it_is(clone: Path) -> None:
     for _ in range(2):
         call(clone, "dvc", "repro", "--force")
         assert lock_of(clone) == before
+
+
+def test_first_tokens_lie_within_the_communities_that_the_sample_has_planted(clone: Path) -> None:
+    stus = pl.read_parquet(clone / "models/tokens/table.parquet")
+    both = stus.join(pl.read_parquet(clone / "src/befriend/sample/truth.parquet"), on="user_id", validate="1:1")
+    assert both.height == stus.height > 2000
+    found = agreement(both["token_0"].to_numpy(), both["community"].to_numpy(), seed=0)
+    assert found["homogeneity"] >= max(0.8, found["shuffled"] + 0.4)
 
 
 def test_the_summary_shows_figures_and_paths(clone: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from befriend.tokens import residual_kmeans
+from befriend.tokens.quantizer import Quantizer
 from befriend.tokens.rqvae import Rows, RqVaeTrainee
 from befriend.tokens.settings import TokenizeSettings
 from befriend.training.loop import fit
@@ -31,6 +32,16 @@ def test_each_level_leaves_less_over() -> None:
     quantizer = residual_kmeans.fit(vectors, (8, 8, 8), 20, seed=0, threads=1)
     errors = quantizer.errors(vectors, quantizer.codes(vectors))
     assert 1 > errors[0] > errors[1] > errors[2] > 0
+
+
+def test_codebooks_that_fit_each_other_leave_less_over_than_one_after_the_other() -> None:
+    vectors = blobs()
+    level = residual_kmeans.kmeans(vectors, 8, 20, seed=0, threads=1)
+    left = vectors - level[residual_kmeans.nearest(vectors, level)]
+    apart = Quantizer((level, residual_kmeans.kmeans(left, 8, 20, seed=1, threads=1)), nn.Identity(), nn.Identity())
+    together = Quantizer(residual_kmeans.together(vectors, apart.codebooks), nn.Identity(), nn.Identity())
+    before, after = (q.errors(vectors, q.codes(vectors))[-1] for q in (apart, together))
+    assert after < 0.95 * before
 
 
 def test_points_are_their_own_centroids_where_codes_abound() -> None:

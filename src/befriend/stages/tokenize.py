@@ -67,7 +67,7 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
             spectrum = Spectrum.of(graph, settings.dimensions, settings.seed)
             spectral = torch.from_numpy(spectrum.place(graph))
             vectors = folder.beside(spectral, settings, log.user_ids[:users])
-            quantizer = _fit(settings, vectors, kept, drawn)
+            quantizer = fit_quantizer(settings, vectors, kept, drawn)
             sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
             nobody = Table(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
             tokens = Tokens(settings, spectrum, quantizer, nobody, log.lineage(users), data, split.t_validation)
@@ -88,7 +88,8 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
     )
 
 
-def _fit(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path, drawn: Path) -> Quantizer:
+def fit_quantizer(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path, drawn: Path) -> Quantizer:
+    """vectors: float32[n, D]. An RQ-VAE keeps its checkpoints in one folder and draws its curves below the other."""
     sizes = settings.sizes(len(vectors))
     if settings.quantizer == "residual_kmeans":
         return residual_kmeans.fit(vectors, sizes, settings.iterations, settings.seed, settings.threads)

@@ -49,12 +49,13 @@ def draw_map(quantizer: Quantizer, vectors: Tensor, first: Tensor, seed: int, pa
 
     latents = quantizer.latents(vectors)
     shown = torch.from_numpy(np.unique(np.linspace(0, max(len(first) - 1, 0), SHOWN).astype(int)))[: len(first)]
-    place = place_codes(quantizer.codebooks[0].numpy(), seed)[first[shown].numpy()]
+    place_of = place_codes(quantizer.codebooks[0].numpy(), seed)
+    place = place_of[first[shown].numpy()]
     left = latents[shown] - quantizer.codebooks[0][first[shown]]
     if len(left) > 1:
         axes_of = torch.linalg.eigh(left.T @ left).eigenvectors[:, -2:]
         around = (left @ axes_of).numpy()
-        place = place + 0.06 * np.ptp(place, axis=0).max() * around / max(float(around.std()), 1e-9)
+        place = place + _apart(place_of) / 5 * around / max(float(around.std()), 1e-9)
     with mpl.rc_context({"font.size": 8}):
         figure, axes = plt.subplots(figsize=(6.4, 6), layout="constrained")
         colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, len(quantizer.codebooks[0])))
@@ -76,3 +77,10 @@ def place_codes(codebook: np.ndarray, seed: int) -> np.ndarray:
         return np.stack([np.cos(turn), np.sin(turn)], 1)
     perplexity = min(10, (len(codebook) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(codebook).astype(np.float64)
+
+
+def _apart(places: np.ndarray) -> float:
+    """How far the nearest other one is, in the median. places: float64[K, 2]."""
+    apart = np.hypot(*(places[:, None] - places[None]).T)
+    np.fill_diagonal(apart, np.inf)
+    return float(np.median(apart.min(1)))

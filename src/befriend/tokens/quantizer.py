@@ -40,6 +40,10 @@ class Quantizer:
         return encode(self.latents(vectors), self.codebooks)
 
     @torch.no_grad()
+    def decoded(self, codes: Tensor) -> Tensor:
+        """float32[n, D]: what codes of the first l levels, int64[n, l], say of vectors."""
+        return self.decoder(decode(codes, self.codebooks))
+
     def errors(self, vectors: Tensor, codes: Tensor) -> list[float]:
         """The share of the vectors' variance that is left after each level, 0 to 1 (above 1: worse than their mean).
 
@@ -48,8 +52,7 @@ class Quantizer:
         total = float((vectors - vectors.mean(0)).square().sum())
         left = []
         for level in range(1, len(self.codebooks) + 1):
-            again = self.decoder(decode(codes[:, :level], self.codebooks))
-            left.append(float((vectors - again).square().sum()) / max(total, 1e-12))
+            left.append(float((vectors - self.decoded(codes[:, :level])).square().sum()) / max(total, 1e-12))
         return left
 
 

@@ -23,7 +23,7 @@ from befriend.tokens.settings import TokenizeSettings
 from befriend.training.trainee import Losses
 
 ROWS = 1024  # users a step
-DEAD = 1.0  # a code whose fading count of users in a step falls below is given to one of them
+DEAD = 0.02  # a code whose fading count of users falls below this share of the mean is given to one of them
 FADE = 0.95  # of codes and counts, a step
 
 
@@ -58,7 +58,7 @@ class RqVae(nn.Module):
             num_quantizers=len(sizes),
             codebook_size=tuple(sizes),
             decay=FADE,
-            threshold_ema_dead_code=DEAD,
+            threshold_ema_dead_code=DEAD * ROWS / max(sizes),
             commitment_weight=settings.commitment_weight,
         )
         self._begin(vectors, sizes, settings)
@@ -73,11 +73,14 @@ class RqVae(nn.Module):
         self.encoder.linear.bias.copy_(-mean @ axes)
         self.decoder.linear.weight.copy_(axes)
         self.decoder.linear.bias.copy_(mean)
-        begun = residual_kmeans.fit(self.encoder(vectors), sizes, settings.iterations, settings.seed, settings.threads)
-        for layer, codebook in zip(self.quantizer.layers, begun.codebooks, strict=True):
+        latents = self.encoder(vectors)
+        begun = residual_kmeans.fit(latents, sizes, settings.iterations, settings.seed, settings.threads)
+        codes = begun.codes(latents)
+        for layer, codebook, code in zip(self.quantizer.layers, begun.codebooks, codes.T, strict=True):
+            share = code.bincount(minlength=len(codebook)) / len(code)
             layer.codebook = codebook
-            layer._codebook.embed_avg.copy_(codebook)
-            layer._codebook.cluster_size.fill_(1)
+            layer._codebook.cluster_size.copy_(share * ROWS)
+            layer._codebook.embed_avg.copy_(share[:, None] * ROWS * codebook)
 
     def codebooks(self) -> tuple[Tensor, ...]:
         return tuple(layer.codebook.detach().clone() for layer in self.quantizer.layers)

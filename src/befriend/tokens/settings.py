@@ -37,10 +37,10 @@ class QuantizerSettings(Settings):
     """levels of codes"""
     codes: Literal["auto"] | Annotated[int, Field(ge=2, le=MOST_CODES)] = "auto"
     """codes of each level; auto: the smallest power of two that leaves eight STUs a user"""
-    iterations: Annotated[int, Field(ge=1)] = 25
+    iterations: Annotated[int, Field(ge=1)] = 10
     """iterations of k-means"""
-    latent_dim: Annotated[int, Field(ge=2)] = 32
-    """rqvae: width of the space that is quantised"""
+    latent_dim: Annotated[int, Field(ge=2)] = 64
+    """rqvae: width of the space that is quantised, at most that of the vectors"""
     encoder_dim: Annotated[int, Field(ge=4)] = 256
     """rqvae: width of the hidden layers of encoder and decoder"""
     commitment_weight: Annotated[float, Field(ge=0)] = 0.25
