@@ -21,7 +21,7 @@ from befriend.models.folder import Codes, TwoTowerModel
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.recommend import Asked, recommend
-from befriend.retrieval.two_tower import Retriever, TwoTowerRanker
+from befriend.retrieval.two_tower import TwoTowerRanker, TwoTowerRetriever
 from tests.conftest import random_log
 
 TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, partners=3, own_contacts=12)
@@ -48,7 +48,7 @@ def log() -> EventLog:
 def scores_by_hand(m: NextTargetPredictionUserIDs, observed: Observed, user: int, visible: int, horizon: int) -> Any:
     """float[N]: the model's score of everyone for one user, all terms, one by one."""
     a = observed.activity
-    r = Retriever(m, observed, TOWER)
+    r = TwoTowerRetriever(m, observed, TOWER)
     one = torch.tensor([user])
     query = r.queries(one, torch.tensor([visible]), torch.tensor([horizon]), torch.tensor([0]), 0)
     users, seen, now = torch.arange(USERS)[None], torch.tensor([[visible]]), torch.tensor([[horizon]])
@@ -66,7 +66,7 @@ def scores_by_hand(m: NextTargetPredictionUserIDs, observed: Observed, user: int
 @torch.no_grad()
 def test_lists_are_those_of_the_full_formula_at_any_moment_in_any_order(log: EventLog) -> None:
     m, observed = model(), Observed.of(log)
-    r = Retriever(m, observed, TOWER)
+    r = TwoTowerRetriever(m, observed, TOWER)
     rng = np.random.default_rng(0)
     for visible in (300, 120, 499, 40, 41):  # forth and back
         horizon = int(log.timestamp[visible - 1]) + 3600
@@ -91,7 +91,7 @@ def test_the_pointer_and_the_moment_move_the_lists(log: EventLog) -> None:
     observed = Observed.of(log)
 
     def lists(m: NextTargetPredictionUserIDs, tower: TowerSettings, later: int) -> torch.Tensor:
-        r = Retriever(m, observed, tower)
+        r = TwoTowerRetriever(m, observed, tower)
         horizon = int(log.timestamp[299]) + later
         r.refresh(300, horizon)
         user = torch.arange(10)
@@ -167,7 +167,7 @@ def test_the_moment_is_respected(log: EventLog) -> None:
 
 def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:
     observed = Observed.of(log)
-    r = Retriever(model(), observed, TOWER)
+    r = TwoTowerRetriever(model(), observed, TOWER)
     user, seen = torch.tensor([3]), torch.tensor([200])
     horizon = torch.tensor([int(log.timestamp[200])])
     known = r.queries(user, seen, horizon, torch.tensor([0]), 0).vector()

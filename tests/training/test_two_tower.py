@@ -15,6 +15,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
+from befriend.models.batch import Query
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.loop import fit
 from befriend.training.two_tower import TwoTowerTrainee
@@ -104,8 +105,9 @@ def test_what_users_are_is_learned_from_the_positions_that_learn(log: EventLog) 
 def test_hard_negatives_are_those_with_the_largest_products(log: EventLog) -> None:
     t = trainee(log, hard_negatives=4)
     t.model.eval()
-    query, rows = torch.randn(3, 16), t.model.users.rows()
-    scores = query @ t.model.users(t.examples.universe, rows).T
+    asked, rows = torch.randn(3, 16), t.model.users.rows()
+    query = Query(static=asked, social=None, moment=None, hidden=asked)
+    scores = asked @ t.model.users(t.examples.universe, rows).T
     best = t.examples.universe[scores.topk(4).indices]
     assert torch.equal(t._nearest(query, rows), best)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.errors import DataError
-from befriend.models.settings import TowerSettings
+from befriend.models.query_tower import QueryTower, TowerArguments
+from befriend.models.settings import QuerySettings, StuTowerSettings, TowerSettings
+from befriend.models.stu import NextTargetPredictionSTU
 from befriend.models.two_tower import NextTargetPredictionUserIDs
+from befriend.tokens.table import Table
 
 WEIGHTS_FILE = "weights.safetensors"
 ABOUT_FILE = "model.json"
@@ -44,6 +47,13 @@ class TwoTowerModel:
     """figures of the epoch whose weights were kept"""
 
 
+class Widths(TypedDict):
+    """What a model has to know of attributes to be built."""
+
+    categories: tuple[int, ...]
+    numeric: int
+
+
 @dataclass(frozen=True)
 class Codes:
     """How a model reads attributes: fixed by the users it was trained on."""
@@ -58,7 +68,13 @@ class Codes:
         """trained: bool[N], the users of the training part."""
         return cls(attributes.vocabulary_of(trained), attributes.scale(trained))
 
-    def describe(self, model: NextTargetPredictionUserIDs, attributes: Attributes) -> None:
+    def widths(self) -> Widths:
+        return {
+            "categories": tuple(1 + len(labels) for labels in self.vocabulary.values()),
+            "numeric": 2 * len(self.scale),
+        }
+
+    def describe(self, model: QueryTower, attributes: Attributes) -> None:
         """Tells the model the attributes of all users."""
         categorical = attributes.with_vocabulary(self.vocabulary).categorical.astype(np.int64)
         model.users.describe(torch.from_numpy(categorical), torch.from_numpy(attributes.scaled(self.scale)))
@@ -71,25 +87,47 @@ def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) 
         num_actions,
         embedding_dim=tower.embedding_dim,
         hidden_dim=tower.hidden_dim,
-        dropout=tower.dropout,
-        history_encoder_type=tower.history_encoder,
-        interaction_type=tower.interaction,
-        num_experts=tower.num_experts,
-        activation=tower.activation,
-        layers=tower.layers,
-        heads=tower.heads,
-        history_projection=tower.history_projection,
-        shortcut=tower.shortcut,
-        history_scale=tower.history_scale,
-        latent_cross=tower.latent_cross,
         id_embedding=tower.id_embedding,
-        id_dropout=tower.id_dropout,
         partners=tower.partners > 0,
-        user_features=USER_FEATURES if tower.freshness else 0,
-        pair_features=PAIR_FEATURES if tower.pointer else 0,
-        categories=tuple(1 + len(labels) for labels in codes.vocabulary.values()),
-        numeric=2 * len(codes.scale),
+        **codes.widths(),
+        **_arguments(tower),
     )
+
+
+def build_stu(tower: StuTowerSettings, table: Table, num_actions: int, codes: Codes) -> NextTargetPredictionSTU:
+    """The model that the settings describe, with fresh weights, for the users of a table."""
+    return NextTargetPredictionSTU(
+        num_actions,
+        len(table.vocabulary),
+        table.vocabulary,
+        embedding_dim=tower.embedding_dim,
+        hidden_dim=tower.hidden_dim,
+        stus=table.stus,
+        tower_type=tower.towers,
+        tied=tower.tied_tokens,
+        sibling_smoothing=tower.sibling_smoothing,
+        **codes.widths(),
+        **_arguments(tower),
+    )
+
+
+def _arguments(tower: QuerySettings) -> TowerArguments:
+    return {
+        "dropout": tower.dropout,
+        "history_encoder_type": tower.history_encoder,
+        "interaction_type": tower.interaction,
+        "num_experts": tower.num_experts,
+        "activation": tower.activation,
+        "layers": tower.layers,
+        "heads": tower.heads,
+        "history_projection": tower.history_projection,
+        "shortcut": tower.shortcut,
+        "history_scale": tower.history_scale,
+        "latent_cross": tower.latent_cross,
+        "user_features": USER_FEATURES if tower.freshness else 0,
+        "pair_features": PAIR_FEATURES if tower.pointer else 0,
+        "id_dropout": tower.id_dropout,
+    }
 
 
 def save(folder: Path, trained: TwoTowerModel) -> None:

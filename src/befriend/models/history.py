@@ -44,6 +44,18 @@ class RelativeBias(nn.Module):
         return bias.masked_fill(~visible[:, None], float("-inf"))
 
 
+class MeanPooling(nn.Module):
+    """The mean of all events so far, whatever their times."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor, timestamp: Tensor | None) -> Tensor:
+        """tokens: float[B, N, W], 0 where padded; mask: bool[B, N]. Returns float[B, N, W]."""
+        return self.dropout(tokens).cumsum(1) / mask.cumsum(1).clamp(min=1)[..., None]
+
+
 class SimpleAttention(nn.Module):
     """Pooled multi-head attention: learned queries, one a head, look at all events so far; the last is added as it is.
 

@@ -1,4 +1,4 @@
-"""Settings of the two-tower model: what it is made of, and what its training asks it."""
+"""Settings of the models: what they are made of, and what their training asks them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from befriend.settings import Settings, Share
 from befriend.training.settings import TrainingSettings
 
 ActivationName = Literal["gelu", "swiglu"]
+HistoryEncoderName = Literal["transformer", "simple_attention", "mean_pooling"]
 NegativesName = Literal["in_batch", "mixed", "random"]
+TowerName = Literal["linear", "mlp", "moe"]
 Count = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=4)]
 
 
-class TowerSettings(Settings):
-    """What the two towers are made of."""
+class QuerySettings(Settings):
+    """What a query is made of, and the terms of the score that change with time."""
 
     embedding_dim: Width = 64
     """width of a user's embedding"""
     hidden_dim: Width = 128
     """width of the hidden layers"""
-    history_encoder: Literal["transformer", "simple_attention"] = "transformer"
-    """transformer (causal self-attention) or simple_attention (pooled multi-head attention)"""
+    history_encoder: HistoryEncoderName = "transformer"
+    """transformer (causal self-attention), simple_attention (pooled multi-head attention) or mean_pooling"""
     history_length: Annotated[int, Field(ge=1)] = 50
     """events of a user that the history encoder sees"""
     layers: Annotated[int, Field(ge=1)] = 2
@@ -49,18 +51,34 @@ class TowerSettings(Settings):
     """activation of the feed-forward layers"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of hidden units left out in training"""
-    id_embedding: bool = True
-    """users seen in training have an embedding of their own; off, a user is only what is known of them"""
     id_dropout: Share = 0.3
-    """share of users who go without their embedding in a training step, so that the model can do without"""
-    partners: Count = 0
-    """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
+    """share of users who are nobody in particular in a training step, so that the model can do without"""
     freshness: bool = True
     """how recently and how often somebody acted and was acted on enters the score"""
     pointer: bool = True
     """people in one's own history get a score of their own, from when and how often one was in contact"""
     own_contacts: Annotated[int, Field(ge=1)] = 100
     """latest events of one's history whose people get that score, and stand against every target in training"""
+
+
+class TowerSettings(QuerySettings):
+    """What the two towers are made of."""
+
+    id_embedding: bool = True
+    """users seen in training have an embedding of their own; off, a user is only what is known of them"""
+    partners: Count = 0
+    """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
+
+
+class StuTowerSettings(QuerySettings):
+    """What the STU model is made of."""
+
+    towers: TowerName = "linear"
+    """how the tower of a level reads the query: linear, mlp, or moe (with num_experts)"""
+    tied_tokens: bool = False
+    """score tokens by the embeddings that stand for them in histories, instead of by rows of their own"""
+    sibling_smoothing: Share = 0.0
+    """share of a token's weight in token_loss that goes to the others that might stand in its place"""
 
 
 class AskSettings(Settings):
@@ -92,8 +110,8 @@ class AskSettings(Settings):
     """weight of a second loss for first contacts, in which existing contacts are no candidates"""
 
 
-class TwoTowerSettings(TowerSettings, AskSettings, TrainingSettings):
-    """Stage train_two_tower: the model, what its training asks it, and the training itself."""
+class RetrievalSettings(QuerySettings, AskSettings, TrainingSettings):
+    """What training a model of people needs to know, whatever it makes of users."""
 
     epochs: Annotated[int, Field(ge=1)] = 1
     """passes over the training events, at most; in chronological order, the second already knows how it went on"""
@@ -101,3 +119,14 @@ class TwoTowerSettings(TowerSettings, AskSettings, TrainingSettings):
     """share of the peak that is left at the end of the cosine decay; below 1, the latest events are learned least"""
     validation_events: Annotated[int, Field(ge=1)] = 1000
     """events of the validation part, evenly spaced, by which the best epoch is chosen"""
+
+
+class TwoTowerSettings(TowerSettings, RetrievalSettings):
+    """Stage train_two_tower: the model, what its training asks it, and the training itself."""
+
+
+class StuSettings(StuTowerSettings, RetrievalSettings):
+    """Stage train_stu: the model, what its training asks it, and the training itself."""
+
+    token_loss: Annotated[float, Field(ge=0)] = 0.1
+    """weight of the loss of the tokens alone, level by level, beside that of the whole score"""

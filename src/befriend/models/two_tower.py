@@ -1,74 +1,25 @@
 """The two-tower model over user ids: a query from actor, action and history; a vector for every target.
 
-The score of a target is the inner product of the two, plus a term for people of one's own history. Knows tensors
-only: what was visible when is the business of who makes the batch.
+The score of a target is the inner product of the two, plus a term for people of one's own history.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from befriend.evaluation.regimes import HIDDEN, REGIMES
-from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
-from befriend.models.history import SimpleAttention, Transformer
-from befriend.models.interaction import InteractionMoE
-from befriend.models.layers import MLP
-from befriend.models.settings import ActivationName, NegativesName
-from befriend.models.terms import Pointer, TargetMoment
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.query_tower import QueryTower, TowerArguments, inside, taught
+from befriend.models.settings import NegativesName
+from befriend.models.users import UserEmbedding
 from befriend.training.losses import SoftmaxLoss, softmax_loss
 from befriend.training.negatives import draw
 
-NEUTRAL = 0.01  # deviation of fresh embeddings of users: most have few events, and are to start out as nobody special
 
-
-class UserEmbedding(nn.Module):
-    """What a user is: an embedding of its own where it was seen in training, and its attributes."""
-
-    def __init__(self, num_users: int, width: int, categories: tuple[int, ...], numeric: int, own: bool):
-        super().__init__()
-        self.own = nn.Embedding(num_users + 1 if own else 1, width)  # the last row: somebody without one
-        self.register_buffer("known", torch.full((num_users,), own))
-        self.categories = nn.ModuleList(nn.Embedding(size, width) for size in categories)
-        self.numeric = nn.Linear(numeric, width, bias=False) if numeric else None
-        self.register_buffer("categorical", torch.zeros(1, len(categories), dtype=torch.long), persistent=False)
-        self.register_buffer("numbers", torch.zeros(1, numeric), persistent=False)
-        self.known: Tensor
-        self.categorical: Tensor
-        self.numbers: Tensor
-        for table in (self.own, *self.categories):
-            nn.init.normal_(table.weight, std=NEUTRAL)
-
-    def rows(self, dropout: float = 0.0) -> Tensor:
-        """int64[num_users + 1]: the row of each user; some are left out in training. One draw serves a whole step."""
-        nobody = self.own.num_embeddings - 1
-        known = self.known
-        if dropout and self.training:
-            known = known & (torch.rand(len(known), device=known.device) >= dropout)
-        rows = torch.where(known, torch.arange(len(known), device=known.device), nobody)
-        return torch.cat([rows, rows.new_tensor([nobody])])
-
-    def describe(self, categorical: Tensor, numeric: Tensor) -> None:
-        """Sets the attributes of N users: int64[N, C], 0 for unknown; float32[N, M], standardised."""
-        self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.known.device)  # the last row: nothing known
-        self.numbers = F.pad(numeric, (0, 0, 0, 1)).to(self.known.device)
-
-    def forward(self, users: Tensor, rows: Tensor) -> Tensor:
-        """users: int64[...], anybody beyond the table joined later; rows: from `rows`. Returns float32[..., width]."""
-        out = self.own(rows[users.clamp(max=len(rows) - 1)])
-        if self.categories or self.numeric is not None:
-            described = users.clamp(max=len(self.categorical) - 1)
-            for k, table in enumerate(self.categories):
-                out = out + table(self.categorical[described, k])
-            if self.numeric is not None:
-                out = out + self.numeric(self.numbers[described])
-        return out
-
-
-class NextTargetPredictionUserIDs(nn.Module):
+class NextTargetPredictionUserIDs(QueryTower):
     """Two towers over user ids, histories, attributes and moments.
 
     Args:
@@ -76,22 +27,14 @@ class NextTargetPredictionUserIDs(nn.Module):
         num_actions: Labels of actions.
         embedding_dim: D, width of a user's embedding.
         hidden_dim: Width of hidden layers.
-        dropout: Share of hidden units left out in training.
         device: Where the parameters lie.
-        history_encoder_type: `transformer` or `simple_attention`.
-        interaction_type: `mlp` or `moe`, with `num_experts`.
-        history_projection: Project the encoder's output of width 2 D to D.
-        shortcut: Add a linear layer beside the interaction (wide and deep: Cheng et al. 2016).
-        history_scale: Factor of the users' embeddings as parts of a history; > 1 lets small ones be learned faster.
-        latent_cross: Add actor x history and actor x action to the query's parts (Beutel et al. 2018).
-        id_embedding, id_dropout: Whether users have an embedding of their own, and how often it is left out.
+        id_embedding: Whether users have an embedding of their own.
         partners: Whether targets are described by their latest contacts too.
-        user_features: Width of the activity features of users; 0 turns the freshness term off.
-        pair_features: Width of the features of pairs; 0 turns the pointer term off.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
         temporal_positions: How many positions of a history predict their next target; None for all.
         negatives, log_q: Kind of negatives, and whether they are corrected for how often they are drawn.
+        tower: Of the query tower: dropout, history_encoder_type, interaction_type and so on.
     """
 
     def __init__(
@@ -100,129 +43,26 @@ class NextTargetPredictionUserIDs(nn.Module):
         num_actions: int,
         embedding_dim: int = 128,
         hidden_dim: int = 256,
-        dropout: float = 0.1,
         device: torch.device | str = "cpu",
-        history_encoder_type: Literal["transformer", "simple_attention"] = "transformer",
-        interaction_type: Literal["mlp", "moe"] = "mlp",
-        num_experts: int = 4,
-        activation: ActivationName = "gelu",
-        layers: int = 2,
-        heads: int = 4,
-        history_projection: bool = True,
-        shortcut: bool = False,
-        history_scale: float = 1.0,
-        latent_cross: bool = True,
         id_embedding: bool = True,
-        id_dropout: float = 0.0,
         partners: bool = False,
-        user_features: int = 0,
-        pair_features: int = 0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
         temporal_weight: float = 1.0,
         temporal_positions: int | None = None,
         negatives: NegativesName = "mixed",
         log_q: bool = True,
+        **tower: Unpack[TowerArguments],
     ):
-        super().__init__()
-        d, wide = embedding_dim, 2 * embedding_dim
-        self.num_users, self.id_dropout = num_users, id_dropout
-        self.latent_cross, self.history_scale = latent_cross, history_scale
+        own = nn.Embedding(num_users + 1 if id_embedding else 1, embedding_dim)
+        users = UserEmbedding(num_users, own, categories, numeric)
+        super().__init__(users, num_actions, hidden_dim, embedding_dim, partners, **tower)
+        self.num_users = num_users
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         self.negatives, self.log_q = negatives, log_q
-
-        self.users = UserEmbedding(num_users, d, categories, numeric, id_embedding)
-        self.actions = nn.Embedding(num_actions + 1, d)  # the last row: an action that is not known
-        self.directions = nn.Embedding(2, d)
-        self.gap = nn.Linear(2, d)
-        self.encoder = (
-            Transformer(wide, heads, layers, activation, dropout)
-            if history_encoder_type == "transformer"
-            else SimpleAttention(wide, heads, dropout)
-        )
-        state = d if history_projection else wide
-        self.projection = MLP(wide, d, d, activation, dropout) if history_projection else nn.Identity()
-        self.empty = nn.Parameter(torch.zeros(state))
-        self.cross = nn.Linear(state, d) if latent_cross and state != d else nn.Identity()
-        self.refresh = nn.Embedding(len(REGIMES), d)
-        parts = state + 2 * d + (2 * d if latent_cross else 0)
-        self.moment = TargetMoment(user_features) if user_features else None
-        if self.moment is not None:
-            self.own_activity = nn.Linear(user_features, d)
-            parts += d
-        self.interaction = (
-            InteractionMoE(parts, hidden_dim, d, num_experts, activation, dropout)
-            if interaction_type == "moe"
-            else MLP(parts, hidden_dim, d, activation, dropout)
-        )
-        self.shortcut = nn.Linear(parts, d) if shortcut else None
-        self.to_static = nn.Linear(d, d)
-        self.to_social = nn.Linear(d, d) if partners else None
-        self.to_moment = nn.Linear(d, self.moment.width) if self.moment is not None else None
-        self.pointer = Pointer(pair_features, 3 + 2 * num_actions, d) if pair_features else None
-        for table in (self.actions, self.directions, self.refresh):
-            nn.init.normal_(table.weight, std=d**-0.5)
-        if self.to_moment is not None:
-            nn.init.zeros_(self.to_moment.weight)
-            nn.init.zeros_(self.to_moment.bias)
         self.register_buffer("popularity", torch.full((num_users,), 1 / num_users))
         self.popularity: Tensor
         self.to(device)
-
-    @property
-    def device(self) -> torch.device:
-        return self.empty.device
-
-    def encode_history(self, batch: NextTargetPredictionBatch, rows: Tensor | None = None) -> Tensor:
-        """float32[B, N + 1, S]: the state after the first 0 to N columns of each history, all in one causal pass."""
-        rows = self.users.rows() if rows is None else rows
-        mask, timestamp = batch.actor_history_mask.bool(), batch.actor_history_timestamps
-        b = len(mask)
-        received = batch.actor_history_received
-        happened = self.actions(batch.actor_history_actions)
-        happened = happened + self.directions(
-            torch.zeros_like(batch.actor_history_actions) if received is None else received.long()
-        )
-        if timestamp is not None:
-            gap = torch.zeros_like(timestamp)
-            gap[:, 1:] = (timestamp[:, 1:] - timestamp[:, :-1]) * mask[:, :-1]
-            happened = happened + self.gap(torch.stack([gap.float().log1p() / 10, (gap > 0).float()], -1))
-        other = self.history_scale * self.users(batch.actor_history_targets, rows)
-        tokens = torch.cat([other, happened], -1) * mask[..., None]
-        after = self.projection(self.encoder(tokens, mask, timestamp))
-        after = torch.where(mask[..., None], after, self.empty)
-        return torch.cat([self.empty.expand(b, 1, -1), after], 1)
-
-    def query(
-        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
-    ) -> Query:
-        """What is asked for at each position. states: float32[B, N + 1, S], from `encode_history`."""
-        rows = self.users.rows() if rows is None else rows
-        history = _taught(states[positions.row, positions.state], positions.learns)
-        actor = _taught(self.users(batch.actor_id[positions.row], rows), positions.learns)
-        unknown = self.actions.num_embeddings - 1
-        action = self.actions(torch.where(positions.action == HIDDEN, unknown, positions.action))
-        if positions.refresh is not None:
-            action = action + self.refresh(positions.refresh)
-        parts = [history, actor, action]
-        if self.latent_cross:
-            parts += [actor * self.cross(history), actor * action]
-        if self.moment is not None:
-            width = self.own_activity.in_features
-            own = positions.features
-            own = history.new_zeros(len(history), width) if own is None else self.moment.standardise(own)
-            parts.append(self.own_activity(own))
-        known = torch.cat(parts, -1)
-        hidden = self.interaction(known)
-        if self.shortcut is not None:
-            hidden = hidden + self.shortcut(known)
-        return Query(
-            static=self.to_static(hidden),
-            social=self.to_social(hidden) if self.to_social is not None else None,
-            moment=self.to_moment(hidden) if self.to_moment is not None else None,
-            hidden=hidden,
-            learns=positions.learns,
-        )
 
     def social(self, partners: Tensor, rows: Tensor) -> Tensor:
         """float32[..., D]: the mean embedding of the users with whom a target was last in contact.
@@ -230,6 +70,7 @@ class NextTargetPredictionUserIDs(nn.Module):
         partners: int64[..., m], -1 for nobody.
         """
         mask = partners >= 0
+        assert isinstance(self.users.own, nn.Embedding)
         table = self.users.own.weight
         weight = mask.to(table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
         m = partners.shape[-1]
@@ -249,13 +90,6 @@ class NextTargetPredictionUserIDs(nn.Module):
             parts.append(self.moments(targets))
         return torch.cat(parts, -1)
 
-    def moments(self, targets: Targets) -> Tensor:
-        """float32[..., T]: what the users have been doing lately; 0 where it is not known."""
-        assert self.moment is not None
-        if targets.features is None:
-            return self.empty.new_zeros(*targets.users.shape, self.moment.width)
-        return self.moment(targets.features)
-
     def social_scores(self, query: Tensor, partners: Tensor, rows: Tensor, learns: Tensor | None = None) -> Tensor:
         """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].
 
@@ -270,26 +104,19 @@ class NextTargetPredictionUserIDs(nn.Module):
         found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
         return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
-        """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
-        users = _taught(self.users(targets.users, rows), query.learns)
-        static = torch.einsum("pd,pkd->pk", query.static, users)
-        score = self._add_terms(static, query, targets, rows)
-        if self.pointer is not None and pairs is not None:
-            score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
-        return score
+    def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        users = taught(self.users(targets.users, rows), query.learns)
+        score = torch.einsum("pd,pkd->pk", query.static, users)
+        return self._with_social(score, query, targets, rows)
 
-    def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
-        static = _products(query.static, self.users(targets.users, rows), query.learns)
-        return self._add_terms(static, query, targets, rows)
+    def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        score = _products(query.static, self.users(targets.users, rows), query.learns)
+        return self._with_social(score, query, targets, rows)
 
-    def _add_terms(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        if query.social is not None and targets.partners is not None:
-            score = score + self.social_scores(query.social, targets.partners, rows, query.learns)
-        if query.moment is not None and targets.features is not None:
-            score = score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
-        return score
+    def _with_social(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        if query.social is None or targets.partners is None:
+            return score
+        return score + self.social_scores(query.social, targets.partners, rows, query.learns)
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:
         """float32[B, W]: the query of each actor and action, to be searched for among `target_vectors`."""
@@ -341,13 +168,7 @@ class NextTargetPredictionUserIDs(nn.Module):
 
     def _inside(self, batch: NextTargetPredictionBatch) -> Positions:
         """The last `temporal_positions` events that each actor did, as positions."""
-        asked = batch.actor_history_mask.bool()
-        if batch.actor_history_received is not None:
-            asked = asked & ~batch.actor_history_received
-        if self.temporal_positions is not None:
-            later = asked.flip(1).cumsum(1).flip(1)  # how many from here on
-            asked = asked & (later <= self.temporal_positions)
-        row, column = asked.nonzero(as_tuple=True)
+        row, column = inside(batch.actor_history_mask, batch.actor_history_received, self.temporal_positions)
         return Positions(
             row, column, batch.actor_history_actions[row, column], batch.actor_history_targets[row, column]
         )
@@ -372,13 +193,6 @@ class NextTargetPredictionUserIDs(nn.Module):
         columns.forbid(allowed, for_row, target[of])
         none = scores.new_zeros(len(target), 0)
         return softmax_loss(own, none, none.bool(), scores, allowed, columns.log_share)
-
-
-def _taught(values: Tensor, learns: Tensor | None) -> Tensor:
-    """float32[P, ...]: the values, whose gradient is that of the positions that learn."""
-    if learns is None:
-        return values
-    return torch.where(learns.view(-1, *[1] * (values.dim() - 1)), values, values.detach())
 
 
 def _products(query: Tensor, users: Tensor, learns: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from befriend.evaluation.protocol import Hidden
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.folder import TwoTowerModel
 from befriend.progress import track
-from befriend.retrieval.two_tower import Retriever
+from befriend.retrieval.two_tower import TwoTowerRetriever
 
 AT_ONCE = 1024
 
@@ -59,7 +59,7 @@ def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, aske
         action = trained.actions.index(asked.action)
     number = _numbers(log.user_ids, users)
     number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
-    retriever = Retriever(trained.model, observed, trained.tower, asked.approximate)
+    retriever = TwoTowerRetriever(trained.model, observed, trained.tower, asked.approximate)
     retriever.refresh(visible, moment)
     hidden, contacts = Hidden(log, observed.activity.histories), []
     parts = []

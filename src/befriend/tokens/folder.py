@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from befriend import files
-from befriend.data.log import EventLog
+from befriend.data.log import EventLog, first_seen
 from befriend.errors import DataError
 from befriend.tokens.collisions import reassigned, with_digit
 from befriend.tokens.quantizer import Quantizer
@@ -63,6 +63,14 @@ class Tokens:
             stus = reassigned(q.latents(vectors), q.codebooks, taken, s.balance)
         table = self.table.extended(stus)
         return replace(self, table=table, lineage=log.lineage(len(table)))
+
+    def joined(self, log: EventLog) -> Self:
+        """With everyone of a later log, each by the first event alone: by then somebody can be on a list."""
+        joined = np.arange(len(self.table), log.num_users)
+        if not len(joined):
+            return self
+        first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[joined]
+        return self.with_users(self.vectors(log, np.unique(first), joined), log)
 
     def extended(self, log: EventLog, visible: int | None = None) -> Self:
         """With the users who joined since, by the first `visible` events of a later log (all by default)."""

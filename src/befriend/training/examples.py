@@ -23,7 +23,7 @@ from befriend.data.observed import Observed
 from befriend.data.split import SEGMENTS, segments
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Positions, Targets
-from befriend.models.settings import TwoTowerSettings
+from befriend.models.settings import RetrievalSettings
 from befriend.training.negatives import Columns, draw, everyone
 
 STRETCHES, BATCHES = 32, 8  # training time is gone through in so many stretches of at least so many batches each
@@ -79,11 +79,11 @@ class Asks:
 class Examples:
     """All that training asks of one log. Nothing at or after `end` is ever touched."""
 
-    def __init__(self, observed: Observed, end: int, settings: TwoTowerSettings):
-        """end: the first event that is not for training."""
+    def __init__(self, observed: Observed, end: int, settings: RetrievalSettings, partners: int = 0):
+        """end: the first event that is not for training; partners: latest contacts that describe a target."""
         log = observed.log
         self.log, self.activity, self.encoded = log, observed.activity, observed.encoded
-        self.settings = settings
+        self.settings, self.partners = settings, partners
         self.events = np.flatnonzero(log.is_contact[:end])
         self.end = end
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)
@@ -238,12 +238,12 @@ class Examples:
         """Users as targets at each position's moment. users: int64[P, K] or int64[C]; visible, horizon: int64[P, 1]."""
         s, activity = self.settings, self.activity
         partners = features = None
-        if s.freshness or s.partners:
+        if s.freshness or self.partners:
             place = activity.places(users, visible)
         if s.freshness:
             features = activity.user_features(place, visible, horizon)
-        if s.partners:
-            partners = activity.partners(users.expand_as(place), place + 1, s.partners)
+        if self.partners:
+            partners = activity.partners(users.expand_as(place), place + 1, self.partners)
         return Targets(users, partners, features)
 
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:

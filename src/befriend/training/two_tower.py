@@ -1,112 +1,33 @@
-"""The two-tower model as a trainee: its examples, its loss, its validation."""
+"""The two-tower model as a trainee."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Sequence
-
-import numpy as np
-import torch
-from torch import Tensor
-
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
-from befriend.data.split import SEGMENTS, Split
-from befriend.evaluation.metrics import METRICS, per_list
-from befriend.evaluation.protocol import ask, ranks, requests
-from befriend.models.folder import Codes, build
+from befriend.data.split import Split
+from befriend.models.folder import build
 from befriend.models.settings import TwoTowerSettings
+from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.two_tower import TwoTowerRanker
-from befriend.training.examples import AskedBatch, Examples
-from befriend.training.losses import softmax_loss
-from befriend.training.trainee import Losses
-
-COLD = SEGMENTS.index("cold")
+from befriend.training.retrieval import RetrievalTrainee
 
 
-class TwoTowerTrainee:
-    """Every training event asked for in every regime; validation by the protocol itself."""
-
-    metric = "ndcg@10"
+class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
+    """Users seen in training have an embedding of their own."""
 
     def __init__(self, observed: Observed, attributes: Attributes, split: Split, settings: TwoTowerSettings):
-        self.observed, self.split, self.settings = observed, split, settings
         log = observed.log
-        self.examples = Examples(observed, split.part("train")[1], settings)
-        torch.manual_seed(settings.seed)
-        trained = self.examples.first_event < self.examples.end
-        self.codes = Codes.of(attributes, trained.numpy())
-        self.model = build(settings, log.num_users, len(log.actions), self.codes)
-        self.codes.describe(self.model, attributes)
-        self.model.users.known &= trained
+        self.tower = settings
+        super().__init__(
+            observed,
+            attributes,
+            split,
+            settings,
+            lambda codes: build(settings, log.num_users, len(log.actions), codes),
+            settings.partners,
+        )
+        self.model.users.known &= self.trained
         self.model.popularity.copy_(self.examples.popularity)
-        self._standardise()
 
-    def batches(self, epoch: int) -> Sequence[AskedBatch]:
-        return self.examples.epoch(epoch)
-
-    def loss(self, batch: AskedBatch) -> Losses:
-        """Over everyone, and for first contacts once more over everyone who is no contact yet."""
-        model, s = self.model, self.settings
-        rows = model.users.rows(model.id_dropout)
-        states = model.encode_history(batch.histories, rows)
-        query = model.query(batch.histories, batch.positions, states, rows)
-        if s.hard_negatives:
-            batch = self.examples.with_hard(batch, self._nearest(query.static, rows))
-        near = model.score_each(query, batch.near, batch.pairs, rows)
-        column = model.score_columns(query, batch.column_targets, rows)
-        log_share, weight = batch.columns.log_share, batch.weight
-        result = softmax_loss(near[:, 0], near[:, 1:], batch.near_allowed, column, batch.column_allowed, log_share)
-        loss = (result.loss * weight).sum()
-        new = batch.is_new
-        if s.new_weight and new.any():
-            near_allowed = batch.near_allowed[new] & ~batch.near_contact[new]
-            column_allowed = batch.column_allowed[new] & ~batch.column_contact[new]
-            first = softmax_loss(near[new, 0], near[new, 1:], near_allowed, column[new], column_allowed, log_share)
-            loss = loss + s.new_weight * (first.loss * weight[new]).sum()
-        figures = {"accuracy": (result.rank == 1).float().mean(), "mean_rank": result.rank.mean()}
-        return Losses(loss / weight.sum().clamp(min=1e-9), len(weight), figures)
-
-    @torch.no_grad()
-    def _nearest(self, query: Tensor, rows: Tensor) -> Tensor:
-        """int64[P, H]: the users of the training part whose own vectors an index would give first."""
-        universe = self.examples.universe.to(query.device)
-        vectors = self.model.users(universe, rows)
-        return universe[(query @ vectors.T).topk(min(self.settings.hard_negatives, len(universe))).indices]
-
-    def validate(self) -> dict[str, float]:
-        """NDCG@10 on the validation part for each list and regime, and their geometric mean as `ndcg@10`.
-
-        The geometric mean lets no list or regime drown another: a gain of a tenth counts the same in each.
-        """
-        log, figures = self.observed.log, {}
-        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
-        row = METRICS.index("ndcg@10")
-        for regime in self.settings.regimes:
-            questions = ask(log, self.split, "validation", self.settings.validation_events, regime)
-            ranker = TwoTowerRanker(model, self.observed, self.settings)
-            asked = requests(log, self.observed.activity.histories, questions, regime)
-            lists = np.concatenate([ranker.rank(request)[ranker.name] for request in asked])
-            gain = per_list(ranks(lists, log.target[questions.events[questions.row_event]]))[row]
-            known = questions.segment[questions.row_event] != COLD
-            for kind, chosen in (("any", ~questions.row_is_new & known), ("new", questions.row_is_new)):
-                if chosen.any():
-                    figures[f"{kind}_{regime}"] = float(gain[chosen].mean())
-        mean = math.fsum(math.log(max(value, 1e-4)) for value in figures.values()) / max(len(figures), 1)
-        return figures | {self.metric: math.exp(mean)}
-
-    def _standardise(self) -> None:
-        """Fits shift and scale of the activity features on a few batches of the first epoch's candidates."""
-        epoch = self.batches(0)
-        users, pairs = [], []
-        for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:
-            batch = epoch[int(k)]
-            pairs.append(batch.pairs.features[batch.pairs.met])
-            if batch.near.features is not None and batch.column_targets.features is not None:
-                users += [batch.near.features[:, 1:][batch.near_allowed], batch.near.features[:, 0]]
-                users.append(batch.column_targets.features[batch.column_allowed])
-        if self.model.moment is not None and users:
-            self.model.moment.standardise.fit(torch.cat(users))
-        if self.model.pointer is not None and pairs:
-            self.model.pointer.standardise.fit(torch.cat(pairs))
+    def ranker(self, model: NextTargetPredictionUserIDs) -> TwoTowerRanker:
+        return TwoTowerRanker(model, self.observed, self.tower)

@@ -1,0 +1,234 @@
+"""The query tower: from actor, action, history and moment to what is asked for.
+
+Both models have one, and with it the terms of the score that change with time. Knows tensors only: what was visible
+when is the business of who makes the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
+from befriend.models.history import MeanPooling, SimpleAttention, Transformer
+from befriend.models.interaction import InteractionMoE
+from befriend.models.layers import MLP
+from befriend.models.settings import ActivationName, HistoryEncoderName
+from befriend.models.terms import Pointer, TargetMoment
+from befriend.models.users import UserEmbedding
+
+
+class TowerArguments(TypedDict, total=False):
+    """Arguments of a QueryTower that its subclasses pass on."""
+
+    dropout: float
+    history_encoder_type: HistoryEncoderName
+    interaction_type: Literal["mlp", "moe"]
+    num_experts: int
+    activation: ActivationName
+    layers: int
+    heads: int
+    history_projection: bool
+    shortcut: bool
+    history_scale: float
+    latent_cross: bool
+    user_features: int
+    pair_features: int
+    id_dropout: float
+
+
+class QueryTower(nn.Module):
+    """What somebody asks for, given who it is, what happened so far, and what is about to happen.
+
+    Args:
+        users: What a user is, of width D.
+        num_actions: Labels of actions.
+        hidden_dim: Width of hidden layers.
+        static_dim: Width of what is asked of what a target is.
+        social: Whether it is also asked with whom a target was last in contact.
+        dropout: Share of hidden units left out in training.
+        history_encoder_type: `transformer`, `simple_attention` or `mean_pooling`.
+        interaction_type: `mlp` or `moe`, with `num_experts`.
+        history_projection: Project the encoder's output of width 2 D to D.
+        shortcut: Add a linear layer beside the interaction (wide and deep: Cheng et al. 2016).
+        history_scale: Factor of the users' embeddings as parts of a history; > 1 lets small ones be learned faster.
+        latent_cross: Add actor x history and actor x action to the query's parts (Beutel et al. 2018).
+        user_features: Width of the activity features of users; 0 turns the freshness term off.
+        pair_features: Width of the features of pairs; 0 turns the pointer term off.
+        id_dropout: Share of users who are nobody in particular in a training step.
+    """
+
+    def __init__(
+        self,
+        users: UserEmbedding,
+        num_actions: int,
+        hidden_dim: int,
+        static_dim: int,
+        social: bool = False,
+        dropout: float = 0.1,
+        history_encoder_type: HistoryEncoderName = "transformer",
+        interaction_type: Literal["mlp", "moe"] = "mlp",
+        num_experts: int = 4,
+        activation: ActivationName = "gelu",
+        layers: int = 2,
+        heads: int = 4,
+        history_projection: bool = True,
+        shortcut: bool = False,
+        history_scale: float = 1.0,
+        latent_cross: bool = True,
+        user_features: int = 0,
+        pair_features: int = 0,
+        id_dropout: float = 0.0,
+    ):
+        super().__init__()
+        d = users.own.embedding_dim
+        wide = 2 * d
+        self.latent_cross, self.history_scale, self.id_dropout = latent_cross, history_scale, id_dropout
+        self.users = users
+        self.actions = nn.Embedding(num_actions + 1, d)  # the last row: an action that is not known
+        self.directions = nn.Embedding(2, d)
+        self.gap = nn.Linear(2, d)
+        self.encoder = (
+            Transformer(wide, heads, layers, activation, dropout)
+            if history_encoder_type == "transformer"
+            else SimpleAttention(wide, heads, dropout)
+            if history_encoder_type == "simple_attention"
+            else MeanPooling(dropout)
+        )
+        state = d if history_projection else wide
+        self.projection = MLP(wide, d, d, activation, dropout) if history_projection else nn.Identity()
+        self.empty = nn.Parameter(torch.zeros(state))
+        self.cross = nn.Linear(state, d) if latent_cross and state != d else nn.Identity()
+        self.refresh = nn.Embedding(len(REGIMES), d)
+        parts = state + 2 * d + (2 * d if latent_cross else 0)
+        self.moment = TargetMoment(user_features) if user_features else None
+        if self.moment is not None:
+            self.own_activity = nn.Linear(user_features, d)
+            parts += d
+        self.interaction = (
+            InteractionMoE(parts, hidden_dim, d, num_experts, activation, dropout)
+            if interaction_type == "moe"
+            else MLP(parts, hidden_dim, d, activation, dropout)
+        )
+        self.shortcut = nn.Linear(parts, d) if shortcut else None
+        self.to_static = nn.Linear(d, static_dim)
+        self.to_social = nn.Linear(d, d) if social else None
+        self.to_moment = nn.Linear(d, self.moment.width) if self.moment is not None else None
+        self.pointer = Pointer(pair_features, 3 + 2 * num_actions, d) if pair_features else None
+        for table in (self.actions, self.directions, self.refresh):
+            nn.init.normal_(table.weight, std=d**-0.5)
+        if self.to_moment is not None:
+            nn.init.zeros_(self.to_moment.weight)
+            nn.init.zeros_(self.to_moment.bias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.empty.device
+
+    def encode_history(self, batch: NextTargetPredictionBatch, rows: Tensor | None = None) -> Tensor:
+        """float32[B, N + 1, S]: the state after the first 0 to N columns of each history, all in one causal pass."""
+        rows = self.users.rows() if rows is None else rows
+        return self.encode(batch, self.users(batch.actor_history_targets, rows))
+
+    def encode(self, batch: NextTargetPredictionBatch, others: Tensor) -> Tensor:
+        """As `encode_history`, of histories with these users on the other side: float32[B, N, D]."""
+        mask, timestamp = batch.actor_history_mask.bool(), batch.actor_history_timestamps
+        b = len(mask)
+        received = batch.actor_history_received
+        happened = self.actions(batch.actor_history_actions)
+        happened = happened + self.directions(
+            torch.zeros_like(batch.actor_history_actions) if received is None else received.long()
+        )
+        if timestamp is not None:
+            gap = torch.zeros_like(timestamp)
+            gap[:, 1:] = (timestamp[:, 1:] - timestamp[:, :-1]) * mask[:, :-1]
+            happened = happened + self.gap(torch.stack([gap.float().log1p() / 10, (gap > 0).float()], -1))
+        tokens = torch.cat([self.history_scale * others, happened], -1) * mask[..., None]
+        after = self.projection(self.encoder(tokens, mask, timestamp))
+        after = torch.where(mask[..., None], after, self.empty)
+        return torch.cat([self.empty.expand(b, 1, -1), after], 1)
+
+    def query(
+        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
+    ) -> Query:
+        """What is asked for at each position. states: float32[B, N + 1, S], from `encode_history`."""
+        rows = self.users.rows() if rows is None else rows
+        return self.ask(positions, states, self.users(batch.actor_id[positions.row], rows))
+
+    def ask(self, positions: Positions, states: Tensor, actor: Tensor) -> Query:
+        """As `query`, of these actors: float32[P, D]."""
+        history = taught(states[positions.row, positions.state], positions.learns)
+        actor = taught(actor, positions.learns)
+        unknown = self.actions.num_embeddings - 1
+        action = self.actions(torch.where(positions.action == HIDDEN, unknown, positions.action))
+        if positions.refresh is not None:
+            action = action + self.refresh(positions.refresh)
+        parts = [history, actor, action]
+        if self.latent_cross:
+            parts += [actor * self.cross(history), actor * action]
+        if self.moment is not None:
+            width = self.own_activity.in_features
+            own = positions.features
+            own = history.new_zeros(len(history), width) if own is None else self.moment.standardise(own)
+            parts.append(self.own_activity(own))
+        known = torch.cat(parts, -1)
+        hidden = self.interaction(known)
+        if self.shortcut is not None:
+            hidden = hidden + self.shortcut(known)
+        return Query(
+            static=self.to_static(hidden),
+            social=self.to_social(hidden) if self.to_social is not None else None,
+            moment=self.to_moment(hidden) if self.to_moment is not None else None,
+            hidden=hidden,
+            learns=positions.learns,
+        )
+
+    def moments(self, targets: Targets) -> Tensor:
+        """float32[..., T]: what the users have been doing lately; 0 where it is not known."""
+        assert self.moment is not None
+        if targets.features is None:
+            return self.empty.new_zeros(*targets.users.shape, self.moment.width)
+        return self.moment(targets.features)
+
+    def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        """float32[P, K]: scores of K users for each position, by what does not change. targets: shape [P, K]."""
+        raise NotImplementedError
+
+    def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        """float32[P, C]: scores of C users for all positions, by what does not change. targets: users [C]."""
+        raise NotImplementedError
+
+    def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
+        """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
+        score = self._with_moment(self.static_each(query, targets, rows), query, targets)
+        if self.pointer is not None and pairs is not None:
+            score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
+        return score
+
+    def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
+        return self._with_moment(self.static_columns(query, targets, rows), query, targets)
+
+    def _with_moment(self, score: Tensor, query: Query, targets: Targets) -> Tensor:
+        if query.moment is None or targets.features is None:
+            return score
+        return score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
+
+
+def inside(mask: Tensor, received: Tensor | None, most: int | None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the last `most` events (None: all) that each actor did. mask, received: bool[B, N]."""
+    asked = mask.bool() if received is None else mask.bool() & ~received
+    if most is not None:
+        asked = asked & (asked.flip(1).cumsum(1).flip(1) <= most)  # how many from here on
+    row, column = asked.nonzero(as_tuple=True)
+    return row, column
+
+
+def taught(values: Tensor, learns: Tensor | None) -> Tensor:
+    """float32[P, ...]: the values, whose gradient is that of the positions that learn."""
+    if learns is None:
+        return values
+    return torch.where(learns.view(-1, *[1] * (values.dim() - 1)), values, values.detach())
