@@ -11,7 +11,7 @@ from befriend.files import stage_lock
 from tasks.dvc import Reproduced, update_data
 from tasks.evaluate import evaluate
 from tasks.tokenize import tokenize
-from tasks.train import train_two_tower
+from tasks.train import train_stu, train_two_tower
 from tasks.validate import validate
 
 
@@ -21,7 +21,7 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name, persist_result=False)
 def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
-    """Brings the data, the checks, the tokens, the model and the evaluation up to date, in this order.
+    """Brings the data, the checks, the tokens, the models and the evaluation up to date, in this order.
 
     Args:
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
@@ -32,6 +32,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
         done.append(validate(force))
         done.append(tokenize(force))
         done.append(train_two_tower(force))
+        done.append(train_stu(force))
         done.append(evaluate(force))
         return done
 

@@ -12,13 +12,19 @@ from tasks.dvc import Reproduced, StageError, reproduce, stage_task
 from tasks.progress import Progress
 from tasks.publish import committed
 
-TWO_TOWER = "train_two_tower"
+TWO_TOWER, STU = "train_two_tower", "train_stu"
 
 
 @stage_task(TWO_TOWER, "Train the two-tower retrieval model.", run_name=TWO_TOWER)
 def train_two_tower(force: bool = False) -> Reproduced:
     """The retrieval model."""
-    return train(TWO_TOWER, layout.TRAINING, force)
+    return train(TWO_TOWER, layout.TWO_TOWER_CURVES, force)
+
+
+@stage_task(STU, "Train the model that predicts people token by token.", run_name=STU)
+def train_stu(force: bool = False) -> Reproduced:
+    """The STU model."""
+    return train(STU, layout.STU_CURVES, force)
 
 
 def train(stage: str, curves: Path, force: bool) -> Reproduced:

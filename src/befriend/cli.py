@@ -105,6 +105,19 @@ def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) 
 
 
 @app.command(rich_help_panel="Stages")
+def train_stu(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Train the model that predicts people token by token; goes on where a killed run stopped."""
+    from befriend.config import load_params
+    from befriend.stages import train_stu as stage
+
+    settings = load_params(params, overrides, "train_stu").train_stu
+    _run_stage(
+        "train_stu",
+        lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS),
+    )
+
+
+@app.command(rich_help_panel="Stages")
 def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
     """Rank people for held-out events with every model and baseline, and measure the lists."""
     from befriend.config import load_params

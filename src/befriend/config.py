@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from befriend.data.columns import EVENT_FIELDS, USER, Role
 from befriend.errors import SettingsError
 from befriend.evaluation.regimes import REGIMES, Regime
-from befriend.models.settings import TwoTowerSettings
+from befriend.models.settings import StuSettings, TwoTowerSettings
 from befriend.settings import Settings, Share, parse, split_override
 from befriend.tokens.settings import TokenizeSettings
 
@@ -196,6 +196,8 @@ class Params(Settings):
     """stage tokenize"""
     train_two_tower: TwoTowerSettings = TwoTowerSettings()
     """stage train_two_tower"""
+    train_stu: StuSettings = StuSettings()
+    """stage train_stu"""
     evaluate: EvaluateSettings = EvaluateSettings()
     """stage evaluate"""
 

@@ -41,7 +41,14 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         monkeypatch.setattr(module, "reproduce", reproduce)
     for module in (validate, tokenize, train, evaluate):
         monkeypatch.setattr(module, "publish", lambda *_: None)
-    for stage in (validate.validate, tokenize.tokenize, train.train_two_tower, evaluate.evaluate, dvc.update_data):
+    for stage in (
+        validate.validate,
+        tokenize.tokenize,
+        train.train_two_tower,
+        train.train_stu,
+        evaluate.evaluate,
+        dvc.update_data,
+    ):
         monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
     return script
 
@@ -50,7 +57,14 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
     from flows.pipeline import pipeline
 
     done = pipeline(force=True)
-    assert [run.stage for run in done] == ["data.dvc", "validate", "tokenize", "train_two_tower", "evaluate"]
+    assert [run.stage for run in done] == [
+        "data.dvc",
+        "validate",
+        "tokenize",
+        "train_two_tower",
+        "train_stu",
+        "evaluate",
+    ]
     assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]
 
 
@@ -64,7 +78,7 @@ def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str,
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
     assert [(artifact.key, artifact.type, artifact.data, artifact.description) for artifact in found] == [
-        ("train-two-tower-progress", "progress", 100, "trained")
+        (f"train-{model}-progress", "progress", 100, "trained") for model in ("two-tower", "stu")
     ]
 
 

@@ -85,7 +85,7 @@ def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageEr
         for line in SAID[: -1 if error else None] if ran else ():
             heard(line)
         if error is None or error.began:
-            write_curves(layout.TRAINING)
+            write_curves(layout.TWO_TOWER_CURVES)
         if error:
             raise error
         if ran:
@@ -148,8 +148,8 @@ def test_a_training_that_broke_down_shows_how_it_came_to_that(
 def test_nothing_is_shown_of_a_training_that_never_began_or_had_no_epoch(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train.publish("train_two_tower", layout.TRAINING)
-    write_curves(layout.TRAINING)
+    train.publish("train_two_tower", layout.TWO_TOWER_CURVES)
+    write_curves(layout.TWO_TOWER_CURVES)
     reproduces(monkeypatch, ran=False, error=StageError("somebody else works here", may_pass=True))
     with pytest.raises(StageError):
         train.train_two_tower.fn()
@@ -218,12 +218,12 @@ def test_the_best_epoch_stands_beside_the_committed_one() -> None:
 
 
 def test_committed_figures_are_found_in_git(published: dict[str, list[Any]]) -> None:
-    write_curves(layout.TRAINING)
+    write_curves(layout.TWO_TOWER_CURVES)
     git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a training"]):
         subprocess.run([*git, *command], check=True, timeout=30)
-    (layout.TRAINING / "metrics.json").write_text(json.dumps(metrics(0.5)))
-    train.publish("train_two_tower", layout.TRAINING)
+    (layout.TWO_TOWER_CURVES / "metrics.json").write_text(json.dumps(metrics(0.5)))
+    train.publish("train_two_tower", layout.TWO_TOWER_CURVES)
     assert published["train-two-tower-figures"][0][1] == {
         "figure": "validation/ndcg@10", "best epoch": 0.5, "committed": 0.25, "change": 0.25,
     }  # fmt: skip

@@ -8,8 +8,10 @@ from typing import Any
 from befriend.config import DataSettings, ValidateSettings
 from befriend.data.simulate import write
 from befriend.data.traits import SimulateSettings
-from befriend.models.settings import TwoTowerSettings
-from befriend.stages import train_two_tower, validate
+from befriend.models.settings import StuSettings, TwoTowerSettings
+from befriend.stages import tokenize, train_stu, train_two_tower, validate
+from befriend.stages.training import TrainResult
+from befriend.tokens.settings import TokenizeSettings
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -32,7 +34,14 @@ def prepare(root: Path, users: int, events: int) -> None:
     validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
 
 
-def train(root: Path, **options: Any) -> train_two_tower.TrainResult:
-    """Trains a small model on the log prepared in a folder."""
+def train(root: Path, **options: Any) -> TrainResult:
+    """Trains a small two-tower model on the log prepared in a folder."""
     settings = TwoTowerSettings(**SMALL | options)
     return train_two_tower.run(settings, root / "prepared", root / "models", root / "reports", root / ".checkpoints")
+
+
+def train_tokens(root: Path, **options: Any) -> TrainResult:
+    """Makes the tokens of the log prepared in a folder, and trains a small STU model on them."""
+    folders = root / "prepared", root / "models", root / "reports", root / ".checkpoints"
+    tokenize.run(TokenizeSettings(dimensions=8, threads=1), *folders)
+    return train_stu.run(StuSettings(**SMALL | options), *folders)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +20,23 @@ from befriend.models.query_tower import QueryTower, TowerArguments
 from befriend.models.settings import QuerySettings, StuTowerSettings, TowerSettings
 from befriend.models.stu import NextTargetPredictionSTU
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.tokens.table import Table
 
+if TYPE_CHECKING:
+    from befriend.tokens.folder import Tokens
+    from befriend.tokens.table import Table
+
+M = TypeVar("M", bound=QueryTower)
+S = TypeVar("S", bound=QuerySettings)
 WEIGHTS_FILE = "weights.safetensors"
 ABOUT_FILE = "model.json"
 
 
 @dataclass(frozen=True)
-class TwoTowerModel:
+class Trained(Generic[M, S]):
     """A trained model and what it was trained on."""
 
-    model: NextTargetPredictionUserIDs
-    tower: TowerSettings
+    model: M
+    tower: S
     actions: tuple[str, ...]
     """labels by the model's own numbers"""
     codes: Codes
@@ -45,6 +51,8 @@ class TwoTowerModel:
     """UTC second of the first event that was not trained on"""
     validation: dict[str, float]
     """figures of the epoch whose weights were kept"""
+    tokens: str = ""
+    """digest of the STUs it was trained with, empty for a model that has none"""
 
 
 class Widths(TypedDict):
@@ -78,6 +86,10 @@ class Codes:
         """Tells the model the attributes of all users."""
         categorical = attributes.with_vocabulary(self.vocabulary).categorical.astype(np.int64)
         model.users.describe(torch.from_numpy(categorical), torch.from_numpy(attributes.scaled(self.scale)))
+
+
+TwoTowerModel = Trained[NextTargetPredictionUserIDs, TowerSettings]
+StuModel = Trained[NextTargetPredictionSTU, StuTowerSettings]
 
 
 def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) -> NextTargetPredictionUserIDs:
@@ -130,13 +142,14 @@ def _arguments(tower: QuerySettings) -> TowerArguments:
     }
 
 
-def save(folder: Path, trained: TwoTowerModel) -> None:
-    """Writes the folder, complete or not at all."""
+def save(folder: Path, trained: Trained[Any, Any], name: str) -> None:
+    """Writes the folder, complete or not at all. name: of the kind of model."""
     from safetensors.torch import save_file
 
-    about = {name: getattr(trained, name) for name in ("users", "lineage", "data", "trained_until", "validation")}
+    about = {field: getattr(trained, field) for field in ("users", "lineage", "data", "trained_until", "validation")}
     about |= {"attributes": {"vocabulary": trained.codes.vocabulary, "scale": trained.codes.scale}}
-    about |= {"model": "two-tower", "actions": list(trained.actions), "tower": trained.tower.model_dump(mode="json")}
+    about |= {"model": name, "actions": list(trained.actions), "tower": trained.tower.model_dump(mode="json")}
+    about |= {"tokens": trained.tokens}
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     with files.atomic(folder) as new:
         new.mkdir()
@@ -145,22 +158,51 @@ def save(folder: Path, trained: TwoTowerModel) -> None:
 
 
 def load(folder: Path, log: EventLog, attributes: Attributes) -> TwoTowerModel:
-    """A saved model for a log and its users: the one it was trained on, or a later version of it."""
+    """A saved two-tower model for a log and its users: the one it was trained on, or a later version of it."""
+
+    def fresh(tower: TowerSettings, about: dict[str, Any], codes: Codes) -> NextTargetPredictionUserIDs:
+        return build(tower, about["users"], len(about["actions"]), codes)
+
+    return _load(folder, log, attributes, TowerSettings, fresh, "train_two_tower")
+
+
+def load_stu(folder: Path, log: EventLog, attributes: Attributes, tokens: Tokens) -> StuModel:
+    """A saved STU model for a log, its users, and the tokens it was trained with."""
+    table = tokens.table
+
+    def fresh(tower: StuTowerSettings, about: dict[str, Any], codes: Codes) -> NextTargetPredictionSTU:
+        if table.digest() != about["tokens"]:
+            raise DataError(
+                f"the model in {folder} was trained with other STUs than those of models/tokens. "
+                "Run `dvc repro train_stu`."
+            )
+        return build_stu(tower, table, len(about["actions"]), codes)
+
+    return _load(folder, log, attributes, StuTowerSettings, fresh, "train_stu")
+
+
+def _load(
+    folder: Path,
+    log: EventLog,
+    attributes: Attributes,
+    settings: type[S],
+    fresh: Callable[[S, dict[str, Any], Codes], M],
+    stage: str,
+) -> Trained[M, S]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    again = "Run `dvc repro train_two_tower`"
+    again = f"Run `dvc repro {stage}`"
     if not (folder / ABOUT_FILE).is_file():
         raise DataError(f"there is no model in {folder}. {again} first.")
     try:
         about: dict[str, Any] = files.read_json(folder / ABOUT_FILE)
-        tower = TowerSettings.model_validate(about.pop("tower"))
-        actions = tuple(about.pop("actions"))
         about.pop("model")
-        codes = Codes(**about.pop("attributes"))
-        model = build(tower, about["users"], len(actions), codes)
+        tower, codes = settings.model_validate(about.pop("tower")), Codes(**about.pop("attributes"))
+        model = fresh(tower, about, codes)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        trained = TwoTowerModel(model.eval(), tower, actions, codes, **about)
+        model.eval()
+        trained = Trained(model, tower, codes=codes, **about | {"actions": tuple(about["actions"])})
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, ValidationError) as error:
         raise DataError(f"the model in {folder} cannot be read ({error}). {again}.") from None
     found = log.lineage(trained.users) if log.num_users >= trained.users else "shorter"

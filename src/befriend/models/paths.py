@@ -17,28 +17,27 @@ class Paths:
     """L times int64[N], where each user's STU passes"""
     prefixes: tuple[Tensor, ...]
     """L times int64[n, l], the tokens that lead to each node above level l; the root for level 0"""
-    children: tuple[Tensor, ...]
-    """L times bool[n, V], the tokens by which it goes on from each node above level l"""
+    sizes: tuple[Tensor, ...]
+    """L times float32[n, V], log of how many users lie beneath each token after a node above level l, -inf for none"""
 
     @classmethod
     def of(cls, stus: Tensor, vocabulary: tuple[int, ...]) -> Self:
         """stus: int64[N, L]; vocabulary: L sizes."""
-        nodes, prefixes, children = [], [], []
+        nodes, prefixes, sizes = [], [], []
         above, prefix = torch.zeros(len(stus), dtype=torch.long, device=stus.device), stus.new_zeros(1, 0)
         for level, size in enumerate(vocabulary):
-            real = torch.zeros(len(prefix), size, dtype=torch.bool, device=stus.device)
-            real[above, stus[:, level]] = True
-            keys, node = (above * size + stus[:, level]).unique(return_inverse=True)
+            key = above * size + stus[:, level]
+            keys, node = key.unique(return_inverse=True)
             nodes.append(node)
             prefixes.append(prefix)
-            children.append(real)
+            sizes.append(key.bincount(minlength=len(prefix) * size).view(len(prefix), size).float().log())
             prefix = torch.cat([prefix[keys // size], (keys % size)[:, None]], 1)
             above = node
-        return cls(tuple(nodes), tuple(prefixes), tuple(children))
+        return cls(tuple(nodes), tuple(prefixes), tuple(sizes))
 
     def parents(self, level: int) -> Tensor:
         """int64[N]: the node above a level in each user's STU."""
         return self.nodes[level - 1] if level else torch.zeros_like(self.nodes[0])
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(tuple(x.to(device) for x in part) for part in (self.nodes, self.prefixes, self.children)))
+        return type(self)(*(tuple(x.to(device) for x in part) for part in (self.nodes, self.prefixes, self.sizes)))

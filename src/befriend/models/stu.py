@@ -63,6 +63,12 @@ class TokenTower(nn.Module):
             else InteractionMoE(hidden_dim, hidden_dim, out, num_experts, "gelu", dropout)
         )
         self.following = nn.Linear(before, out, bias=False) if before else None
+        # At first all tokens are alike: what a random beginning prefers would have to be unlearned.
+        outs: list[nn.Module] = [part.out for part in self.wanted.modules() if isinstance(part, MLP)]
+        last = outs or [self.wanted]
+        for layer in last if self.following is None else [*last, self.following]:
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, user_action_repr: Tensor, before: Tensor) -> Tensor:
         """user_action_repr: float32[..., H]; before: float32[..., l, D]. Returns float32[..., out]."""
@@ -148,14 +154,14 @@ class NextTargetPredictionSTU(QueryTower):
 
         user_action_repr: float32[..., H]; previous_tokens: int64[..., token_idx].
         """
-        return self._wanted(token_idx, user_action_repr) + self._following(token_idx, previous_tokens)
+        return self.wanted(token_idx, user_action_repr) + self._following(token_idx, previous_tokens)
 
     def _tower(self, level: int) -> TokenTower:
         tower = self.tower_layers[level]
         assert isinstance(tower, TokenTower)
         return tower
 
-    def _wanted(self, level: int, asked: Tensor, fixed: bool = False) -> Tensor:
+    def wanted(self, level: int, asked: Tensor, fixed: bool = False) -> Tensor:
         """float32[..., V]; fixed: the tower learns nothing from it, only who asks."""
         wanted = self._tower(level).wanted
         if fixed:
@@ -204,7 +210,7 @@ class NextTargetPredictionSTU(QueryTower):
         for level in range(self.num_codebooks):
             token = self.tokens.stus[users, level]
             node, place = self.paths.parents(level)[users].unique(return_inverse=True)
-            wanted = self._wanted(level, asked, fixed)  # (P, V)
+            wanted = self.wanted(level, asked, fixed)  # (P, V)
             following = self.following(level, node)  # (U, V)
             if fixed:
                 following = following.detach()
@@ -216,9 +222,11 @@ class NextTargetPredictionSTU(QueryTower):
         return total
 
     def following(self, level: int, nodes: Tensor) -> Tensor:
-        """float32[U, V]: what may follow some nodes of the level above, int64[U]; -inf for what leads to nobody."""
-        scores = self._following(level, self.paths.prefixes[level][nodes])
-        return torch.where(self.paths.children[level][nodes], scores, -torch.inf)
+        """float32[U, V]: what may follow some nodes of the level above, int64[U]; -inf for what leads to nobody.
+
+        What nothing is known of is as probable as it has users: before anything was learned, all users are alike.
+        """
+        return self._following(level, self.paths.prefixes[level][nodes]) + self.paths.sizes[level][nodes]
 
     def token_losses(self, asked: Tensor, users: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Cross-entropy, float32[P], and whether the best token is right, bool[P], for each level.
@@ -228,7 +236,7 @@ class NextTargetPredictionSTU(QueryTower):
         losses, right = [], []
         for level in range(self.num_codebooks):
             above = self.paths.parents(level)[users]
-            scores = self._wanted(level, asked) + self.following(level, above)
+            scores = self.wanted(level, asked) + self.following(level, above)
             token = self.tokens.stus[users, level]
             losses.append(self._smoothed(scores, token))
             right.append(scores.argmax(1) == token)
@@ -302,7 +310,7 @@ class NextTargetPredictionSTU(QueryTower):
             actor_history_received=batch.actor_history_received,
             actor_history_timestamps=batch.actor_history_timestamps,
         )
-        return self.encode(histories, self.tokens.mean(batch.actor_history_targets.view(b, n, -1)))
+        return self.encode(histories, self.tokens.mean(batch.actor_history_targets.view(b, n, self.num_codebooks)))
 
     def _asked(self, batch: STUBatch, states: Tensor, row: Tensor, state: Tensor, action: Tensor) -> Tensor:
         actor = self.tokens.mean(batch.actor_stu)[row]
@@ -314,7 +322,7 @@ class NextTargetPredictionSTU(QueryTower):
             return {"loss": states.new_zeros(()), "positions": states.new_zeros(())}
         asked = self._asked(batch, states, row, column, batch.actor_history_actions[row, column])
         b, n = batch.actor_history_mask.shape
-        figures = self._figures(asked, batch.actor_history_targets.view(b, n, -1)[row, column])
+        figures = self._figures(asked, batch.actor_history_targets.view(b, n, self.num_codebooks)[row, column])
         return figures | {"positions": states.new_tensor(len(row))}
 
     def _figures(self, asked: Tensor, stus: Tensor) -> dict[str, Tensor]:

@@ -10,52 +10,75 @@ from befriend.data.observed import Observed
 from befriend.models.batch import Query
 from befriend.models.settings import StuTowerSettings
 from befriend.models.stu import NextTargetPredictionSTU
+from befriend.retrieval.beam import Following, Maxima, exhaustive, search
 from befriend.retrieval.knn import Neighbours
 from befriend.retrieval.serving import Retriever, RetrieverRanker
+from befriend.tokens.trie import Trie
 
+BEAM = 50  # prefixes kept on each level
 SCORES = 2**24  # at a time: 64 MiB
 
 
 class StuRetriever(Retriever[NextTargetPredictionSTU]):
-    """Everyone of a log by their STUs."""
+    """Everyone of a log by their STUs, in the order of the leaves of their trie."""
 
     @torch.no_grad()
-    def __init__(self, model: NextTargetPredictionSTU, stus: Tensor, observed: Observed, tower: StuTowerSettings):
-        """stus: int64[N, L], of everyone in the log."""
+    def __init__(
+        self,
+        model: NextTargetPredictionSTU,
+        stus: Tensor,
+        observed: Observed,
+        tower: StuTowerSettings,
+        width: int | None = None,
+    ):
+        """stus: int64[N, L], of everyone in the log; width: of the beam, None: score everyone."""
         super().__init__(model, observed, tower)
         model.with_users(stus)
+        self.width, self.trie = width, Trie.of(stus)
+        self.leaves, self.users = self.trie.leaves.long(), self.trie.users.long()
+        self.following = Following.of(model, self.trie)
 
     @torch.no_grad()
     def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
         near = self.contacts(query, user)
-        hidden_row = torch.from_numpy(np.repeat(np.arange(len(user)), np.diff(exclude_indptr)))
-        hidden = torch.from_numpy(exclude)
-        rows = max(1, SCORES // len(self.place))
-        parts = []
+        rows = max(1, SCORES // len(self.users))
+        found = []
         for low in range(0, len(user), rows):
-            part = slice(low, low + rows)
-            scores = self.everyone(query.of(part))
-            scores.scatter_add_(1, near.users[part], torch.where(near.real[part], near.score[part], 0))
-            scores[:, self.place < 0] = -torch.inf
-            here = (hidden_row >= low) & (hidden_row < low + rows)
-            scores[hidden_row[here] - low, hidden[here]] = -torch.inf
-            own = user[part] < len(self.place)
-            scores[own.nonzero().squeeze(1), user[part][own]] = -torch.inf
-            best = scores.topk(min(k, scores.shape[1]), dim=1)
-            parts.append((torch.where(best.values > -torch.inf, best.indices, -1), best.values))
-        ids, values = (torch.cat(part) for part in zip(*parts, strict=True))
-        short = k - ids.shape[1]
-        pad = torch.nn.functional.pad
-        return Neighbours(pad(ids, (0, short), value=-1), pad(values, (0, short), value=-torch.inf))
+            high = min(low + rows, len(user))
+            hidden = slice(exclude_indptr[low], exclude_indptr[high])
+            hidden_row = np.repeat(np.arange(high - low), np.diff(exclude_indptr[low : high + 1]))
+            terms = self._terms(query.of(slice(low, high)))
+            here = near.real[low:high]
+            row = here.nonzero(as_tuple=True)[0]
+            terms[self.leaves[near.users[low:high][here]], row] += near.score[low:high][here]
+            terms[self.place[self.users] < 0] = -torch.inf
+            terms[self.leaves[torch.from_numpy(exclude[hidden])], torch.from_numpy(hidden_row)] = -torch.inf
+            own = (user[low:high] < len(self.users)).nonzero().squeeze(1)
+            terms[self.leaves[user[low:high][own]], own] = -torch.inf
+            asked = query.static[low:high]
+            if self.width is None:
+                found.append(exhaustive(self.model, self.trie, asked, terms, k))
+            else:
+                bounds = Maxima(self.trie, terms)
+                found.append(search(self.model, self.trie, self.following, asked, bounds, max(self.width, k), k))
+        return Neighbours(torch.cat([part.users for part in found]), torch.cat([part.scores for part in found]))
 
-    def everyone(self, query: Query) -> Tensor:
-        """float32[B, N]: scores of everyone but for the pointer's term."""
-        scores = self.model.log_probs(query.static, torch.arange(len(self.place)))
-        return scores if query.moment is None else scores + query.moment @ self.moment.T
+    def _terms(self, query: Query) -> Tensor:
+        """float32[leaves, B]: what everyone has been doing lately, to each query."""
+        if query.moment is None:
+            return torch.zeros(len(self.users), len(query.static))
+        return self.moment[self.users] @ query.moment.T
 
 
 class StuRanker(RetrieverRanker[NextTargetPredictionSTU]):
     """The model as a Ranker of the evaluation protocol."""
 
-    def __init__(self, model: NextTargetPredictionSTU, stus: Tensor, observed: Observed, tower: StuTowerSettings):
-        super().__init__("stu", StuRetriever(model, stus, observed, tower))
+    def __init__(
+        self,
+        model: NextTargetPredictionSTU,
+        stus: Tensor,
+        observed: Observed,
+        tower: StuTowerSettings,
+        width: int | None = None,
+    ):
+        super().__init__("stu", StuRetriever(model, stus, observed, tower, width))

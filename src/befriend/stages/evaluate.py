@@ -22,9 +22,11 @@ from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
-from befriend.models.folder import load
+from befriend.models.folder import load, load_stu
 from befriend.progress import track
+from befriend.retrieval.stu import BEAM, StuRanker
 from befriend.retrieval.two_tower import TwoTowerRanker
+from befriend.tokens.folder import load as load_tokens
 
 EVENTS_AT_ONCE = 256
 
@@ -44,12 +46,20 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
-    two_tower = load(models / "two_tower", log, Attributes.read(prepared))
-    observed = Observed.of(log, two_tower.tower.received_events, two_tower.actions)
+    attributes = Attributes.read(prepared)
+    two_tower = load(models / "two_tower", log, attributes)
+    tokens = load_tokens(models / "tokens", log)
+    stu = load_stu(models / "stu", log, attributes, tokens)
+    stus = tokens.joined(log).table.stus
+    observed, watched = (Observed.of(log, model.tower.received_events, model.actions) for model in (two_tower, stu))
     histories = observed.activity.histories
 
     def rankers() -> list[Ranker]:
-        return [Baselines(log, histories), TwoTowerRanker(two_tower.model, observed, two_tower.tower)]
+        return [
+            Baselines(log, histories),
+            TwoTowerRanker(two_tower.model, observed, two_tower.tower),
+            StuRanker(stu.model, stus, watched, stu.tower, BEAM),
+        ]
 
     lists = _rank(log, histories, asked, rankers)
     metrics: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -47,4 +48,4 @@ class StuTrainee(RetrievalTrainee[NextTargetPredictionSTU]):
         return Losses(losses.loss + self.tower.token_loss * tokens, losses.positions, losses.figures | figures)
 
     def ranker(self, model: NextTargetPredictionSTU) -> StuRanker:
-        return StuRanker(model, self.everyone, self.observed, self.tower)
+        return StuRanker(copy.deepcopy(model), self.everyone, self.observed, self.tower)  # it is told of more users

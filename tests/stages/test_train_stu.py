@@ -1,0 +1,99 @@
+"""Stage train_stu: a self-describing folder, the same bytes after a stop, and no STUs but those it was trained with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from befriend import files
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.errors import DataError
+from befriend.models.folder import load_stu
+from befriend.models.settings import StuSettings
+from befriend.stages import tokenize, train_stu
+from befriend.tokens import folder as tokens_folder
+from befriend.tokens.settings import TokenizeSettings
+from befriend.training import loop
+from tests.stages.conftest import SMALL, prepare, train_tokens
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    prepare(root, users=100, events=2000)
+    train_tokens(root, epochs=2)
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    found = [p for part in ("models/stu", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
+    assert found
+    return {str(p.relative_to(root)): files.sha256(p) for p in found}
+
+
+def again(project: Path, root: Path) -> None:
+    if not (root / "prepared").exists():
+        shutil.copytree(project / "prepared", root / "prepared")
+        shutil.copytree(project / "models" / "tokens", root / "models" / "tokens")
+    settings = StuSettings(**SMALL | {"epochs": 2})
+    train_stu.run(settings, root / "prepared", root / "models", root / "reports", root / ".checkpoints")
+
+
+def test_training_again_and_training_after_a_stop_give_the_same_bytes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, epochs = loop._Run.validate, []
+
+    def stopped(self: loop._Run) -> None:
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(loop._Run, "validate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        again(project, tmp_path)
+    monkeypatch.undo()
+    again(project, tmp_path)
+    assert digests(tmp_path) == digests(project)
+
+
+def test_the_folder_names_the_tokens_and_takes_no_others(project: Path, tmp_path: Path) -> None:
+    log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
+    tokens = tokens_folder.load(project / "models" / "tokens", log)
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
+    assert trained.tokens == tokens.table.digest()
+    assert np.array_equal(trained.model.tokens.stus.numpy(), tokens.table.stus.numpy())
+    shutil.copytree(project / "prepared", tmp_path / "prepared")
+    settings = TokenizeSettings(dimensions=8, threads=1, seed=5)
+    tokenize.run(settings, tmp_path / "prepared", tmp_path / "models", tmp_path / "reports", tmp_path / ".checkpoints")
+    others = tokens_folder.load(tmp_path / "models" / "tokens", log)
+    with pytest.raises(DataError, match="trained with other STUs"):
+        load_stu(project / "models" / "stu", log, attributes, others)
+
+
+def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
+    from befriend.data.observed import Observed
+    from befriend.data.split import read_split
+    from befriend.evaluation.protocol import ask, requests
+    from befriend.retrieval.stu import StuRanker
+
+    log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
+    tokens = tokens_folder.load(project / "models" / "tokens", log)
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
+    stus = tokens.joined(log).table.stus
+    assert len(stus) == log.num_users > len(tokens.table)
+    observed = Observed.of(log)
+    questions = ask(log, read_split(project / "prepared", log), "test", 50, "streaming")
+    found = {}
+    for width in (None, 200):
+        ranker = StuRanker(trained.model, stus, observed, trained.tower, width)
+        asked = requests(log, observed.activity.histories, questions, "streaming")
+        found[width] = np.concatenate([ranker.rank(request)["stu"] for request in asked])
+    assert np.array_equal(np.sort(found[None]), np.sort(found[200]))
+    assert (found[None] == found[200]).mean() > 0.99  # but for what is as good to the last digit
+    assert (found[None] >= len(tokens.table)).any()
