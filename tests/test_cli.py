@@ -42,7 +42,11 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
         (["use"], 2, "one of the two"),
-        (["settings", "nothing"], 2, "Sections: data, validate, tokenize, train_two_tower, train_stu, evaluate, simulate"),
+        (
+            ["settings", "nothing"],
+            2,
+            "Sections: data, validate, tokenize, train_two_tower, train_stu, evaluate, simulate",
+        ),
         (["summary"], 1, "Run `dvc repro` first"),
         (["use", "nowhere"], 2, "there is no dvc.yaml here"),
     ],

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import call
-from tests.stages.conftest import prepare, train
+from tests.stages.conftest import prepare, train, train_tokens
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     prepare(root, users=80, events=1500)
     train(root)
+    train_tokens(root)
     return root
 
 
@@ -65,13 +66,38 @@ def test_nobody_blocked_is_recommended(project: Path) -> None:
             assert other not in [row["recommended"] for row in found]
 
 
-def test_approximate_search_finds_nearly_the_same(project: Path) -> None:
-    user = somebody(project)
+@pytest.mark.parametrize("model", ["two-tower", "stu"])
+def test_approximate_search_finds_nearly_the_same(project: Path, model: str) -> None:
+    asked = ("recommend", "--user", somebody(project), "--json", "--model", model)
     exact, fast = (
-        {row["recommended"] for row in json.loads(call(project, "recommend", "--user", user, "--json", *more).stdout)}
+        {row["recommended"] for row in json.loads(call(project, *asked, *more).stdout)}
         for more in ((), ("--approximate",))
     )
     assert len(exact & fast) >= 9
+
+
+def test_drawn_lists_are_those_of_their_seed(project: Path) -> None:
+    asked = ("recommend", "--user", somebody(project), "--json", "--model", "stu", "--new-only")
+    ranked, *drawn = (
+        [row["recommended"] for row in json.loads(call(project, *asked, *more).stdout)]
+        for more in (
+            (),
+            ("--sample", "--seed", "1", "--temperature", "5"),
+            ("--sample", "--seed", "1", "--temperature", "5"),
+            ("--sample", "--seed", "2", "--temperature", "5"),
+            ("--sample", "--top-k", "10"),
+        )
+    )
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sorted(drawn[3]) == sorted(ranked) != drawn[0]
+
+
+def test_models_differ(project: Path) -> None:
+    one, other = (
+        json.loads(call(project, "recommend", "--user", somebody(project), "--json", "--model", model).stdout)
+        for model in ("two-tower", "stu")
+    )
+    assert [row["score"] for row in one] != [row["score"] for row in other]
 
 
 def test_an_unknown_user_is_told_so(project: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+class Model(StrEnum):
+    """Who recommends."""
+
+    two_tower = "two-tower"
+    stu = "stu"
+
 
 SetOption = Annotated[
     list[str] | None,
@@ -137,17 +146,32 @@ def recommend(
     action: Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")] = 10,
     new_only: Annotated[bool, typer.Option("--new-only", help="Leave out existing contacts.")] = False,
-    approximate: Annotated[bool, typer.Option("--approximate", help="Search faster, and miss a few.")] = False,
+    model: Annotated[Model, typer.Option(help="two-tower, or stu: token by token.")] = Model.two_tower,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Search faster, and miss a few: an index, or a beam.")
+    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw people instead of ranking them.")] = False,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="--sample: near 0 nearly the ranked list, above 1 more of a surprise.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="--sample: draw only from so many best.")] = None,
+    nucleus: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="--sample: from the fewest best with this probability together."),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="--sample: the same seed draws the same lists.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write all lists to this Parquet file.")] = None,
 ) -> None:
-    """Recommend people, as of any moment, with the trained two-tower model."""
+    """Recommend people, as of any moment, with a trained model."""
     from befriend.errors import CallError
     from befriend.ops import recommend as ops
+    from befriend.retrieval.sampling import Sampling
 
     if (user is None) == (users is None):
         raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
-    ops.recommend(user, users, at, action, k, new_only, approximate, as_json, out)
+    sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
+    ops.recommend(user, users, at, action, k, new_only, sampling, model, approximate, as_json, out)
 
 
 tokens = typer.Typer(help="Look up STUs, and give them to users who joined later.", no_args_is_help=True)

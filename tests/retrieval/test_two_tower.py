@@ -17,7 +17,6 @@ from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import ask, requests
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.batch import Pairs, Targets
-from befriend.models.folder import Codes, TwoTowerModel
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.recommend import Asked, recommend
@@ -125,27 +124,24 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
         assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
 
 
-def trained(log: EventLog) -> TwoTowerModel:
-    codes = Codes({}, {})
-    return TwoTowerModel(model(), TOWER, log.actions, codes, USERS, log.lineage(), "", 0, {})
+def retriever(log: EventLog) -> TwoTowerRetriever:
+    return TwoTowerRetriever(model(), Observed.of(log), TOWER)
 
 
 def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
-    observed = Observed.of(log)
-    lists = recommend(trained(log), observed, pl.Series([105, 111]), Asked(k=20))
+    lists = recommend(retriever(log), log.actions, pl.Series([105, 111]), Asked(k=20))
     assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
     assert not (lists["user"] == lists["recommended"]).any()
     assert lists["contact"].any() and lists["known"].all()
     contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
     assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
-    new = recommend(trained(log), observed, pl.Series([105]), Asked(k=20, new_only=True))
+    new = recommend(retriever(log), log.actions, pl.Series([105]), Asked(k=20, new_only=True))
     assert not new["contact"].any()
     assert not set(new["recommended"]) & contacts
 
 
 def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
-    observed = Observed.of(log)
-    lists = recommend(trained(log), observed, pl.Series([99_999, 105]), Asked(k=5))
+    lists = recommend(retriever(log), log.actions, pl.Series([99_999, 105]), Asked(k=5))
     assert lists["known"].to_list() == [False] * 5 + [True] * 5
     assert not lists.filter(~pl.col("known"))["contact"].any()
 
@@ -153,16 +149,15 @@ def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
 def test_the_moment_is_respected(log: EventLog) -> None:
     from datetime import UTC, datetime
 
-    observed = Observed.of(log)
     at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
-    lists = recommend(trained(log), observed, pl.Series([100]), Asked(at=at, k=USERS))
+    lists = recommend(retriever(log), log.actions, pl.Series([100]), Asked(at=at, k=USERS))
     known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
     assert set(lists["recommended"]) == known
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
-        recommend(trained(log), observed, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
+        recommend(retriever(log), log.actions, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
     with pytest.raises(CallError, match="Actions: hi"):
-        recommend(trained(log), observed, pl.Series([100]), Asked(action="wave"))
+        recommend(retriever(log), log.actions, pl.Series([100]), Asked(action="wave"))
 
 
 def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import typer
@@ -16,8 +17,13 @@ from befriend.data.columns import USER_ID
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError
-from befriend.models.folder import load
+from befriend.models.folder import load, load_stu
 from befriend.retrieval import recommend as core
+from befriend.retrieval.sampling import Sampling
+from befriend.retrieval.serving import Retriever
+from befriend.retrieval.stu import BEAM, StuRetriever
+from befriend.retrieval.two_tower import TwoTowerRetriever
+from befriend.tokens.folder import load as load_tokens
 
 
 def recommend(
@@ -27,17 +33,16 @@ def recommend(
     action: str | None,
     k: int,
     new_only: bool,
+    sampling: Sampling | None,
+    model: str,
     approximate: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
     """Lists for one user or for those of a file: a table, JSON, or a Parquet file."""
     wanted = pl.Series([user]) if users is None else _read_users(users)
-    asked = core.Asked(_moment(at), action, k, new_only, approximate)
-    log = EventLog.read(layout.PREPARED)
-    trained = load(layout.TWO_TOWER, log, Attributes.read(layout.PREPARED))
-    observed = Observed.of(log, trained.tower.received_events, trained.actions)
-    lists = core.recommend(trained, observed, wanted, asked)
+    asked = core.Asked(_moment(at), action, k, new_only, sampling)
+    lists = core.recommend(*_retriever(model, approximate), wanted, asked)
     strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
     if len(strangers):
         who = ", ".join(map(str, strangers.head(5))) + (", ..." if len(strangers) > 5 else "")
@@ -53,6 +58,20 @@ def recommend(
         typer.echo(lists.with_columns(pl.col("last_active").dt.to_string("iso:strict")).write_json())
     else:
         _print(lists, several=users is not None)
+
+
+def _retriever(model: str, approximate: bool) -> tuple[Retriever[Any], tuple[str, ...]]:
+    """A trained model on the prepared log, and the labels of actions that it knows."""
+    log, attributes = EventLog.read(layout.PREPARED), Attributes.read(layout.PREPARED)
+    if model == "two-tower":
+        trained = load(layout.TWO_TOWER, log, attributes)
+        observed = Observed.of(log, trained.tower.received_events, trained.actions)
+        return TwoTowerRetriever(trained.model, observed, trained.tower, approximate), trained.actions
+    tokens = load_tokens(layout.TOKENS, log)
+    stu = load_stu(layout.STU, log, attributes, tokens)
+    observed = Observed.of(log, stu.tower.received_events, stu.actions)
+    stus = tokens.joined(log).table.stus
+    return StuRetriever(stu.model, stus, observed, stu.tower, BEAM if approximate else None), stu.actions
 
 
 def _print(lists: pl.DataFrame, several: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,10 @@ from befriend.data.observed import Observed
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import Hidden
 from befriend.evaluation.regimes import HIDDEN, REGIMES
-from befriend.models.folder import TwoTowerModel
 from befriend.progress import track
-from befriend.retrieval.two_tower import TwoTowerRetriever
+from befriend.retrieval.knn import Neighbours
+from befriend.retrieval.sampling import Sampling, sample
+from befriend.retrieval.serving import Retriever
 
 AT_ONCE = 1024
 
@@ -32,18 +34,19 @@ class Asked:
     """people a list"""
     new_only: bool = False
     """leave out existing contacts"""
-    approximate: bool = False
-    """search with inverted lists instead of looking at everyone"""
+    sampling: Sampling | None = None
+    """draw the lists instead of ranking; None: the best first"""
 
 
-def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, asked: Asked) -> pl.DataFrame:
-    """Lists for users by their original ids, best first.
+def recommend(retriever: Retriever[Any], actions: tuple[str, ...], users: pl.Series, asked: Asked) -> pl.DataFrame:
+    """Lists for users by their original ids, best first or as drawn. actions: labels by the model's own numbers.
 
     Returns the columns user, known (False: a cold-start list, made without any history), rank (from 1), recommended,
     score (the log of a probability, up to a constant that is the same for the whole list), contact (whether the two
     were in contact before), last_active (UTC). Nobody gets themselves, or anybody on the other side of an `exclude`
     event.
     """
+    observed = retriever.observed
     log = observed.log
     moment = int(log.timestamp[-1]) + 1
     if asked.at is not None:
@@ -54,13 +57,13 @@ def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, aske
         raise DataError(f"nothing had happened yet: the log begins on {first:%Y-%m-%d %H:%M:%S} UTC.")
     action = HIDDEN
     if asked.action is not None:
-        if asked.action not in trained.actions:
-            raise CallError(f"there is no action {asked.action}. Actions: {', '.join(trained.actions)}.")
-        action = trained.actions.index(asked.action)
+        if asked.action not in actions:
+            raise CallError(f"there is no action {asked.action}. Actions: {', '.join(actions)}.")
+        action = actions.index(asked.action)
     number = _numbers(log.user_ids, users)
     number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
-    retriever = TwoTowerRetriever(trained.model, observed, trained.tower, asked.approximate)
     retriever.refresh(visible, moment)
+    generator = torch.Generator().manual_seed(asked.sampling.seed if asked.sampling else 0)
     hidden, contacts = Hidden(log, observed.activity.histories), []
     parts = []
     for low in track(range(0, len(number), AT_ONCE), "recommend", -(-len(number) // AT_ONCE)):
@@ -73,7 +76,13 @@ def recommend(trained: TwoTowerModel, observed: Observed, users: pl.Series, aske
         excluded = met if asked.new_only else list(blocked)
         contacts += met
         indptr = np.cumsum([0, *map(len, excluded)])
-        parts.append(retriever.search(query, user, asked.k, indptr, np.concatenate(excluded)))
+        count = asked.k if asked.sampling is None else log.num_users
+        best = retriever.search(query, user, count, indptr, np.concatenate(excluded))
+        if asked.sampling is not None:
+            drawn = sample(best.scores, asked.k, asked.sampling, generator)
+            column = drawn.clamp(min=0)
+            best = Neighbours(best.ids.gather(1, column).masked_fill(drawn < 0, -1), best.scores.gather(1, column))
+        parts.append(best)
     ids, scores = torch.cat([p.ids for p in parts]).numpy(), torch.cat([p.scores for p in parts]).numpy()
     row, rank = np.nonzero(ids >= 0)
     found = ids[row, rank]

@@ -1,0 +1,68 @@
+"""Drawn lists follow the model's probabilities, hold nobody twice, and only those who may be drawn."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from befriend.retrieval.sampling import Sampling, sample
+
+SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])
+
+
+def draws(count: int, k: int, sampling: Sampling, seed: int = 0) -> torch.Tensor:
+    return sample(SHARES.log().expand(count, -1), k, sampling, torch.Generator().manual_seed(seed))
+
+
+def test_pairs_are_drawn_as_often_as_without_replacement() -> None:
+    count = 40_000
+    found = draws(count, 2, Sampling())
+    for a, b in permutations(range(4), 2):
+        expected = float(SHARES[a] * SHARES[b] / (1 - SHARES[a]))
+        seen = ((found[:, 0] == a) & (found[:, 1] == b)).double().mean().item()
+        assert seen == pytest.approx(expected, abs=4 * (expected / count) ** 0.5)
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    first = {t: draws(20_000, 1, Sampling(temperature=t)).eq(0).double().mean().item() for t in (0.5, 1.0, 50.0)}
+    assert first[0.5] == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.02)
+    assert first[1.0] == pytest.approx(0.5, abs=0.02)
+    assert first[50.0] == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "drawn"),
+    [
+        (Sampling(top_k=2), {0, 1}),
+        (Sampling(nucleus=0.5), {0}),
+        (Sampling(nucleus=0.51), {0, 1}),
+        (Sampling(nucleus=0.96), {0, 1, 2, 3}),
+        (Sampling(top_k=1, nucleus=0.9), {0}),
+    ],
+    ids=str,
+)
+def test_only_the_best_are_drawn(sampling: Sampling, drawn: set[int]) -> None:
+    found = draws(2000, 4, sampling)
+    assert set(found.unique().tolist()) == drawn | ({-1} if len(drawn) < 4 else set())
+
+
+def test_a_seed_gives_the_same_lists() -> None:
+    assert torch.equal(draws(50, 3, Sampling(), seed=3), draws(50, 3, Sampling(), seed=3))
+    assert not torch.equal(draws(50, 3, Sampling(), seed=3), draws(50, 3, Sampling(), seed=4))
+
+
+@given(
+    st.lists(st.floats(-30, 30) | st.just(-torch.inf), min_size=1, max_size=20), st.integers(1, 25), st.integers(0, 99)
+)
+def test_nobody_comes_twice_or_who_may_not_and_lists_are_as_long_as_can_be(
+    scores: list[float], k: int, seed: int
+) -> None:
+    row = torch.tensor(sorted(scores, reverse=True))
+    found = sample(row[None], k, Sampling(), torch.Generator().manual_seed(seed))[0]
+    allowed = (row > -torch.inf).nonzero().squeeze(1).tolist()
+    listed = found[found >= 0].tolist()
+    assert len(set(listed)) == len(listed) == min(k, len(allowed)) and set(listed) <= set(allowed)
