@@ -68,7 +68,7 @@ def test_exclusion_by_counts_is_exclusion_by_users() -> None:
     terms = torch.zeros(40, len(asked))
     for row in range(len(asked)):
         terms[trie.leaves[users[indptr[row] : indptr[row + 1]]].long(), row] = -torch.inf
-    shown = Shown(trie, trie.hide(indptr, users), len(asked))
+    shown = Shown(trie, trie.hide(indptr, users))
     one = search(model, trie, Following.of(model, trie), asked, shown, 10, 10)
     other = beam(model, trie, asked, terms, 10, 10)
     assert torch.equal(one.users, other.users)

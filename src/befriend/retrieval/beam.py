@@ -20,25 +20,56 @@ from befriend.models.stu import NextTargetPredictionSTU
 from befriend.tokens.trie import Hidden, Trie
 
 AWAY = -torch.inf
+SPARSE = 8  # a level is looked up by all tokens where at least one in so many leads on
+
+
+@dataclass(frozen=True)
+class Step:
+    """What B requests look at on one level: the children of W nodes each."""
+
+    node: Tensor
+    """int64[B, W], of the level above"""
+    child: Tensor
+    """int64[B, C], whatever where the score is -inf"""
+    score: Tensor
+    """float32[B, C], log-probability, -inf where there is no child"""
+    first: Tensor
+    """int64[B, W], the column where the children of each node begin"""
+    dense: bool
+    """whether every token has a column; otherwise children stand side by side"""
 
 
 class Bounds(Protocol):
     """What the users beneath a node may add to the score, at most, and whether any of them may be shown."""
 
-    def __call__(self, level: int, nodes: Tensor) -> Tensor:
-        """float32[B, C], for nodes of a level, int64[B, C]; -inf where nobody may be shown. Exact for leaves."""
+    def __call__(self, level: int, step: Step) -> Tensor:
+        """float32[B, C]: the scores with it, -inf where nobody may be shown. Exact for leaves."""
 
 
 class Shown:
     """Nothing is added; some users may not be shown to some requests. What it takes does not grow with the users."""
 
-    def __init__(self, trie: Trie, hidden: Hidden, requests: int):
-        self.trie, self.hidden = trie, hidden
-        self.rows = torch.arange(requests)[:, None]
+    def __init__(self, trie: Trie, hidden: Hidden):
+        self.trie = trie
+        row, node = hidden.keys // max(len(trie.users), 1), hidden.keys % max(len(trie.users), 1)
+        self.closed = []
+        for starts in reversed(trie.starts):
+            parent = torch.searchsorted(starts.long(), node, right=True) - 1
+            self.closed.append((row, node, parent))
+            # A node is closed where all of its children are.
+            keys, count = torch.unique(row * len(starts) + parent, return_counts=True)
+            row, node = keys // len(starts), keys % len(starts)
+            all_ = count == (starts[node + 1] - starts[node])
+            row, node = row[all_], node[all_]
+        self.closed.reverse()
 
-    def __call__(self, level: int, nodes: Tensor) -> Tensor:
-        allowed = self.trie.allowed(level, nodes, self.rows.expand_as(nodes), self.hidden)
-        return torch.where(allowed > 0, 0.0, AWAY)
+    def __call__(self, level: int, step: Step) -> Tensor:
+        row, child, parent = self.closed[level]
+        at, slot = (step.node[row] == parent[:, None]).nonzero(as_tuple=True)
+        row, child, parent = row[at], child[at], parent[at]
+        inside = self.trie.tokens[level][child].long() if step.dense else child - self.trie.starts[level][parent]
+        step.score[row, step.first[row, slot] + inside] = AWAY
+        return step.score
 
 
 class Maxima:
@@ -53,8 +84,8 @@ class Maxima:
             self.levels.append(torch.from_numpy(above))
         self.levels.reverse()
 
-    def __call__(self, level: int, nodes: Tensor) -> Tensor:
-        return self.levels[level][nodes, torch.arange(len(nodes))[:, None]]
+    def __call__(self, level: int, step: Step) -> Tensor:
+        return step.score + self.levels[level][step.child, torch.arange(len(step.node))[:, None]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +98,15 @@ class Following:
     """L times float32[nodes above]"""
     edge: tuple[Tensor, ...]
     """L times float32[nodes]: the score of each node's own token after the one above"""
+    dense: tuple[tuple[Tensor, Tensor] | None, ...]
+    """where many tokens lead on: the scores, float32[nodes above, V], and whither they lead, int64[nodes above, V]"""
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: NextTargetPredictionSTU, trie: Trie) -> Following:
         """trie: of the users whom the model was told of."""
         sums, largest, edge = [], [], []
+        dense: list[tuple[Tensor, Tensor] | None] = []
         for level in range(trie.levels):
             starts = trie.starts[level].long()
             scores = model.following(level, torch.arange(len(starts) - 1))
@@ -80,7 +114,13 @@ class Following:
             edge.append(scores[above, trie.tokens[level].long()])
             largest.append(scores.amax(1))
             sums.append((scores - largest[-1][:, None]).exp())
-        return cls(tuple(sums), tuple(largest), tuple(edge))
+            table = None
+            if len(edge[-1]) * SPARSE >= scores.numel():
+                child = torch.zeros(scores.shape, dtype=torch.long)
+                child[above, trie.tokens[level].long()] = torch.arange(len(edge[-1]))
+                table = scores, child
+            dense.append(table)
+        return cls(tuple(sums), tuple(largest), tuple(edge), tuple(dense))
 
 
 @dataclass(frozen=True)
@@ -106,36 +146,49 @@ def search(
     """The best k people for each request. asked: float32[B, H], from a query; width: prefixes kept on each level."""
     node, log = torch.zeros(len(asked), 1, dtype=torch.long), torch.zeros(len(asked), 1)
     for level in range(trie.levels):
-        child, slot, real = _children(trie, level, node, log)
         wanted = model.wanted(level, asked)  # (B, V)
         behind = _behind(wanted, following.sums[level], following.largest[level], node)
-        token = trie.tokens[level][child].long()
-        score = (log - behind).gather(1, slot) + wanted.gather(1, token) + following.edge[level][child]
-        score = score.masked_fill(~real, AWAY)
-        total = score + bounds(level, child)
+        step = _step(trie, level, following, node, log - behind, wanted)
+        total = bounds(level, step)
         if level == trie.levels - 1:
-            return _found(total, trie.users.long()[child], k)
+            return _found(total, trie.users.long()[step.child], k)
         best = total.topk(min(width, total.shape[1]), dim=1)
-        node = child.gather(1, best.indices)
-        log = torch.where(best.values > AWAY, score.gather(1, best.indices), AWAY)
+        node = step.child.gather(1, best.indices)
+        log = torch.where(best.values > AWAY, step.score.gather(1, best.indices), AWAY)
     raise AssertionError("a trie has at least one level")
 
 
-def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Children of the beams' nodes, int64[B, W]: packed int64[B, C], whose they are, int64[B, C], and bool[B, C].
+def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tensor, wanted: Tensor) -> Step:
+    """The children of the beams' nodes, int64[B, W]. log: float32[B, W], -inf for beams that lead nowhere."""
+    b, w = node.shape
+    table = following.dense[level]
+    if table is not None:
+        size = wanted.shape[1]
+        score = table[0][node] + wanted[:, None] + log[..., None]
+        first = torch.arange(w).expand(b, -1) * size
+        return Step(node, table[1][node].flatten(1), score.flatten(1), first, True)
+    child, slot, first = _children(trie, level, node, log)
+    real = slot < w
+    slot = slot.clamp(max=w - 1)
+    score = log.gather(1, slot) + wanted.gather(1, trie.tokens[level][child].long()) + following.edge[level][child]
+    return Step(node, child, score.masked_fill(~real, AWAY), first, False)
 
-    Packed by row: a few nodes have many children, and most have few.
+
+def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Children side by side, int64[B, C], whose they are, int64[B, C], and where those of each begin, int64[B, W].
+
+    Behind the last stands 0, which is nobody's (W): a few nodes have many children, most have few.
     """
+    b, w = node.shape
     starts = trie.starts[level]
     low = starts[node].long()
     count = torch.where(log > AWAY, starts[node + 1].long() - low, 0)
-    end = count.cumsum(1)
-    place = torch.arange(max(1, int(end[:, -1].max())))[None].expand(len(node), -1).contiguous()
-    slot = torch.searchsorted(end, place, right=True)
-    real = slot < node.shape[1]
-    slot = slot.clamp(max=node.shape[1] - 1)
-    child = low.gather(1, slot) + place - (end - count).gather(1, slot)
-    return torch.where(real, child, 0), slot, real
+    first = count.cumsum(1) - count
+    columns = max(1, int(count.sum(1).max()))
+    filled = torch.cat([count, columns - count.sum(1, keepdim=True)], 1)
+    slot = torch.repeat_interleave(torch.arange(w + 1).repeat(b), filled.flatten()).view(b, columns)
+    child = F.pad(low - first, (0, 1)).gather(1, slot) + torch.arange(columns)
+    return torch.where(slot < w, child, 0), slot, first
 
 
 def _behind(wanted: Tensor, sums: Tensor, largest: Tensor, node: Tensor) -> Tensor:
