@@ -34,6 +34,7 @@ MEANING = {
     "models/stu": "weights, settings, lineage",
     "reports/training/stu/plots": "curves by epoch",
     "reports/training/stu/metrics.json": "figures of the kept epoch",
+    "models/ranker": "boosted trees",
     "reports/evaluation": "report, slices, exposure",
     "reports/predictions": "every model's lists",
     "reports/metrics.json": "NDCG, hits, intervals",

@@ -11,7 +11,7 @@ from befriend.files import stage_lock
 from tasks.dvc import Reproduced, update_data
 from tasks.evaluate import evaluate
 from tasks.tokenize import tokenize
-from tasks.train import train_stu, train_two_tower
+from tasks.train import train_ranker, train_stu, train_two_tower
 from tasks.validate import validate
 
 
@@ -33,6 +33,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
         done.append(tokenize(force))
         done.append(train_two_tower(force))
         done.append(train_stu(force))
+        done.append(train_ranker(force))
         done.append(evaluate(force))
         return done
 

@@ -12,7 +12,7 @@ from tasks.dvc import Reproduced, StageError, reproduce, stage_task
 from tasks.progress import Progress
 from tasks.publish import committed
 
-TWO_TOWER, STU = "train_two_tower", "train_stu"
+TWO_TOWER, STU, RANKER = "train_two_tower", "train_stu", "train_ranker"
 
 
 @stage_task(TWO_TOWER, "Train the two-tower retrieval model.", run_name=TWO_TOWER)
@@ -25,6 +25,12 @@ def train_two_tower(force: bool = False) -> Reproduced:
 def train_stu(force: bool = False) -> Reproduced:
     """The STU model."""
     return train(STU, layout.STU_CURVES, force)
+
+
+@stage_task(RANKER, "Learn how to order the candidates of all models and rules.", run_name=RANKER)
+def train_ranker(force: bool = False) -> Reproduced:
+    """The ranker."""
+    return reproduce(RANKER, force)
 
 
 def train(stage: str, curves: Path, force: bool) -> Reproduced:

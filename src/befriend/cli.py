@@ -127,6 +127,16 @@ def train_stu(overrides: SetOption = None, params: ParamsOption = PARAMS) -> Non
 
 
 @app.command(rich_help_panel="Stages")
+def train_ranker(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Learn from validation events how to order the candidates of all models and rules."""
+    from befriend.config import load_params
+    from befriend.stages import train_ranker as stage
+
+    settings = load_params(params, overrides, "train_ranker").train_ranker
+    _run_stage("train_ranker", lambda: stage.run(settings, layout.PREPARED, layout.MODELS))
+
+
+@app.command(rich_help_panel="Stages")
 def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
     """Rank people for held-out events with every model and baseline, and measure the lists."""
     from befriend.config import load_params

@@ -168,6 +168,31 @@ class ValidateSettings(Settings):
         return int(zoned.timestamp())
 
 
+class RankerSettings(Settings):
+    """The ranker over the candidates of all models and rules, learned from validation events."""
+
+    objective: Literal["contact", "answered"] = "contact"
+    """contact: who is contacted next; answered: who is contacted and answers"""
+    answer_days: Annotated[float, Field(gt=0)] = 7.0
+    """answered: within so many days; events with fewer days left before the test part teach nothing"""
+    events: Annotated[int, Field(ge=1)] = 2000
+    """validation events, at most, evenly spaced, in each regime"""
+    regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
+    """what is visible when lists are made"""
+    trees: Annotated[int, Field(ge=1)] = 400
+    """trees at most"""
+    leaves: Annotated[int, Field(ge=2)] = 15
+    """leaves of a tree"""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """weight of a tree"""
+    patience: Annotated[int, Field(ge=1)] = 30
+    """trees without a gain on the last fifth of the lists before training stops"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed of every random choice"""
+    threads: Annotated[int, Field(ge=1)] = 2
+    """CPU threads"""
+
+
 class EvaluateSettings(Settings):
     """The protocol: which events are predicted, from what, and how sure the figures are."""
 
@@ -198,6 +223,8 @@ class Params(Settings):
     """stage train_two_tower"""
     train_stu: StuSettings = StuSettings()
     """stage train_stu"""
+    train_ranker: RankerSettings = RankerSettings()
+    """stage train_ranker"""
     evaluate: EvaluateSettings = EvaluateSettings()
     """stage evaluate"""
 

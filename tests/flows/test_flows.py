@@ -46,6 +46,7 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         tokenize.tokenize,
         train.train_two_tower,
         train.train_stu,
+        train.train_ranker,
         evaluate.evaluate,
         dvc.update_data,
     ):
@@ -63,6 +64,7 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
         "tokenize",
         "train_two_tower",
         "train_stu",
+        "train_ranker",
         "evaluate",
     ]
     assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]

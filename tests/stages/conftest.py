@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from befriend.config import DataSettings, ValidateSettings
+from befriend.config import DataSettings, RankerSettings, ValidateSettings
 from befriend.data.simulate import write
 from befriend.data.traits import SimulateSettings
 from befriend.models.settings import StuSettings, TwoTowerSettings
-from befriend.stages import tokenize, train_stu, train_two_tower, validate
+from befriend.stages import tokenize, train_ranker, train_stu, train_two_tower, validate
 from befriend.stages.training import TrainResult
 from befriend.tokens.settings import TokenizeSettings
 
@@ -45,3 +45,11 @@ def train_tokens(root: Path, **options: Any) -> TrainResult:
     folders = root / "prepared", root / "models", root / "reports", root / ".checkpoints"
     tokenize.run(TokenizeSettings(dimensions=8, threads=1), *folders)
     return train_stu.run(StuSettings(**SMALL | options), *folders)
+
+
+def train_everything(root: Path) -> None:
+    """All that evaluation needs."""
+    train(root)
+    train_tokens(root)
+    settings = RankerSettings(events=100, trees=10, threads=1)
+    train_ranker.run(settings, root / "prepared", root / "models")

@@ -14,7 +14,7 @@ from befriend.errors import DataError
 from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
-from tests.stages.conftest import prepare, train, train_tokens
+from tests.stages.conftest import prepare, train_everything
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A validated log of 60 users, and its evaluation."""
     root = tmp_path_factory.mktemp("project")
     prepare(root, users=120, events=3000)
-    train(root)
-    train_tokens(root)
+    train_everything(root)
     evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "models", root / "reports")
     return root
 
@@ -34,7 +33,7 @@ def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     metrics = files.read_json(project / "reports" / "metrics.json")
     for regime in REGIMES:
-        for model in ("popularity", "recency", "adamic-adar", "two-tower", "stu"):
+        for model in ("popularity", "recency", "adamic-adar", "two-tower", "stu", "both", "boosted"):
             table = pl.read_parquet(project / "reports" / "predictions" / model / f"{regime}.parquet")
             assert table.schema == {"event": pl.Int64, "list": pl.String, "users": pl.List(pl.Int64)}
             new = table.filter(list="new")
@@ -106,8 +105,7 @@ def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(
     table.write_parquet(tmp_path / "log")
     rules = ValidateSettings(max_cold_targets=1)
     validate.run(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
-    train(tmp_path)
-    train_tokens(tmp_path)
+    train_everything(tmp_path)
     result = evaluate.run(
         EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "models", tmp_path / "reports"
     )

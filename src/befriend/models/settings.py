@@ -128,5 +128,5 @@ class TwoTowerSettings(TowerSettings, RetrievalSettings):
 class StuSettings(StuTowerSettings, RetrievalSettings):
     """Stage train_stu: the model, what its training asks it, and the training itself."""
 
-    token_loss: Annotated[float, Field(ge=0)] = 0.1
+    token_loss: Annotated[float, Field(ge=0)] = 0.0
     """weight of the loss of the tokens alone, level by level, beside that of the whole score"""

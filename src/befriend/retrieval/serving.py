@@ -122,11 +122,16 @@ class RetrieverRanker(Generic[M]):
         self.name, self.retriever = name, retriever
 
     def rank(self, request: Request) -> dict[str, np.ndarray]:
+        return {self.name: self.scored(request)[0]}
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """int32[R, k] users, -1 behind the last, and float32[R, k], their scores."""
         user, visible, horizon, action = (
             torch.from_numpy(x) for x in (request.user, request.visible, request.horizon, request.action)
         )
         query = self.retriever.queries(user, visible, horizon, action, request.refresh)
         lists = np.full((len(request), request.k), -1, np.int32)
+        scores = np.full((len(request), request.k), -np.inf, np.float32)
         for low, high in moments(request):
             self.retriever.refresh(int(request.visible[low]), int(request.horizon[low]))
             start, end = request.exclude_indptr[low], request.exclude_indptr[high]
@@ -137,8 +142,8 @@ class RetrieverRanker(Generic[M]):
                 request.exclude_indptr[low : high + 1] - start,
                 request.exclude[start:end],
             )
-            lists[low:high] = found.ids.numpy()
-        return {self.name: lists}
+            lists[low:high], scores[low:high] = found.ids.numpy(), found.scores.numpy()
+        return lists, scores
 
 
 def moments(request: Request) -> Iterator[tuple[int, int]]:

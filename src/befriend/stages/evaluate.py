@@ -12,21 +12,17 @@ import polars as pl
 
 from befriend import files
 from befriend.config import EvaluateSettings
-from befriend.data.attributes import Attributes
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
-from befriend.data.observed import Observed
 from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
-from befriend.models.folder import load, load_stu
 from befriend.progress import track
-from befriend.retrieval.stu import BEAM, StuRanker
-from befriend.retrieval.two_tower import TwoTowerRanker
-from befriend.tokens.folder import load as load_tokens
+from befriend.retrieval.models import Models
+from befriend.retrieval.ranker import RankedCandidates, read_boosters
 
 EVENTS_AT_ONCE = 256
 
@@ -46,20 +42,11 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
-    attributes = Attributes.read(prepared)
-    two_tower = load(models / "two_tower", log, attributes)
-    tokens = load_tokens(models / "tokens", log)
-    stu = load_stu(models / "stu", log, attributes, tokens)
-    stus = tokens.joined(log).table.stus
-    observed, watched = (Observed.of(log, model.tower.received_events, model.actions) for model in (two_tower, stu))
-    histories = observed.activity.histories
+    loaded, boosters = Models.read(prepared, models, log), read_boosters(models / "ranker")
+    histories = loaded.activity.histories
 
     def rankers() -> list[Ranker]:
-        return [
-            Baselines(log, histories),
-            TwoTowerRanker(two_tower.model, observed, two_tower.tower),
-            StuRanker(stu.model, stus, watched, stu.tower, BEAM),
-        ]
+        return [RankedCandidates(loaded.activity, [Baselines(log, histories), *loaded.rankers()], boosters)]
 
     lists = _rank(log, histories, asked, rankers)
     metrics: dict[str, Any] = {}

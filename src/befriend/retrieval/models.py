@@ -1,0 +1,51 @@
+"""All trained models of a project, on its log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from befriend.data.activity import Activity
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.models.folder import StuModel, TwoTowerModel, load, load_stu
+from befriend.retrieval.serving import RetrieverRanker
+from befriend.retrieval.stu import BEAM, StuRanker
+from befriend.retrieval.two_tower import TwoTowerRanker
+from befriend.tokens.folder import load as load_tokens
+
+
+@dataclass(frozen=True)
+class Models:
+    """The two-tower model, the STU model with everybody's STUs, and the log as each looks at it."""
+
+    two_tower: TwoTowerModel
+    stu: StuModel
+    stus: Tensor
+    """int64[N, L], of everyone in the log"""
+    observed: Observed
+    """the log, for the two-tower model"""
+    watched: Observed
+    """the log, for the STU model"""
+
+    @classmethod
+    def read(cls, prepared: Path, models: Path, log: EventLog) -> Models:
+        attributes = Attributes.read(prepared)
+        two_tower, tokens = load(models / "two_tower", log, attributes), load_tokens(models / "tokens", log)
+        stu = load_stu(models / "stu", log, attributes, tokens)
+        observed, watched = (Observed.of(log, model.tower.received_events, model.actions) for model in (two_tower, stu))
+        return cls(two_tower, stu, tokens.joined(log).table.stus, observed, watched)
+
+    @property
+    def activity(self) -> Activity:
+        return self.observed.activity
+
+    def rankers(self) -> list[RetrieverRanker]:
+        """Made anew: time starts over."""
+        return [
+            TwoTowerRanker(self.two_tower.model, self.observed, self.two_tower.tower),
+            StuRanker(self.stu.model, self.stus, self.watched, self.stu.tower, BEAM),
+        ]

@@ -1,0 +1,214 @@
+"""A ranker over the candidates of everyone else: one list that is better than each of those it is made from.
+
+Candidates are the heads of other rankers' lists; what is known of each is where it stands on them, the models' scores,
+and what the log tells of the candidate, the user and the two together at that moment. LightGBM's lambdarank (Burges
+2010) learns from validation events who should have stood first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from befriend.data.activity import Activity
+from befriend.errors import DataError
+from befriend.evaluation.protocol import Ranker, Request
+from befriend.retrieval.serving import RetrieverRanker
+
+if TYPE_CHECKING:
+    import lightgbm
+
+    from befriend.config import RankerSettings
+
+RULES = (
+    "recency-then-last-received",
+    "base-level-then-attention",
+    "last-received",
+    "last-active",
+    "attention",
+    "decayed-in-degree-6h",
+    "decayed-in-degree-quarter",
+    "popularity",
+    "adamic-adar-x-attention",
+    "adamic-adar-x-fresh",
+    "ppr-x-attention",
+)
+MODELS = ("two-tower", "stu")
+HEAD = 30  # of each list
+ROWS = 64  # compared with whole lists at a time
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What rankers gave for a request."""
+
+    ids: dict[str, np.ndarray]
+    """name -> int32[R, k], -1 behind the last"""
+    scores: dict[str, np.ndarray]
+    """of models, name -> float32[R, k]"""
+
+    @classmethod
+    def of(cls, rankers: Sequence[Ranker], request: Request) -> Lists:
+        ids: dict[str, np.ndarray] = {}
+        scores = {}
+        for ranker in rankers:
+            if isinstance(ranker, RetrieverRanker):
+                ids[ranker.name], scores[ranker.name] = ranker.scored(request)
+            else:
+                ids |= ranker.rank(request)
+        return cls(ids, scores)
+
+
+def candidates(lists: Lists, names: Sequence[str]) -> np.ndarray:
+    """int64[R, K]: users at the head of any of the lists, each once, ascending; -1 behind the last."""
+    heads = np.sort(np.concatenate([lists.ids[name][:, :HEAD] for name in names], 1), 1).astype(np.int64)
+    heads[:, 1:][heads[:, 1:] == heads[:, :-1]] = -1
+    order = np.argsort(heads < 0, 1, kind="stable")
+    kept = int((heads >= 0).sum(1).max(initial=1))
+    return np.take_along_axis(heads, order, 1)[:, :kept]
+
+
+def features(activity: Activity, request: Request, lists: Lists, users: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """float32[R, K, F]: what is known of candidates, int64[R, K], from `candidates`. NaN for what is not known."""
+    visible, horizon = (torch.from_numpy(x)[:, None] for x in (request.visible, request.horizon))
+    user = torch.from_numpy(request.user)[:, None]
+    other = torch.from_numpy(users).clamp(min=0)
+    parts = [
+        activity.user_features(activity.places(other, visible), visible, horizon).numpy(),
+        _for_all(activity.user_features(activity.places(user, visible), visible, horizon).numpy(), users.shape[1]),
+    ]
+    place = activity.pair_places(user, other, visible)
+    end = activity.histories.ends(user, visible)
+    pair = activity.pair_features(place, end, visible, horizon).numpy()
+    parts.append(np.where((place >= 0).numpy()[..., None], pair, np.nan))
+    flat = [activity.kinds(place).numpy(), activity.in_contact(place).numpy(), np.full(users.shape, request.refresh)]
+    for name in names:
+        rank = ranks_of(lists.ids[name], users)
+        flat.append(np.where(rank >= 0, rank, np.nan))
+        if name in lists.scores:
+            score = np.take_along_axis(lists.scores[name], rank.clip(min=0), 1)
+            flat.append(np.where(rank >= 0, score, np.nan))
+            flat.append(flat[-1] - lists.scores[name][:, :1])
+    parts.append(np.stack(flat, -1))
+    return np.concatenate(parts, -1).astype(np.float32)
+
+
+def _for_all(values: np.ndarray, count: int) -> np.ndarray:
+    """float32[R, K, F] of float32[R, 1, F]."""
+    return np.repeat(values, count, 1)
+
+
+def ranks_of(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """int64[R, K]: where each user stands on a list, from 0; -1 for those not on it. ids: [R, k]; users: [R, K]."""
+    rank = np.full(users.shape, -1)
+    for low in range(0, len(ids), ROWS):
+        part = slice(low, low + ROWS)
+        same = (users[part, :, None] == ids[part, None]) & (users[part, :, None] >= 0)
+        rank[part] = np.where(same.any(2), same.argmax(2), -1)
+    return rank
+
+
+class RankedCandidates:
+    """A Ranker of all that others give, and of what boosters make of it."""
+
+    def __init__(self, activity: Activity, rankers: Sequence[Ranker], boosters: dict[str, lightgbm.Booster]):
+        """boosters: name -> what was trained on the lists of `sources` of that name."""
+        self.activity, self.rankers, self.boosters = activity, rankers, boosters
+
+    def rank(self, request: Request) -> dict[str, np.ndarray]:
+        lists = Lists.of(self.rankers, request)
+        found = dict(lists.ids)
+        for name, booster in self.boosters.items():
+            names = SOURCES[name]
+            users = candidates(lists, names)
+            real = users >= 0
+            score = np.full(users.shape, -np.inf)
+            score[real] = booster.predict(features(self.activity, request, lists, users, names)[real])
+            best = np.argsort(-score, 1, kind="stable")[:, : request.k]
+            ids = np.where(np.take_along_axis(real, best, 1), np.take_along_axis(users, best, 1), -1)
+            found[name] = np.full((len(request), request.k), -1, np.int32)
+            found[name][:, : ids.shape[1]] = ids
+        return found
+
+
+SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RULES), "boosted": RULES}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Candidates of G lists, one list after the other."""
+
+    rows: np.ndarray
+    """float32[n, F]"""
+    labels: np.ndarray
+    """bool[n], who should have stood first"""
+    groups: np.ndarray
+    """int64[G], how many candidates each list has"""
+    moments: np.ndarray
+    """int64[G], the second of each list's event"""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """All of them, in the order of time."""
+        rows, labels, groups, moments = (
+            np.concatenate([getattr(part, field) for part in parts]) for field in cls.__dataclass_fields__
+        )
+        order = np.argsort(moments, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        of_row = np.argsort(np.repeat(place, groups), kind="stable")
+        return cls(rows[of_row], labels[of_row], groups[order], moments[order])
+
+
+def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
+    """The number of trees is the one that ranks the last fifth of the lists best; then all lists are learned from."""
+    import lightgbm
+
+    options = {
+        "objective": "lambdarank",
+        "metric": "ndcg",
+        "eval_at": [10],
+        "lambdarank_truncation_level": 20,
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": 50,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 10.0,
+        "seed": settings.seed,
+        "num_threads": settings.threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+    rows, labels, groups = examples.rows, examples.labels.astype(np.int8), examples.groups
+    cut = max(1, len(groups) * 4 // 5)
+    edge = int(groups[:cut].sum())
+    earlier = lightgbm.Dataset(rows[:edge], labels[:edge], group=groups[:cut])
+    later = lightgbm.Dataset(rows[edge:], labels[edge:], group=groups[cut:], reference=earlier)
+    stop = lightgbm.early_stopping(settings.patience, verbose=False)
+    tried = lightgbm.train(options, earlier, settings.trees, valid_sets=[later], callbacks=[stop])
+    everything = lightgbm.Dataset(rows, labels, group=groups)
+    return lightgbm.train(options, everything, max(1, tried.best_iteration))
+
+
+def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
+    """What stage train_ranker left behind."""
+    import lightgbm
+
+    found = {}
+    for name in SOURCES:
+        path = folder / f"{name}.txt"
+        if not path.is_file():
+            raise DataError(f"there is no {path}. Run `dvc repro train_ranker` first.")
+        try:
+            found[name] = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+        except lightgbm.basic.LightGBMError as error:
+            raise DataError(f"{path} cannot be read ({error}). Run `dvc repro train_ranker`.") from None
+    return found
