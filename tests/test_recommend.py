@@ -9,15 +9,14 @@ import polars as pl
 import pytest
 
 from tests.conftest import call
-from tests.stages.conftest import prepare, train, train_tokens
+from tests.stages.conftest import prepare, train_everything
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     prepare(root, users=80, events=1500)
-    train(root)
-    train_tokens(root)
+    train_everything(root)
     return root
 
 
@@ -66,7 +65,7 @@ def test_nobody_blocked_is_recommended(project: Path) -> None:
             assert other not in [row["recommended"] for row in found]
 
 
-@pytest.mark.parametrize("model", ["two-tower", "stu"])
+@pytest.mark.parametrize("model", ["two-tower", "stu", "both"])
 def test_approximate_search_finds_nearly_the_same(project: Path, model: str) -> None:
     asked = ("recommend", "--user", somebody(project), "--json", "--model", model)
     exact, fast = (
@@ -93,11 +92,12 @@ def test_drawn_lists_are_those_of_their_seed(project: Path) -> None:
 
 
 def test_models_differ(project: Path) -> None:
-    one, other = (
+    lists = [
         json.loads(call(project, "recommend", "--user", somebody(project), "--json", "--model", model).stdout)
-        for model in ("two-tower", "stu")
-    )
-    assert [row["score"] for row in one] != [row["score"] for row in other]
+        for model in ("two-tower", "stu", "both")
+    ]
+    assert len({tuple(row["score"] for row in found) for found in lists}) == 3
+    assert {len(found) for found in lists} == {10}
 
 
 def test_an_unknown_user_is_told_so(project: Path) -> None:

@@ -29,6 +29,7 @@ class Model(StrEnum):
 
     two_tower = "two-tower"
     stu = "stu"
+    both = "both"
 
 
 SetOption = Annotated[
@@ -156,10 +157,11 @@ def recommend(
     action: Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")] = 10,
     new_only: Annotated[bool, typer.Option("--new-only", help="Leave out existing contacts.")] = False,
-    model: Annotated[Model, typer.Option(help="two-tower, or stu: token by token.")] = Model.two_tower,
+    model: Annotated[Model, typer.Option(help="two-tower; stu: token by token; both: a ranker over all.")] = Model.both,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Search faster, and miss a few: an index, or a beam.")
     ] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Say why, in sentences.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw people instead of ranking them.")] = False,
     temperature: Annotated[
         float, typer.Option(min=0.01, help="--sample: near 0 nearly the ranked list, above 1 more of a surprise.")
@@ -181,7 +183,16 @@ def recommend(
     if (user is None) == (users is None):
         raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
     sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
-    ops.recommend(user, users, at, action, k, new_only, sampling, model, approximate, as_json, out)
+    name: Any = model.value
+    ops.recommend(user, users, at, action, k, new_only, sampling, name, approximate, why, as_json, out)
+
+
+@app.command(rich_help_panel="Recommending")
+def export(out: Annotated[Path, typer.Argument(help="The Parquet file to write.")]) -> None:
+    """Write everybody's vector and STU to a Parquet file."""
+    from befriend.ops.recommend import export as ops
+
+    ops(out)
 
 
 tokens = typer.Typer(help="Look up STUs, and give them to users who joined later.", no_args_is_help=True)
@@ -259,6 +270,7 @@ def simulate(
 @app.command(rich_help_panel="Event logs")
 def use(
     source: Annotated[str | None, typer.Argument(help="A file, a folder, or a URL that DVC can import.")] = None,
+    why: Annotated[bool, typer.Option("--explain", help="Say why, in sentences.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Go back to the embedded sample.")] = False,
     actor: Annotated[str | None, typer.Option(help="Column of who acts: its name, or its place from 1.")] = None,
     action: Annotated[str | None, typer.Option(help="Column of the action.")] = None,

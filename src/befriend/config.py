@@ -179,14 +179,12 @@ class RankerSettings(Settings):
     """validation events, at most, evenly spaced, in each regime"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
     """what is visible when lists are made"""
-    trees: Annotated[int, Field(ge=1)] = 400
-    """trees at most"""
+    trees: Annotated[int, Field(ge=1)] = 50
+    """trees"""
     leaves: Annotated[int, Field(ge=2)] = 15
     """leaves of a tree"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     """weight of a tree"""
-    patience: Annotated[int, Field(ge=1)] = 30
-    """trees without a gain on the last fifth of the lists before training stops"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of every random choice"""
     threads: Annotated[int, Field(ge=1)] = 2

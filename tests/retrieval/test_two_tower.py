@@ -124,24 +124,24 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
         assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
 
 
-def retriever(log: EventLog) -> TwoTowerRetriever:
-    return TwoTowerRetriever(model(), Observed.of(log), TOWER)
+def lister(log: EventLog) -> TwoTowerRanker:
+    return TwoTowerRanker(model(), Observed.of(log), TOWER)
 
 
 def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
-    lists = recommend(retriever(log), log.actions, pl.Series([105, 111]), Asked(k=20))
+    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([105, 111]), Asked(k=20))
     assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
     assert not (lists["user"] == lists["recommended"]).any()
     assert lists["contact"].any() and lists["known"].all()
     contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
     assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
-    new = recommend(retriever(log), log.actions, pl.Series([105]), Asked(k=20, new_only=True))
+    new = recommend(lister(log), Observed.of(log), log.actions, pl.Series([105]), Asked(k=20, new_only=True))
     assert not new["contact"].any()
     assert not set(new["recommended"]) & contacts
 
 
 def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
-    lists = recommend(retriever(log), log.actions, pl.Series([99_999, 105]), Asked(k=5))
+    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([99_999, 105]), Asked(k=5))
     assert lists["known"].to_list() == [False] * 5 + [True] * 5
     assert not lists.filter(~pl.col("known"))["contact"].any()
 
@@ -150,14 +150,16 @@ def test_the_moment_is_respected(log: EventLog) -> None:
     from datetime import UTC, datetime
 
     at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
-    lists = recommend(retriever(log), log.actions, pl.Series([100]), Asked(at=at, k=USERS))
+    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(at=at, k=USERS))
     known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
     assert set(lists["recommended"]) == known
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
-        recommend(retriever(log), log.actions, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
+        recommend(
+            lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC))
+        )
     with pytest.raises(CallError, match="Actions: hi"):
-        recommend(retriever(log), log.actions, pl.Series([100]), Asked(action="wave"))
+        recommend(lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(action="wave"))
 
 
 def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:

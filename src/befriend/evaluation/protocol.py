@@ -8,7 +8,7 @@ of any model: a `Ranker` is given a `Request` and returns lists.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,15 @@ class Request:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def of(self, rows: np.ndarray) -> Request:
+        """Only some of the lists. rows: int64, ascending."""
+        count = np.diff(self.exclude_indptr)[rows]
+        indptr = np.cumsum([0, *count])
+        start = np.repeat(self.exclude_indptr[rows] - indptr[:-1], count)
+        arrays = {name: getattr(self, name)[rows] for name in ("user", "visible", "horizon", "action")}
+        exclude = self.exclude[start + np.arange(len(start))]
+        return replace(self, **arrays, exclude_indptr=indptr, exclude=exclude)
 
     def excluded(self, b: int) -> np.ndarray:
         return self.exclude[self.exclude_indptr[b] : self.exclude_indptr[b + 1]]

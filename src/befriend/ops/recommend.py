@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from befriend import files, layout
-from befriend.data.attributes import Attributes
+from befriend import files
+from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
-from befriend.data.log import EventLog
-from befriend.data.observed import Observed
 from befriend.errors import CallError
-from befriend.models.folder import load, load_stu
-from befriend.retrieval import recommend as core
 from befriend.retrieval.sampling import Sampling
-from befriend.retrieval.serving import Retriever
-from befriend.retrieval.stu import BEAM, StuRetriever
-from befriend.retrieval.two_tower import TwoTowerRetriever
-from befriend.tokens.folder import load as load_tokens
 
 
 def recommend(
@@ -34,15 +25,18 @@ def recommend(
     k: int,
     new_only: bool,
     sampling: Sampling | None,
-    model: str,
+    model: ModelName,
     approximate: bool,
+    why: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
     """Lists for one user or for those of a file: a table, JSON, or a Parquet file."""
     wanted = pl.Series([user]) if users is None else _read_users(users)
-    asked = core.Asked(_moment(at), action, k, new_only, sampling)
-    lists = core.recommend(*_retriever(model, approximate), wanted, asked)
+    people, moment = load(), _moment(at)
+    lists = people.recommend(wanted, moment, action, k, new_only, model, sampling, approximate)
+    if why:
+        lists = _with_reasons(people, lists, moment, action, model)
     strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
     if len(strangers):
         who = ", ".join(map(str, strangers.head(5))) + (", ..." if len(strangers) > 5 else "")
@@ -60,27 +54,27 @@ def recommend(
         _print(lists, several=users is not None)
 
 
-def _retriever(model: str, approximate: bool) -> tuple[Retriever[Any], tuple[str, ...]]:
-    """A trained model on the prepared log, and the labels of actions that it knows."""
-    log, attributes = EventLog.read(layout.PREPARED), Attributes.read(layout.PREPARED)
-    if model == "two-tower":
-        trained = load(layout.TWO_TOWER, log, attributes)
-        observed = Observed.of(log, trained.tower.received_events, trained.actions)
-        return TwoTowerRetriever(trained.model, observed, trained.tower, approximate), trained.actions
-    tokens = load_tokens(layout.TOKENS, log)
-    stu = load_stu(layout.STU, log, attributes, tokens)
-    observed = Observed.of(log, stu.tower.received_events, stu.actions)
-    stus = tokens.joined(log).table.stus
-    return StuRetriever(stu.model, stus, observed, stu.tower, BEAM if approximate else None), stu.actions
-
-
 def _print(lists: pl.DataFrame, several: bool) -> None:
-    table = Table(*(["user"] if several else []), "", "recommended", "score", "contact", "last active", box=None)
+    why = "why" in lists.columns
+    heads = ["", "recommended", "score", "contact", "last active", *(["why"] if why else [])]
+    table = Table(*(["user"] if several else []), *heads, box=None, padding=(0, 1, int(why), 1))
     for row in lists.iter_rows(named=True):
         cells = [str(row["rank"]), str(row["recommended"]), f"{row['score']:.2f}", "yes" if row["contact"] else ""]
         cells.append(f"{row['last_active']:%Y-%m-%d %H:%M}")
+        cells += ["\n".join(row["why"])] if why else []
         table.add_row(*([str(row["user"])] if several else []), *cells)
     Console().print(table)
+
+
+def _with_reasons(
+    people: Befriend, lists: pl.DataFrame, at: datetime | None, action: str | None, model: ModelName
+) -> pl.DataFrame:
+    """With the column why, list[str]; empty for those of whom nothing is known."""
+    reasons = []
+    for (user, known), rows in lists.group_by("user", "known", maintain_order=True):
+        found = rows["recommended"].to_list()
+        reasons += people.explain(user, found, at, action, model) if known else [[] for _ in found]
+    return lists.with_columns(why=pl.Series(reasons, dtype=pl.List(pl.String)))
 
 
 def _read_users(path: Path) -> pl.Series:
@@ -99,3 +93,11 @@ def _moment(at: str | None) -> datetime | None:
         return None if at is None else datetime.fromisoformat(at)
     except ValueError:
         raise CallError(f"--at {at}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None
+
+
+def export(out: Path) -> None:
+    """Vectors and STUs of everyone, as Parquet."""
+    vectors = load().vectors()
+    with files.atomic(out) as path:
+        vectors.write_parquet(path, compression="zstd")
+    typer.echo(f"vectors and STUs of {vectors.height:,} users are in {out}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -43,9 +44,9 @@ class Models:
     def activity(self) -> Activity:
         return self.observed.activity
 
-    def rankers(self) -> list[RetrieverRanker]:
-        """Made anew: time starts over."""
+    def rankers(self, approximate: bool = False, width: int | None = BEAM) -> list[RetrieverRanker[Any]]:
+        """Made anew: time starts over. width: of the beam, None: score everyone."""
         return [
-            TwoTowerRanker(self.two_tower.model, self.observed, self.two_tower.tower),
-            StuRanker(self.stu.model, self.stus, self.watched, self.stu.tower, BEAM),
+            TwoTowerRanker(self.two_tower.model, self.observed, self.two_tower.tower, approximate),
+            StuRanker(self.stu.model, self.stus, self.watched, self.stu.tower, width),
         ]

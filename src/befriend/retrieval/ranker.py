@@ -39,7 +39,8 @@ RULES = (
     "ppr-x-attention",
 )
 MODELS = ("two-tower", "stu")
-HEAD = 30  # of each list
+HEAD = 30  # of each list,
+LONG = 100  # unless a longer list than this is asked for
 ROWS = 64  # compared with whole lists at a time
 
 
@@ -64,9 +65,9 @@ class Lists:
         return cls(ids, scores)
 
 
-def candidates(lists: Lists, names: Sequence[str]) -> np.ndarray:
+def candidates(lists: Lists, names: Sequence[str], head: int = HEAD) -> np.ndarray:
     """int64[R, K]: users at the head of any of the lists, each once, ascending; -1 behind the last."""
-    heads = np.sort(np.concatenate([lists.ids[name][:, :HEAD] for name in names], 1), 1).astype(np.int64)
+    heads = np.sort(np.concatenate([lists.ids[name][:, :head] for name in names], 1), 1).astype(np.int64)
     heads[:, 1:][heads[:, 1:] == heads[:, :-1]] = -1
     order = np.argsort(heads < 0, 1, kind="stable")
     kept = int((heads >= 0).sum(1).max(initial=1))
@@ -122,18 +123,38 @@ class RankedCandidates:
 
     def rank(self, request: Request) -> dict[str, np.ndarray]:
         lists = Lists.of(self.rankers, request)
-        found = dict(lists.ids)
-        for name, booster in self.boosters.items():
-            names = SOURCES[name]
-            users = candidates(lists, names)
-            real = users >= 0
-            score = np.full(users.shape, -np.inf)
-            score[real] = booster.predict(features(self.activity, request, lists, users, names)[real])
-            best = np.argsort(-score, 1, kind="stable")[:, : request.k]
-            ids = np.where(np.take_along_axis(real, best, 1), np.take_along_axis(users, best, 1), -1)
-            found[name] = np.full((len(request), request.k), -1, np.int32)
-            found[name][:, : ids.shape[1]] = ids
-        return found
+        return lists.ids | {name: self._ranked(name, request, lists)[0] for name in self.boosters}
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """int32[R, k] users by the first booster, -1 behind the last, and float32[R, k], their scores.
+
+        Of somebody who is not in the log no rule knows anything: they get the list of the first model.
+        """
+        ids = np.full((len(request), request.k), -1, np.int32)
+        scores = np.full((len(request), request.k), -np.inf, np.float32)
+        known = request.user < len(self.activity.histories.indptr) - 1
+        if known.any():
+            rows = np.flatnonzero(known)
+            some = request.of(rows)
+            ids[rows], scores[rows] = self._ranked(next(iter(self.boosters)), some, Lists.of(self.rankers, some))
+        if not known.all():
+            rows = np.flatnonzero(~known)
+            model = next(ranker for ranker in self.rankers if isinstance(ranker, RetrieverRanker))
+            ids[rows], scores[rows] = model.scored(request.of(rows))
+        return ids, scores
+
+    def _ranked(self, name: str, request: Request, lists: Lists) -> tuple[np.ndarray, np.ndarray]:
+        users = candidates(lists, SOURCES[name], HEAD if request.k <= LONG else request.k)
+        real = users >= 0
+        score = np.full(users.shape, -np.inf, np.float32)
+        rows = features(self.activity, request, lists, users, SOURCES[name])[real]
+        score[real] = self.boosters[name].predict(rows)
+        best = np.argsort(-score, 1, kind="stable")[:, : request.k]
+        ids = np.full((len(request), request.k), -1, np.int32)
+        scores = np.full((len(request), request.k), -np.inf, np.float32)
+        ids[:, : best.shape[1]] = np.where(np.take_along_axis(real, best, 1), np.take_along_axis(users, best, 1), -1)
+        scores[:, : best.shape[1]] = np.take_along_axis(score, best, 1)
+        return ids, scores
 
 
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RULES), "boosted": RULES}
@@ -166,7 +187,7 @@ class Examples:
 
 
 def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
-    """The number of trees is the one that ranks the last fifth of the lists best; then all lists are learned from."""
+    """LambdaMART on the lists, the first ten or twenty places of which matter."""
     import lightgbm
 
     options = {
@@ -187,15 +208,8 @@ def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
         "force_row_wise": True,
         "verbosity": -1,
     }
-    rows, labels, groups = examples.rows, examples.labels.astype(np.int8), examples.groups
-    cut = max(1, len(groups) * 4 // 5)
-    edge = int(groups[:cut].sum())
-    earlier = lightgbm.Dataset(rows[:edge], labels[:edge], group=groups[:cut])
-    later = lightgbm.Dataset(rows[edge:], labels[edge:], group=groups[cut:], reference=earlier)
-    stop = lightgbm.early_stopping(settings.patience, verbose=False)
-    tried = lightgbm.train(options, earlier, settings.trees, valid_sets=[later], callbacks=[stop])
-    everything = lightgbm.Dataset(rows, labels, group=groups)
-    return lightgbm.train(options, everything, max(1, tried.best_iteration))
+    data = lightgbm.Dataset(examples.rows, examples.labels.astype(np.int8), group=examples.groups)
+    return lightgbm.train(options, data, settings.trees)
 
 
 def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:

@@ -60,6 +60,10 @@ class Retriever(ABC, Generic[M]):
         user: int64[B], never found themselves; exclude_indptr, exclude: CSR of others not to be found.
         """
 
+    @abstractmethod
+    def score(self, query: Query, users: Tensor) -> Tensor:
+        """float32[B, K]: scores of users, int64[B, K], as of the last `refresh`, but for the pointer's term."""
+
     @torch.no_grad()
     def refresh(self, visible: int, horizon: int) -> None:
         """From now on only the first `visible` events count, seen from the UTC second `horizon`."""

@@ -39,6 +39,11 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         self.following = Following.of(model, self.trie)
 
     @torch.no_grad()
+    def score(self, query: Query, users: Tensor) -> Tensor:
+        log = self.model.log_probs(query.static, users)
+        return log if query.moment is None else log + torch.einsum("bt,bct->bc", query.moment, self.moment[users])
+
+    @torch.no_grad()
     def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
         near = self.contacts(query, user)
         rows = max(1, SCORES // len(self.users))

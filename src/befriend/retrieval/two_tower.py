@@ -47,6 +47,10 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
             self.index = old.refreshed(self.vectors) if isinstance(old, IvfIndex) else IvfIndex.build(self.vectors)
 
     @torch.no_grad()
+    def score(self, query: Query, users: Tensor) -> Tensor:
+        return torch.einsum("bw,bcw->bc", query.vector(), self.vectors[users])
+
+    @torch.no_grad()
     def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
         near = self.contacts(query, user)
         hidden_row = np.repeat(np.arange(len(user)), np.diff(exclude_indptr))
@@ -59,7 +63,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         found = self.index.search(vector, k, indptr, out[order], self.place >= 0)
         if not near.users.numel():
             return found
-        score = torch.einsum("bw,bcw->bc", vector, self.vectors[near.users]) + near.score
+        score = self.score(query, near.users) + near.score
         key = row * len(self.place) + near.users
         hidden = torch.from_numpy(hidden_row * len(self.place) + exclude)
         score = score.masked_fill(~near.real | torch.isin(key, hidden), -torch.inf)
@@ -72,5 +76,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
 class TwoTowerRanker(RetrieverRanker[NextTargetPredictionUserIDs]):
     """The model as a Ranker of the evaluation protocol."""
 
-    def __init__(self, model: NextTargetPredictionUserIDs, observed: Observed, tower: TowerSettings):
-        super().__init__("two-tower", TwoTowerRetriever(model, observed, tower))
+    def __init__(
+        self, model: NextTargetPredictionUserIDs, observed: Observed, tower: TowerSettings, approximate: bool = False
+    ):
+        super().__init__("two-tower", TwoTowerRetriever(model, observed, tower, approximate))

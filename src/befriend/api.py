@@ -1,0 +1,141 @@
+"""befriend from Python: load a project, recommend people, say why, take the vectors elsewhere.
+
+import befriend
+
+people = befriend.load("path/to/project")
+people.recommend([21995, 14194], k=5, new_only=True)
+people.explain(21995, [14194])
+people.vectors()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from befriend import layout
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.errors import CallError
+from befriend.evaluation.baselines import Baselines
+from befriend.evaluation.protocol import Ranker, Request
+from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.retrieval import recommend as core
+from befriend.retrieval.explain import Wording, explain, sentences
+from befriend.retrieval.models import Models
+from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.sampling import Sampling
+from befriend.retrieval.serving import RetrieverRanker
+from befriend.retrieval.stu import BEAM
+
+__all__ = ["Befriend", "Sampling", "load"]
+
+ModelName = Literal["two-tower", "stu", "both"]
+
+
+class Befriend:
+    """The log and the trained models of a project."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.log = EventLog.read(root / layout.PREPARED)
+
+    @cached_property
+    def models(self) -> Models:
+        return Models.read(self.root / layout.PREPARED, self.root / layout.MODELS, self.log)
+
+    @cached_property
+    def _rankers(self) -> list[RetrieverRanker[Any]]:
+        return self.models.rankers()
+
+    def recommend(
+        self,
+        users: Sequence[Any] | pl.Series,
+        at: datetime | None = None,
+        action: str | None = None,
+        k: int = 10,
+        new_only: bool = False,
+        model: ModelName = "both",
+        sampling: Sampling | None = None,
+        approximate: bool = False,
+    ) -> pl.DataFrame:
+        """People for each user, by ids of the log; what happened before `at` (all of the log by default) counts.
+
+        Columns: user, known (False: nothing was known of the user), rank, recommended, score, contact, last_active.
+        sampling: draw the lists; approximate: search faster, and miss a few.
+        """
+        asked = core.Asked(at, action, k, new_only, sampling)
+        lister, observed, actions = self._lister(model, approximate)
+        return core.recommend(lister, observed, actions, pl.Series(users), asked)
+
+    def explain(
+        self,
+        user: Any,
+        people: Sequence[Any] | pl.Series,
+        at: datetime | None = None,
+        action: str | None = None,
+        model: ModelName = "both",
+        wording: Wording = sentences,
+    ) -> list[list[str]]:
+        """Sentences for each of the people, why they are recommended to a user: facts of the log and the model.
+
+        wording: turns a `befriend.retrieval.explain.Evidence` into sentences, in the place of templates. Of `both`, the
+        two-tower model says which events of the history carried the prediction.
+        """
+        ranker = self._rankers[model == "stu"]
+        trained = self.models.stu if model == "stu" else self.models.two_tower
+        visible, moment, number = core.situation(self.log, trained.actions, core.Asked(at, action))
+        ids = pl.Series([str(user), *map(str, people)])
+        who = core.numbers(self.log.user_ids, ids)
+        late = self.log.first_seen[np.minimum(who, self.log.num_users - 1)] >= moment
+        if ((who >= self.log.num_users) | late).any():
+            unknown = ids.filter(pl.Series((who >= self.log.num_users) | late))
+            raise CallError(f"nothing is known of {', '.join(unknown)} at that moment.")
+        one = who[:1]
+        request = Request(
+            user=one,
+            visible=np.full_like(one, visible),
+            horizon=np.full_like(one, moment),
+            action=np.full_like(one, number),
+            exclude_indptr=np.zeros(2, np.int64),
+            exclude=np.empty(0, np.int64),
+            refresh=REGIMES.index("daily" if number == HIDDEN else "streaming"),
+        )
+        return [wording(found) for found in explain(ranker.retriever, request, who[1:], self.models.stus)]
+
+    def vectors(self) -> pl.DataFrame:
+        """Everyone of the log: user_id, vector (what the two-tower model knows of them, but for the moment), stu."""
+        model = self.models.two_tower.model
+        with torch.no_grad():
+            static = model.users(torch.arange(self.log.num_users), model.users.rows())
+        return pl.DataFrame(
+            {
+                "user_id": self.log.user_ids,
+                "vector": pl.Series(static.numpy(), dtype=pl.Array(pl.Float32, static.shape[1])),
+                "stu": pl.Series(self.models.stus.numpy(), dtype=pl.Array(pl.Int64, self.models.stus.shape[1])),
+            }
+        )
+
+    def _lister(self, model: ModelName, approximate: bool) -> tuple[core.Lister, Observed, tuple[str, ...]]:
+        """Who recommends, the log as it looks at it, and the labels of actions that it knows."""
+        models = self.models
+        two_tower, stu = models.rankers(approximate, BEAM if approximate else None)
+        if model == "both":
+            everyone: list[Ranker] = [Baselines(self.log, models.activity.histories), two_tower, stu]
+            boosters = read_boosters(self.root / layout.RANKER)
+            return RankedCandidates(models.activity, everyone, boosters), models.observed, models.two_tower.actions
+        if model == "stu":
+            return stu, models.watched, models.stu.actions
+        return two_tower, models.observed, models.two_tower.actions
+
+
+def load(root: str | Path = ".") -> Befriend:
+    """A project after `dvc repro`."""
+    return Befriend(Path(root))
