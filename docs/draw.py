@@ -37,6 +37,7 @@ MEANING = {
     "models/ranker": "boosted trees",
     "reports/evaluation": "report, slices, exposure",
     "reports/predictions": "every model's lists",
+    "reports/stu.json": "tokens, beam, sampling",
     "reports/metrics.json": "NDCG, hits, intervals",
 }
 WIDTH, LEFT, LETTER = 11.5, 2.5, 0.076  # inches; of a letter at 8.5 points

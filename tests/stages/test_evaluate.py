@@ -51,6 +51,16 @@ def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
             assert figures["ndcg@10_low"] <= figures["ndcg@10"] <= figures["ndcg@10_high"]
 
 
+def test_decoding_is_measured_and_lists_nobody_who_may_not_be(project: Path) -> None:
+    for figures in files.read_json(project / "reports" / "stu.json").values():
+        assert figures["invalid"] == 0
+        assert figures["beam_recall"] > 0.9
+        assert figures["lists"] > 0
+        levels = [figures[f"accuracy_{level}"] for level in range(3)]
+        assert 0 <= figures["overall_accuracy"] <= min(levels) <= max(levels) <= 1
+        assert 0 < figures["coverage_beam"] < 1 and 0 < figures["coverage_sampled"] <= 1
+
+
 def test_every_model_has_its_lists_in_every_regime(project: Path) -> None:
     metrics = files.read_json(project / "reports" / "metrics.json")
     for regime in REGIMES:

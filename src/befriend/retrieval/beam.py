@@ -1,9 +1,9 @@
 """Beam search over the trie of STUs: only people who exist and may be shown come out.
 
 A query's history is encoded once; a step looks at the children of the best prefixes so far, for all queries at once.
-A prefix counts for its probability and for the best that those beneath it may add who may be shown: what somebody has
-been doing lately and a common past belong to single users, so no beam loses them. A prefix beneath which nobody may be
-shown is none.
+A prefix counts for the probability that its users have on average, and for the most that anybody beneath it adds who
+may be shown: what somebody has been doing lately and a common past belong to single users, so no beam loses them. A
+prefix beneath which nobody may be shown is none.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ class Following:
     """L times float32[nodes above]"""
     edge: tuple[Tensor, ...]
     """L times float32[nodes]: the score of each node's own token after the one above"""
+    sizes: tuple[Tensor, ...]
+    """L times float32[nodes]: log of how many users lie beneath"""
     dense: tuple[tuple[Tensor, Tensor] | None, ...]
     """where many tokens lead on: the scores, float32[nodes above, V], and whither they lead, int64[nodes above, V]"""
 
@@ -105,7 +107,7 @@ class Following:
     @torch.no_grad()
     def of(cls, model: NextTargetPredictionSTU, trie: Trie) -> Following:
         """trie: of the users whom the model was told of."""
-        sums, largest, edge = [], [], []
+        sums, largest, edge, sizes = [], [], [], []
         dense: list[tuple[Tensor, Tensor] | None] = []
         for level in range(trie.levels):
             starts = trie.starts[level].long()
@@ -113,6 +115,8 @@ class Following:
             above = torch.repeat_interleave(starts.diff())
             edge.append(scores[above, trie.tokens[level].long()])
             largest.append(scores.amax(1))
+            low, high = trie.span(level, torch.arange(len(edge[-1])))
+            sizes.append((high - low).float().log())
             sums.append((scores - largest[-1][:, None]).exp())
             table = None
             if len(edge[-1]) * SPARSE >= scores.numel():
@@ -120,7 +124,7 @@ class Following:
                 child[above, trie.tokens[level].long()] = torch.arange(len(edge[-1]))
                 table = scores, child
             dense.append(table)
-        return cls(tuple(sums), tuple(largest), tuple(edge), tuple(dense))
+        return cls(tuple(sums), tuple(largest), tuple(edge), tuple(sizes), tuple(dense))
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def search(
         total = bounds(level, step)
         if level == trie.levels - 1:
             return _found(total, trie.users.long()[step.child], k)
-        best = total.topk(min(width, total.shape[1]), dim=1)
+        best = (total - following.sizes[level][step.child]).topk(min(width, total.shape[1]), dim=1)
         node = step.child.gather(1, best.indices)
         log = torch.where(best.values > AWAY, step.score.gather(1, best.indices), AWAY)
     raise AssertionError("a trie has at least one level")

@@ -16,6 +16,7 @@ from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
+from befriend.evaluation.decoding import decoding
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
 from befriend.evaluation.regimes import Regime
@@ -23,6 +24,7 @@ from befriend.evaluation.report import headline, write_report
 from befriend.progress import track
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.stu import StuRanker
 
 EVENTS_AT_ONCE = 256
 
@@ -38,7 +40,7 @@ class EvaluateResult:
 
 
 def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path) -> EvaluateResult:
-    """Reads the prepared log and the models; writes metrics.json, evaluation/ and predictions/<model>/."""
+    """Reads the prepared log and the models; writes metrics.json, stu.json, evaluation/ and predictions/<model>/."""
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
@@ -64,8 +66,25 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
         folder.mkdir()
         write_report(folder, metrics, pl.concat(slices), pl.concat(exposure), settings)
     files.write_json(reports / "metrics.json", metrics)
+    files.write_json(reports / "stu.json", {r: _decoding(log, loaded, q, r, settings) for r, q in asked.items()})
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
     return EvaluateResult(max(len(questions.events) for questions in asked.values()), dict(top.iter_rows()))
+
+
+def _decoding(
+    log: EventLog, loaded: Models, questions: Questions, regime: Regime, settings: EvaluateSettings
+) -> dict[str, Any]:
+    beam, everyone = loaded.rankers()[1], loaded.rankers(width=None)[1]
+    assert isinstance(beam, StuRanker) and isinstance(everyone, StuRanker)
+
+    def asked() -> Iterator[tuple[Request, np.ndarray]]:
+        row = 0
+        for request in requests(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE):
+            events = questions.events[questions.row_event[row : row + len(request)]]
+            row += len(request)
+            yield request, log.target[events].astype(np.int64)
+
+    return decoding(log, asked(), beam, everyone, settings.seed)
 
 
 def _rank(
