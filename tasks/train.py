@@ -30,7 +30,11 @@ def train_stu(force: bool = False) -> Reproduced:
 @stage_task(RANKER, "Learn how to order the candidates of all models and rules.", run_name=RANKER)
 def train_ranker(force: bool = False) -> Reproduced:
     """The ranker."""
-    return reproduce(RANKER, force)
+    outcome = reproduce(RANKER, force)
+    if outcome.ran:
+        learned = files.read_json(layout.RUNS / f"{RANKER}.json")["summary"]
+        create_markdown_artifact(learned, key=key(RANKER, "summary"), description="What the ranker has learned from")
+    return outcome
 
 
 def train(stage: str, curves: Path, force: bool) -> Reproduced:

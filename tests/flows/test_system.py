@@ -87,6 +87,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     environment |= {"PYTHONPATH": os.pathsep.join(python_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     project = Project(root, source / "events.parquet", environment)
     project.set("train_two_tower", epochs=1, validation_events=100)
+    project.set("train_stu", epochs=1, validation_events=100)
+    project.set("train_ranker", events=100, trees=10)
     project.set("evaluate", events=200, bootstrap=100)
     postpone(root / "prefect.yaml")
     commands = (
@@ -222,7 +224,8 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     checks = {"validate-report", "validate-rules", "validate-files", "validate-data-docs"}
     assert server.artifacts(started[1]).keys() == checks
     shown = server.artifacts(started[0])
-    training = {f"train-two-tower-{shows}" for shows in ("progress", "curves", "figures")}
+    training = {f"train-{model}-{of}" for model in ("two-tower", "stu") for of in ("progress", "curves", "figures")}
+    training.add("train-ranker-summary")
     tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
     assert shown.keys() == checks | tokens | training | {"evaluate-report", "evaluate-metrics", "reports"}
     table = json.loads(shown["evaluate-metrics"])

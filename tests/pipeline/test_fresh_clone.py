@@ -28,7 +28,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def call(cwd: Path, *command: str, ok: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def call(cwd: Path, *command: str, ok: bool = True, timeout: float = 800) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
     assert not ok or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -71,9 +71,8 @@ def test_a_second_repro_runs_nothing(clone: Path) -> None:
 
 def test_a_forced_repro_leaves_the_lock_as_it_is(clone: Path) -> None:
     before = lock_of(clone)
-    for _ in range(2):
-        call(clone, "dvc", "repro", "--force")
-        assert lock_of(clone) == before
+    call(clone, "dvc", "repro", "--force")
+    assert lock_of(clone) == before
 
 
 def test_first_tokens_lie_within_the_communities_that_the_sample_has_planted(clone: Path) -> None:
