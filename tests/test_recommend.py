@@ -91,6 +91,21 @@ def test_drawn_lists_are_those_of_their_seed(project: Path) -> None:
     assert sorted(drawn[3]) == sorted(ranked) != drawn[0]
 
 
+def test_rules_of_the_operator(project: Path, tmp_path: Path) -> None:
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
+    (tmp_path / "only.txt").write_text("\n".join(map(str, ids[:20])) + "\n")
+    asked = ("recommend", "--users", str(tmp_path / "ids.txt"), "-k", "4", "--out", str(tmp_path / "lists"))
+    for model in ("two-tower", "stu", "both"):
+        done = call(project, *asked, "--model", model, "--only", str(tmp_path / "only.txt"))
+        assert done.returncode == 0, done.stderr
+        assert set(pl.read_parquet(tmp_path / "lists")["recommended"]) <= set(ids[:20])
+    assert call(project, *asked, "--cap", "5").returncode == 0
+    assert pl.read_parquet(tmp_path / "lists")["recommended"].value_counts()["count"].max() == 5
+    done = call(project, *asked, "--same", "town")
+    assert (done.returncode, "there is no categorical attribute town" in done.stderr) == (2, True)
+
+
 def test_models_differ(project: Path) -> None:
     lists = [
         json.loads(call(project, "recommend", "--user", somebody(project), "--json", "--model", model).stdout)

@@ -21,6 +21,7 @@ import polars as pl
 import torch
 
 from befriend import layout
+from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError
@@ -31,11 +32,12 @@ from befriend.retrieval import recommend as core
 from befriend.retrieval.explain import Wording, explain, sentences
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
 from befriend.retrieval.serving import RetrieverRanker
 from befriend.retrieval.stu import BEAM
 
-__all__ = ["Befriend", "Sampling", "load"]
+__all__ = ["Befriend", "Rules", "Sampling", "load"]
 
 ModelName = Literal["two-tower", "stu", "both"]
 
@@ -65,15 +67,18 @@ class Befriend:
         model: ModelName = "both",
         sampling: Sampling | None = None,
         approximate: bool = False,
+        rules: Rules | None = None,
     ) -> pl.DataFrame:
         """People for each user, by ids of the log; what happened before `at` (all of the log by default) counts.
 
         Columns: user, known (False: nothing was known of the user), rank, recommended, score, contact, last_active.
-        sampling: draw the lists; approximate: search faster, and miss a few.
+        sampling: draw the lists; approximate: search faster, and miss a few; rules: who may be on a list, how different
+        its people are, and how often one person is shown.
         """
-        asked = core.Asked(at, action, k, new_only, sampling)
+        asked = core.Asked(at, action, k, new_only, sampling, rules or Rules())
         lister, observed, actions = self._lister(model, approximate)
-        return core.recommend(lister, observed, actions, pl.Series(users), asked)
+        attributes = Attributes.read(self.root / layout.PREPARED)
+        return core.recommend(lister, observed, actions, pl.Series(users), asked, attributes, self._directions)
 
     def explain(
         self,
@@ -109,6 +114,14 @@ class Befriend:
             refresh=REGIMES.index("daily" if number == HIDDEN else "streaming"),
         )
         return [wording(found) for found in explain(ranker.retriever, request, who[1:], self.models.stus)]
+
+    @cached_property
+    def _directions(self) -> np.ndarray:
+        """float32[N, D], of length 1: what the two-tower model knows of everybody."""
+        model = self.models.two_tower.model
+        with torch.no_grad():
+            static = model.users(torch.arange(self.log.num_users), model.users.rows())
+        return torch.nn.functional.normalize(static, dim=1).numpy()
 
     def vectors(self) -> pl.DataFrame:
         """Everyone of the log: user_id, vector (what the two-tower model knows of them, but for the moment), stu."""

@@ -172,19 +172,29 @@ def recommend(
         typer.Option(min=0.0, max=1.0, help="--sample: from the fewest best with this probability together."),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="--sample: the same seed draws the same lists.")] = 0,
+    min_age_days: Annotated[float, typer.Option(min=0, help="Only people who have been there so long.")] = 0.0,
+    same: Annotated[list[str] | None, typer.Option(help="Only people with the user's value of this attribute.")] = None,
+    different: Annotated[list[str] | None, typer.Option(help="Only people with another value of it.")] = None,
+    only: Annotated[Path | None, typer.Option(help="Only people of this file: ids, as for --users.")] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="0 to 1: how much it counts that people on a list differ.")
+    ] = 0.0,
+    cap: Annotated[int | None, typer.Option(min=1, help="On how many of the lists one person may be.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write all lists to this Parquet file.")] = None,
 ) -> None:
     """Recommend people, as of any moment, with a trained model."""
     from befriend.errors import CallError
     from befriend.ops import recommend as ops
+    from befriend.retrieval.rules import Rules
     from befriend.retrieval.sampling import Sampling
 
     if (user is None) == (users is None):
         raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
     sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
     name: Any = model.value
-    ops.recommend(user, users, at, action, k, new_only, sampling, name, approximate, why, as_json, out)
+    rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
+    ops.recommend(user, users, at, action, k, new_only, sampling, rules, only, name, approximate, why, as_json, out)
 
 
 @app.command(rich_help_panel="Recommending")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
@@ -124,24 +125,27 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
         assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
 
 
-def lister(log: EventLog) -> TwoTowerRanker:
-    return TwoTowerRanker(model(), Observed.of(log), TOWER)
+def people_for(log: EventLog, users: pl.Series, asked: Asked) -> pl.DataFrame:
+    observed, n = Observed.of(log), log.num_users
+    nothing = Attributes(np.zeros((n, 0), np.int32), {}, np.zeros((n, 0), np.float32), ())
+    lister = TwoTowerRanker(model(), observed, TOWER)
+    return recommend(lister, observed, log.actions, users, asked, nothing, np.ones((n, 1), np.float32))
 
 
 def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
-    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([105, 111]), Asked(k=20))
+    lists = people_for(log, pl.Series([105, 111]), Asked(k=20))
     assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
     assert not (lists["user"] == lists["recommended"]).any()
     assert lists["contact"].any() and lists["known"].all()
     contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
     assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
-    new = recommend(lister(log), Observed.of(log), log.actions, pl.Series([105]), Asked(k=20, new_only=True))
+    new = people_for(log, pl.Series([105]), Asked(k=20, new_only=True))
     assert not new["contact"].any()
     assert not set(new["recommended"]) & contacts
 
 
 def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
-    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([99_999, 105]), Asked(k=5))
+    lists = people_for(log, pl.Series([99_999, 105]), Asked(k=5))
     assert lists["known"].to_list() == [False] * 5 + [True] * 5
     assert not lists.filter(~pl.col("known"))["contact"].any()
 
@@ -150,16 +154,14 @@ def test_the_moment_is_respected(log: EventLog) -> None:
     from datetime import UTC, datetime
 
     at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
-    lists = recommend(lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(at=at, k=USERS))
+    lists = people_for(log, pl.Series([100]), Asked(at=at, k=USERS))
     known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
     assert set(lists["recommended"]) == known
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
-        recommend(
-            lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC))
-        )
+        people_for(log, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
     with pytest.raises(CallError, match="Actions: hi"):
-        recommend(lister(log), Observed.of(log), log.actions, pl.Series([100]), Asked(action="wave"))
+        people_for(log, pl.Series([100]), Asked(action="wave"))
 
 
 def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:

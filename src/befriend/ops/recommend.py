@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from befriend import files
 from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
 from befriend.errors import CallError
+from befriend.retrieval.recommend import numbers
+from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
 
 
@@ -25,6 +28,8 @@ def recommend(
     k: int,
     new_only: bool,
     sampling: Sampling | None,
+    rules: Rules,
+    only: Path | None,
     model: ModelName,
     approximate: bool,
     why: bool,
@@ -34,7 +39,10 @@ def recommend(
     """Lists for one user or for those of a file: a table, JSON, or a Parquet file."""
     wanted = pl.Series([user]) if users is None else _read_users(users)
     people, moment = load(), _moment(at)
-    lists = people.recommend(wanted, moment, action, k, new_only, model, sampling, approximate)
+    if only is not None:
+        listed = numbers(people.log.user_ids, _read_users(only))
+        rules = replace(rules, only=frozenset(listed[listed < people.log.num_users].tolist()))
+    lists = people.recommend(wanted, moment, action, k, new_only, model, sampling, approximate, rules)
     if why:
         lists = _with_reasons(people, lists, moment, action, model)
     strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from befriend.models.stu import NextTargetPredictionSTU
+from befriend.models.stu import FLOOR, NextTargetPredictionSTU
 from befriend.tokens.trie import Hidden, Trie
 
 AWAY = -torch.inf
@@ -89,42 +89,51 @@ class Maxima:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Of a level on which many tokens lead on: all of them, for each node above."""
+
+    scores: Tensor
+    """float32[nodes above, V], -inf for tokens that lead to nobody"""
+    child: Tensor
+    """int64[nodes above, V], whither they lead"""
+    sums: Tensor
+    """float32[nodes above, V], exp of the scores, less the largest"""
+    largest: Tensor
+    """float32[nodes above]"""
+
+
+@dataclass(frozen=True)
 class Following:
     """The part of each level's scores that depends on the prefix alone, for all prefixes of a trie."""
 
-    sums: tuple[Tensor, ...]
-    """L times float32[nodes above, V]: exp of the scores, less the largest, 0 for tokens that lead to nobody"""
-    largest: tuple[Tensor, ...]
-    """L times float32[nodes above]"""
     edge: tuple[Tensor, ...]
     """L times float32[nodes]: the score of each node's own token after the one above"""
     sizes: tuple[Tensor, ...]
     """L times float32[nodes]: log of how many users lie beneath"""
-    dense: tuple[tuple[Tensor, Tensor] | None, ...]
-    """where many tokens lead on: the scores, float32[nodes above, V], and whither they lead, int64[nodes above, V]"""
+    dense: tuple[Level | None, ...]
+    """L levels, None where few tokens lead on"""
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: NextTargetPredictionSTU, trie: Trie) -> Following:
         """trie: of the users whom the model was told of."""
-        sums, largest, edge, sizes = [], [], [], []
-        dense: list[tuple[Tensor, Tensor] | None] = []
+        edge, sizes = [], []
+        dense: list[Level | None] = []
         for level in range(trie.levels):
-            starts = trie.starts[level].long()
+            starts, token = trie.starts[level].long(), trie.tokens[level].long()
             scores = model.following(level, torch.arange(len(starts) - 1))
             above = torch.repeat_interleave(starts.diff())
-            edge.append(scores[above, trie.tokens[level].long()])
-            largest.append(scores.amax(1))
-            low, high = trie.span(level, torch.arange(len(edge[-1])))
+            edge.append(scores[above, token])
+            low, high = trie.span(level, torch.arange(len(token)))
             sizes.append((high - low).float().log())
-            sums.append((scores - largest[-1][:, None]).exp())
             table = None
-            if len(edge[-1]) * SPARSE >= scores.numel():
+            if len(token) * SPARSE >= scores.numel():
                 child = torch.zeros(scores.shape, dtype=torch.long)
-                child[above, trie.tokens[level].long()] = torch.arange(len(edge[-1]))
-                table = scores, child
+                child[above, token] = torch.arange(len(token))
+                largest = scores.amax(1)
+                table = Level(scores, child, (scores - largest[:, None]).exp(), largest)
             dense.append(table)
-        return cls(tuple(sums), tuple(largest), tuple(edge), tuple(sizes), tuple(dense))
+        return cls(tuple(edge), tuple(sizes), tuple(dense))
 
 
 @dataclass(frozen=True)
@@ -151,8 +160,7 @@ def search(
     node, log = torch.zeros(len(asked), 1, dtype=torch.long), torch.zeros(len(asked), 1)
     for level in range(trie.levels):
         wanted = model.wanted(level, asked)  # (B, V)
-        behind = _behind(wanted, following.sums[level], following.largest[level], node)
-        step = _step(trie, level, following, node, log - behind, wanted)
+        step = _step(trie, level, following, node, log, wanted)
         total = bounds(level, step)
         if level == trie.levels - 1:
             return _found(total, trie.users.long()[step.child], k)
@@ -166,16 +174,21 @@ def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tenso
     """The children of the beams' nodes, int64[B, W]. log: float32[B, W], -inf for beams that lead nowhere."""
     b, w = node.shape
     table = following.dense[level]
+    high = wanted.amax(1, keepdim=True)
     if table is not None:
-        size = wanted.shape[1]
-        score = table[0][node] + wanted[:, None] + log[..., None]
-        first = torch.arange(w).expand(b, -1) * size
-        return Step(node, table[1][node].flatten(1), score.flatten(1), first, True)
+        behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
+        log = log - (behind.clamp(min=FLOOR).log() + high + table.largest[node])
+        score = table.scores[node] + wanted[:, None] + log[..., None]
+        first = torch.arange(w).expand(b, -1) * wanted.shape[1]
+        return Step(node, table.child[node].flatten(1), score.flatten(1), first, True)
     child, slot, first = _children(trie, level, node, log)
     real = slot < w
-    slot = slot.clamp(max=w - 1)
-    score = log.gather(1, slot) + wanted.gather(1, trie.tokens[level][child].long()) + following.edge[level][child]
-    return Step(node, child, score.masked_fill(~real, AWAY), first, False)
+    score = wanted.gather(1, trie.tokens[level][child].long()) + following.edge[level][child]
+    high = score.masked_fill(~real, AWAY).amax(1, keepdim=True).clamp(min=torch.finfo(score.dtype).min)
+    share = torch.where(real, (score - high).exp(), 0)
+    behind = score.new_zeros(b, w + 1).scatter_add_(1, slot, share)
+    log = F.pad(log, (0, 1), value=AWAY) - (behind.clamp(min=FLOOR).log() + high)
+    return Step(node, child, score + log.gather(1, slot), first, False)
 
 
 def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,13 +206,6 @@ def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor
     slot = torch.repeat_interleave(torch.arange(w + 1).repeat(b), filled.flatten()).view(b, columns)
     child = F.pad(low - first, (0, 1)).gather(1, slot) + torch.arange(columns)
     return torch.where(slot < w, child, 0), slot, first
-
-
-def _behind(wanted: Tensor, sums: Tensor, largest: Tensor, node: Tensor) -> Tensor:
-    """float32[B, W]: log of the sum of exp of the scores of all tokens that lead on. As `models.stu.log_sums`."""
-    high = wanted.amax(1, keepdim=True)
-    total = torch.bmm(sums[node], (wanted - high).exp()[..., None]).squeeze(2)
-    return total.clamp(min=1e-30).log() + high + largest[node]
 
 
 def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Found:

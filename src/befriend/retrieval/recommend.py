@@ -10,15 +10,18 @@ import numpy as np
 import polars as pl
 import torch
 
+from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import Hidden, Request
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.progress import track
+from befriend.retrieval.rules import POOL, Eligible, Rules, arranged
 from befriend.retrieval.sampling import Sampling, sample
 
 AT_ONCE = 1024
+NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Asked:
     """leave out existing contacts"""
     sampling: Sampling | None = None
     """draw the lists instead of ranking; None: the best first"""
+    rules: Rules = NO_RULES
+    """who may be on a list, and how it is put together"""
 
 
 class Lister(Protocol):
@@ -49,9 +54,18 @@ class Lister(Protocol):
 
 
 def recommend(
-    lister: Lister, observed: Observed, actions: tuple[str, ...], users: pl.Series, asked: Asked
+    lister: Lister,
+    observed: Observed,
+    actions: tuple[str, ...],
+    users: pl.Series,
+    asked: Asked,
+    attributes: Attributes,
+    vectors: np.ndarray,
 ) -> pl.DataFrame:
-    """Lists for users by their original ids, best first or as drawn. actions: labels by the model's own numbers.
+    """Lists for users by their original ids, best first or as drawn.
+
+    actions: labels by the model's own numbers; attributes: of everybody; vectors: float32[N, D], of everybody, of
+    length 1, by which people are alike.
 
     Returns the columns user, known (False: a cold-start list, made without any history), rank (from 1), recommended,
     score (a model's is the log of a probability, up to a constant that is the same for the whole list), contact
@@ -64,12 +78,16 @@ def recommend(
     number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
     generator = torch.Generator().manual_seed(asked.sampling.seed if asked.sampling else 0)
     hidden, contacts = Hidden(log, observed.activity.histories), []
-    parts = []
+    rules, parts, shown = asked.rules, [], np.zeros(log.num_users, np.int64)
+    eligible = Eligible(rules, log, attributes, moment)
+    pool = max(POOL, 5 * asked.k) if rules.rearranges else asked.k
     for low in track(range(0, len(number), AT_ONCE), "recommend", -(-len(number) // AT_ONCE)):
         user = number[low : low + AT_ONCE]
         met = [hidden(int(u), visible, True) if u < log.num_users else _NOBODY for u in user]
         blocked = (hidden(int(u), visible, False) if u < log.num_users else _NOBODY for u in user)
         excluded = met if asked.new_only else list(blocked)
+        if rules != NO_RULES:
+            excluded = [np.union1d(a, eligible.excluded(int(u))) for a, u in zip(excluded, user, strict=True)]
         contacts += met
         request = Request(
             user=user,
@@ -79,14 +97,16 @@ def recommend(
             exclude_indptr=np.cumsum([0, *map(len, excluded)]),
             exclude=np.concatenate(excluded),
             refresh=REGIMES.index("daily" if action == HIDDEN else "streaming"),
-            k=asked.k if asked.sampling is None else log.num_users,
+            k=pool if asked.sampling is None else log.num_users,
         )
         listed, score = lister.scored(request)
         if asked.sampling is not None:
-            drawn = sample(torch.from_numpy(score), asked.k, asked.sampling, generator).numpy()
+            drawn = sample(torch.from_numpy(score), pool, asked.sampling, generator).numpy()
             column = drawn.clip(min=0)
             listed = np.where(drawn < 0, -1, np.take_along_axis(listed, column, 1))
             score = np.take_along_axis(score, column, 1)
+        if rules.rearranges:
+            listed, score = arranged(listed, score, asked.k, rules, vectors, shown)
         parts.append((listed, score))
     ids, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
     row, rank = np.nonzero(ids >= 0)

@@ -1,0 +1,96 @@
+"""Who may be on a list whatever the model says, how different its people are, and how often one person is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from befriend.data.activity import DAY
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.errors import CallError
+
+POOL = 100  # people, at least, from whom a list is put together
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an operator asks of lists."""
+
+    min_age_days: float = 0.0
+    """only people whose first event is so many days old"""
+    same: tuple[str, ...] = ()
+    """only people with the user's value of these categorical attributes, where both are known"""
+    different: tuple[str, ...] = ()
+    """only people with another value, where both are known"""
+    only: frozenset[int] | None = None
+    """only these people, by number"""
+    diversity: float = 0.0
+    """0 to 1, how much it counts that people differ from those before them on the list"""
+    cap: int | None = None
+    """how many lists of a run one person may be on; users are served in their order"""
+
+    @property
+    def rearranges(self) -> bool:
+        """Whether a list is not just the head of the ranked one."""
+        return self.diversity > 0 or self.cap is not None
+
+
+class Eligible:
+    """Who may be on whose list at a moment."""
+
+    def __init__(self, rules: Rules, log: EventLog, attributes: Attributes, moment: int):
+        self.rules, self.attributes = rules, attributes
+        self.everybody = log.first_seen <= moment - rules.min_age_days * DAY
+        if rules.only is not None:
+            listed = np.zeros(log.num_users, bool)
+            listed[list(rules.only)] = True
+            self.everybody = self.everybody & listed
+        columns = list(attributes.vocabulary)
+        for name in (*rules.same, *rules.different):
+            if name not in columns:
+                known = ", ".join(columns) or "the log has none"
+                raise CallError(f"there is no categorical attribute {name}. Attributes: {known}.")
+        self.same, self.different = ([columns.index(name) for name in names] for names in (rules.same, rules.different))
+
+    def excluded(self, user: int) -> np.ndarray:
+        """int64: users who may not be on the list of a user; somebody the log does not have has no attributes."""
+        allowed = self.everybody.copy()
+        table = self.attributes.categorical
+        for columns, alike in ((self.same, True), (self.different, False)):
+            for column in columns:
+                own = table[user, column] if user < len(table) else 0
+                values = table[:, column]
+                allowed &= (values != 0) & (own != 0) & ((values == own) == alike)
+        return np.flatnonzero(~allowed)
+
+
+def arranged(
+    ids: np.ndarray, scores: np.ndarray, k: int, rules: Rules, vectors: np.ndarray, shown: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """int32[B, k] and float32[B, k]: lists put together from pools, int32[B, C], best first, -1 behind the last.
+
+    By maximal marginal relevance (Carbonell and Goldstein 1998): (1 - d) * relevance - d * the largest cosine with
+    anybody on the list so far; relevance falls from 1 to 0 with the score over the pool. vectors: float32[N, D], of
+    length 1; shown: int64[N], on how many lists everybody has been, counted on.
+    """
+    out, score_out = np.full((len(ids), k), -1, np.int32), np.full((len(ids), k), -np.inf, np.float32)
+    for row, (pool, score) in enumerate(zip(ids, scores, strict=True)):
+        kept = pool >= 0
+        if rules.cap is not None:
+            kept &= shown[pool] < rules.cap
+        people, score = pool[kept], score[kept]
+        if not len(people):
+            continue
+        spread = max(float(score[0] - score[-1]), 1e-9)
+        relevance, near, left = (score - score[-1]) / spread, np.zeros(len(people)), np.ones(len(people), bool)
+        for place in range(min(k, len(people))):
+            value = np.where(left, (1 - rules.diversity) * relevance - rules.diversity * near, -np.inf)
+            best = int(value.argmax())
+            left[best] = False
+            out[row, place], score_out[row, place] = people[best], score[best]
+            near = np.maximum(near, vectors[people] @ vectors[people[best]])
+        chosen = out[row][out[row] >= 0]
+        shown[chosen] += 1
+    return out, score_out

@@ -1,0 +1,58 @@
+"""Who may be on a list, lists of different people, and people who are shown only so often."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from befriend.data.attributes import Attributes
+from befriend.errors import CallError
+from befriend.retrieval.rules import Eligible, Rules, arranged
+from tests.conftest import make_log
+
+DAY = 86_400
+LOG = make_log([(0, "m", 1, 0), (2, "m", 0, 5 * DAY), (3, "m", 4, 9 * DAY)])
+CITY = Attributes(np.array([[1], [1], [2], [0], [2]], np.int32), {"city": ("a", "b")}, np.zeros((5, 0), np.float32), ())
+
+
+@pytest.mark.parametrize(
+    ("rules", "user", "excluded"),
+    [
+        (Rules(), 0, []),
+        (Rules(min_age_days=5), 0, [3, 4]),
+        (Rules(only=frozenset({1, 3})), 0, [0, 2, 4]),
+        (Rules(same=("city",)), 0, [2, 3, 4]),
+        (Rules(different=("city",)), 0, [0, 1, 3]),
+        (Rules(different=("city",)), 3, [0, 1, 2, 3, 4]),  # whose own is not known
+        (Rules(same=("city",)), 99, [0, 1, 2, 3, 4]),
+        (Rules(same=("city",), min_age_days=5), 2, [0, 1, 3, 4]),
+    ],
+)
+def test_only_those_who_may_are_left(rules: Rules, user: int, excluded: list[int]) -> None:
+    assert Eligible(rules, LOG, CITY, 10 * DAY).excluded(user).tolist() == excluded
+
+
+def test_an_attribute_that_there_is_not_is_named() -> None:
+    with pytest.raises(CallError, match=r"no categorical attribute town\. Attributes: city"):
+        Eligible(Rules(same=("town",)), LOG, CITY, 10 * DAY)
+
+
+POOL = np.array([[0, 1, 2, 3, -1]], np.int32)
+SCORES = np.array([[4.0, 3.0, 2.0, 0.0, -np.inf]], np.float32)
+VECTORS = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
+
+
+def test_people_alike_do_not_stand_side_by_side() -> None:
+    def listed(d: float, k: int = 3) -> list[int]:
+        return arranged(POOL, SCORES, k, Rules(diversity=d), VECTORS, np.zeros(4, np.int64))[0][0].tolist()
+
+    assert listed(0.0) == [0, 1, 2]
+    # After 0, relevance of 1 is .75 and of 2 is .5; at one half, .375 - .5 against .25 - 0.
+    assert listed(0.5) == [0, 2, 1]
+    assert listed(0.0, k=6) == [0, 1, 2, 3, -1, -1]
+
+
+def test_nobody_is_shown_more_often_than_the_cap() -> None:
+    pools, scores = np.repeat(POOL, 5, 0), np.repeat(SCORES, 5, 0)
+    found = arranged(pools, scores, 2, Rules(cap=2), VECTORS, np.zeros(4, np.int64))[0]
+    assert found.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3], [-1, -1]]
