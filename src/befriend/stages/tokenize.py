@@ -46,7 +46,17 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
     Looks at the events of the training part alone. An RQ-VAE goes on from what lies in checkpoints/ for the same
     inputs and settings.
     """
+    # What scipy and scikit-learn compute depends on their own threads; limits hold for what is loaded by now.
+    import sklearn.cluster  # type: ignore[import-untyped]
+    import sklearn.manifold  # type: ignore[import-untyped]  # noqa: F401
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
+
     torch.set_num_threads(settings.threads)
+    with threadpool_limits(settings.threads):
+        return _run(settings, prepared, models, reports, checkpoints)
+
+
+def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TokenizeResult:
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     end = split.part("train")[1]
