@@ -24,15 +24,16 @@ class UserBootstrap:
         """users: int[R], whose list each is."""
         found, self.of = np.unique(users, return_inverse=True)
         draws = np.random.default_rng(seed).integers(0, len(found), (resamplings, len(found)))
-        self.weights = np.stack([np.bincount(draw, minlength=len(found)) for draw in draws]).astype(np.float32)
+        # In float64, so that six digits do not depend on the order in which threads add up.
+        self.weights = np.stack([np.bincount(draw, minlength=len(found)) for draw in draws]).astype(np.float64)
         self.levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
 
     def intervals(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """float64[M, 2], lower and upper bounds of the means over the chosen lists. values: [M, R], chosen: bool[R]."""
         users = self.weights.shape[1]
         of = self.of[chosen]
-        counts = np.bincount(of, minlength=users).astype(np.float32)
-        sums = np.stack([np.bincount(of, row[chosen], minlength=users) for row in values]).astype(np.float32)
+        counts = np.bincount(of, minlength=users).astype(np.float64)
+        sums = np.stack([np.bincount(of, row[chosen], minlength=users) for row in values])
         drawn = self.weights @ counts  # (resamplings,)
         means = (self.weights @ sums.T)[drawn > 0] / drawn[drawn > 0, None]
         return np.quantile(means, self.levels, axis=0).T
