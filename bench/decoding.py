@@ -22,6 +22,7 @@ from torch import Tensor
 
 from befriend.models.stu import NextTargetPredictionSTU
 from befriend.retrieval import beam
+from befriend.retrieval.knn import Neighbours
 from befriend.tokens.trie import Trie
 
 LEVELS, CODES, WIDTH, BEAM, K, BATCH, EXCLUDED, FEATURES = 3, 256, 128, 50, 10, 256, 20, 45
@@ -61,7 +62,7 @@ class Clock:
         return counted
 
 
-def share_of_masking(run: Callable[[Any], beam.Found], bounds: Any) -> float:
+def share_of_masking(run: Callable[[Any], Neighbours], bounds: Any) -> float:
     """Of the time of a search: finding children, and asking who may be shown."""
     clock, children = Clock(), beam._children
     beam._children = clock(children)
@@ -99,10 +100,10 @@ def measure(users: int) -> list[str]:
     row = torch.repeat_interleave(torch.arange(BATCH), EXCLUDED)
     leaves = trie.leaves.long()
 
-    def found(bounds: Any) -> beam.Found:
+    def found(bounds: Any) -> Neighbours:
         return beam.search(model, trie, following, asked, bounds, BEAM, K)
 
-    def plain() -> beam.Found:
+    def plain() -> Neighbours:
         return found(beam.Shown(trie, trie.hide(indptr, excluded)))
 
     def terms() -> Tensor:
@@ -110,8 +111,8 @@ def measure(users: int) -> list[str]:
         added[leaves[excluded], row] = -torch.inf
         return added
 
-    exact = beam.exhaustive(model, trie, asked, terms(), K).users
-    beamed = found(beam.Maxima(trie, terms())).users
+    exact = beam.exhaustive(model, trie, asked, terms(), K).ids
+    beamed = found(beam.Maxima(trie, terms())).ids
     recall = torch.stack([torch.isin(a, b).float().mean() for a, b in zip(exact, beamed, strict=True)]).mean()
     fast, full = timed(plain), timed(lambda: found(beam.Maxima(trie, terms())))
     everyone = timed(lambda: beam.exhaustive(model, trie, asked, terms(), K))

@@ -16,15 +16,12 @@ from befriend.data.activity import DAY
 from befriend.errors import CallError
 from befriend.retrieval.explain import Event, Evidence, sentences
 from tests.conftest import call
-from tests.stages.conftest import prepare, train_everything
+from tests.stages.conftest import small_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    prepare(root, users=80, events=1500)
-    train_everything(root)
-    return root
+    return small_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,12 @@ import polars as pl
 import pytest
 
 from tests.conftest import call
-from tests.stages.conftest import prepare, train_everything
+from tests.stages.conftest import small_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    prepare(root, users=80, events=1500)
-    train_everything(root)
-    return root
+    return small_project(tmp_path_factory.mktemp("project"))
 
 
 def somebody(project: Path) -> str:

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -26,8 +25,7 @@ from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError
 from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.protocol import Ranker, Request
-from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.evaluation.protocol import Ranker
 from befriend.retrieval import recommend as core
 from befriend.retrieval.explain import Wording, explain, sentences
 from befriend.retrieval.models import Models
@@ -78,7 +76,8 @@ class Befriend:
         asked = core.Asked(at, action, k, new_only, sampling, rules or Rules())
         lister, observed, actions = self._lister(model, approximate)
         attributes = Attributes.read(self.root / layout.PREPARED)
-        return core.recommend(lister, observed, actions, pl.Series(users), asked, attributes, self._directions)
+        directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
+        return core.recommend(lister, observed, actions, pl.Series(users), asked, attributes, directions)
 
     def explain(
         self,
@@ -98,36 +97,23 @@ class Befriend:
         trained = self.models.stu if model == "stu" else self.models.two_tower
         visible, moment, number = core.situation(self.log, trained.actions, core.Asked(at, action))
         ids = pl.Series([str(user), *map(str, people)])
-        who = core.numbers(self.log.user_ids, ids)
-        late = self.log.first_seen[np.minimum(who, self.log.num_users - 1)] >= moment
-        if ((who >= self.log.num_users) | late).any():
-            unknown = ids.filter(pl.Series((who >= self.log.num_users) | late))
+        who = core.present(self.log, ids, moment)
+        if (who == self.log.num_users).any():
+            unknown = ids.filter(pl.Series(who == self.log.num_users))
             raise CallError(f"nothing is known of {', '.join(unknown)} at that moment.")
-        one = who[:1]
-        request = Request(
-            user=one,
-            visible=np.full_like(one, visible),
-            horizon=np.full_like(one, moment),
-            action=np.full_like(one, number),
-            exclude_indptr=np.zeros(2, np.int64),
-            exclude=np.empty(0, np.int64),
-            refresh=REGIMES.index("daily" if number == HIDDEN else "streaming"),
-        )
+        request = core.request_of(who[:1], visible, moment, number, [who[:0]], len(people))
         return [wording(found) for found in explain(ranker.retriever, request, who[1:], self.models.stus)]
 
     @cached_property
-    def _directions(self) -> np.ndarray:
-        """float32[N, D], of length 1: what the two-tower model knows of everybody."""
+    def _static(self) -> torch.Tensor:
+        """float32[N, D]: what the two-tower model knows of everybody, but for the moment."""
         model = self.models.two_tower.model
         with torch.no_grad():
-            static = model.users(torch.arange(self.log.num_users), model.users.rows())
-        return torch.nn.functional.normalize(static, dim=1).numpy()
+            return model.users(torch.arange(self.log.num_users), model.users.rows())
 
     def vectors(self) -> pl.DataFrame:
         """Everyone of the log: user_id, vector (what the two-tower model knows of them, but for the moment), stu."""
-        model = self.models.two_tower.model
-        with torch.no_grad():
-            static = model.users(torch.arange(self.log.num_users), model.users.rows())
+        static = self._static
         return pl.DataFrame(
             {
                 "user_id": self.log.user_ids,

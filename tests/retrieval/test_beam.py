@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from befriend.models.stu import NextTargetPredictionSTU
-from befriend.retrieval.beam import Following, Found, Maxima, Shown, exhaustive, search
+from befriend.retrieval.beam import Following, Maxima, Shown, exhaustive, search
+from befriend.retrieval.knn import Neighbours
 from befriend.tokens.trie import Trie
 
 CODES, HIDDEN = 5, 12
@@ -31,7 +32,7 @@ def network(
     return model, Trie.of(stus), torch.randn(6, HIDDEN) * 3
 
 
-def beam(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, width: int, k: int) -> Found:
+def beam(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, width: int, k: int) -> Neighbours:
     return search(model, trie, Following.of(model, trie), asked, Maxima(trie, terms), width, k)
 
 
@@ -45,7 +46,7 @@ def test_a_beam_as_wide_as_there_are_users_finds_what_scoring_everyone_finds(
     terms = torch.randn(users, len(asked)) * 3
     terms[torch.rand(terms.shape) < 0.3] = -torch.inf
     wide, all_ = beam(model, trie, asked, terms, users, users), exhaustive(model, trie, asked, terms, users)
-    assert torch.equal(wide.users, all_.users)
+    assert torch.equal(wide.ids, all_.ids)
     assert torch.allclose(wide.scores, all_.scores, atol=1e-4)
 
 
@@ -56,7 +57,7 @@ def test_only_people_who_exist_and_may_be_shown_come_out(seed: int, users: int, 
     hidden = torch.rand(users, len(asked)) < torch.rand(len(asked))
     terms = torch.randn(users, len(asked)).masked_fill(hidden, -torch.inf)
     found = beam(model, trie, asked, terms, max(width, k), k)
-    for row, listed in enumerate(found.users):
+    for row, listed in enumerate(found.ids):
         people = listed[listed >= 0]
         assert len(people.unique()) == len(people) == min(k, int((~hidden[:, row]).sum()))
         assert (people < users).all() and not hidden[trie.leaves[people].long(), row].any()
@@ -71,7 +72,7 @@ def test_exclusion_by_counts_is_exclusion_by_users() -> None:
     shown = Shown(trie, trie.hide(indptr, users))
     one = search(model, trie, Following.of(model, trie), asked, shown, 10, 10)
     other = beam(model, trie, asked, terms, 10, 10)
-    assert torch.equal(one.users, other.users)
+    assert torch.equal(one.ids, other.ids)
 
 
 def test_what_one_user_adds_is_seen_from_the_root() -> None:
@@ -81,7 +82,7 @@ def test_what_one_user_adds_is_seen_from_the_root() -> None:
     least = log.argmin(1)
     terms = torch.zeros(40, len(asked))
     terms[trie.leaves[least].long(), torch.arange(len(asked))] = 30.0
-    assert torch.equal(beam(model, trie, asked, terms, 1, 1).users.squeeze(1), least)
+    assert torch.equal(beam(model, trie, asked, terms, 1, 1).ids.squeeze(1), least)
 
 
 def test_probabilities_of_everyone_sum_to_one_whoever_was_added() -> None:
@@ -94,4 +95,4 @@ def test_probabilities_of_everyone_sum_to_one_whoever_was_added() -> None:
     bigger = trie.insert(torch.tensor(more), torch.arange(40, 49))
     terms = torch.zeros(49, len(asked))
     terms[bigger.leaves[48].long()] = 50.0
-    assert (beam(model, bigger, asked, terms, 3, 3).users[:, 0] == 48).all()
+    assert (beam(model, bigger, asked, terms, 3, 3).ids[:, 0] == 48).all()

@@ -47,6 +47,13 @@ def train_tokens(root: Path, **options: Any) -> TrainResult:
     return train_stu.run(StuSettings(**SMALL | options), *folders)
 
 
+def small_project(root: Path) -> Path:
+    """A log of 80 users, and all models trained on it."""
+    prepare(root, users=80, events=1500)
+    train_everything(root)
+    return root
+
+
 def train_everything(root: Path) -> None:
     """All that evaluation needs."""
     train(root)

@@ -22,7 +22,7 @@ def decoding(
 ) -> dict[str, Any]:
     """Over some lists of each request.
 
-    asked: requests and the true targets of their rows, int64[R]; beam, everyone: the same model, the second without a
+    asked: requests and the events of their rows, int64[R]; beam, everyone: the same model, the second without a
     beam. Returns accuracy of each level's best token, the tokens before being the true ones; beam_recall, the share of
     everyone's first ten that the beam finds; invalid, the share of people listed by either who may not be; coverage,
     the share of all candidates on some head of ten, ranked by the beam and drawn at temperature 1.
@@ -32,9 +32,9 @@ def decoding(
     found, invalid, listed = [], 0, 0
     shown: dict[str, list[np.ndarray]] = {"beam": [], "sampled": []}
     candidates = 0
-    for request, targets in asked:
+    for request, events in asked:
         rows = np.unique(np.linspace(0, len(request) - 1, min(ROWS, len(request))).astype(np.int64))
-        some, target = request.of(rows), targets[rows]
+        some, target = request.of(rows), log.target[events[rows]].astype(np.int64)
         ids, _ = beam.scored(some)
         exact, scores = everyone.scored(some)
         found += [np.isin(a[a >= 0], b).mean() for a, b in zip(exact[:, :HEAD], ids[:, :HEAD], strict=True)]
@@ -67,5 +67,5 @@ def _right(ranker: StuRanker, request: Request, target: np.ndarray) -> np.ndarra
     )
     query = retriever.queries(user, visible, horizon, action, request.refresh)
     with torch.no_grad():
-        _, right = retriever.model.token_losses(query.static, torch.from_numpy(target).long())
+        _, right = retriever.model.token_losses(query.static, torch.from_numpy(target))
     return torch.stack(right).numpy()

@@ -143,6 +143,16 @@ def requests(
         )
 
 
+def requests_and_events(
+    log: EventLog, histories: Histories, questions: Questions, regime: Regime, size: int = 256
+) -> Iterator[tuple[Request, np.ndarray]]:
+    """Each request with the events of its rows, int64[B], positions in the log."""
+    row = 0
+    for request in requests(log, histories, questions, regime, size):
+        yield request, questions.events[questions.row_event[row : row + len(request)]]
+        row += len(request)
+
+
 class Hidden:
     """Who may not stand on a list: pairs with an event of role exclude, and on `new` lists all contacts."""
 

@@ -70,11 +70,6 @@ class TokenTower(nn.Module):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, user_action_repr: Tensor, before: Tensor) -> Tensor:
-        """user_action_repr: float32[..., H]; before: float32[..., l, D]. Returns float32[..., out]."""
-        wanted = self.wanted(user_action_repr)
-        return wanted if self.following is None else wanted + self.following(before.flatten(-2))
-
 
 class NextTargetPredictionSTU(QueryTower):
     """Predicts the tokens of the next target one after the other.

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from befriend.models.stu import FLOOR, NextTargetPredictionSTU
+from befriend.retrieval.knn import Neighbours
 from befriend.tokens.trie import Hidden, Trie
 
 AWAY = -torch.inf
@@ -136,16 +137,6 @@ class Following:
         return cls(tuple(edge), tuple(sizes), tuple(dense))
 
 
-@dataclass(frozen=True)
-class Found:
-    """People found for B requests, best first; -1 and -inf behind the last."""
-
-    users: Tensor
-    """int64[B, k]"""
-    scores: Tensor
-    """float32[B, k]: log-probability, and what each user adds"""
-
-
 @torch.no_grad()
 def search(
     model: NextTargetPredictionSTU,
@@ -155,7 +146,7 @@ def search(
     bounds: Bounds,
     width: int,
     k: int,
-) -> Found:
+) -> Neighbours:
     """The best k people for each request. asked: float32[B, H], from a query; width: prefixes kept on each level."""
     node, log = torch.zeros(len(asked), 1, dtype=torch.long), torch.zeros(len(asked), 1)
     for level in range(trie.levels):
@@ -208,14 +199,14 @@ def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor
     return torch.where(slot < w, child, 0), slot, first
 
 
-def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Found:
+def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Neighbours:
     """The best k of everyone: what a beam is measured by. asked: float32[B, H]; terms: as of `Maxima`."""
     return _found((model.log_probs(asked, trie.users.long()) + terms.T), trie.users.long().expand(len(asked), -1), k)
 
 
-def _found(scores: Tensor, users: Tensor, k: int) -> Found:
+def _found(scores: Tensor, users: Tensor, k: int) -> Neighbours:
     """The k with the best scores of each row. scores: float32[B, C]; users: int64[B, C]."""
     best = scores.topk(min(k, scores.shape[1]), dim=1)
     found = torch.where(best.values > AWAY, users.gather(1, best.indices), -1)
     missing = (0, k - found.shape[1])
-    return Found(F.pad(found, missing, value=-1), F.pad(best.values, missing, value=AWAY))
+    return Neighbours(F.pad(found, missing, value=-1), F.pad(best.values, missing, value=AWAY))

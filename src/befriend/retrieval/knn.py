@@ -37,7 +37,7 @@ class Neighbours:
     ids: Tensor
     """int64[B, k]"""
     scores: Tensor
-    """float32[B, k], inner products"""
+    """float32[B, k]: inner products; of a beam, log-probabilities and what each user adds"""
 
 
 class ExactIndex:

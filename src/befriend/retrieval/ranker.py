@@ -79,9 +79,10 @@ def features(activity: Activity, request: Request, lists: Lists, users: np.ndarr
     visible, horizon = (torch.from_numpy(x)[:, None] for x in (request.visible, request.horizon))
     user = torch.from_numpy(request.user)[:, None]
     other = torch.from_numpy(users).clamp(min=0)
+    own = activity.user_features(activity.places(user, visible), visible, horizon).numpy()
     parts = [
         activity.user_features(activity.places(other, visible), visible, horizon).numpy(),
-        _for_all(activity.user_features(activity.places(user, visible), visible, horizon).numpy(), users.shape[1]),
+        np.repeat(own, users.shape[1], 1),
     ]
     place = activity.pair_places(user, other, visible)
     end = activity.histories.ends(user, visible)
@@ -97,11 +98,6 @@ def features(activity: Activity, request: Request, lists: Lists, users: np.ndarr
             flat.append(flat[-1] - lists.scores[name][:, :1])
     parts.append(np.stack(flat, -1))
     return np.concatenate(parts, -1).astype(np.float32)
-
-
-def _for_all(values: np.ndarray, count: int) -> np.ndarray:
-    """float32[R, K, F] of float32[R, 1, F]."""
-    return np.repeat(values, count, 1)
 
 
 def ranks_of(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -192,8 +188,6 @@ def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
 
     options = {
         "objective": "lambdarank",
-        "metric": "ndcg",
-        "eval_at": [10],
         "lambdarank_truncation_level": 20,
         "learning_rate": settings.learning_rate,
         "num_leaves": settings.leaves,

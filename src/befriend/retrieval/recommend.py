@@ -74,8 +74,7 @@ def recommend(
     """
     log = observed.log
     visible, moment, action = situation(log, actions, asked)
-    number = numbers(log.user_ids, users)
-    number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
+    number = present(log, users, moment)
     generator = torch.Generator().manual_seed(asked.sampling.seed if asked.sampling else 0)
     hidden, contacts = Hidden(log, observed.activity.histories), []
     rules, parts, shown = asked.rules, [], np.zeros(log.num_users, np.int64)
@@ -89,16 +88,8 @@ def recommend(
         if rules != NO_RULES:
             excluded = [np.union1d(a, eligible.excluded(int(u))) for a, u in zip(excluded, user, strict=True)]
         contacts += met
-        request = Request(
-            user=user,
-            visible=np.full_like(user, visible),
-            horizon=np.full_like(user, moment),
-            action=np.full_like(user, action),
-            exclude_indptr=np.cumsum([0, *map(len, excluded)]),
-            exclude=np.concatenate(excluded),
-            refresh=REGIMES.index("daily" if action == HIDDEN else "streaming"),
-            k=pool if asked.sampling is None else log.num_users,
-        )
+        count = pool if asked.sampling is None else log.num_users
+        request = request_of(user, visible, moment, action, excluded, count)
         listed, score = lister.scored(request)
         if asked.sampling is not None:
             drawn = sample(torch.from_numpy(score), pool, asked.sampling, generator).numpy()
@@ -140,6 +131,27 @@ def situation(log: EventLog, actions: tuple[str, ...], asked: Asked) -> tuple[in
             raise CallError(f"there is no action {asked.action}. Actions: {', '.join(actions)}.")
         action = actions.index(asked.action)
     return visible, moment, action
+
+
+def request_of(user: np.ndarray, visible: int, moment: int, action: int, excluded: list[np.ndarray], k: int) -> Request:
+    """Lists for users, int64[B], all at one moment; excluded: int64, of each. Without an action a nightly list."""
+    return Request(
+        user=user,
+        visible=np.full_like(user, visible),
+        horizon=np.full_like(user, moment),
+        action=np.full_like(user, action),
+        exclude_indptr=np.cumsum([0, *map(len, excluded)]),
+        exclude=np.concatenate(excluded),
+        refresh=REGIMES.index("daily" if action == HIDDEN else "streaming"),
+        k=k,
+    )
+
+
+def present(log: EventLog, users: pl.Series, moment: int) -> np.ndarray:
+    """int64: the dense number of each id, num_users for those the log did not have before a moment."""
+    number = numbers(log.user_ids, users)
+    number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
+    return number
 
 
 _NOBODY = np.empty(0, np.int64)

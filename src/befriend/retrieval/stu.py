@@ -66,7 +66,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
             else:
                 bounds = Maxima(self.trie, terms)
                 found.append(search(self.model, self.trie, self.following, asked, bounds, max(self.width, k), k))
-        return Neighbours(torch.cat([part.users for part in found]), torch.cat([part.scores for part in found]))
+        return Neighbours(torch.cat([part.ids for part in found]), torch.cat([part.scores for part in found]))
 
     def _terms(self, query: Query) -> Tensor:
         """float32[leaves, B]: what everyone has been doing lately, to each query."""

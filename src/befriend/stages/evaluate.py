@@ -18,7 +18,7 @@ from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.decoding import decoding
 from befriend.evaluation.measure import measure, predictions
-from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests
+from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests, requests_and_events
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
 from befriend.progress import track
@@ -77,14 +77,8 @@ def _decoding(
     beam, everyone = loaded.rankers()[1], loaded.rankers(width=None)[1]
     assert isinstance(beam, StuRanker) and isinstance(everyone, StuRanker)
 
-    def asked() -> Iterator[tuple[Request, np.ndarray]]:
-        row = 0
-        for request in requests(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE):
-            events = questions.events[questions.row_event[row : row + len(request)]]
-            row += len(request)
-            yield request, log.target[events].astype(np.int64)
-
-    return decoding(log, asked(), beam, everyone, settings.seed)
+    asked = requests_and_events(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)
+    return decoding(log, asked, beam, everyone, settings.seed)
 
 
 def _rank(

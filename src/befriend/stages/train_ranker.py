@@ -15,7 +15,7 @@ from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.errors import DataError
 from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.protocol import Ranker, ask, requests
+from befriend.evaluation.protocol import Ranker, ask, requests_and_events
 from befriend.progress import track
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import SOURCES, Examples, Lists, candidates, features, fit
@@ -49,12 +49,9 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     for regime in settings.regimes:
         questions = ask(log, split, "validation", settings.events, regime)
         rankers: list[Ranker] = [Baselines(log, activity.histories), *loaded.rankers()]
-        blocks, row = -(-len(questions.events) // EVENTS_AT_ONCE), 0
-        for request in track(
-            requests(log, activity.histories, questions, regime, EVENTS_AT_ONCE), f"candidates, {regime}", blocks
-        ):
-            event = questions.events[questions.row_event[row : row + len(request)]]
-            row += len(request)
+        blocks = -(-len(questions.events) // EVENTS_AT_ONCE)
+        made = requests_and_events(log, activity.histories, questions, regime, EVENTS_AT_ONCE)
+        for request, event in track(made, f"candidates, {regime}", blocks):
             wanted = _wanted(log, split.t_test, event, settings)
             asked += int(wanted.sum())
             lists = Lists.of(rankers, request)
