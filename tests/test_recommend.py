@@ -50,6 +50,9 @@ def test_all_users_of_a_file_as_parquet(project: Path, tmp_path: Path) -> None:
     lists = pl.read_parquet(tmp_path / "lists")
     assert lists["user"].n_unique() == len(ids)
     assert not lists["contact"].any()
+    done = call(project, "recommend", "--all", "-k", "3", "--new-only", "--out", str(tmp_path / "all"))
+    assert pl.read_parquet(tmp_path / "all").drop("user").equals(lists.drop("user"))  # ids of a text file are text
+    assert done.stdout.startswith(f"{len(ids):,} lists are in ")
 
 
 def test_nobody_blocked_is_recommended(project: Path) -> None:
@@ -123,7 +126,7 @@ def test_an_unknown_user_is_told_so(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "name one person (--user ID) or a file of them"),
+        ([], 2, "name one person (--user ID), a file of them"),
         (["--user", "1", "--at", "yesterday"], 2, "write it as 2024-05-31"),
         (["--user", "1", "--action", "wave"], 2, "Actions: "),
         (["--users", "nowhere.txt"], 2, "there is no file nowhere.txt"),

@@ -10,6 +10,7 @@ people.vectors()
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import polars as pl
 import torch
 
-from befriend import layout
+from befriend import files, layout
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
@@ -73,11 +74,26 @@ class Befriend:
         sampling: draw the lists; approximate: search faster, and miss a few; rules: who may be on a list, how different
         its people are, and how often one person is shown.
         """
-        asked = core.Asked(at, action, k, new_only, sampling, rules or Rules())
+        recommender = self.recommender(
+            core.Asked(at, action, k, new_only, sampling, rules or Rules()), model, approximate
+        )
+        return pl.concat(recommender.lists(some) for some in core.blocks(pl.Series(users)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the log and of everything that was trained on it: what lists depend on, apart from what is asked."""
+        inputs = [
+            path for folder in (layout.PREPARED, layout.MODELS) for path in sorted((self.root / folder).rglob("*"))
+        ]
+        digests = [f"{path.relative_to(self.root)} {files.sha256(path)}" for path in inputs if path.is_file()]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def recommender(self, asked: core.Asked, model: ModelName = "both", approximate: bool = False) -> core.Recommender:
+        """What makes the lists of `recommend`, a thousand users at a time: for those who write them as they come."""
         lister, observed, actions = self._lister(model, approximate)
         attributes = Attributes.read(self.root / layout.PREPARED)
         directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
-        return core.recommend(lister, observed, actions, pl.Series(users), asked, attributes, directions)
+        return core.Recommender(lister, observed, actions, asked, attributes, directions)
 
     def explain(
         self,

@@ -153,6 +153,7 @@ def recommend(
     users: Annotated[
         Path | None, typer.Option(help="A file of ids instead, one a line, or Parquet with the column user_id.")
     ] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Everybody of the log instead; with --out.")] = False,
     at: Annotated[str | None, typer.Option(help="As of this moment (ISO 8601, UTC); all of the log without.")] = None,
     action: Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")] = 10,
@@ -181,7 +182,9 @@ def recommend(
     ] = 0.0,
     cap: Annotated[int | None, typer.Option(min=1, help="On how many of the lists one person may be.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write all lists to this Parquet file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all lists to this Parquet file; once stopped, the same command goes on.")
+    ] = None,
 ) -> None:
     """Recommend people, as of any moment, with a trained model."""
     from befriend.errors import CallError
@@ -189,12 +192,16 @@ def recommend(
     from befriend.retrieval.rules import Rules
     from befriend.retrieval.sampling import Sampling
 
-    if (user is None) == (users is None):
-        raise CallError("name one person (--user ID) or a file of them (--users FILE), one of the two.")
+    if (user is not None) + (users is not None) + everybody != 1:
+        raise CallError("name one person (--user ID), a file of them (--users FILE), or everybody (--all).")
+    if everybody and out is None:
+        raise CallError("lists for everybody go into a file: add --out FILE.")
     sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
     name: Any = model.value
     rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
-    ops.recommend(user, users, at, action, k, new_only, sampling, rules, only, name, approximate, why, as_json, out)
+    ops.recommend(
+        user, users, everybody, at, action, k, new_only, sampling, rules, only, name, approximate, why, as_json, out
+    )
 
 
 @app.command(rich_help_panel="Recommending")
@@ -280,7 +287,6 @@ def simulate(
 @app.command(rich_help_panel="Event logs")
 def use(
     source: Annotated[str | None, typer.Argument(help="A file, a folder, or a URL that DVC can import.")] = None,
-    why: Annotated[bool, typer.Option("--explain", help="Say why, in sentences.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Go back to the embedded sample.")] = False,
     actor: Annotated[str | None, typer.Option(help="Column of who acts: its name, or its place from 1.")] = None,
     action: Annotated[str | None, typer.Option(help="Column of the action.")] = None,

@@ -20,7 +20,7 @@ from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.batch import Pairs, Targets
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.recommend import Asked, recommend
+from befriend.retrieval.recommend import Asked, Recommender
 from befriend.retrieval.two_tower import TwoTowerRanker, TwoTowerRetriever
 from tests.conftest import random_log
 
@@ -129,7 +129,7 @@ def people_for(log: EventLog, users: pl.Series, asked: Asked) -> pl.DataFrame:
     observed, n = Observed.of(log), log.num_users
     nothing = Attributes(np.zeros((n, 0), np.int32), {}, np.zeros((n, 0), np.float32), ())
     lister = TwoTowerRanker(model(), observed, TOWER)
-    return recommend(lister, observed, log.actions, users, asked, nothing, np.ones((n, 1), np.float32))
+    return Recommender(lister, observed, log.actions, asked, nothing, np.ones((n, 1), np.float32)).lists(users)
 
 
 def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:

@@ -14,7 +14,10 @@ from befriend.errors import DataError
 from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
+from befriend.stages.record import recorded
 from tests.stages.conftest import prepare, train_everything
+
+FOLDERS = ("prepared", "models", "reports")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     prepare(root, users=120, events=3000)
     train_everything(root)
-    evaluate.run(EvaluateSettings(events=80, bootstrap=100), root / "prepared", root / "models", root / "reports")
+    settings = EvaluateSettings(events=80, bootstrap=100)
+    recorded("evaluate", root / "runs", lambda: evaluate.run(settings, *(root / f for f in FOLDERS)))
     return root
 
 
@@ -49,6 +53,26 @@ def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
             for name, values in (("ndcg@10", gains), ("hit@10", hits), ("mrr@100", inverse)):
                 assert figures[name] == pytest.approx(sum(values) / len(values), abs=1e-6)
             assert figures["ndcg@10_low"] <= figures["ndcg@10"] <= figures["ndcg@10_high"]
+
+
+def test_newcomers_are_reported_apart(project: Path) -> None:
+    """Recomputed from the files alone: those whose first event is none of the training part."""
+    events = pl.read_parquet(project / "prepared" / "events.parquet").with_row_index("event")
+    first = files.read_json(project / "prepared" / "split.json")["t_validation"]
+    both = [events.select("timestamp", user=side) for side in ("actor_id", "target_id")]
+    newcomers = pl.concat(both).group_by("user").agg(pl.col("timestamp").min()).filter(pl.col("timestamp") >= first)
+    table = pl.read_parquet(project / "reports" / "predictions" / "both" / "streaming.parquet")
+    rows = table.filter(list="new").join(events.with_columns(pl.col("event").cast(pl.Int64)), on="event")
+    expected = rows.filter(pl.col("actor_id").is_in(newcomers["user"].implode())).height
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    assert metrics["streaming"]["new"]["newcomers"]["both"]["n"] == expected > 0
+
+
+def test_waiting_for_a_list_is_measured_beside_the_figures(project: Path) -> None:
+    latency = files.read_json(project / "runs" / "evaluate.json")["latency"]
+    assert set(latency) == {"two-tower", "stu", "both"}
+    for wait in latency.values():
+        assert 0 < wait["p50"] <= wait["p95"] <= wait["p99"]
 
 
 def test_decoding_is_measured_and_lists_nobody_who_may_not_be(project: Path) -> None:

@@ -19,6 +19,7 @@ from befriend.evaluation.protocol import Questions, ranks
 
 COLD = SEGMENTS.index("cold")
 ACTIVITY = {"0": 0, "1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}  # name -> fewest visible events of the actor
+UNSEEN, NEWCOMERS = "unseen in training", "newcomers"
 FIGURES = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 Slices = dict[tuple[str, str, str], np.ndarray]
 
@@ -28,7 +29,8 @@ class Measured:
     """Figures of one regime."""
 
     metrics: dict[str, Any]
-    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10"""
+    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10; `newcomers`, beside the segments of the
+    protocol, are the events of actors unseen in training"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: the segments and every other cut of the events"""
     exposure: pl.DataFrame
@@ -70,8 +72,9 @@ def measure(
                 f"{METRICS[0]}_{end}": round(float(x), 6) for end, x in zip(("low", "high"), bounds[k], strict=True)
             }
             rows.append({"list": kind, "by": by, "slice": name, "model": model} | figures)
-            if by == "segment":
-                metrics.setdefault(kind, {}).setdefault(name, {})[model] = figures
+            told = name if by == "segment" else NEWCOMERS if (by, name) == ("actor", UNSEEN) else None
+            if told:
+                metrics.setdefault(kind, {}).setdefault(told, {})[model] = figures
     candidates = log.first_seen < q.horizon[-1]
     exposure = [_exposure(model, table[q.row_is_new, :10], candidates) for model, table in lists.items()]
     return Measured(metrics, pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")), pl.DataFrame(exposure))
@@ -95,8 +98,8 @@ def _slices(log: EventLog, histories: Histories, split: Split, q: Questions) -> 
         for k, name in enumerate(ACTIVITY):
             out[kind, "events of the actor", name] = base & (bucket == k)
         for by, yes, no, chosen in (
-            ("actor", "seen in training", "unseen in training", trained[actor]),
-            ("target", "seen in training", "unseen in training", trained[target]),
+            ("actor", "seen in training", UNSEEN, trained[actor]),
+            ("target", "seen in training", UNSEEN, trained[target]),
             ("contact back", "later", "none", answered),
         ):
             out[kind, by, yes], out[kind, by, no] = base & chosen, base & ~chosen

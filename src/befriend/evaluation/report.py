@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from befriend.config import EvaluateSettings
-from befriend.evaluation.measure import figures_schema
+from befriend.evaluation.measure import UNSEEN, figures_schema
 from befriend.evaluation.regimes import REGIMES
 
 FIGURE = "headline.png"
@@ -95,8 +95,12 @@ def _markdown(
     ]
     for kind, (_, title) in LISTS.items():
         lines += ["", f"## {title}", "", *_grid(table.filter(list=kind), regimes)]
+    newcomers = slices.filter(by="actor", slice=UNSEEN)
+    lines += ["", "## Newcomers: the events of people unseen in training", ""]
+    for kind in LISTS:
+        lines += [f"List {kind}:", "", *_grid(newcomers.filter(list=kind), regimes), ""]
     best = {kind: table.filter(list=kind, regime=regimes[0])["model"].to_list()[:1] for kind in LISTS}
-    lines += ["", f"## Where it is won: slices, {regimes[0]}, best model of each list", ""]
+    lines += [f"## Where it is won: slices, {regimes[0]}, best model of each list", ""]
     lines += ["| list | by | slice | events | NDCG@10 |", "|---|---|---|---:|---|"]
     for kind, names in best.items():
         for row in slices.filter(pl.col("model").is_in(names), list=kind, regime=regimes[0]).iter_rows(named=True):

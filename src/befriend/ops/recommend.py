@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from befriend import files
 from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
 from befriend.errors import CallError
-from befriend.retrieval.recommend import numbers
+from befriend.retrieval import batch
+from befriend.retrieval.recommend import Asked, blocks, numbers
 from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
 
@@ -23,6 +25,7 @@ from befriend.retrieval.sampling import Sampling
 def recommend(
     user: str | None,
     users: Path | None,
+    everybody: bool,
     at: str | None,
     action: str | None,
     k: int,
@@ -36,30 +39,38 @@ def recommend(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Lists for one user or for those of a file: a table, JSON, or a Parquet file."""
-    wanted = pl.Series([user]) if users is None else _read_users(users)
+    """Lists for one user, for those of a file or for everybody: a table, JSON, or a Parquet file."""
     people, moment = load(), _moment(at)
+    wanted = people.log.user_ids if everybody else pl.Series([user]) if users is None else _read_users(users)
     if only is not None:
         listed = numbers(people.log.user_ids, _read_users(only))
         rules = replace(rules, only=frozenset(listed[listed < people.log.num_users].tolist()))
-    lists = people.recommend(wanted, moment, action, k, new_only, model, sampling, approximate, rules)
-    if why:
-        lists = _with_reasons(people, lists, moment, action, model)
-    strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
-    if len(strangers):
-        who = ", ".join(map(str, strangers.head(5))) + (", ..." if len(strangers) > 5 else "")
-        typer.echo(
-            f"befriend: nothing is known of {who} at that moment: the cold-start list, made without any history.",
-            err=True,
-        )
+    asked = Asked(moment, action, k, new_only, sampling, rules)
+    recommender = people.recommender(asked, model, approximate)
+
+    def finish(lists: pl.DataFrame) -> pl.DataFrame:
+        strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
+        if len(strangers):
+            who = ", ".join(map(str, strangers.head(5))) + (", ..." if len(strangers) > 5 else "")
+            typer.echo(
+                f"befriend: nothing is known of {who} at that moment: the cold-start list, made without any history.",
+                err=True,
+            )
+        return _with_reasons(people, lists, moment, action, model) if why else lists
+
     if out is not None:
-        with files.atomic(out) as path:
-            lists.write_parquet(path, compression="zstd")
-        typer.echo(f"{lists['user'].n_unique():,} lists are in {out}.")
-    elif as_json:
+        told = f"{people.digest} {asked} {model} {approximate} {why} {wanted.to_list()}"
+        served = batch.write(recommender, wanted, out, hashlib.sha256(told.encode()).hexdigest()[:16], finish)
+        kept = f" ({served:,} of them were made before)" if served else ""
+        typer.echo(
+            f"{pl.scan_parquet(out).select(pl.col('user').n_unique()).collect().item():,} lists{kept} are in {out}."
+        )
+        return
+    lists = finish(pl.concat(recommender.lists(some) for some in blocks(wanted)))
+    if as_json:
         typer.echo(lists.with_columns(pl.col("last_active").dt.to_string("iso:strict")).write_json())
     else:
-        _print(lists, several=users is not None)
+        _print(lists, several=user is None)
 
 
 def _print(lists: pl.DataFrame, several: bool) -> None:
@@ -86,14 +97,20 @@ def _with_reasons(
 
 
 def _read_users(path: Path) -> pl.Series:
+    """The ids of a file, each once."""
     if not path.is_file():
         raise CallError(f"there is no file {path}.")
     if path.suffix != ".parquet":
-        return pl.Series([line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()])
-    table = pl.read_parquet(path)
-    if USER_ID not in table.columns:
-        raise CallError(f"{path} has no column {USER_ID}; its columns: {', '.join(table.columns)}.")
-    return table[USER_ID]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        ids = pl.Series([line.strip() for line in lines if line.strip()], dtype=pl.String)
+    else:
+        table = pl.read_parquet(path)
+        if USER_ID not in table.columns:
+            raise CallError(f"{path} has no column {USER_ID}; its columns: {', '.join(table.columns)}.")
+        ids = table[USER_ID].drop_nulls()
+    if not len(ids):
+        raise CallError(f"{path} names nobody.")
+    return ids.unique(maintain_order=True)
 
 
 def _moment(at: str | None) -> datetime | None:

@@ -39,6 +39,11 @@ def show(root: Path) -> None:
     console.print(
         f"[dim]the best {SHOWN} of {table['model'].n_unique()}; all of them, with intervals, are in the report[/]\n"
     )
+    record = root / layout.RUNS / "evaluate.json"
+    latency = files.read_json(record).get("latency", {}) if record.is_file() else {}
+    if latency:
+        waits = ", ".join(f"{model} {wait['p50']:.0f} ms (p95 {wait['p95']:.0f})" for model, wait in latency.items())
+        console.print(f"a list for one person took: {waits}\n", highlight=False)
     for name, path in (
         ("validation report", layout.VALIDATION_REPORT),
         ("data docs", layout.DATA_DOCS),

@@ -34,6 +34,8 @@ class Step:
     """int64[B, C], whatever where the score is -inf"""
     score: Tensor
     """float32[B, C], log-probability, -inf where there is no child"""
+    sizes: Tensor
+    """float32[B, C]: log of how many users lie beneath"""
     first: Tensor
     """int64[B, W], the column where the children of each node begin"""
     dense: bool
@@ -99,8 +101,8 @@ class Level:
     """int64[nodes above, V], whither they lead"""
     sums: Tensor
     """float32[nodes above, V], exp of the scores, less the largest"""
-    largest: Tensor
-    """float32[nodes above]"""
+    sizes: Tensor
+    """float32[nodes above, V]: log of how many users lie beneath, 0 for tokens that lead to nobody"""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Following:
 
     edge: tuple[Tensor, ...]
     """L times float32[nodes]: the score of each node's own token after the one above"""
+    largest: tuple[Tensor, ...]
+    """L times float32[nodes above]: the largest score of a token that leads on"""
     sizes: tuple[Tensor, ...]
     """L times float32[nodes]: log of how many users lie beneath"""
     dense: tuple[Level | None, ...]
@@ -118,23 +122,25 @@ class Following:
     @torch.no_grad()
     def of(cls, model: NextTargetPredictionSTU, trie: Trie) -> Following:
         """trie: of the users whom the model was told of."""
-        edge, sizes = [], []
+        edge, largest, sizes = [], [], []
         dense: list[Level | None] = []
         for level in range(trie.levels):
             starts, token = trie.starts[level].long(), trie.tokens[level].long()
             scores = model.following(level, torch.arange(len(starts) - 1))
             above = torch.repeat_interleave(starts.diff())
             edge.append(scores[above, token])
+            largest.append(scores.amax(1))
             low, high = trie.span(level, torch.arange(len(token)))
             sizes.append((high - low).float().log())
             table = None
             if len(token) * SPARSE >= scores.numel():
                 child = torch.zeros(scores.shape, dtype=torch.long)
                 child[above, token] = torch.arange(len(token))
-                largest = scores.amax(1)
-                table = Level(scores, child, (scores - largest[:, None]).exp(), largest)
+                beneath = torch.zeros(scores.shape)
+                beneath[above, token] = sizes[-1]
+                table = Level(scores, child, (scores - largest[-1][:, None]).exp(), beneath)
             dense.append(table)
-        return cls(tuple(edge), tuple(sizes), tuple(dense))
+        return cls(tuple(edge), tuple(largest), tuple(sizes), tuple(dense))
 
 
 @torch.no_grad()
@@ -154,8 +160,8 @@ def search(
         step = _step(trie, level, following, node, log, wanted)
         total = bounds(level, step)
         if level == trie.levels - 1:
-            return _found(total, trie.users.long()[step.child], k)
-        best = (total - following.sizes[level][step.child]).topk(min(width, total.shape[1]), dim=1)
+            return _found(trie, total, step.child, k)
+        best = (total - step.sizes).topk(min(width, total.shape[1]), dim=1)
         node = step.child.gather(1, best.indices)
         log = torch.where(best.values > AWAY, step.score.gather(1, best.indices), AWAY)
     raise AssertionError("a trie has at least one level")
@@ -168,45 +174,49 @@ def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tenso
     high = wanted.amax(1, keepdim=True)
     if table is not None:
         behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
-        log = log - (behind.clamp(min=FLOOR).log() + high + table.largest[node])
-        score = table.scores[node] + wanted[:, None] + log[..., None]
+        log = log - (behind.clamp(min=FLOOR).log() + high + following.largest[level][node])
+        score = table.scores[node].add_(wanted[:, None]).add_(log[..., None])  # in place: memory is what takes time
         first = torch.arange(w).expand(b, -1) * wanted.shape[1]
-        return Step(node, table.child[node].flatten(1), score.flatten(1), first, True)
-    child, slot, first = _children(trie, level, node, log)
-    real = slot < w
-    score = wanted.gather(1, trie.tokens[level][child].long()) + following.edge[level][child]
-    high = score.masked_fill(~real, AWAY).amax(1, keepdim=True).clamp(min=torch.finfo(score.dtype).min)
-    share = torch.where(real, (score - high).exp(), 0)
-    behind = score.new_zeros(b, w + 1).scatter_add_(1, slot, share)
-    log = F.pad(log, (0, 1), value=AWAY) - (behind.clamp(min=FLOOR).log() + high)
-    return Step(node, child, score + log.gather(1, slot), first, False)
+        sizes = table.sizes[node].flatten(1)
+        return Step(node, table.child[node].flatten(1), score.flatten(1), sizes, first, True)
+    beam, child = _children(trie, level, node, log)
+    row = beam // w
+    score = wanted[row, trie.tokens[level][child].long()] + following.edge[level][child]
+    most = (high + following.largest[level][node]).flatten()
+    behind = torch.zeros(b * w).index_add_(0, beam, (score - most[beam]).exp())
+    score = score + (log.flatten() - (behind.clamp(min=FLOOR).log() + most))[beam]
+    # The children of a request stand side by side, and nobody behind the last: a few requests have many.
+    count = beam.bincount(minlength=b * w).view(b, w)
+    end = count.cumsum(1)
+    before = end[:, -1].cumsum(0) - end[:, -1]  # children of the requests above
+    column = torch.arange(len(child)) - before[row]
+    shape = (b, max(1, int(end[:, -1].max())))
+    scores, children = torch.full(shape, AWAY), torch.zeros(shape, dtype=torch.long)
+    scores[row, column], children[row, column] = score, child
+    leaves = level + 1 == trie.levels
+    sizes = torch.zeros(()).expand(shape) if leaves else following.sizes[level][children]
+    return Step(node, children, scores, sizes, end - count, False)
 
 
-def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Children side by side, int64[B, C], whose they are, int64[B, C], and where those of each begin, int64[B, W].
-
-    Behind the last stands 0, which is nobody's (W): a few nodes have many children, most have few.
-    """
-    b, w = node.shape
+def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
+    """Children on a level of all beams, one beam after the other: whose they are, b * W + w, and which: int64[C]."""
     starts = trie.starts[level]
     low = starts[node].long()
-    count = torch.where(log > AWAY, starts[node + 1].long() - low, 0)
-    first = count.cumsum(1) - count
-    columns = max(1, int(count.sum(1).max()))
-    filled = torch.cat([count, columns - count.sum(1, keepdim=True)], 1)
-    slot = torch.repeat_interleave(torch.arange(w + 1).repeat(b), filled.flatten()).view(b, columns)
-    child = F.pad(low - first, (0, 1)).gather(1, slot) + torch.arange(columns)
-    return torch.where(slot < w, child, 0), slot, first
+    count = torch.where(log > AWAY, starts[node + 1].long() - low, 0).flatten()
+    beam = torch.repeat_interleave(count)
+    before = count.cumsum(0) - count
+    return beam, torch.arange(len(beam)) + (low.flatten() - before)[beam]
 
 
 def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Neighbours:
     """The best k of everyone: what a beam is measured by. asked: float32[B, H]; terms: as of `Maxima`."""
-    return _found((model.log_probs(asked, trie.users.long()) + terms.T), trie.users.long().expand(len(asked), -1), k)
+    scores = model.log_probs(asked, trie.users.long()) + terms.T
+    return _found(trie, scores, torch.arange(len(trie.users)).expand(len(asked), -1), k)
 
 
-def _found(scores: Tensor, users: Tensor, k: int) -> Neighbours:
-    """The k with the best scores of each row. scores: float32[B, C]; users: int64[B, C]."""
+def _found(trie: Trie, scores: Tensor, leaf: Tensor, k: int) -> Neighbours:
+    """The users of the k leaves with the best scores of each row. scores: float32[B, C]; leaf: int64[B, C]."""
     best = scores.topk(min(k, scores.shape[1]), dim=1)
-    found = torch.where(best.values > AWAY, users.gather(1, best.indices), -1)
+    found = torch.where(best.values > AWAY, trie.users[leaf.gather(1, best.indices)].long(), -1)
     missing = (0, k - found.shape[1])
     return Neighbours(F.pad(found, missing, value=-1), F.pad(best.values, missing, value=AWAY))

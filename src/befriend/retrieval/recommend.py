@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -16,11 +17,10 @@ from befriend.data.observed import Observed
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import Hidden, Request
 from befriend.evaluation.regimes import HIDDEN, REGIMES
-from befriend.progress import track
 from befriend.retrieval.rules import POOL, Eligible, Rules, arranged
 from befriend.retrieval.sampling import Sampling, sample
 
-AT_ONCE = 1024
+AT_ONCE = 1024  # users
 NO_RULES = Rules()
 
 
@@ -53,67 +53,94 @@ class Lister(Protocol):
         ...
 
 
-def recommend(
-    lister: Lister,
-    observed: Observed,
-    actions: tuple[str, ...],
-    users: pl.Series,
-    asked: Asked,
-    attributes: Attributes,
-    vectors: np.ndarray,
-) -> pl.DataFrame:
-    """Lists for users by their original ids, best first or as drawn.
+class Recommender:
+    """Lists for anybody, as of one moment. What its rules and draws remember, it learns from list to list."""
 
-    actions: labels by the model's own numbers; attributes: of everybody; vectors: float32[N, D], of everybody, of
-    length 1, by which people are alike.
+    def __init__(
+        self,
+        lister: Lister,
+        observed: Observed,
+        actions: tuple[str, ...],
+        asked: Asked,
+        attributes: Attributes,
+        vectors: np.ndarray,
+    ):
+        """actions: labels by the model's own numbers; attributes: of everybody; vectors: float32[N, D], of everybody,
+        of length 1, by which people are alike."""
+        self.lister, self.observed, self.asked, self.vectors = lister, observed, asked, vectors
+        log = observed.log
+        self.visible, self.moment, self.action = situation(log, actions, asked)
+        self.hidden = Hidden(log, observed.activity.histories)
+        self.eligible = Eligible(asked.rules, log, attributes, self.moment)
+        self.shown = np.zeros(log.num_users, np.int64)
 
-    Returns the columns user, known (False: a cold-start list, made without any history), rank (from 1), recommended,
-    score (a model's is the log of a probability, up to a constant that is the same for the whole list), contact
-    (whether the two were in contact before), last_active (UTC). Nobody gets themselves, or anybody on the other side
-    of an `exclude` event.
-    """
-    log = observed.log
-    visible, moment, action = situation(log, actions, asked)
-    number = present(log, users, moment)
-    generator = torch.Generator().manual_seed(asked.sampling.seed if asked.sampling else 0)
-    hidden, contacts = Hidden(log, observed.activity.histories), []
-    rules, parts, shown = asked.rules, [], np.zeros(log.num_users, np.int64)
-    eligible = Eligible(rules, log, attributes, moment)
-    pool = max(POOL, 5 * asked.k) if rules.rearranges else asked.k
-    for low in track(range(0, len(number), AT_ONCE), "recommend", -(-len(number) // AT_ONCE)):
-        user = number[low : low + AT_ONCE]
-        met = [hidden(int(u), visible, True) if u < log.num_users else _NOBODY for u in user]
-        blocked = (hidden(int(u), visible, False) if u < log.num_users else _NOBODY for u in user)
+    def lists(self, users: pl.Series) -> pl.DataFrame:
+        """Lists for users by their original ids, best first or as drawn; all at once, so AT_ONCE of them at most.
+
+        Columns: user, known (False: a cold-start list, made without any history), rank (from 1), recommended, score (a
+        model's is the log of a probability, up to a constant that is the same for the whole list), contact (whether the
+        two were in contact before), last_active (UTC). Nobody gets themselves, or anybody on the other side of an
+        `exclude` event.
+        """
+        number = present(self.observed.log, users, self.moment)
+        ids, scores, contacts = self._made(number)
+        row, rank = np.nonzero(ids >= 0)
+        found = ids[row, rank]
+        last = _last_active(self.observed, found, self.visible)
+        return pl.DataFrame(
+            {
+                "user": users.gather(row),
+                "known": number[row] < self.observed.log.num_users,
+                "rank": rank + 1,
+                "recommended": self.observed.log.user_ids.gather(found),
+                "score": scores[row, rank].round(4),
+                "contact": pl.Series(
+                    [bool(np.isin(f, contacts[r])) for r, f in zip(row, found, strict=True)], dtype=pl.Boolean
+                ),
+                "last_active": pl.from_epoch(pl.Series(last), "s").dt.replace_time_zone("UTC"),
+            }
+        )
+
+    def remember(self, lists: pl.DataFrame) -> None:
+        """Counts who is on lists that an earlier process made: the cap on how often one is shown spans them."""
+        people = numbers(self.observed.log.user_ids, lists["recommended"])
+        self.shown += np.bincount(people, minlength=len(self.shown))
+
+    def _made(self, user: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """int32[B, k] users, -1 behind the last, float32[B, k], their scores, and the contacts of each user.
+
+        user: int64[B], num_users for somebody the log does not have.
+        """
+        log, asked, rules = self.observed.log, self.asked, self.asked.rules
+        pool = max(POOL, 5 * asked.k) if rules.rearranges else asked.k
+        met = [self.hidden(int(u), self.visible, True) if u < log.num_users else _NOBODY for u in user]
+        blocked = (self.hidden(int(u), self.visible, False) if u < log.num_users else _NOBODY for u in user)
         excluded = met if asked.new_only else list(blocked)
         if rules != NO_RULES:
-            excluded = [np.union1d(a, eligible.excluded(int(u))) for a, u in zip(excluded, user, strict=True)]
-        contacts += met
+            excluded = [np.union1d(a, self.eligible.excluded(int(u))) for a, u in zip(excluded, user, strict=True)]
         count = pool if asked.sampling is None else log.num_users
-        request = request_of(user, visible, moment, action, excluded, count)
-        listed, score = lister.scored(request)
+        request = request_of(user, self.visible, self.moment, self.action, excluded, count)
+        ids, scores = self.lister.scored(request)
         if asked.sampling is not None:
-            drawn = sample(torch.from_numpy(score), pool, asked.sampling, generator).numpy()
+            drawn = sample(torch.from_numpy(scores), pool, asked.sampling, self._generator(user)).numpy()
             column = drawn.clip(min=0)
-            listed = np.where(drawn < 0, -1, np.take_along_axis(listed, column, 1))
-            score = np.take_along_axis(score, column, 1)
+            ids = np.where(drawn < 0, -1, np.take_along_axis(ids, column, 1))
+            scores = np.take_along_axis(scores, column, 1)
         if rules.rearranges:
-            listed, score = arranged(listed, score, asked.k, rules, vectors, shown)
-        parts.append((listed, score))
-    ids, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    row, rank = np.nonzero(ids >= 0)
-    found = ids[row, rank]
-    last = _last_active(observed, found, visible)
-    return pl.DataFrame(
-        {
-            "user": users.gather(row),
-            "known": number[row] < log.num_users,
-            "rank": rank + 1,
-            "recommended": log.user_ids.gather(found),
-            "score": scores[row, rank].round(4),
-            "contact": [bool(np.isin(f, contacts[r])) for r, f in zip(row, found, strict=True)],
-            "last_active": pl.from_epoch(pl.Series(last), "s").dt.replace_time_zone("UTC"),
-        }
-    )
+            ids, scores = arranged(ids, scores, asked.k, rules, self.vectors, self.shown)
+        return ids, scores, met
+
+    def _generator(self, user: np.ndarray) -> torch.Generator:
+        """Users served together have draws of their own: what was made before changes none."""
+        assert self.asked.sampling is not None
+        seed = np.random.SeedSequence([self.asked.sampling.seed, *user.tolist()]).generate_state(1)
+        return torch.Generator().manual_seed(int(seed[0]))
+
+
+def blocks(users: pl.Series) -> Iterator[pl.Series]:
+    """AT_ONCE users at a time, one block even of nobody."""
+    for low in range(0, max(len(users), 1), AT_ONCE):
+        yield users[low : low + AT_ONCE]
 
 
 def situation(log: EventLog, actions: tuple[str, ...], asked: Asked) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from lightgbm import Booster
 
 from befriend import files
 from befriend.config import EvaluateSettings
@@ -17,6 +18,7 @@ from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.decoding import decoding
+from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests, requests_and_events
 from befriend.evaluation.regimes import Regime
@@ -24,6 +26,7 @@ from befriend.evaluation.report import headline, write_report
 from befriend.progress import track
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.recommend import Lister
 from befriend.retrieval.stu import StuRanker
 
 EVENTS_AT_ONCE = 256
@@ -34,6 +37,8 @@ class EvaluateResult:
     events: int
     best: dict[str, str]
     """regime -> the best model on list new"""
+    measurements: dict[str, Any]
+    """latency: milliseconds by model and percentile"""
 
     def summary(self) -> str:
         return f"{self.events:,} events; best on list new: " + ", ".join(f"{r} {m}" for r, m in self.best.items())
@@ -68,7 +73,20 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     files.write_json(reports / "metrics.json", metrics)
     files.write_json(reports / "stu.json", {r: _decoding(log, loaded, q, r, settings) for r, q in asked.items()})
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
-    return EvaluateResult(max(len(questions.events) for questions in asked.values()), dict(top.iter_rows()))
+    events = max(len(questions.events) for questions in asked.values())
+    return EvaluateResult(events, dict(top.iter_rows()), {"latency": _latency(log, loaded, boosters, asked)})
+
+
+def _latency(
+    log: EventLog, loaded: Models, boosters: dict[str, Booster], asked: dict[Regime, Questions]
+) -> dict[str, dict[str, float]]:
+    regime, questions = next(iter(asked.items()))
+    request = next(iter(requests(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)))
+    two_tower, stu = loaded.rankers()
+    rules = Baselines(log, loaded.activity.histories)
+    listers: dict[str, Lister] = {"two-tower": two_tower, "stu": stu}
+    listers["both"] = RankedCandidates(loaded.activity, [rules, two_tower, stu], boosters)
+    return latency(listers, request)
 
 
 def _decoding(

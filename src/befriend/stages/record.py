@@ -20,6 +20,8 @@ from befriend.errors import explain
 
 
 class Result(Protocol):
+    """What a stage returns; `measurements`, a dict, where it has some that no two runs have alike."""
+
     def summary(self) -> str: ...
 
 
@@ -56,6 +58,7 @@ def recorded(stage: str, runs: Path, work: Callable[[], T]) -> T:
             raise
         raise known from error
     record |= {"status": "done", "exit_code": 0, "error": None, "summary": result.summary()}
+    record |= getattr(result, "measurements", {})
     _close(path, record, start)
     return result
 

@@ -1,0 +1,34 @@
+"""How long somebody waits for a list: one user at a time, as an application asks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from befriend.evaluation.protocol import Request
+from befriend.retrieval.recommend import Lister
+
+MOST = 100  # lists
+PERCENTILES = (50, 95, 99)
+
+
+def latency(listers: dict[str, Lister], request: Request) -> dict[str, dict[str, float]]:
+    """name -> p50, p95 and p99 in milliseconds, over rows of a request, all as of the moment of its first.
+
+    What is made anew with the moment was made by then: the first list is not counted.
+    """
+    visible, horizon = (np.full(len(request), x[0]) for x in (request.visible, request.horizon))
+    request = replace(request, visible=visible, horizon=horizon)
+    rows = np.unique(np.linspace(0, len(request) - 1, min(MOST, len(request))).astype(np.int64))
+    found = {}
+    for name, lister in listers.items():
+        lister.scored(request.of(rows[:1]))
+        waited = []
+        for row in rows:
+            start = time.perf_counter()
+            lister.scored(request.of(np.array([row])))
+            waited.append(1000 * (time.perf_counter() - start))
+        found[name] = {f"p{p}": round(float(np.percentile(waited, p)), 2) for p in PERCENTILES}
+    return found

@@ -1,0 +1,82 @@
+"""Lists for many users: in one file or one by one they are the same, and a stopped run loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from befriend.data.attributes import Attributes
+from befriend.data.observed import Observed
+from befriend.evaluation.protocol import Request
+from befriend.retrieval import batch, recommend
+from befriend.retrieval.recommend import Asked, Recommender, blocks
+from befriend.retrieval.rules import Rules
+from befriend.retrieval.sampling import Sampling
+from tests.conftest import random_log
+
+USERS, BLOCK = 30, 7
+LOG = random_log(users=USERS, events=400, seed=5)
+ASKED = {
+    "ranked": Asked(k=4),
+    "drawn": Asked(k=4, sampling=Sampling(seed=2)),
+    "capped": Asked(k=4, rules=Rules(cap=6)),
+}
+
+
+class Lister:
+    """Scores that differ from user to user; gives up after so many blocks."""
+
+    def __init__(self, blocks: int = 99):
+        self.left = blocks
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        scores = np.sin(request.user[:, None] * 3.7 + np.arange(USERS)).astype(np.float32)
+        ids = np.argsort(-scores, 1)[:, : request.k]
+        return ids.astype(np.int32), np.take_along_axis(scores, ids, 1)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recommend, "AT_ONCE", BLOCK)
+
+
+def recommender(asked: Asked, lister: Lister) -> Recommender:
+    nothing = Attributes(np.zeros((USERS, 0), np.int32), {}, np.zeros((USERS, 0), np.float32), ())
+    return Recommender(lister, Observed.of(LOG), LOG.actions, asked, nothing, np.ones((USERS, 1), np.float32))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_stopped_run_ends_with_the_lists_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
+    asked = ASKED[name]
+    whole = recommender(asked, Lister())
+    expected = pl.concat(whole.lists(some) for some in blocks(LOG.user_ids))
+    out = tmp_path / "lists.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        batch.write(recommender(asked, Lister(2)), LOG.user_ids, out, "one")
+    assert not out.exists()
+    again = Lister()
+    assert batch.write(recommender(asked, again), LOG.user_ids, out, "one") == 2 * BLOCK
+    assert again.left == 99 - 3  # of five blocks three were left
+    assert_frame_equal(pl.read_parquet(out), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
+
+
+def test_what_was_made_for_something_else_is_made_anew(tmp_path: Path) -> None:
+    out = tmp_path / "lists.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        batch.write(recommender(ASKED["ranked"], Lister(2)), LOG.user_ids, out, "one")
+    assert batch.write(recommender(ASKED["drawn"], Lister()), LOG.user_ids, out, "other") == 0
+    assert pl.read_parquet(out)["user"].n_unique() == USERS
+
+
+def test_the_cap_spans_the_blocks(tmp_path: Path) -> None:
+    out = tmp_path / "lists.parquet"
+    batch.write(recommender(ASKED["capped"], Lister()), LOG.user_ids, out, "one")
+    assert pl.read_parquet(out)["recommended"].value_counts()["count"].max() == 6
