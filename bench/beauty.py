@@ -1,12 +1,15 @@
-"""The two-tower model on Amazon Beauty, beside what papers report for it.
+"""Both models on Amazon Beauty, beside what papers report for it.
 
-    python bench/beauty.py amazon-beauty.txt [--seeds 0 1 2] [--threads 1]
+    python bench/beauty.py amazon-beauty.txt [--model two-tower|stu] [--seeds 0 1 2] [--threads 1]
 
 The file has a line a customer, `customer item item ...` in time order (McAuley et al. 2015, 5-core: 22,363 customers,
 12,101 items). Leave-one-out: the last item is the test, the one before it validation, the rest training. Every item is
 ranked, those of the history too; ties count against the model. The model's users are the items: a customer is nobody
 but a history, and each of its positions predicts the next item in one causal pass. Settings were chosen on validation,
 which also stops the training and picks its best epoch; the test is looked at once a seed.
+
+The STU model's tokens are made of collaborative vectors, where TIGER's are made of the items' texts: the spectral
+embedding of which items follow each other in the training part.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
 
-from befriend.models.batch import NextTargetPredictionBatch, Positions, Targets
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.query_tower import QueryTower
+from befriend.models.stu import NextTargetPredictionSTU
 from befriend.models.two_tower import NextTargetPredictionUserIDs
+from befriend.tokens import residual_kmeans
+from befriend.tokens.collisions import reassigned
+from befriend.tokens.user_vectors import Spectrum
 from befriend.training.loop import fit
 from befriend.training.losses import softmax_loss
 from befriend.training.negatives import draw
@@ -46,7 +57,13 @@ MODEL: dict[str, Any] = {
     "shortcut": True,
     "latent_cross": False,
 }
-TRAINING: dict[str, Any] = {"epochs": 12, "patience": 3, "learning_rate": 0.002, "device": "cpu"}
+APART = 5  # positions between two items that tie them
+TOKENS = (1024, 1024, 1024)
+DIMENSIONS = 64  # of the vectors that tokens are made of
+TRAINING: dict[str, dict[str, Any]] = {
+    "two-tower": {"epochs": 12, "patience": 3, "learning_rate": 0.002, "device": "cpu"},
+    "stu": {"epochs": 24, "patience": 4, "learning_rate": 0.002, "device": "cpu"},
+}
 REPORTED = {  # test Recall@10 and NDCG@10 under the same protocol, as their papers report them
     "SASRec, binary loss": (0.0605, 0.0318),
     "TIGER": (0.0648, 0.0384),
@@ -96,26 +113,24 @@ class Batches(Sequence[NextTargetPredictionBatch]):
         return padded([self.histories[row] for row in self.groups[number]], self.nobody)
 
 
-class Beauty:
+class Beauty(ABC):
     """What the training loop asks for: all but the last two items to train on, the last but one to validate on."""
 
     metric = "ndcg"
+    model: QueryTower
 
     def __init__(self, customers: list[Items], seed: int):
         self.customers, self.seed = customers, seed
         self.items = 1 + max(int(items.max()) for items in customers)
         self.training = [items[:-2][-KEPT - 1 :] for items in customers]
         torch.manual_seed(seed)
-        self.model = NextTargetPredictionUserIDs(self.items, num_actions=1, **MODEL)
-        seen = np.bincount(np.concatenate([items[1:] for items in self.training]), minlength=self.items)
-        self.model.popularity.copy_(torch.from_numpy(seen / seen.sum()))
 
     def batches(self, epoch: int) -> Batches:
         # equally many in every epoch: the lengths, in order, are always the same
         return Batches(self.training, self.items, np.random.default_rng([self.seed, epoch]))
 
     def loss(self, batch: NextTargetPredictionBatch) -> Losses:
-        """Softmax of each target over those of the batch and random items, corrected for how likely each was drawn.
+        """Of all positions that have an item before them.
 
         An item of one's own history is no exception: that nobody buys twice here is for the model to learn.
         """
@@ -128,14 +143,11 @@ class Beauty:
         row, column = later.nonzero(as_tuple=True)
         target = batch.actor_history_targets[row, column]
         query = model.query(batch, Positions(row, column, torch.zeros_like(row), target), states, rows)
-        everything = torch.arange(self.items, device=target.device)
-        columns = draw(target, model.popularity, everything, "mixed", RANDOM)
-        scores = model.score_columns(query, Targets(columns.users), rows)
-        own = torch.einsum("pd,pd->p", query.static, model.users(target, rows))
-        allowed = columns.users != target[:, None]
-        none = scores.new_zeros(len(target), 0)
-        result = softmax_loss(own, none, none.bool(), scores, allowed, columns.log_share)
-        return Losses(result.loss.mean(), len(target), {})
+        return Losses(self.softmax(query, target, rows).mean(), len(target), {})
+
+    @abstractmethod
+    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+        """float32[P]: the loss of each query's target, int64[P]; rows: of the items."""
 
     def validate(self) -> dict[str, float]:
         return self.figures(2)
@@ -161,6 +173,55 @@ class Beauty:
         return {"recall": float(hit.double().mean()), "ndcg": float((hit / (rank + 1).log2()).mean())}
 
 
+class TwoTowers(Beauty):
+    """Softmax of each target over those of the batch and random items, corrected for how likely each was drawn."""
+
+    model: NextTargetPredictionUserIDs
+
+    def __init__(self, customers: list[Items], seed: int):
+        super().__init__(customers, seed)
+        self.model = NextTargetPredictionUserIDs(self.items, num_actions=1, **MODEL)
+        seen = np.bincount(np.concatenate([items[1:] for items in self.training]), minlength=self.items)
+        self.model.popularity.copy_(torch.from_numpy(seen / seen.sum()))
+
+    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+        everything = torch.arange(self.items, device=target.device)
+        columns = draw(target, self.model.popularity, everything, "mixed", RANDOM)
+        scores = self.model.score_columns(query, Targets(columns.users), rows)
+        own = torch.einsum("pd,pd->p", query.static, self.model.users(target, rows))
+        none = scores.new_zeros(len(target), 0)
+        allowed = columns.users != target[:, None]
+        return softmax_loss(own, none, none.bool(), scores, allowed, columns.log_share).loss
+
+
+class Stu(Beauty):
+    """Tokens of items; the loss is that of a target among all items, which costs no more than its own tokens do."""
+
+    model: NextTargetPredictionSTU
+
+    def __init__(self, customers: list[Items], seed: int):
+        super().__init__(customers, seed)
+        vectors = collaborative(self.training, self.items, seed)
+        quantizer = residual_kmeans.fit(vectors, TOKENS, iterations=10, seed=seed, threads=1)
+        stus = reassigned(vectors, quantizer.codebooks, torch.zeros(0, len(TOKENS), dtype=torch.long))
+        self.model = NextTargetPredictionSTU(1, len(TOKENS), TOKENS, stus=stus, **MODEL)
+
+    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+        return -self.model.log_probs(query.static, target[:, None]).squeeze(1)
+
+
+def collaborative(histories: Sequence[Items], items: int, seed: int) -> Tensor:
+    """float32[n, D]: the spectral embedding of which items come near each other, by 1 / distance."""
+    graph = csr_array((items, items))
+    for distance in range(1, APART + 1):
+        pairs = [(h[:-distance], h[distance:]) for h in histories if len(h) > distance]
+        earlier, later = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        ends = np.concatenate([earlier, later]), np.concatenate([later, earlier])
+        graph += coo_array((np.full(2 * len(later), 1 / distance), ends), shape=(items, items)).tocsr()
+    graph.data = np.log1p(graph.data)
+    return torch.from_numpy(Spectrum.of(graph, DIMENSIONS, seed).place(graph))
+
+
 @dataclass(frozen=True)
 class Result:
     seed: int
@@ -173,16 +234,19 @@ class Result:
     """training and validation"""
 
 
-def run(customers: list[Items], seed: int, threads: int) -> Result:
+def run(name: str, customers: list[Items], seed: int, threads: int) -> Result:
     start = time.perf_counter()
-    beauty = Beauty(customers, seed)
-    settings = TrainingSettings(**TRAINING, seed=seed, threads=threads)
+    beauty = MODELS[name](customers, seed)
+    settings = TrainingSettings(**TRAINING[name], seed=seed, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(beauty, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
     seconds = time.perf_counter() - start
     validation, test = beauty.figures(2), beauty.figures(1)
     figures = (validation["recall"], validation["ndcg"], test["recall"], test["ndcg"])
     return Result(seed, figures, fitted.parameters, fitted.epochs, fitted.best_epoch, seconds)
+
+
+MODELS = {"two-tower": TwoTowers, "stu": Stu}
 
 
 def figures_of(values: Sequence[float]) -> str:
@@ -192,6 +256,7 @@ def figures_of(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--model", choices=MODELS, default="two-tower")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; other numbers give slightly other figures")
     arguments = parser.parse_args()
@@ -201,14 +266,14 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     results = []
     for seed in arguments.seeds:
-        result = run(customers, seed, arguments.threads)
+        result = run(arguments.model, customers, seed, arguments.threads)
         results.append(result)
         effort = f"{result.parameters:,} | {result.epochs} ({result.best_epoch}) | {result.seconds:.0f}"
-        print(f"| two towers | {seed} | {figures_of(result.figures)} | {effort} |", flush=True)
+        print(f"| {arguments.model} | {seed} | {figures_of(result.figures)} | {effort} |", flush=True)
     if len(results) > 1:
         mean = [statistics.fmean(column) for column in zip(*(result.figures for result in results), strict=True)]
         seconds = statistics.fmean(result.seconds for result in results)
-        print(f"| two towers | mean | {figures_of(mean)} | | | {seconds:.0f} |")
+        print(f"| {arguments.model} | mean | {figures_of(mean)} | | | {seconds:.0f} |")
     for name, reported in REPORTED.items():
         print(f"| {name}, reported | | | | {figures_of(reported)} | | | |")
 

@@ -38,6 +38,9 @@ MEANING = {
     "reports/evaluation": "report, slices, exposure",
     "reports/predictions": "every model's lists",
     "reports/stu.json": "tokens, beam, sampling",
+    "models/clusters": "table, who belongs where",
+    "reports/clusters": "cards, map, search space",
+    "reports/clusters.json": "use, communities, recall kept",
     "reports/metrics.json": "NDCG, hits, intervals",
 }
 WIDTH, LEFT, LETTER = 11.5, 2.5, 0.076  # inches; of a letter at 8.5 points

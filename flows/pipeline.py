@@ -8,6 +8,7 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
+from tasks.cluster import cluster
 from tasks.dvc import Reproduced, update_data
 from tasks.evaluate import evaluate
 from tasks.tokenize import tokenize
@@ -21,7 +22,7 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name, persist_result=False)
 def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
-    """Brings the data, the checks, the tokens, the models and the evaluation up to date, in this order.
+    """Brings the data, the checks, the tokens, the models, the evaluation and the clusters up to date, in this order.
 
     Args:
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
@@ -35,6 +36,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
         done.append(train_stu(force))
         done.append(train_ranker(force))
         done.append(evaluate(force))
+        done.append(cluster(force))
         return done
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from befriend.models.cluster_settings import ClusterSettings
+from befriend.stages import cluster
 from tests.conftest import call
 from tests.stages.conftest import small_project
 
@@ -73,6 +75,19 @@ def test_approximate_search_finds_nearly_the_same(project: Path, model: str) -> 
         for more in ((), ("--approximate",))
     )
     assert len(exact & fast) >= 9
+
+
+def test_clusters_are_searched_on_request(project: Path) -> None:
+    user = somebody(project)
+    asked = ("recommend", "--user", user, "--json", "--model", "two-tower")
+    missing = call(project, *asked, "--clusters")
+    assert missing.returncode == 1 and "Run `dvc repro cluster` first" in missing.stderr
+    settings = ClusterSettings(epochs=1, clusters=4, validation_events=20, threads=1)
+    cluster.run(settings, *(project / name for name in ("prepared", "models", "reports", ".checkpoints")))
+    exact, found = (json.loads(call(project, *asked, *more).stdout) for more in ((), ("--clusters",)))
+    assert found == exact  # here the freshest are everybody
+    wrong = call(project, *asked[:-1], "stu", "--clusters")
+    assert wrong.returncode == 2 and "--clusters is a search of the two-tower model" in wrong.stderr
 
 
 def test_drawn_lists_are_those_of_their_seed(project: Path) -> None:

@@ -27,6 +27,7 @@ from befriend.data.observed import Observed
 from befriend.errors import CallError
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.protocol import Ranker
+from befriend.models import cluster_folder
 from befriend.retrieval import recommend as core
 from befriend.retrieval.explain import Wording, explain, sentences
 from befriend.retrieval.models import Models
@@ -67,16 +68,17 @@ class Befriend:
         sampling: Sampling | None = None,
         approximate: bool = False,
         rules: Rules | None = None,
+        clusters: bool = False,
     ) -> pl.DataFrame:
         """People for each user, by ids of the log; what happened before `at` (all of the log by default) counts.
 
         Columns: user, known (False: nothing was known of the user), rank, recommended, score, contact, last_active.
         sampling: draw the lists; approximate: search faster, and miss a few; rules: who may be on a list, how different
-        its people are, and how often one person is shown.
+        its people are, and how often one person is shown; clusters: the two-tower model looks at the best clusters of
+        people and whoever was active last, instead of at everybody.
         """
-        recommender = self.recommender(
-            core.Asked(at, action, k, new_only, sampling, rules or Rules()), model, approximate
-        )
+        asked = core.Asked(at, action, k, new_only, sampling, rules or Rules())
+        recommender = self.recommender(asked, model, approximate, clusters)
         return pl.concat(recommender.lists(some) for some in core.blocks(pl.Series(users)))
 
     @cached_property
@@ -88,9 +90,11 @@ class Befriend:
         digests = [f"{path.relative_to(self.root)} {files.sha256(path)}" for path in inputs if path.is_file()]
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
-    def recommender(self, asked: core.Asked, model: ModelName = "both", approximate: bool = False) -> core.Recommender:
+    def recommender(
+        self, asked: core.Asked, model: ModelName = "both", approximate: bool = False, clusters: bool = False
+    ) -> core.Recommender:
         """What makes the lists of `recommend`, a thousand users at a time: for those who write them as they come."""
-        lister, observed, actions = self._lister(model, approximate)
+        lister, observed, actions = self._lister(model, approximate, clusters)
         attributes = Attributes.read(self.root / layout.PREPARED)
         directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
         return core.Recommender(lister, observed, actions, asked, attributes, directions)
@@ -138,10 +142,13 @@ class Befriend:
             }
         )
 
-    def _lister(self, model: ModelName, approximate: bool) -> tuple[core.Lister, Observed, tuple[str, ...]]:
+    def _lister(
+        self, model: ModelName, approximate: bool, clusters: bool
+    ) -> tuple[core.Lister, Observed, tuple[str, ...]]:
         """Who recommends, the log as it looks at it, and the labels of actions that it knows."""
         models = self.models
-        two_tower, stu = models.rankers(approximate, BEAM if approximate else None)
+        learned = cluster_folder.load(self.root / layout.CLUSTERS, self.log) if clusters else None
+        two_tower, stu = models.rankers(approximate, BEAM if approximate else None, learned)
         if model == "both":
             everyone: list[Ranker] = [Baselines(self.log, models.activity.histories), two_tower, stu]
             boosters = read_boosters(self.root / layout.RANKER)

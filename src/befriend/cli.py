@@ -147,6 +147,18 @@ def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None
     _run_stage("evaluate", lambda: stage.run(settings.evaluate, layout.PREPARED, layout.MODELS, layout.REPORTS))
 
 
+@app.command(rich_help_panel="Stages")
+def cluster(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Learn clusters of users on top of the two-tower model, and say what they are like and what they save."""
+    from befriend.config import load_params
+    from befriend.stages import cluster as stage
+
+    settings = load_params(params, overrides, "cluster").cluster
+    _run_stage(
+        "cluster", lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS)
+    )
+
+
 @app.command(rich_help_panel="Recommending")
 def recommend(
     user: Annotated[str | None, typer.Option(help="Whom to recommend people to, by their id in the log.")] = None,
@@ -161,6 +173,9 @@ def recommend(
     model: Annotated[Model, typer.Option(help="two-tower; stu: token by token; both: a ranker over all.")] = Model.both,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Search faster, and miss a few: an index, or a beam.")
+    ] = False,
+    clusters: Annotated[
+        bool, typer.Option("--clusters", help="Look at the best clusters and the freshest people, not at everybody.")
     ] = False,
     why: Annotated[bool, typer.Option("--explain", help="Say why, in sentences.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw people instead of ranking them.")] = False,
@@ -194,14 +209,15 @@ def recommend(
 
     if (user is not None) + (users is not None) + everybody != 1:
         raise CallError("name one person (--user ID), a file of them (--users FILE), or everybody (--all).")
+    if clusters and (approximate or model == Model.stu):
+        raise CallError("--clusters is a search of the two-tower model: leave out --approximate, and --model stu.")
     if everybody and out is None:
         raise CallError("lists for everybody go into a file: add --out FILE.")
     sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
     name: Any = model.value
     rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
-    ops.recommend(
-        user, users, everybody, at, action, k, new_only, sampling, rules, only, name, approximate, why, as_json, out
-    )
+    how = (approximate, clusters, why, as_json, out)
+    ops.recommend(user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
 
 
 @app.command(rich_help_panel="Recommending")

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from befriend.data.columns import EVENT_FIELDS, USER, Role
 from befriend.errors import SettingsError
 from befriend.evaluation.regimes import REGIMES, Regime
+from befriend.models.cluster_settings import ClusterSettings
 from befriend.models.settings import StuSettings, TwoTowerSettings
 from befriend.settings import Settings, Share, parse, split_override
 from befriend.tokens.settings import TokenizeSettings
@@ -225,6 +226,8 @@ class Params(Settings):
     """stage train_ranker"""
     evaluate: EvaluateSettings = EvaluateSettings()
     """stage evaluate"""
+    cluster: ClusterSettings = ClusterSettings()
+    """stage cluster"""
 
 
 def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, section: str | None = None) -> Params:

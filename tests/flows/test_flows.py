@@ -21,7 +21,7 @@ Runner = Callable[..., Any]
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import dvc, evaluate, tokenize, train, validate
+    from tasks import cluster, dvc, evaluate, tokenize, train, validate
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
@@ -38,9 +38,9 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, tokenize, train, evaluate):
+    for module in (dvc, validate, tokenize, train, evaluate, cluster):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, tokenize, train, evaluate):
+    for module in (validate, tokenize, train, evaluate, cluster):
         monkeypatch.setattr(module, "publish", lambda *_: None)
     for stage in (
         validate.validate,
@@ -49,6 +49,7 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         train.train_stu,
         train.train_ranker,
         evaluate.evaluate,
+        cluster.cluster,
         dvc.update_data,
     ):
         monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
@@ -67,6 +68,7 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
         "train_stu",
         "train_ranker",
         "evaluate",
+        "cluster",
     ]
     assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]
 
@@ -81,7 +83,7 @@ def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str,
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
     shown = {artifact.key: (artifact.data, artifact.description) for artifact in found if artifact.type == "progress"}
-    assert shown == {f"train-{model}-progress": (100, "trained") for model in ("two-tower", "stu")}
+    assert shown == {f"{name}-progress": (100, "trained") for name in ("train-two-tower", "train-stu", "cluster")}
     assert [artifact.data for artifact in found if artifact.key == "train-ranker-summary"] == ["trained"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks import evaluate, publish, tokenize, validate
+from tasks import cluster, evaluate, publish, tokenize, validate
 from tasks.dvc import Reproduced, StageError
 
 
@@ -27,7 +27,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """Key -> content of every artifact, in a folder without any report yet."""
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    for module in (validate, tokenize, evaluate, publish):
+    for module in (validate, tokenize, evaluate, cluster, publish):
         for kind in ("markdown", "table", "link"):
             name = f"create_{kind}_artifact"
             if hasattr(module, name):
@@ -147,3 +147,15 @@ def test_tokenize_shows_how_codes_are_used(published: dict[str, Any], monkeypatc
     assert published["tokenize-levels"][2] == {"level": 1, "figure": "used_share", "found": 0.91, "committed": None}
     before = {"level": {"0": {"used_share": 0.5}}}
     assert tokenize.levels({"level": levels}, before)[0]["committed"] == 0.5
+
+
+def test_cluster_shows_what_a_share_of_the_users_keeps(published: dict[str, Any]) -> None:
+    Path("reports/clusters").mkdir(parents=True)
+    Path("reports/clusters/report.md").write_text("# Clusters\n\n![users by cluster](map.png)\n")
+    curve = {"1": {"kept": 1.0}, "0.05": {"kept": 0.9}}
+    Path("reports/clusters.json").write_text(json.dumps({"search": {"alone": curve}}))
+    cluster.publish()
+    assert set(published) == {"cluster-report", "cluster-files", "cluster-search"}
+    assert [row["recall kept"] for row in published["cluster-search"]] == [0.9, 1.0]  # fewest first
+    before = {"search": {"alone": {"1": {"kept": 0.8}}}}
+    assert cluster.searched({"search": {"alone": curve}}, before)[1]["committed"] == 0.8

@@ -89,6 +89,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.set("train_two_tower", epochs=1, validation_events=100)
     project.set("train_stu", epochs=1, validation_events=100)
     project.set("train_ranker", events=100, trees=10)
+    project.set("cluster", epochs=2)
     project.set("evaluate", events=200, bootstrap=100)
     postpone(root / "prefect.yaml")
     commands = (

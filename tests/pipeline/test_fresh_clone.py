@@ -83,6 +83,15 @@ def test_first_tokens_lie_within_the_communities_that_the_sample_has_planted(clo
     assert found["homogeneity"] >= max(0.8, found["shuffled"] + 0.4)
 
 
+def test_clusters_lie_within_the_communities_that_the_sample_has_planted(clone: Path) -> None:
+    users = pl.read_parquet(clone / "models/clusters/users.parquet")
+    both = users.join(pl.read_parquet(clone / "src/befriend/sample/truth.parquet"), on="user_id", validate="1:1")
+    assert both.height == users.height > 2500
+    found = agreement(both["cluster"].to_numpy(), both["community"].to_numpy(), seed=0)
+    assert found["homogeneity"] >= max(0.8, found["shuffled"] + 0.4)
+    assert both["cluster"].value_counts()["count"].max() <= 0.2 * both.height
+
+
 def test_the_summary_shows_figures_and_paths(clone: Path) -> None:
     shown = call(clone, "befriend", "summary").stdout
     assert "People you may know" in shown

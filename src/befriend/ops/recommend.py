@@ -35,6 +35,7 @@ def recommend(
     only: Path | None,
     model: ModelName,
     approximate: bool,
+    clusters: bool,
     why: bool,
     as_json: bool,
     out: Path | None,
@@ -46,7 +47,7 @@ def recommend(
         listed = numbers(people.log.user_ids, _read_users(only))
         rules = replace(rules, only=frozenset(listed[listed < people.log.num_users].tolist()))
     asked = Asked(moment, action, k, new_only, sampling, rules)
-    recommender = people.recommender(asked, model, approximate)
+    recommender = people.recommender(asked, model, approximate, clusters)
 
     def finish(lists: pl.DataFrame) -> pl.DataFrame:
         strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
@@ -59,7 +60,7 @@ def recommend(
         return _with_reasons(people, lists, moment, action, model) if why else lists
 
     if out is not None:
-        told = f"{people.digest} {asked} {model} {approximate} {why} {wanted.to_list()}"
+        told = f"{people.digest} {asked} {model} {approximate} {clusters} {why} {wanted.to_list()}"
         served = batch.write(recommender, wanted, out, hashlib.sha256(told.encode()).hexdigest()[:16], finish)
         kept = f" ({served:,} of them were made before)" if served else ""
         typer.echo(

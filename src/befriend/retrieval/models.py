@@ -12,11 +12,16 @@ from befriend.data.activity import Activity
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
+from befriend.models.cluster_settings import SearchSettings
+from befriend.models.clusters import UserClusters
 from befriend.models.folder import StuModel, TwoTowerModel, load, load_stu
+from befriend.retrieval.clusters import ClusterRanker
 from befriend.retrieval.serving import RetrieverRanker
 from befriend.retrieval.stu import BEAM, StuRanker
 from befriend.retrieval.two_tower import TwoTowerRanker
 from befriend.tokens.folder import load as load_tokens
+
+Clusters = tuple[UserClusters, SearchSettings]
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,14 @@ class Models:
     def activity(self) -> Activity:
         return self.observed.activity
 
-    def rankers(self, approximate: bool = False, width: int | None = BEAM) -> list[RetrieverRanker[Any]]:
-        """Made anew: time starts over. width: of the beam, None: score everyone."""
+    def rankers(
+        self, approximate: bool = False, width: int | None = BEAM, clusters: Clusters | None = None
+    ) -> list[RetrieverRanker[Any]]:
+        """Made anew: time starts over. width: of the beam, None: score everyone; clusters: look at the best alone."""
+        base = self.two_tower
         return [
-            TwoTowerRanker(self.two_tower.model, self.observed, self.two_tower.tower, approximate),
+            TwoTowerRanker(base.model, self.observed, base.tower, approximate)
+            if clusters is None
+            else ClusterRanker(base.model, self.observed, base.tower, *clusters),
             StuRanker(self.stu.model, self.stus, self.watched, self.stu.tower, width),
         ]

@@ -59,8 +59,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         out = np.concatenate([exclude, user.numpy(), near.users[near.real].numpy()])
         order = np.argsort(out_row, kind="stable")
         indptr = np.concatenate([[0], np.bincount(out_row, minlength=len(user)).cumsum()])
-        vector = query.vector()
-        found = self.index.search(vector, k, indptr, out[order], self.place >= 0)
+        found = self.nearest(query, user, k, indptr, out[order])
         if not near.users.numel():
             return found
         score = self.score(query, near.users) + near.score
@@ -71,6 +70,10 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         best = scores.topk(k, dim=1)
         ids = torch.where(best.values > -torch.inf, ids.gather(1, best.indices), -1)
         return Neighbours(ids, best.values)
+
+    def nearest(self, query: Query, user: Tensor, k: int, indptr: np.ndarray, hidden: np.ndarray) -> Neighbours:
+        """The k users with the best inner products. indptr, hidden: CSR of those not to be found, int64."""
+        return self.index.search(query.vector(), k, indptr, hidden, self.place >= 0)
 
 
 class TwoTowerRanker(RetrieverRanker[NextTargetPredictionUserIDs]):

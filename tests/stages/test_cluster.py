@@ -1,0 +1,67 @@
+"""Stage cluster: what it leaves behind can be used, holds together, and comes out the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend import files
+from befriend.data.log import EventLog
+from befriend.errors import DataError
+from befriend.models import cluster_folder
+from befriend.models.cluster_settings import ClusterSettings
+from befriend.stages import cluster
+from tests.stages.conftest import prepare, train
+
+SETTINGS = ClusterSettings(epochs=3, clusters=8, events_per_batch=128, validation_events=50, threads=1)
+FOLDERS = ("prepared", "models", "reports", ".checkpoints")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    prepare(root, users=120, events=3000)
+    train(root)
+    cluster.run(SETTINGS, *(root / name for name in FOLDERS))
+    return root
+
+
+def contents(root: Path) -> dict[str, str]:
+    paths = [p for part in ("models/clusters", "reports/clusters") for p in (root / part).rglob("*") if p.is_file()]
+    return {str(p.relative_to(root)): files.sha256(p) for p in [*paths, root / "reports" / "clusters.json"]}
+
+
+def test_equal_inputs_give_equal_bytes(project: Path) -> None:
+    before = contents(project)
+    assert len(before) > 8
+    cluster.run(SETTINGS, *(project / name for name in FOLDERS))
+    assert contents(project) == before
+    assert not list((project / ".checkpoints").rglob("*"))
+
+
+def test_everybody_is_somewhere_and_the_figures_say_so(project: Path) -> None:
+    log = EventLog.read(project / "prepared")
+    table = pl.read_parquet(project / "models" / "clusters" / "users.parquet")
+    assert table["user_id"].equals(log.user_ids)
+    assert table["cluster"].is_between(0, 7).all() and table["share"].is_between(1 / 8 - 1e-3, 1).all()
+    figures = files.read_json(project / "reports" / "clusters.json")
+    count = table["cluster"].value_counts()["count"]
+    assert figures["used"] == len(count)
+    assert figures["largest_share"] == pytest.approx(count.max() / log.num_users, abs=1e-6)
+    assert figures["search"]["alone"]["1"]["kept"] == figures["search"]["beside_fresh"]["1"]["kept"] == 1
+    told = files.read_json(project / "reports" / "clusters" / "cards.json")
+    assert sum(card["users"] for card in told) == log.num_users
+
+
+def test_saved_clusters_know_their_log(project: Path, tmp_path: Path) -> None:
+    log = EventLog.read(project / "prepared")
+    model, search = cluster_folder.load(project / "models" / "clusters", log)
+    assert search.share == SETTINGS.share and len(model.clusters.share) == 8
+    assert float(model.clusters.temperature) < SETTINGS.temperature
+    prepare(tmp_path, users=60, events=500)
+    with pytest.raises(DataError, match=r"learned on another log\. Run `dvc repro cluster`"):
+        cluster_folder.load(project / "models" / "clusters", EventLog.read(tmp_path / "prepared"))
+    with pytest.raises(DataError, match=r"no clusters in .*dvc repro cluster` first"):
+        cluster_folder.load(tmp_path, log)
