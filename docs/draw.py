@@ -77,7 +77,7 @@ def main() -> None:
     used = {dep for stage in stages.values() for dep in stage["deps"]}
     laid = {}
     for name, stage in stages.items():
-        chips = [(path, FILE if path in used else SIDE) for path in outputs(stage)]
+        chips = [(path, FILE if path in used or path.startswith("models") else SIDE) for path in outputs(stage)]
         laid[name] = rows_of(sorted(chips, key=lambda chip: chip[1] == SIDE))
     total = 1.05 + sum(len(rows) * (HIGH + BETWEEN) + 2 * BETWEEN for rows in laid.values())
     figure = plt.figure(figsize=(WIDTH + 0.2, total))

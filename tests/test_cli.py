@@ -14,14 +14,9 @@ from befriend import files
 from befriend.errors import BusyError
 from befriend.stages.record import recorded
 from befriend.stages.validate import ValidateResult
+from tests.conftest import call
 
 BEFRIEND = str(Path(sys.executable).with_name("befriend"))
-
-
-def call(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([BEFRIEND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
@@ -42,6 +37,7 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
         (["use"], 2, "one of the two"),
+        (["compare", "nowhere"], 2, "the results of revision nowhere cannot be read"),
         (
             ["settings", "nothing"],
             2,

@@ -365,6 +365,21 @@ def summary() -> None:
 
 
 @app.command(rich_help_panel="Reading a run")
+def compare(
+    a: Annotated[str, typer.Argument(help="A git revision, or the folder of a run.")],
+    b: Annotated[str, typer.Argument(help="The other one; `.` is the run that is here.")] = ".",
+    model: Annotated[str, typer.Option(help="Whose lists are compared.")] = "both",
+    other: Annotated[str | None, typer.Option(help="Of B, where it is another model's.")] = None,
+    events: Annotated[int, typer.Option(min=0, help="How many of the events that differ most are shown.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare two runs on the same events: differences with paired intervals, and the events that differ most."""
+    from befriend.ops.compare import show
+
+    show(a, b, model, other, events, as_json)
+
+
+@app.command(rich_help_panel="Reading a run")
 def settings(
     section: Annotated[str | None, typer.Argument(help="data, a stage, or simulate; all without.")] = None,
 ) -> None:

@@ -113,6 +113,11 @@ def test_experiments_and_metrics_differ_as_dvc_shows_them(clone: Path) -> None:
     assert "up to date" in call(clone, "dvc", "repro").stdout
 
 
+def test_a_revision_is_compared_with_the_run_that_is_here(clone: Path) -> None:
+    shown = call(clone, "befriend", "compare", "HEAD", ".").stdout
+    assert "newcomers" in shown and "every target has the same place in both runs" in shown
+
+
 def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(clone / "src/befriend/sample/events.parquet")[:5000].filter(action="message")
     text = table.select("actor_id", "target_id", "timestamp").write_csv(separator=" ", include_header=False)

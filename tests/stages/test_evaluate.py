@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from befriend import files
 from befriend.config import DataSettings, EvaluateSettings, ValidateSettings
 from befriend.errors import DataError
+from befriend.evaluation.compare import compare
 from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
 from befriend.stages import evaluate, validate
@@ -73,6 +75,48 @@ def test_waiting_for_a_list_is_measured_beside_the_figures(project: Path) -> Non
     assert set(latency) == {"two-tower", "stu", "both"}
     for wait in latency.values():
         assert 0 < wait["p50"] <= wait["p95"] <= wait["p99"]
+
+
+def test_two_models_compared_differ_as_their_figures_do(project: Path) -> None:
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    found = compare(project, project, "two-tower", "both", most=5)
+    assert found.figures.height > 12
+    for row in found.figures.iter_rows(named=True):
+        cell = metrics[row["regime"]][row["list"]][row["segment"]]
+        assert row["n"] == cell["both"]["n"]
+        for metric in ("ndcg@10", "hit@10", "mrr@100"):
+            assert row[f"{metric} a"] == pytest.approx(cell["two-tower"][metric], abs=1e-6)
+            assert row[f"{metric} b"] == pytest.approx(cell["both"][metric], abs=1e-6)
+            assert row[f"{metric} low"] <= row[f"{metric} difference"] <= row[f"{metric} high"]
+    assert found.events.height == 5
+    assert found.events["change"].abs().is_sorted(descending=True)
+    for row in found.events.iter_rows(named=True):
+        before, after = (0 if (r := row[f"rank_{run}"]) is None or r > 10 else 1 / math.log2(r + 1) for run in "ab")
+        assert row["change"] == pytest.approx(after - before, abs=1e-4)
+
+
+def test_a_run_does_not_differ_from_itself(project: Path) -> None:
+    found = compare(project, project, "stu")
+    assert found.events.height == 0
+    assert (found.figures["ndcg@10 difference"] == 0).all() and (found.figures["mrr@100 high"] == 0).all()
+    with pytest.raises(DataError, match=r"no lists of them in .*Models with lists: .*two-tower"):
+        compare(project, project, "them")
+
+
+def test_only_events_of_both_runs_are_compared(project: Path, tmp_path: Path) -> None:
+    """The other run has seen fewer events, and evaluates others: those of both are found by what they are."""
+    shutil.copytree(project / "prepared", tmp_path / "prepared")
+    shutil.copytree(project / "reports" / "predictions", tmp_path / "reports" / "predictions")
+    for path in (tmp_path / "reports" / "predictions" / "both").iterdir():
+        lists = pl.read_parquet(path)
+        lists.filter(pl.col("event") % 2 == 0).write_parquet(path)
+    whole, half = compare(project, project, "both"), compare(tmp_path, project, "both")
+    n = {
+        name: dict(f.figures.filter(segment="all").select("regime", "n").iter_rows())
+        for name, f in zip("wh", (whole, half), strict=True)
+    }
+    for regime, count in n["h"].items():
+        assert 0 < count < n["w"][regime]
 
 
 def test_decoding_is_measured_and_lists_nobody_who_may_not_be(project: Path) -> None:
