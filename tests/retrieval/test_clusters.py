@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from befriend.models.cluster_settings import SearchSettings
 from befriend.models.clusters import UserClusters
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.clusters import ClusterRetriever
+from befriend.retrieval.clusters import ClusterRetriever, Lists, active_last
 from befriend.retrieval.two_tower import TwoTowerRanker, TwoTowerRetriever
 from tests.conftest import random_log
 
@@ -76,22 +77,35 @@ def test_lists_are_the_best_of_whom_a_query_looks_at(log: EventLog) -> None:
     r, exact = retriever(log, share=0.2, fresh=5), TwoTowerRetriever(model(), Observed.of(log), TOWER)
     ids, _, (query, user, hidden) = search(r, log, 400)
     search(exact, log, 400)
-    looked = r.looked(query)
-    latest = r.activity.histories.event[r.place.clamp(min=0)].masked_fill(r.place < 0, -1).topk(5).indices
+    last = active_last(r)
+    seen = int((last >= 0).sum())
+    fresh = last.topk(5).indices.tolist()
+    looks = r.lists.looks(query.vector(), math.ceil(0.2 * seen))
+    assert (looks.sum(1) == math.ceil(0.2 * seen)).all()
     for b in range(len(user)):
         own = r.contacts(query.of(slice(b, b + 1)), user[b : b + 1])
-        met = set(own.users[own.real].tolist())
-        there = {int(u) for u in range(USERS) if r.place[u] >= 0 and looked[b, r.of[u]]} | set(latest.tolist()) | met
+        there = {*own.users[own.real].tolist(), *fresh}
+        for c in range(r.count):  # of each cluster, those active last come first
+            people = [u for u in range(USERS) if last[u] >= 0 and r.of[u] == c and u not in fresh]
+            there |= set(sorted(people, key=lambda u: -int(last[u]))[: int(looks[b, c])])
         there -= {int(user[b]), *hidden[b].tolist()}
         score = exact.score(query.of(slice(b, b + 1)), torch.arange(USERS)[None])[0]
         score[own.users[own.real]] += own.score[own.real]
         best = sorted(there, key=lambda u: -float(score[u]))[:10]
         assert [int(u) for u in ids[b] if u >= 0] == best
-    sizes = torch.bincount(r.of[(r.place >= 0) & ~torch.isin(torch.arange(USERS), latest)], minlength=6)
-    most = 0.2 * int((r.place >= 0).sum())
-    for row in looked:
-        held = sizes[row[:-1]]
-        assert bool(row[-1]) and int(held.sum()) >= most > int(held.sum()) - int(held.max())
+
+
+def test_lists_that_score_best_on_average_are_looked_at_first() -> None:
+    vectors = torch.tensor([[3.0], [2.0], [6.0], [4.0], [1.0]])
+    lists = Lists.of(torch.tensor([0, 0, 1, 1, -1]), 3, vectors, torch.tensor([1, 9, 3, 2, 8]))
+    assert lists.users.tolist() == [1, 0, 2, 3]  # list by list, active last first; the last user is on none
+    assert lists.means.flatten().tolist() == [2.5, 5.0, 0.0]
+    assert lists.looks(torch.tensor([[1.0], [-1.0]]), 3).tolist() == [[1, 2, 0], [2, 1, 0]]
+    nobody = torch.zeros(0, dtype=torch.long)
+    found = lists.best(torch.tensor([[1.0]]), torch.tensor([[1, 2, 0]]), 4, nobody, nobody)
+    assert found.ids.tolist() == [[2, 3, 1, -1]]
+    found = lists.best(torch.tensor([[1.0]]), torch.tensor([[2, 2, 0]]), 4, torch.tensor([0, 0]), torch.tensor([2, 4]))
+    assert found.ids.tolist() == [[3, 0, 1, -1]]
 
 
 def test_the_curve_ends_at_the_recall_of_the_full_search(log: EventLog) -> None:

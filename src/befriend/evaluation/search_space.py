@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from befriend.data.log import EventLog
 from befriend.evaluation.protocol import Questions, requests_and_events
 from befriend.evaluation.regimes import Regime
+from befriend.retrieval.clusters import Lists, active_last
 from befriend.retrieval.serving import moments
 from befriend.retrieval.two_tower import TwoTowerRetriever
 
@@ -34,13 +36,13 @@ def search_curve(
 ) -> pl.DataFrame:
     """Recall@10 of list `new` by the share of users that a query looks at, for each partition.
 
-    A query looks at the lists whose users score best on average, one after the other, until they hold the share; and,
-    where beside_fresh, at the `fresh` users who were active last as well. Exact within what is looked at; a share of 1
-    is the full search. Columns: partition, beside_fresh, share (asked for), looked (the mean share looked at), recall,
-    kept (beside the full search).
+    A query looks at the lists whose users score best on average, one after the other, as far as the share goes, of the
+    last one at those active last; and, where beside_fresh, at the `fresh` users who were active last of all as well.
+    Exact within what is looked at; a share of 1 is the full search. Columns: partition, beside_fresh, share (asked
+    for), looked (the mean share looked at), recall, kept (beside the full search).
     """
-    hits: dict[tuple[str, bool], list[np.ndarray]] = {}
-    looked: dict[tuple[str, bool], list[np.ndarray]] = {}
+    hits: dict[tuple[str, bool, int], list[np.ndarray]] = {}
+    looked: dict[tuple[str, bool, int], list[np.ndarray]] = {}
     row = 0
     for request, events in requests_and_events(log, retriever.activity.histories, questions, regime):
         new = np.flatnonzero(questions.row_is_new[row : row + len(request)])
@@ -62,58 +64,41 @@ def search_curve(
                 scores[b - low, some.excluded(b)] = -torch.inf
                 scores[b - low, some.user[b]] = -torch.inf
             own = scores.gather(1, target[low:high, None])
-            at, better = ((scores > own) & (own > -torch.inf)).nonzero(as_tuple=True)
             found = (own > -torch.inf).squeeze(1)
-            newest = _newest(retriever, fresh)
+            at, better = ((scores > own) & found[:, None]).nonzero(as_tuple=True)
+            last = active_last(retriever)
+            newest = last.topk(min(fresh, int((~unseen).sum()))).indices
+            rows_ = torch.arange(high - low)
             for name, partition in partitions.items():
                 of, count = partition(retriever)
                 for beside in (False, True):
-                    lists = torch.where(unseen, -1, of)
+                    on = of.masked_fill(unseen, -1)
                     if beside:
-                        lists[newest] = count
-                    mask, share = _looked(retriever, vector, lists, count, beside)
-                    above = torch.zeros(high - low, count + 1)
-                    above.view(-1).index_add_(0, at * (count + 1) + lists[better], torch.ones(len(at)))
-                    rank = (above[None] * mask).sum(2)  # (S, B): how many better ones are looked at
-                    there = mask[:, torch.arange(high - low), lists[target[low:high]].clamp(min=0)] & found
-                    hits.setdefault((name, beside), []).append((there & (rank < HEAD)).numpy())
-                    looked.setdefault((name, beside), []).append(share.numpy())
+                        on[newest] = -1
+                    lists = Lists.of(on, count, retriever.vectors, last)
+                    first = (lists.place - lists.starts[on.clamp(min=0)]).masked_fill(on < 0, 0)  # place on the list
+                    always = torch.zeros(len(on), dtype=torch.bool)
+                    always[newest] = beside
+                    for number, share in enumerate(SHARES):
+                        looks = lists.looks(vector, math.ceil(share * int((~unseen).sum())))
+                        seen = _seen(looks, on, first, always, at, better)
+                        rank = torch.zeros(high - low).index_add_(0, at, seen.float())
+                        there = _seen(looks, on, first, always, rows_, target[low:high]) & found
+                        hits.setdefault((name, beside, number), []).append((there & (rank < HEAD)).numpy())
+                        part = (looks.sum(1) + int(always.sum())) / int((~unseen).sum())
+                        looked.setdefault((name, beside, number), []).append(part.numpy())
     rows: list[dict[str, Any]] = []
-    for (name, beside), parts in hits.items():
-        recall = np.concatenate(parts, 1).mean(1)
-        share = np.concatenate(looked[name, beside], 1).mean(1)
-        for k, asked in enumerate(SHARES):
-            kept = recall[k] / max(recall[-1], 1e-9)
-            figures = {"looked": share[k], "recall": recall[k], "kept": kept}
-            rows.append(
-                {"partition": name, "beside_fresh": beside, "share": asked}
-                | {key: round(float(value), 6) for key, value in figures.items()}
-            )
+    for (name, beside, number), parts in hits.items():
+        recall, full = np.concatenate(parts).mean(), np.concatenate(hits[name, beside, len(SHARES) - 1]).mean()
+        share = np.concatenate(looked[name, beside, number]).mean()
+        figures = {"looked": share, "recall": recall, "kept": recall / max(full, 1e-9)}
+        rows.append(
+            {"partition": name, "beside_fresh": beside, "share": SHARES[number]}
+            | {key: round(float(value), 6) for key, value in figures.items()}
+        )
     return pl.DataFrame(rows, {"partition": pl.String, "beside_fresh": pl.Boolean} | dict.fromkeys(COLUMNS, pl.Float64))
 
 
-def _looked(
-    retriever: TwoTowerRetriever, vector: Tensor, lists: Tensor, count: int, beside: bool
-) -> tuple[Tensor, Tensor]:
-    """bool[S, B, lists + 1], which lists are looked at, and float32[S, B], the share of the users on them."""
-    on = lists >= 0
-    size = torch.bincount(lists[on], minlength=count + 1)
-    sums = torch.zeros(count + 1, vector.shape[1]).index_add_(0, lists[on], retriever.vectors[on])
-    promise = vector @ (sums / size.clamp(min=1)[:, None]).T
-    promise[:, size == 0] = -torch.inf
-    promise[:, count] = torch.inf if beside else -torch.inf
-    best = promise.argsort(1, descending=True)
-    ordered = size[best]
-    before = ordered.cumsum(1) - ordered
-    if beside:
-        before -= size[count]  # whom everybody looks at does not count
-    few = before < torch.tensor(SHARES)[:, None, None] * int(on.sum())  # (S, B, lists + 1)
-    mask = torch.zeros_like(few).scatter_(2, best.expand_as(few), few)
-    return mask, (mask * size).sum(2) / max(int(on.sum()), 1)
-
-
-def _newest(retriever: TwoTowerRetriever, count: int) -> Tensor:
-    """int64[<= count]: the users who were active last."""
-    seen = (retriever.place >= 0).nonzero().squeeze(1)
-    event = retriever.activity.histories.event[retriever.place[seen]]
-    return seen[event.argsort(descending=True, stable=True)[:count]]
+def _seen(looks: Tensor, on: Tensor, first: Tensor, always: Tensor, row: Tensor, user: Tensor) -> Tensor:
+    """bool[P]: whether a query looks at a user, pair by pair. on: int64[N], the list; first: int64[N], place there."""
+    return always[user] | ((on[user] >= 0) & (first[user] < looks[row, on[user].clamp(min=0)]))

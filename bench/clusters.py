@@ -1,0 +1,185 @@
+"""What looking at fewer people costs, and what a more complex model gives: the two on one axis.
+
+    python bench/clusters.py PROJECT [--part test] [--events 1500] [--variants] [--figure FILE]
+
+PROJECT is a folder after `dvc repro`. Recall@10 of first contacts, lists of the day, by the share of the users that a
+query looks at, alone and beside the 500 who were active last. Users are parted by the clusters of stage `cluster`; by
+faiss k-means (IVF) with as many lists on the very vectors that are searched, learned at the first moment, everybody
+assigned anew at each; by first STU tokens; by communities of the contact graph; at random. Of each partition a query
+looks at the lists whose users score best on average. `--variants` trains the two-tower model anew with other parts, one
+seed each, and gives its full search. Times are of lists for one user at a time, as of the last moment, the fastest of
+three runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from befriend import layout
+from befriend.config import load_params
+from befriend.data.attributes import Attributes
+from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.data.split import Split, read_split
+from befriend.evaluation.protocol import Questions, ask, requests
+from befriend.evaluation.search_space import SHARES, Partition, search_curve
+from befriend.models import cluster_folder
+from befriend.models.cluster_settings import SearchSettings
+from befriend.models.folder import load
+from befriend.retrieval.clusters import ClusterRetriever
+from befriend.retrieval.two_tower import TwoTowerRetriever
+from befriend.tokens.catalogue import communities
+from befriend.tokens.folder import load as load_tokens
+from befriend.tokens.user_vectors import Graph
+from befriend.training.loop import fit
+from befriend.training.two_tower import TwoTowerTrainee
+
+FRESH, ONE_BY_ONE = 500, 200
+VARIANTS: dict[str, dict[str, Any]] = {
+    "MoE instead of MLP": {"interaction": "moe"},
+    "pooled attention instead of transformer": {"history_encoder": "simple_attention"},
+    "no ID embedding, history of one event": {"id_embedding": False, "history_length": 1},
+}
+
+
+class Lists:
+    """k-means on the vectors of the first moment; whoever is asked about later goes to the nearest mean."""
+
+    def __init__(self, count: int):
+        self.count, self.means = count, None
+
+    def __call__(self, retriever: TwoTowerRetriever) -> tuple[Tensor, int]:
+        vectors = retriever.vectors.numpy()
+        if self.means is None:
+            self.means = faiss.Kmeans(vectors.shape[1], self.count, niter=20, seed=0, min_points_per_centroid=1)
+            self.means.train(vectors[retriever.place.numpy() >= 0])
+        return torch.from_numpy(self.means.index.search(vectors, 1)[1][:, 0]), self.count
+
+
+def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: Tensor) -> dict[str, Partition]:
+    count, end = retriever.count, split.part("train")[1]
+    graph = Graph(91.0, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
+    rng = np.random.default_rng(0)
+    groups = communities(graph, 0)
+    tied = graph.sum(1) > 0
+    groups = torch.from_numpy(np.where(tied, groups, rng.choice(groups[tied], len(groups))))  # newcomers: anywhere
+    groups = groups.unique(return_inverse=True)[1]
+    shuffled = torch.from_numpy(rng.integers(count, size=log.num_users))
+    return {
+        "in-model clusters": lambda _: (retriever.of, count),
+        "faiss IVF": Lists(count),
+        "first STU token": lambda _: (stus[:, 0], int(stus[:, 0].max()) + 1),
+        "graph communities": lambda _: (groups, int(groups.max()) + 1),
+        "random groups": lambda _: (shuffled, count),
+    }
+
+
+def waits(retriever: TwoTowerRetriever, log: EventLog, questions: Questions) -> float:
+    """Milliseconds of a list for one user."""
+    *_, request = requests(log, retriever.activity.histories, questions, "daily")
+    rows = np.linspace(0, len(request) - 1, ONE_BY_ONE).astype(int)
+    user = torch.from_numpy(request.user)
+    visible, horizon = (torch.full_like(user, int(x[-1])) for x in (request.visible, request.horizon))
+    query = retriever.queries(user, visible, horizon, torch.from_numpy(request.action), request.refresh)
+    retriever.refresh(int(visible[0]), int(horizon[0]))
+    nobody, none = np.zeros(2, np.int64), np.empty(0, np.int64)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        for row in rows:
+            retriever.nearest(query.of(slice(row, row + 1)), user[row : row + 1], 10, nobody, none)
+        best = min(best, time.perf_counter() - start)
+    return 1000 * best / len(rows)
+
+
+def trained(root: Path, log: EventLog, split: Split, option: dict[str, Any]) -> TwoTowerRetriever:
+    settings = load_params(root / "params.yaml").train_two_tower.model_copy(update=option)
+    observed = Observed.of(log, settings.received_events)
+    trainee = TwoTowerTrainee(observed, Attributes.read(root / layout.PREPARED), split, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
+    return TwoTowerRetriever(trainee.model, observed, settings)
+
+
+def draw(curve: pl.DataFrame, variants: dict[str, float], title: str, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, row = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
+        for axes, beside in zip(row, (False, True), strict=True):
+            for colour, name in zip(colours, curve["partition"].unique(maintain_order=True), strict=True):
+                points = curve.filter(partition=name, beside_fresh=beside)
+                axes.plot(points["looked"], points["recall"], color=colour, marker="o", ms=3, lw=1.2, label=name)
+            for name, recall in variants.items():
+                axes.plot([1], [recall], "k_", ms=9)
+                axes.annotate(name, (1, recall), (-4, 3), textcoords="offset points", ha="right", fontsize=6)
+            axes.set(xscale="log", xlabel="share of the users looked at")
+            axes.set_title(f"{title}, {'beside the 500 freshest' if beside else 'alone'}", weight="bold")
+        row[0].set_ylabel("Recall@10, first contacts, daily")
+        row[0].set_ylim(bottom=0)
+        row[0].legend(frameon=False, fontsize=7)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--part", choices=["validation", "test"], default="validation")
+    parser.add_argument("--events", type=int, default=1500)
+    parser.add_argument("--variants", action="store_true", help="train other two-tower models, and measure them")
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    root = arguments.project
+    log = EventLog.read(root / layout.PREPARED)
+    split = read_split(root / layout.PREPARED, log)
+    base = load(root / layout.TWO_TOWER, log, Attributes.read(root / layout.PREPARED))
+    observed = Observed.of(log, base.tower.received_events, base.actions)
+    model, search = cluster_folder.load(root / layout.CLUSTERS, log)
+    retriever = ClusterRetriever(base.model, observed, base.tower, model, search)
+    stus = load_tokens(root / layout.TOKENS, log).joined(log).table.stus
+    questions = ask(log, split, arguments.part, arguments.events, "daily")
+    parted = partitions(retriever, log, split, stus)
+    curve = search_curve(retriever, log, questions, "daily", parted, FRESH)
+    full = float(curve["recall"][-1])
+    print(f"{log.num_users:,} users, {retriever.count} clusters, {int(questions.row_is_new.sum()):,} lists; ", end="")
+    print(f"Recall@10 of the full search {full:.4f}\n")
+    for beside in (False, True):
+        print(f"beside the {FRESH} freshest:" if beside else "alone:")
+        print(f"\n| share | {' | '.join(parted)} |\n|---:|{'---:|' * len(parted)}")
+        for share in SHARES[:-1]:
+            cells = curve.filter(pl.col("share") == share, beside_fresh=beside)
+            kept = dict(cells.select("partition", "kept").iter_rows())
+            print(f"| {share:.1%} | {' | '.join(f'{kept[name]:.1%}' for name in parted)} |")
+        print()
+    exact = TwoTowerRetriever(base.model, observed, base.tower)
+    approximate = TwoTowerRetriever(base.model, observed, base.tower, approximate=True)
+    few = ClusterRetriever(base.model, observed, base.tower, model, SearchSettings(share=0.05, fresh=FRESH))
+    for name, one in (("everybody", exact), ("5 % in clusters and the freshest", few), ("index", approximate)):
+        print(f"a list for one user, {name}: {waits(one, log, questions):.2f} ms")
+    found = {}
+    for name, option in VARIANTS.items() if arguments.variants else ():
+        other = trained(root, log, split, option)
+        one = search_curve(other, log, questions, "daily", {"all": lambda r: (torch.zeros_like(r.place), 1)}, FRESH)
+        found[name] = float(one["recall"][-1])
+        print(f"{name}: Recall@10 {found[name]:.4f} ({found[name] / full:.1%})", flush=True)
+    if arguments.figure:
+        draw(curve, found, root.resolve().name, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
