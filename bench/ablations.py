@@ -59,6 +59,8 @@ TWO_TOWER: dict[str, dict[str, Any]] = {
     "without a loss of its own for first contacts": {"new_weight": 0.0},
     "shuffled instead of chronological": {"order": "shuffled"},
     "targets described by 4 partners": {"partners": 4},
+    "clusters inside": {"clusters": 32},
+    "clusters inside, with as much loss of the next one": {"clusters": 32, "cluster_weight": 1.0},
 }
 STU: dict[str, dict[str, Any]] = {
     "default": {},

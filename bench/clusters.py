@@ -1,6 +1,6 @@
 """What looking at fewer people costs, and what a more complex model gives: the two on one axis.
 
-    python bench/clusters.py PROJECT [--part test] [--events 1500] [--variants] [--figure FILE]
+    python bench/clusters.py PROJECT [--part test] [--events 1500] [--variants] [--figure FILE [--title TEXT]]
 
 PROJECT is a folder after `dvc repro`. Recall@10 of first contacts, lists of the day, by the share of the users that a
 query looks at, alone and beside the 500 who were active last. Users are parted by the clusters of stage `cluster`; by
@@ -141,7 +141,8 @@ def main() -> None:
     parser.add_argument("--part", choices=["validation", "test"], default="validation")
     parser.add_argument("--events", type=int, default=1500)
     parser.add_argument("--variants", action="store_true", help="train other two-tower models, and measure them")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="where to draw the curves")
+    parser.add_argument("--title", help="of the figure; the folder's name without")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = arguments.project
@@ -178,7 +179,7 @@ def main() -> None:
         found[name] = float(one["recall"][-1])
         print(f"{name}: Recall@10 {found[name]:.4f} ({found[name] / full:.1%})", flush=True)
     if arguments.figure:
-        draw(curve, found, root.resolve().name, arguments.figure)
+        draw(curve, found, arguments.title or root.resolve().name, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ def test_every_option_changes_what_comes_out_and_how_many_parameters_there_are(
         ({"id_embedding": False}, -USERS * d),
         ({"layers": 1}, None),
         ({"shortcut": True}, 5 * d * d + d),
+        ({"clusters": 8}, 8 * d),
     ]
     for option, difference in options:
         out = model(**option)(some)

@@ -56,6 +56,27 @@ def loss_of(t: TwoTowerTrainee) -> float:
         return t.loss(t.batches(0)[len(t.batches(0)) - 1]).loss.item()  # the latest: most users are known
 
 
+def test_clusters_inside_the_model_learn_from_the_next_one_asked_for(log: EventLog) -> None:
+    t = trainee(log, clusters=5, cluster_weight=0.5)
+    batch = t.batches(0)[len(t.batches(0)) - 1]
+    torch.manual_seed(0)
+    losses = t.loss(batch)
+    clusters = t.model.users.clusters
+    assert clusters is not None and clusters.table.weight.shape == (5, 16)
+    losses.loss.backward()
+    assert clusters.table.weight.grad is not None and (clusters.table.weight.grad.norm(dim=1) > 0).all()
+    t.tower = t.tower.model_copy(update={"cluster_weight": 0.0})
+    clusters.share.fill_(1 / 5)
+    torch.manual_seed(0)
+    without = t.loss(batch)
+    assert losses.loss.item() == pytest.approx(
+        without.loss.item() + 0.5 * losses.figures["next_cluster"].item(), rel=1e-4
+    )
+    rows, users = t.model.users.rows(), torch.arange(log.num_users)
+    alone = t.model.users.alone(users, rows)
+    assert torch.allclose(t.model.users(users, rows), alone + clusters(alone))
+
+
 def test_every_setting_of_the_questions_changes_the_loss(log: EventLog) -> None:
     plain = loss_of(trainee(log))
     assert math.isfinite(plain)

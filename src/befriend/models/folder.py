@@ -101,6 +101,7 @@ def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) 
         hidden_dim=tower.hidden_dim,
         id_embedding=tower.id_embedding,
         partners=tower.partners > 0,
+        clusters=tower.clusters,
         **codes.widths(),
         **_arguments(tower),
     )

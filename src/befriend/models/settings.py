@@ -68,6 +68,8 @@ class TowerSettings(QuerySettings):
     """users seen in training have an embedding of their own; off, a user is only what is known of them"""
     partners: Count = 0
     """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
+    clusters: Count = 0
+    """learned clusters inside the model, whose mixture is part of a user, learned with the rest; 0 for none"""
 
 
 class StuTowerSettings(QuerySettings):
@@ -123,6 +125,9 @@ class RetrievalSettings(QuerySettings, AskSettings, TrainingSettings):
 
 class TwoTowerSettings(TowerSettings, RetrievalSettings):
     """Stage train_two_tower: the model, what its training asks it, and the training itself."""
+
+    cluster_weight: Annotated[float, Field(ge=0)] = 0.1
+    """with clusters: weight of the loss of the next cluster beside that of the next person"""
 
 
 class StuSettings(StuTowerSettings, RetrievalSettings):

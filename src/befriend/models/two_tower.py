@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.clusters import Clusters
 from befriend.models.query_tower import QueryTower, TowerArguments, inside, taught
 from befriend.models.settings import NegativesName
 from befriend.models.users import UserEmbedding
 from befriend.training.losses import SoftmaxLoss, softmax_loss
 from befriend.training.negatives import draw
+
+TEMPERATURE = 0.1  # of belonging to a cluster
 
 
 class NextTargetPredictionUserIDs(QueryTower):
@@ -30,6 +33,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         device: Where the parameters lie.
         id_embedding: Whether users have an embedding of their own.
         partners: Whether targets are described by their latest contacts too.
+        clusters: Learned clusters, whose mixture is part of a user; 0 for none.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
         temporal_positions: How many positions of a history predict their next target; None for all.
@@ -46,6 +50,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         device: torch.device | str = "cpu",
         id_embedding: bool = True,
         partners: bool = False,
+        clusters: int = 0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
         temporal_weight: float = 1.0,
@@ -55,7 +60,8 @@ class NextTargetPredictionUserIDs(QueryTower):
         **tower: Unpack[TowerArguments],
     ):
         own = nn.Embedding(num_users + 1 if id_embedding else 1, embedding_dim)
-        users = UserEmbedding(num_users, own, categories, numeric)
+        table = Clusters(clusters, embedding_dim, TEMPERATURE) if clusters else None
+        users = UserEmbedding(num_users, own, categories, numeric, table)
         super().__init__(users, num_actions, hidden_dim, embedding_dim, partners, **tower)
         self.num_users = num_users
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions

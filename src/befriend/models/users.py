@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from befriend.models.clusters import Clusters
+
 NEUTRAL = 0.01  # deviation of fresh embeddings of users: most have few events, and are to start out as nobody special
 
 
@@ -48,10 +50,20 @@ class StuEmbedding(nn.Module):
 
 
 class UserEmbedding(nn.Module):
-    """What a user is: something of its own where it was seen in training, and its attributes."""
+    """What a user is: something of its own where seen in training, its attributes, the clusters it belongs to."""
 
-    def __init__(self, num_users: int, own: nn.Embedding | StuEmbedding, categories: tuple[int, ...], numeric: int):
-        """own: rows of some width, a row a user, the last for somebody without one; only that one: nobody has any."""
+    def __init__(
+        self,
+        num_users: int,
+        own: nn.Embedding | StuEmbedding,
+        categories: tuple[int, ...],
+        numeric: int,
+        clusters: Clusters | None = None,
+    ):
+        """own: rows of some width, a row a user, the last for somebody without one; only that one: nobody has any.
+
+        clusters: of that width, whose mixture is added to a user.
+        """
         super().__init__()
         width = own.embedding_dim
         self.own = own
@@ -66,6 +78,7 @@ class UserEmbedding(nn.Module):
         for table in self.modules():
             if isinstance(table, nn.Embedding):
                 nn.init.normal_(table.weight, std=NEUTRAL)
+        self.clusters = clusters
 
     def rows(self, dropout: float = 0.0) -> Tensor:
         """int64[num_users + 1]: the row of each user; some are left out in training. One draw serves a whole step."""
@@ -83,6 +96,11 @@ class UserEmbedding(nn.Module):
 
     def forward(self, users: Tensor, rows: Tensor) -> Tensor:
         """users: int64[...], anybody beyond the table joined later; rows: from `rows`. Returns float32[..., width]."""
+        out = self.alone(users, rows)
+        return out if self.clusters is None else out + self.clusters(out)
+
+    def alone(self, users: Tensor, rows: Tensor) -> Tensor:
+        """As `forward`, but for the clusters."""
         out = self.own(rows[users.clamp(max=len(rows) - 1)])
         if self.categories or self.numeric is not None:
             described = users.clamp(max=len(self.categorical) - 1)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
 from befriend.data.split import Split
+from befriend.models.batch import Query
 from befriend.models.folder import build
 from befriend.models.settings import TwoTowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.two_tower import TwoTowerRanker
+from befriend.training.examples import AskedBatch
 from befriend.training.retrieval import RetrievalTrainee
+from befriend.training.trainee import Losses
 
 
 class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
@@ -28,6 +33,21 @@ class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
         )
         self.model.users.known &= self.trained
         self.model.popularity.copy_(self.examples.popularity)
+
+    def with_more(self, losses: Losses, batch: AskedBatch, query: Query) -> Losses:
+        """With clusters inside the model, the next one is asked for as well, where embeddings of users are learned."""
+        clusters = self.model.users.clusters
+        if clusters is None:
+            return losses
+        target, asked, learns = batch.positions.target, query.static, batch.positions.learns
+        if learns is not None:
+            asked, target = asked[learns], target[learns]
+        if not len(target):
+            return replace(losses, figures=losses.figures | {"next_cluster": losses.loss.new_zeros(())})
+        users = self.model.users.alone(target, self.model.users.rows())
+        loss = clusters.losses(clusters.log_shares(asked), clusters.log_shares(users))["next_cluster"].mean()
+        figures = losses.figures | {"next_cluster": loss.detach()}
+        return replace(losses, loss=losses.loss + self.tower.cluster_weight * loss, figures=figures)
 
     def ranker(self, model: NextTargetPredictionUserIDs) -> TwoTowerRanker:
         return TwoTowerRanker(model, self.observed, self.tower)
