@@ -37,7 +37,7 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
         (["use"], 2, "one of the two"),
-        (["compare", "nowhere"], 2, "the results of revision nowhere cannot be read"),
+        (["compare", "nowhere"], 2, "nowhere is no folder, and the results of a revision of that name cannot be read"),
         (
             ["settings", "nothing"],
             2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from rich.table import Table
 from befriend.errors import CallError
 from befriend.evaluation.compare import Compared, compare
 
-NEEDED = ("prepared/events.parquet", "prepared/users.parquet", "prepared/split.json", "reports/predictions")
+NEEDED = ("prepared", "reports/predictions")
 
 
 def show(a: str, b: str, model: str, other: str | None, most: int, as_json: bool) -> None:
@@ -29,21 +31,17 @@ def _run(name: str, folder: Path) -> Path:
     """A folder with what is needed of a run: the folder of that name, or a git revision's files from DVC's cache."""
     if Path(name).is_dir():
         return Path(name)
-    from dvc.api import DVCFileSystem  # type: ignore[import-untyped]
-    from dvc.exceptions import DvcException  # type: ignore[import-untyped]
-    from scmrepo.exceptions import SCMError
-
-    try:
-        files = DVCFileSystem(".", rev=name)
-        for path in NEEDED:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            files.get(path, str(folder / path), recursive=True)
-    except SCMError:
-        raise CallError(f"{name} is neither a folder nor a git revision here.") from None
-    except (DvcException, OSError) as error:
-        raise CallError(
-            f"the results of revision {name} cannot be read ({error}). Check it out and run `dvc repro`, or `dvc pull`."
-        ) from None
+    for path in NEEDED:
+        out = folder / path
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(Path(sys.executable).with_name("dvc")), "get", ".", path, "--rev", name, "-o", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            why = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "dvc get failed")
+            raise CallError(
+                f"{name} is no folder, and the results of a revision of that name cannot be read "
+                f"({why.removeprefix('ERROR: ')}). Check it out and run `dvc repro`, or `dvc pull`."
+            )
     return folder
 
 
