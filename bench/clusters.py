@@ -124,14 +124,17 @@ def draw(curve: pl.DataFrame, variants: dict[str, float], title: str, path: Path
             for colour, name in zip(colours, curve["partition"].unique(maintain_order=True), strict=True):
                 points = curve.filter(partition=name, beside_fresh=beside)
                 axes.plot(points["looked"], points["recall"], color=colour, marker="o", ms=3, lw=1.2, label=name)
-            for name, recall in variants.items():
-                axes.plot([1], [recall], "k_", ms=9)
-                axes.annotate(name, (1, recall), (-4, 3), textcoords="offset points", ha="right", fontsize=6)
+            for mark, (name, recall) in zip("^vD", variants.items(), strict=False):
+                axes.plot([1.2], [recall], mark, color="black", ms=4, mfc="none", label=name)
             axes.set(xscale="log", xlabel="share of the users looked at")
             axes.set_title(f"{title}, {'beside the 500 freshest' if beside else 'alone'}", weight="bold")
         row[0].set_ylabel("Recall@10, first contacts, daily")
         row[0].set_ylim(bottom=0)
-        row[0].legend(frameon=False, fontsize=7)
+        handles, labels = row[0].get_legend_handles_labels()
+        count = len(handles) - len(variants)
+        row[0].legend(handles[:count], labels[:count], frameon=False, fontsize=7)
+        if variants:
+            row[1].legend(handles[count:], labels[count:], frameon=False, fontsize=7, title="everybody, by")
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
