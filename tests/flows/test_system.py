@@ -228,7 +228,8 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     training = {f"train-{model}-{of}" for model in ("two-tower", "stu") for of in ("progress", "curves", "figures")}
     training.add("train-ranker-summary")
     tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
-    assert shown.keys() == checks | tokens | training | {"evaluate-report", "evaluate-metrics", "reports"}
+    clusters = {f"cluster-{of}" for of in ("progress", "report", "search", "files")}
+    assert shown.keys() == checks | tokens | training | clusters | {"evaluate-report", "evaluate-metrics", "reports"}
     table = json.loads(shown["evaluate-metrics"])
     assert {(row["regime"], row["list"], row["segment"], row["model"]): row["ndcg@10"] for row in table} == metrics_of(
         project
@@ -238,7 +239,7 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
         json.loads((project.root / "reports" / "validation.json").read_text())["rules"]
     )
     assert shown["validate-report"].startswith("# Event log: accepted")
-    assert shown["train-two-tower-progress"] == 100
+    assert shown["train-two-tower-progress"] == shown["cluster-progress"] == 100
     assert shown["train-two-tower-curves"].startswith("# train_two_tower: epoch 1 of 1 is best")
     kept = json.loads((project.root / "reports" / "training" / "two_tower" / "metrics.json").read_text())
     figures = {row["figure"]: row["best epoch"] for row in json.loads(shown["train-two-tower-figures"])}
