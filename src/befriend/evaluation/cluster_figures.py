@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from befriend.data.contacts import Contacts
 from befriend.retrieval.clusters import ClusterRetriever
 from befriend.tokens.figures import place_codes
 
@@ -48,10 +47,7 @@ def draw_map(retriever: ClusterRetriever, of: np.ndarray, seed: int, path: Path)
     import matplotlib.pyplot as plt
 
     shown = np.unique(np.linspace(0, max(len(of) - 1, 0), SHOWN).astype(np.int64))
-    users = torch.from_numpy(shown)
-    visible = torch.full_like(users, retriever.now[0])
-    contacts = Contacts.of(retriever.activity, users, visible, retriever.settings.entries)
-    share = retriever.clusters.log_shares(contacts).exp().numpy()
+    share = retriever.shares(torch.from_numpy(shown)).exp().numpy()
     centres = place_codes(retriever.clusters.clusters.centres.numpy(), seed)
     spread = np.random.default_rng(seed).normal(0, np.ptp(centres) / 150, (len(shown), 2))
     place = share @ centres + spread

@@ -14,7 +14,7 @@ from befriend.data.split import SEGMENTS, read_split, segments
 from befriend.errors import DataError
 from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
 from befriend.evaluation.protocol import horizons
-from befriend.evaluation.regimes import REGIMES
+from befriend.evaluation.regimes import REGIMES, Regime
 
 COLD = SEGMENTS.index("cold")
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
@@ -39,8 +39,9 @@ def compare(a: Path, b: Path, model: str, other: str | None = None, most: int = 
     Events are those that both evaluated on the same list; segments are those of b. DataError where there are none.
     """
     figures, events = [], []
+    runs = [(run, name, EventLog.read(run / "prepared")) for run, name in ((a, model), (b, other or model))]
     for regime in REGIMES:
-        one, two = _ranks(a, model, regime), _ranks(b, other or model, regime)
+        one, two = (_ranks(run, name, log, regime) for run, name, log in runs)
         if one is None or two is None:
             continue
         both = two.join(one.select(*EVENT, "rank"), on=EVENT, suffix="_a", nulls_equal=True, maintain_order="left")
@@ -85,7 +86,7 @@ def _slices(both: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
     return [*found, ("new", "newcomers", new & late), ("any", "newcomers", ~new & late & (segment != COLD))]
 
 
-def _ranks(run: Path, model: str, regime: str) -> pl.DataFrame | None:
+def _ranks(run: Path, model: str, log: EventLog, regime: Regime) -> pl.DataFrame | None:
     """EVENT, segment, newcomer, rank (inf: missed) for each list of a model; None where the regime was left out."""
     folder = run / "reports" / "predictions"
     if not (folder / model).is_dir():
@@ -94,7 +95,6 @@ def _ranks(run: Path, model: str, regime: str) -> pl.DataFrame | None:
     path = folder / model / f"{regime}.parquet"
     if not path.is_file():
         return None
-    log = EventLog.read(run / "prepared")
     split = read_split(run / "prepared", log)
     lists = pl.read_parquet(path)
     events = lists["event"].to_numpy()
@@ -115,7 +115,7 @@ def _ranks(run: Path, model: str, regime: str) -> pl.DataFrame | None:
             "target": target,
             "timestamp": log.timestamp[events],
             "list": lists["list"],
-            "segment": segments(log, events, horizons(log, split, part, events, regime)),  # type: ignore[arg-type]
+            "segment": segments(log, events, horizons(log, split, part, events, regime)),
             "newcomer": log.first_seen[log.actor[events]] >= split.t_validation,
             "rank": rank,
         }

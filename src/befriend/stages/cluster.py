@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from befriend import files
@@ -25,11 +24,12 @@ from befriend.evaluation.search_space import SHARES, search_curve
 from befriend.models import cluster_folder
 from befriend.models.cluster_settings import ClusterSettings, SearchSettings
 from befriend.models.folder import load
-from befriend.retrieval.clusters import ClusterRetriever
+from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever
 from befriend.tokens.catalogue import agreement, communities, use
 from befriend.tokens.user_vectors import Graph
 from befriend.training.clusters import ClusterTrainee, propagated
 from befriend.training.loop import fit
+from befriend.training.reproducible import limited
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
@@ -67,7 +67,11 @@ def run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, 
 
     Learns from the training part alone, and goes on from what lies in checkpoints/ for the same inputs and settings.
     """
-    torch.set_num_threads(settings.threads)
+    with limited(settings.threads):
+        return _run(settings, prepared, models, reports, checkpoints)
+
+
+def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> ClusterResult:
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     told = "".join(files.sha256(prepared / name) for name in (EVENTS_FILE, ATTRIBUTES_FILE))
@@ -78,9 +82,7 @@ def run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, 
     observed = Observed.of(log, base.tower.received_events, base.actions)
     end = split.part("train")[1]
     graph = Graph(HALF_LIFE, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
-    with threadpool_limits(settings.threads):  # what numpy computes depends on its threads
-        own = propagated(standing(base.model, log.num_users), graph)
-    trainee = ClusterTrainee(observed, split, settings, own)
+    trainee = ClusterTrainee(observed, split, settings, propagated(standing(base.model, log.num_users), graph))
     with files.atomic(reports / "clusters") as drawn:
         drawn.mkdir()
         fitted = fit(trainee, settings, kept, drawn / "training")
@@ -95,7 +97,8 @@ def run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, 
         retriever.refresh(len(log.timestamp), int(log.timestamp[-1]) + 1)
         of = retriever.of.numpy()
         with torch.no_grad():
-            share = retriever.shares(torch.arange(log.num_users)).exp().amax(1).numpy()
+            everyone = torch.arange(log.num_users).split(AT_ONCE)
+            share = torch.cat([retriever.shares(some).exp().amax(1) for some in everyone]).numpy()
         figures = _figures(of, count, share, graph, settings.seed)
         figures |= {"epoch": fitted.best_epoch, "found": round(fitted.value, 6)}
         figures["search"] = {

@@ -22,6 +22,7 @@ from befriend.tokens.quantizer import Quantizer
 from befriend.tokens.settings import TokenizeSettings
 from befriend.tokens.table import Table
 from befriend.tokens.user_vectors import Graph, Spectrum
+from befriend.training.reproducible import limited
 
 USE_FIGURE, MAP_FIGURE, REPORT = "use.png", "map.png", "report.md"
 
@@ -46,13 +47,7 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
     Looks at the events of the training part alone. An RQ-VAE goes on from what lies in checkpoints/ for the same
     inputs and settings.
     """
-    # What scipy and scikit-learn compute depends on their own threads; limits hold for what is loaded by now.
-    import sklearn.cluster  # type: ignore[import-untyped]
-    import sklearn.manifold  # type: ignore[import-untyped]  # noqa: F401
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
-
-    torch.set_num_threads(settings.threads)
-    with threadpool_limits(settings.threads):
+    with limited(settings.threads):
         return _run(settings, prepared, models, reports, checkpoints)
 
 

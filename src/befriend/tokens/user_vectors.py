@@ -48,6 +48,19 @@ class Graph:
         return graph
 
 
+def normalised(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """D_tau^-1/2 A D_tau^-1/2 of ties A, float64[N, N], and the diagonal of D_tau^-1/2, float64[N].
+
+    Degrees are regularised by their mean (Chaudhuri et al. 2012), so that loosely tied users do not make dimensions of
+    their own.
+    """
+    from scipy.sparse import diags_array
+
+    degree = graph.sum(1)
+    root = 1 / np.sqrt(degree + max(degree.mean(), 1e-12))
+    return (diags_array(root) @ graph @ diags_array(root)).tocsr(), root
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """The leading eigenspace of a graph, and what it takes to place somebody new in it."""
@@ -59,18 +72,11 @@ class Spectrum:
 
     @classmethod
     def of(cls, graph: csr_array, dimensions: int, seed: int) -> Self:
-        """By randomised SVD (Halko et al. 2011), linear in the number of ties.
-
-        Degrees are regularised by their mean (Chaudhuri et al. 2012), so that loosely tied users do not make
-        dimensions of their own.
-        """
-        from scipy.sparse import diags_array
+        """By randomised SVD (Halko et al. 2011), linear in the number of ties."""
         from sklearn.utils.extmath import randomized_svd  # type: ignore[import-untyped]
 
         n = graph.shape[0]
-        degree = graph.sum(1)
-        root = 1 / np.sqrt(degree + max(degree.mean(), 1e-12))
-        normal = (diags_array(root) @ graph @ diags_array(root)).tocsr()
+        normal, root = normalised(graph)
         kept = min(dimensions, max(1, n - 1))
         u, s, _ = randomized_svd(normal, kept, n_iter=6, random_state=seed)
         basis, scale = np.zeros((n, dimensions)), np.zeros(dimensions)

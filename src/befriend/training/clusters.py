@@ -17,6 +17,7 @@ from befriend.data.split import Split, segments
 from befriend.evaluation.protocol import NEW, sample
 from befriend.models.cluster_settings import ClusterSettings
 from befriend.models.clusters import UserClusters
+from befriend.tokens.user_vectors import normalised
 from befriend.training.trainee import Losses
 
 if TYPE_CHECKING:
@@ -68,11 +69,7 @@ def propagated(own: Tensor, graph: csr_array) -> Tensor:
     orthogonal each time, so that all of them get there (subspace iteration). Clusters that begin here get stuck less
     often. own: float32[N, D]; graph: float64[N, N], ties.
     """
-    from scipy.sparse import diags_array
-
-    degree = graph.sum(1)
-    root = 1 / np.sqrt(degree + max(degree.mean(), 1e-12))
-    normal = diags_array(root) @ graph @ diags_array(root)
+    normal, root = normalised(graph)
     found = own.double().numpy()
     for _ in range(ROUNDS):
         found, _ = np.linalg.qr(normal @ found)

@@ -31,6 +31,19 @@ def reproducible(threads: int, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads_before)
 
 
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """A number of CPU threads for torch, scipy and scikit-learn alike: what they compute depends on it."""
+    # Limits hold for what is loaded by now.
+    import sklearn.cluster  # type: ignore[import-untyped]
+    import sklearn.manifold  # type: ignore[import-untyped]  # noqa: F401
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
+
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        yield
+
+
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
     """Seeds torch's generators, on every device, for one step of one process."""
     mixed = np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)
