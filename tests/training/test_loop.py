@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -185,10 +186,23 @@ def test_curves_touch_no_repository_and_hold_no_time(tmp_path: Path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "run"]
     drawn = content(Path("run/curves"))
     names = ["learning_rate", "train/absolute error", "train/loss", "validation/gain", "validation/luck"]
-    assert sorted(drawn) == ["metrics.json", *(f"plots/metrics/{name}.tsv" for name in names)]
+    assert sorted(drawn) == ["metrics.json", "plots/loss.tsv", *(f"plots/metrics/{name}.tsv" for name in names)]
     lines = drawn["plots/metrics/validation/gain.tsv"].decode().splitlines()
     assert lines[0] == "step\tgain"
     assert [line.split("\t")[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("batches", [7, 33])
+def test_losses_inside_an_epoch_are_twenty_means_at_most_that_add_up_to_its_own(tmp_path: Path, batches: int) -> None:
+    fitted = train(Tiny(batches=batches), tmp_path)
+    rows = pl.read_csv(tmp_path / "curves" / "plots" / "loss.tsv", separator="\t")
+    some = min(batches, 20)
+    assert rows.height == 3 * some
+    assert rows["step"][some - 1 :: some].to_list() == [batches, 2 * batches, 3 * batches]
+    steps = rows["step"].diff().fill_null(rows["step"][0])
+    for epoch, row in enumerate(fitted.history):
+        here = slice(epoch * some, (epoch + 1) * some)
+        assert (rows["loss"][here] * steps[here]).sum() / batches == pytest.approx(row["train/loss"])
 
 
 def test_each_epoch_has_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

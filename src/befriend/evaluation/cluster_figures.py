@@ -9,9 +9,8 @@ import polars as pl
 import torch
 
 from befriend.retrieval.clusters import ClusterRetriever
-from befriend.tokens.figures import place_codes
+from befriend.tokens.figures import SHOWN, place_codes, placed
 
-SHOWN = 20_000  # users on the map at most
 BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
@@ -39,24 +38,10 @@ def draw_curve(curve: pl.DataFrame, path: Path) -> None:
 
 
 @torch.no_grad()
-def draw_map(retriever: ClusterRetriever, of: np.ndarray, seed: int, path: Path) -> None:
-    """Users in the plane, coloured by cluster: clusters by t-SNE, users between the two to which they belong most."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+def place_users(retriever: ClusterRetriever, of: np.ndarray, seed: int) -> pl.DataFrame:
+    """user (number), x, y, cluster: clusters by t-SNE, users between those to which they belong."""
     shown = np.unique(np.linspace(0, max(len(of) - 1, 0), SHOWN).astype(np.int64))
     share = retriever.shares(torch.from_numpy(shown)).exp().numpy()
     centres = place_codes(retriever.clusters.clusters.centres.numpy(), seed)
     spread = np.random.default_rng(seed).normal(0, np.ptp(centres) / 150, (len(shown), 2))
-    place = share @ centres + spread
-    with mpl.rc_context({"font.size": 8}):
-        figure, axes = plt.subplots(figsize=(6.4, 6), layout="constrained")
-        colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, len(centres)))
-        mixed = np.random.default_rng(seed).permutation(len(colours))  # neighbours do not look alike
-        axes.scatter(*place.T, s=4, c=colours[mixed[of[shown]]], lw=0, alpha=0.6)
-        axes.set_axis_off()
-        axes.set_title(f"{len(shown):,} users by cluster ({len(centres)})", weight="bold")
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        plt.close(figure)
+    return placed(shown, share @ centres + spread, "cluster", of[shown])

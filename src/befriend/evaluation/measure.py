@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from befriend.config import EvaluateSettings
 from befriend.data.columns import USER_ID
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, time_of
-from befriend.evaluation.metrics import METRICS, UserBootstrap, gini, per_list
+from befriend.evaluation.exposure import exposure, shown_by_group
+from befriend.evaluation.groups import ACTIVITY, JOINED, UNSEEN, activity, joined
+from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
 from befriend.evaluation.protocol import Questions, ranks
 
 COLD = SEGMENTS.index("cold")
-ACTIVITY = {"0": 0, "1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}  # name -> fewest visible events of the actor
-UNSEEN, NEWCOMERS = "unseen in training", "newcomers"
+NEWCOMERS = "newcomers"
 FIGURES = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 Slices = dict[tuple[str, str, str], np.ndarray]
 
@@ -35,6 +35,8 @@ class Measured:
     """list, by, slice, model, n, metrics, bounds: the segments and every other cut of the events"""
     exposure: pl.DataFrame
     """model, users_covered (share of candidates on some top 10 of list new), exposure_gini"""
+    shown: pl.DataFrame
+    """by, group, model, and the shares of a group among candidates, people contacted, and people shown"""
 
 
 def figures_schema(*labels: str) -> dict[str, Any]:
@@ -76,8 +78,12 @@ def measure(
             if told:
                 metrics.setdefault(kind, {}).setdefault(told, {})[model] = figures
     candidates = log.first_seen < q.horizon[-1]
-    exposure = [_exposure(model, table[q.row_is_new, :10], candidates) for model, table in lists.items()]
-    return Measured(metrics, pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")), pl.DataFrame(exposure))
+    return Measured(
+        metrics,
+        pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")),
+        exposure({model: table[q.row_is_new] for model, table in lists.items()}, candidates),
+        shown_by_group(log, histories, split, questions, lists),
+    )
 
 
 def _slices(log: EventLog, histories: Histories, split: Split, q: Questions) -> Slices:
@@ -89,17 +95,15 @@ def _slices(log: EventLog, histories: Histories, split: Split, q: Questions) -> 
     for k, name in enumerate(SEGMENTS):
         out["any", "segment", name] = ~q.row_is_new & (segment == k)
     out["new", "segment", "new"] = is_new
-    visible = torch.from_numpy(log.before(q.horizon[q.row_event]))
-    active = histories.counts(torch.from_numpy(actor).long(), visible).numpy()
-    bucket = np.searchsorted(list(ACTIVITY.values()), active, side="right") - 1
+    visible = log.before(q.horizon[q.row_event])
+    bucket = activity(histories, actor, visible)
     answered = _answered(log, events)
-    trained = log.first_seen < split.t_validation
     for kind, base in (("any", is_any), ("new", is_new)):
         for k, name in enumerate(ACTIVITY):
             out[kind, "events of the actor", name] = base & (bucket == k)
         for by, yes, no, chosen in (
-            ("actor", "seen in training", UNSEEN, trained[actor]),
-            ("target", "seen in training", UNSEEN, trained[target]),
+            ("actor", *JOINED, joined(log, split, actor) == 0),
+            ("target", *JOINED, joined(log, split, target) == 0),
             ("contact back", "later", "none", answered),
         ):
             out[kind, by, yes], out[kind, by, no] = base & chosen, base & ~chosen
@@ -110,16 +114,6 @@ def _answered(log: EventLog, events: np.ndarray) -> np.ndarray:
     """bool: whether the target contacts the actor at a later time in the log."""
     back = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
     return time_of(log.last_contacts, back, missing=-1) > log.timestamp[events]
-
-
-def _exposure(model: str, heads: np.ndarray, candidates: np.ndarray) -> dict[str, Any]:
-    """Who is shown on the top 10 of the `new` lists: the share of all candidates (bool[N]), and how unequally."""
-    counts = np.bincount(heads[heads >= 0], minlength=len(candidates))[candidates]
-    return {
-        "model": model,
-        "users_covered": round(float((counts > 0).mean()), 6),
-        "exposure_gini": round(gini(counts), 6),
-    }
 
 
 def predictions(log: EventLog, questions: Questions, lists: np.ndarray) -> pl.DataFrame:

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from befriend.config import EvaluateSettings
-from befriend.evaluation.measure import UNSEEN, figures_schema
+from befriend.evaluation.groups import UNSEEN
+from befriend.evaluation.measure import figures_schema
 from befriend.evaluation.regimes import REGIMES
 
 FIGURE = "headline.png"

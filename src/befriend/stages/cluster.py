@@ -18,7 +18,7 @@ from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import read_split
 from befriend.evaluation.cards import cards
-from befriend.evaluation.cluster_figures import draw_curve, draw_map
+from befriend.evaluation.cluster_figures import draw_curve, place_users
 from befriend.evaluation.protocol import ask
 from befriend.evaluation.search_space import SHARES, search_curve
 from befriend.models import cluster_folder
@@ -26,6 +26,7 @@ from befriend.models.cluster_settings import ClusterSettings, SearchSettings
 from befriend.models.folder import load
 from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever
 from befriend.tokens.catalogue import agreement, communities, use
+from befriend.tokens.figures import draw_map
 from befriend.tokens.user_vectors import Graph
 from befriend.training.clusters import ClusterTrainee, propagated
 from befriend.training.loop import fit
@@ -34,13 +35,8 @@ from befriend.training.reproducible import limited
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
-MAP_FIGURE, CURVE_FIGURE, CURVE_FILE, CARDS_FILE, REPORT = (
-    "map.png",
-    "curve.png",
-    "curve.csv",
-    "cards.json",
-    "report.md",
-)
+MAP_FIGURE, MAP_FILE, CURVE_FIGURE, CURVE_FILE = "map.png", "map.csv", "curve.png", "curve.csv"
+CARDS_FILE, REPORT = "cards.json", "report.md"
 HALF_LIFE = 91.0  # days, of the graph whose communities the clusters are compared with
 CURVE_EVENTS = 1000
 
@@ -112,7 +108,9 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
         files.write_json(drawn / CARDS_FILE, told_cards)
         curve.write_csv(drawn / CURVE_FILE)
         draw_curve(curve, drawn / CURVE_FIGURE)
-        draw_map(retriever, of, settings.seed, drawn / MAP_FIGURE)
+        places = place_users(retriever, of, settings.seed)
+        places.write_csv(drawn / MAP_FILE)
+        draw_map(places, count, f"{places.height:,} users by cluster ({count})", settings.seed, drawn / MAP_FIGURE)
         files.write_text(drawn / REPORT, report(figures, told_cards, curve, settings))
     cluster_folder.save(models / "clusters", model, search, log, of, share)
     files.write_json(reports / "clusters.json", figures)

@@ -17,6 +17,7 @@ from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.evaluation.baselines import Baselines
+from befriend.evaluation.calibration import calibration
 from befriend.evaluation.decoding import decoding
 from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
@@ -30,6 +31,7 @@ from befriend.retrieval.recommend import Lister
 from befriend.retrieval.stu import StuRanker
 
 EVENTS_AT_ONCE = 256
+SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class EvaluateResult:
 
 
 def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path) -> EvaluateResult:
-    """Reads the prepared log and the models; writes metrics.json, stu.json, evaluation/ and predictions/<model>/."""
+    """Reads the prepared log and the models.
+
+    Writes metrics.json, calibration.json, stu.json, evaluation/ and predictions/<model>/.
+    """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
@@ -57,7 +62,8 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
 
     lists = _rank(log, histories, asked, rankers)
     metrics: dict[str, Any] = {}
-    slices, exposure = [], []
+    calibrated: dict[str, Any] = {}
+    tables: dict[str, list[pl.DataFrame]] = {}
     with files.atomic(reports / "predictions") as kept:
         for regime, questions in asked.items():
             for name, ranked in lists[regime].items():
@@ -65,12 +71,18 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
                 predictions(log, questions, ranked).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
             measured = measure(log, histories, split, questions, lists[regime], settings)
             metrics[regime] = measured.metrics
-            slices.append(measured.slices.select(pl.lit(regime).alias("regime"), pl.all()))
-            exposure.append(measured.exposure.select(pl.lit(regime).alias("regime"), pl.all()))
+            calibrated[regime], bins = calibration(log, histories, questions, regime, loaded.rankers(width=None))
+            found = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown, "bins": bins}
+            for name, table in found.items():
+                tables.setdefault(name, []).append(table.select(pl.lit(regime).alias("regime"), pl.all()))
+    told = {name: pl.concat(parts) for name, parts in tables.items()}
     with files.atomic(reports / "evaluation") as folder:
         folder.mkdir()
-        write_report(folder, metrics, pl.concat(slices), pl.concat(exposure), settings)
+        write_report(folder, metrics, told["slices"], told["exposure"], settings)
+        told["shown"].write_csv(folder / SHOWN_FILE)
+        told["bins"].write_csv(folder / CALIBRATION_FILE)
     files.write_json(reports / "metrics.json", metrics)
+    files.write_json(reports / "calibration.json", calibrated)
     files.write_json(reports / "stu.json", {r: _decoding(log, loaded, q, r, settings) for r, q in asked.items()})
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
     events = max(len(questions.events) for questions in asked.values())

@@ -16,7 +16,7 @@ from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.split import read_split
 from befriend.tokens import folder, residual_kmeans
 from befriend.tokens.catalogue import agreement, communities, describe
-from befriend.tokens.figures import draw_map, draw_use
+from befriend.tokens.figures import draw_map, draw_use, place_users
 from befriend.tokens.folder import Tokens
 from befriend.tokens.quantizer import Quantizer
 from befriend.tokens.settings import TokenizeSettings
@@ -24,7 +24,7 @@ from befriend.tokens.table import Table
 from befriend.tokens.user_vectors import Graph, Spectrum
 from befriend.training.reproducible import limited
 
-USE_FIGURE, MAP_FIGURE, REPORT = "use.png", "map.png", "report.md"
+USE_FIGURE, MAP_FIGURE, MAP_FILE, REPORT = "use.png", "map.png", "map.csv", "report.md"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path
         figures["communities"] = agreement(stus[:, 0].numpy(), groups, settings.seed)
         figures["communities"]["count"] = len(np.unique(groups))
         draw_use(stus, vocabulary, drawn / USE_FIGURE)
-        draw_map(tokens.quantizer, vectors[:users], stus[:, 0], settings.seed, drawn / MAP_FIGURE)
+        places = place_users(tokens.quantizer, vectors[:users], stus[:, 0], settings.seed)
+        places.write_csv(drawn / MAP_FILE)
+        title = f"{places.height:,} users by their first token ({vocabulary[0]} codes)"
+        draw_map(places, vocabulary[0], title, settings.seed, drawn / MAP_FIGURE)
         files.write_text(drawn / REPORT, report(figures, vocabulary))
     folder.save(models / "tokens", tokens, log.user_ids)
     files.write_json(reports / "tokens.json", figures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -37,16 +38,11 @@ def draw_use(stus: Tensor, vocabulary: tuple[int, ...], path: Path) -> None:
         plt.close(figure)
 
 
-def draw_map(quantizer: Quantizer, vectors: Tensor, first: Tensor, seed: int, path: Path) -> None:
-    """Users in the plane, coloured by first token: codes by t-SNE, users around them by what their code leaves over.
+def place_users(quantizer: Quantizer, vectors: Tensor, first: Tensor, seed: int) -> pl.DataFrame:
+    """user (number), x, y, token: the codes by t-SNE, users around them by what their code leaves over.
 
-    vectors: float32[n, D]; first: int64[n].
+    vectors: float32[n, D]; first: int64[n], the first tokens.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     latents = quantizer.latents(vectors)
     shown = torch.from_numpy(np.unique(np.linspace(0, max(len(first) - 1, 0), SHOWN).astype(int)))[: len(first)]
     place_of = place_codes(quantizer.codebooks[0].numpy(), seed)
@@ -56,13 +52,30 @@ def draw_map(quantizer: Quantizer, vectors: Tensor, first: Tensor, seed: int, pa
         axes_of = torch.linalg.eigh(left.T @ left).eigenvectors[:, -2:]
         around = (left @ axes_of).numpy()
         place = place + _apart(place_of) / 5 * around / max(float(around.std()), 1e-9)
+    return placed(shown.numpy(), place, "token", first[shown].numpy())
+
+
+def placed(user: np.ndarray, place: np.ndarray, name: str, group: np.ndarray) -> pl.DataFrame:
+    """user, x, y and the group, under its name. place: float[n, 2]."""
+    x, y = place.T.astype(np.float64).round(3)
+    return pl.DataFrame({"user": user, "x": x, "y": y, name: group})
+
+
+def draw_map(places: pl.DataFrame, groups: int, title: str, seed: int, path: Path) -> None:
+    """places: user, x, y and the group, by which users are coloured; groups: how many there are."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
     with mpl.rc_context({"font.size": 8}):
         figure, axes = plt.subplots(figsize=(6.4, 6), layout="constrained")
-        colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, len(quantizer.codebooks[0])))
-        mixed = np.random.default_rng(seed).permutation(len(colours))  # neighbours do not look alike
-        axes.scatter(*place.T, s=4, c=colours[mixed[first[shown].numpy()]], lw=0, alpha=0.6)
+        colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, groups))
+        mixed = np.random.default_rng(seed).permutation(groups)  # neighbours do not look alike
+        colour = colours[mixed[places.to_series(3).to_numpy()]]
+        axes.scatter(places["x"], places["y"], s=4, c=colour, lw=0, alpha=0.6)
         axes.set_axis_off()
-        axes.set_title(f"{len(shown):,} users by their first token ({len(colours)} codes)", weight="bold")
+        axes.set_title(title, weight="bold")
         figure.savefig(path, dpi=110, metadata={"Software": None})
         plt.close(figure)
 

@@ -1,7 +1,8 @@
 """Curves of a training for `dvc plots` and `dvc metrics`, written through DVCLive.
 
 A folder is always drawn anew from the whole history, so it holds the same bytes whether or not the training was
-interrupted: `plots/metrics/<name>.tsv` with a row an epoch, and `metrics.json` with the epoch that was kept.
+interrupted: `plots/metrics/<name>.tsv` with a row an epoch, `plots/loss.tsv` with rows inside epochs, and
+`metrics.json` with the epoch that was kept.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from befriend import files
 if TYPE_CHECKING:
     from dvclive.live import Live
 
+LOSS_FILE = "plots/loss.tsv"
 
-def draw(folder: Path, history: list[dict[str, float]], best_epoch: int) -> None:
-    """history: a row an epoch, name -> value, among them "epoch" (from 1); names with "/" go to subfolders."""
+
+def draw(folder: Path, history: list[dict[str, float]], losses: list[dict[str, float]], best_epoch: int) -> None:
+    """history: a row an epoch, name -> value, among them "epoch" (from 1); names with "/" go to subfolders.
+
+    losses: step (from 1) and loss.
+    """
     os.environ["DVC_STUDIO_OFFLINE"] = "true"  # figures of a training leave this machine only on purpose
     from dvclive.live import Live
 
@@ -33,6 +39,8 @@ def draw(folder: Path, history: list[dict[str, float]], best_epoch: int) -> None
             _log(live, row, plot=True)
         _log(live, history[best_epoch - 1], plot=False)  # metrics.json keeps what was logged last
         live.make_summary()
+        rows = [f"{row['step']:.0f}\t{row['loss']}" for row in losses]
+        (temporary / LOSS_FILE).write_text("\n".join(["step\tloss", *rows, ""]), encoding="utf-8")
 
 
 def _log(live: Live, row: dict[str, float], plot: bool) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
 CHECKPOINT_FILE = "latest.safetensors"
+ROWS = 20  # of the curve of losses, an epoch
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class _Run(Generic[B]):
                 if step + 1 < steps.stop:
                     coming = ahead.submit(self._batch, batches, step + 1)
                 self._take(batch, step, len(batches))
+                if (step + 1) * ROWS // steps.stop > step * ROWS // steps.stop:
+                    self._note()
                 if place.steps % self.settings.checkpoint_every == 0:
                     self.save()
         self._read_figures()
@@ -169,6 +172,15 @@ class _Run(Generic[B]):
         # A process that is left without a batch in the last step takes one of the first again; no mean counts it.
         self.means.add(losses, losses.positions if self._number(step) < count else 0)
 
+    def _note(self) -> None:
+        """One more point of the curve of losses."""
+        self._read_figures()
+        place, sums = self.state.place, self._sums()
+        loss, positions = (sums[name] - place.noted.get(name, 0.0) for name in ("loss", POSITIONS))
+        if positions:
+            place.losses.append({"step": place.steps, "loss": loss / positions})
+        place.noted = {name: sums[name] for name in ("loss", POSITIONS)}
+
     def _read_figures(self) -> None:
         for name, value in self.means.read().items():
             if not math.isfinite(value):
@@ -192,6 +204,7 @@ class _Run(Generic[B]):
                 raise DataError(f"validation broke down: {name} is {value} after epoch {place.epoch + 1}.")
             place.history[-1][f"validation/{name}"] = float(value)
         place.epoch, place.step, self.means = place.epoch + 1, 0, Means()
+        place.noted = {}
         if place.best_epoch == 0 or self._value(place.epoch) > self._value(place.best_epoch):
             self.state.keep_as_best()
 
@@ -236,7 +249,7 @@ class _Run(Generic[B]):
     def draw(self, curves: Path) -> None:
         place = self.state.place
         if self.main and place.history:
-            draw(curves, place.history, place.best_epoch)
+            draw(curves, place.history, place.losses, place.best_epoch)
 
     def tell(self) -> None:
         """One line about the last epoch."""

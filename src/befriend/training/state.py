@@ -26,6 +26,10 @@ class Place:
     """the best one so far, from 1"""
     history: list[dict[str, float]] = field(default_factory=list)
     """a row an epoch"""
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """step (of all, from 1) and loss, the mean since the row before; some rows an epoch"""
+    noted: dict[str, float] = field(default_factory=dict)
+    """the sums of the running epoch, of all processes, when the last row of `losses` was written"""
     sums: list[dict[str, float]] = field(default_factory=list)
     """a process each: the sums of the running epoch, see Means"""
 

@@ -1,0 +1,32 @@
+"""Probabilities beside what came true, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from befriend.evaluation.calibration import probabilities, reliability
+
+
+def test_probabilities_are_the_softmax_over_everybody_who_may_be_listed() -> None:
+    with np.errstate(divide="ignore"):
+        scores = np.log(np.array([[8.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+    assert probabilities(scores.astype(np.float32)) == pytest.approx(np.array([[0.8, 0.1, 0.1], [0.5, 0.5, 0.0]]))
+    assert probabilities(np.full((1, 2), -np.inf)).sum() == 0
+
+
+def test_a_coin_that_is_called_right_lies_on_the_diagonal() -> None:
+    """Ten bins: nine of sure failures, and one called at a half that comes true in every second case."""
+    predicted = np.r_[np.zeros(90), np.full(10, 0.5)]
+    right = np.r_[np.zeros(90, bool), np.arange(10) % 2 == 0]
+    found = reliability(predicted, right)
+    assert found["n"].to_list() == [10] * 10
+    assert found["observed"].to_list() == [0] * 9 + [0.5] == found["predicted"].to_list()
+    low, high = found.row(9)[-2:]
+    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
+
+
+def test_fewer_pairs_than_bins_are_a_bin_each() -> None:
+    found = reliability(np.array([0.2, 0.1]), np.array([True, False]))
+    assert found["predicted"].to_list() == [0.1, 0.2]
+    assert found["observed"].to_list() == [0, 1]
