@@ -40,6 +40,8 @@ MEANING = {
     "reports/stu.json": "tokens, beam, sampling",
     "models/clusters": "table, who belongs where",
     "reports/clusters": "cards, map, search space",
+    "reports/report": "the page, figures, model card",
+    "reports/calibration.json": "probabilities, foreseen and found",
     "reports/clusters.json": "use, communities, recall kept",
     "reports/metrics.json": "NDCG, hits, intervals",
 }

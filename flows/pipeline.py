@@ -11,6 +11,7 @@ from befriend.files import stage_lock
 from tasks.cluster import cluster
 from tasks.dvc import Reproduced, update_data
 from tasks.evaluate import evaluate
+from tasks.report import report
 from tasks.tokenize import tokenize
 from tasks.train import train_ranker, train_stu, train_two_tower
 from tasks.validate import validate
@@ -22,7 +23,7 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name, persist_result=False)
 def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
-    """Brings the data, the checks, the tokens, the models, the evaluation and the clusters up to date, in this order.
+    """Brings the data, the checks, the tokens, the models, the evaluation, the clusters and the page up to date.
 
     Args:
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
@@ -37,6 +38,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
         done.append(train_ranker(force))
         done.append(evaluate(force))
         done.append(cluster(force))
+        done.append(report(force))
         return done
 
 

@@ -41,7 +41,7 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (
             ["settings", "nothing"],
             2,
-            "Sections: data, validate, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, simulate",
+            "Sections: data, validate, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report, simulate",
         ),
         (["summary"], 1, "Run `dvc repro` first"),
         (["use", "nowhere"], 2, "there is no dvc.yaml here"),

@@ -159,6 +159,16 @@ def cluster(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
     )
 
 
+@app.command(rich_help_panel="Stages")
+def report(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Tell the whole run on one page, with its pictures and a model card."""
+    from befriend.config import load_params
+    from befriend.stages import report as stage
+
+    settings = load_params(params, overrides, "report")
+    _run_stage("report", lambda: stage.run(settings, Path()))
+
+
 @app.command(rich_help_panel="Recommending")
 def recommend(
     user: Annotated[str | None, typer.Option(help="Whom to recommend people to, by their id in the log.")] = None,

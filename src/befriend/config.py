@@ -209,6 +209,15 @@ class EvaluateSettings(Settings):
     """seed of the bootstrap"""
 
 
+class ReportSettings(Settings):
+    """The page of a run."""
+
+    examples: Annotated[int, Field(ge=0, le=5)] = 5
+    """users whose lists are shown, of each degree of activity one; 0: a page without anybody's lists"""
+    people: Annotated[int, Field(ge=1, le=20)] = 5
+    """people on each of their lists"""
+
+
 class Params(Settings):
     """Everything in params.yaml."""
 
@@ -228,6 +237,8 @@ class Params(Settings):
     """stage evaluate"""
     cluster: ClusterSettings = ClusterSettings()
     """stage cluster"""
+    report: ReportSettings = ReportSettings()
+    """stage report"""
 
 
 def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, section: str | None = None) -> Params:

@@ -28,5 +28,7 @@ CLUSTERS = MODELS / "clusters"
 TOKENS = MODELS / "tokens"
 TOKEN_METRICS = REPORTS / "tokens.json"
 CLUSTER_METRICS = REPORTS / "clusters.json"
+PAGE = REPORTS / "report" / "index.html"
+MODEL_CARD = PAGE.with_name("model_card.md")
 CLUSTER_REPORT = REPORTS / "clusters" / "report.md"
 TOKEN_REPORT = REPORTS / "tokens" / "report.md"

@@ -86,6 +86,18 @@ def describe(model: type[Settings], prefix: str = "") -> list[tuple[str, str, st
         if isinstance(kind, type) and issubclass(kind, Settings):
             rows += describe(kind, f"{label}.")
         else:
-            default = field.get_default(call_default_factory=True)
-            rows.append((label, "null" if default is None else str(default), field.description or ""))
+            rows.append((label, _written(field.get_default(call_default_factory=True)), field.description or ""))
     return rows
+
+
+def values(settings: Settings, prefix: str = "") -> dict[str, str]:
+    """name -> value of every setting, as `describe` names them and writes their defaults."""
+    found: dict[str, str] = {}
+    for name, field in type(settings).model_fields.items():
+        label, value = prefix + (field.alias or name), getattr(settings, name)
+        found |= values(value, f"{label}.") if isinstance(value, Settings) else {label: _written(value)}
+    return found
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -33,8 +33,12 @@ def test_places_of_newcomers_beside_their_share_of_people_and_of_contacts() -> N
     found = shown_by_group(log, Histories.of(log), split, questions, lists)
     joined = {row["group"]: row for row in found.filter(by="joined").iter_rows(named=True)}
     newcomers, others = joined["unseen in training"], joined["seen in training"]
-    assert (newcomers["candidates"], newcomers["contacted"], newcomers["shown"]) == pytest.approx((1 / 4, 1 / 2, 1 / 3), abs=1e-6)
-    assert (others["candidates"], others["contacted"], others["shown"]) == pytest.approx((3 / 4, 1 / 2, 2 / 3), abs=1e-6)
+    assert (newcomers["candidates"], newcomers["contacted"], newcomers["shown"]) == pytest.approx(
+        (1 / 4, 1 / 2, 1 / 3), abs=1e-6
+    )
+    assert (others["candidates"], others["contacted"], others["shown"]) == pytest.approx(
+        (3 / 4, 1 / 2, 2 / 3), abs=1e-6
+    )
     events = {row["group"]: row for row in found.filter(by="events").iter_rows(named=True)}
     assert events["1-4"]["shown"] == 1  # nobody has five events
     assert sum(row["contacted"] for row in events.values()) == 1

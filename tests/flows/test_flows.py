@@ -21,7 +21,7 @@ Runner = Callable[..., Any]
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import cluster, dvc, evaluate, tokenize, train, validate
+    from tasks import cluster, dvc, evaluate, report, tokenize, train, validate
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
@@ -38,9 +38,9 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, tokenize, train, evaluate, cluster):
+    for module in (dvc, validate, tokenize, train, evaluate, cluster, report):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, tokenize, train, evaluate, cluster):
+    for module in (validate, tokenize, train, evaluate, cluster, report):
         monkeypatch.setattr(module, "publish", lambda *_: None)
     for stage in (
         validate.validate,
@@ -50,6 +50,7 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         train.train_ranker,
         evaluate.evaluate,
         cluster.cluster,
+        report.report,
         dvc.update_data,
     ):
         monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
@@ -69,6 +70,7 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
         "train_ranker",
         "evaluate",
         "cluster",
+        "report",
     ]
     assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks import cluster, evaluate, publish, tokenize, validate
+from tasks import cluster, evaluate, publish, report, tokenize, validate
 from tasks.dvc import Reproduced, StageError
 
 
@@ -27,7 +27,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """Key -> content of every artifact, in a folder without any report yet."""
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    for module in (validate, tokenize, evaluate, cluster, publish):
+    for module in (validate, tokenize, evaluate, cluster, report, publish):
         for kind in ("markdown", "table", "link"):
             name = f"create_{kind}_artifact"
             if hasattr(module, name):
@@ -159,3 +159,13 @@ def test_cluster_shows_what_a_share_of_the_users_keeps(published: dict[str, Any]
     assert [row["recall kept"] for row in published["cluster-search"]] == [0.9, 1.0]  # fewest first
     before = {"search": {"alone": {"1": {"kept": 0.8}}}}
     assert cluster.searched({"search": {"alone": curve}}, before)[1]["committed"] == 0.8
+
+
+def test_the_page_is_linked_and_the_model_card_shown(published: dict[str, Any]) -> None:
+    Path("reports/report").mkdir(parents=True)
+    Path("reports/report/model_card.md").write_text("# Model card\n")
+    report.publish()
+    assert published == {
+        "report-page": Path("reports/report/index.html").resolve().as_uri(),
+        "report-model-card": "# Model card\n",
+    }

@@ -229,7 +229,8 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     training.add("train-ranker-summary")
     tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
     clusters = {f"cluster-{of}" for of in ("progress", "report", "search", "files")}
-    assert shown.keys() == checks | tokens | training | clusters | {"evaluate-report", "evaluate-metrics", "reports"}
+    told = {"evaluate-report", "evaluate-metrics", "reports", "report-page", "report-model-card"}
+    assert shown.keys() == checks | tokens | training | clusters | told
     table = json.loads(shown["evaluate-metrics"])
     assert {(row["regime"], row["list"], row["segment"], row["model"]): row["ndcg@10"] for row in table} == metrics_of(
         project

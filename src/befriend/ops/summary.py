@@ -44,7 +44,16 @@ def show(root: Path) -> None:
     if latency:
         waits = ", ".join(f"{model} {wait['p50']:.0f} ms (p95 {wait['p95']:.0f})" for model, wait in latency.items())
         console.print(f"a list for one person took: {waits}\n", highlight=False)
+    records = [files.read_json(path) for path in sorted((root / layout.RUNS).glob("*.json"))]
+    if records:
+        records.sort(key=lambda record: record["started"])
+        took = ", ".join(f"{record['stage']} {record.get('seconds', 0):.0f} s" for record in records)
+        revisions = sorted({record["revision"] for record in records if record.get("revision")})
+        code = f", code {' and '.join(revisions)}" if revisions else ""
+        console.print(f"last run at {records[-1]['started']}{code}: {took}\n", highlight=False)
     for name, path in (
+        ("the run on one page", layout.PAGE),
+        ("model card", layout.MODEL_CARD),
         ("validation report", layout.VALIDATION_REPORT),
         ("data docs", layout.DATA_DOCS),
         ("evaluation report", layout.EVALUATION_REPORT),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def recorded(stage: str, runs: Path, work: Callable[[], T]) -> T:
         "started": _now(),
         "process": os.getpid(),
         "command": sys.argv,
+        "revision": _revision(),
         "host": platform.node(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -69,6 +71,15 @@ def _close(path: Path, record: dict[str, Any], start: float) -> None:
         files.write_json(path, record)
     except OSError as error:  # a full disk must not hide what the stage has to say
         print(f"befriend: {path} could not be written: {error}", file=sys.stderr)
+
+
+def _revision() -> str | None:
+    """The commit of the code, with a plus where files differ from it; None outside a git checkout."""
+    git = ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _now() -> str:

@@ -1,0 +1,1 @@
+"""The page and the model card of a run: what every other stage measured, in one place."""

@@ -1,0 +1,61 @@
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const specs = read("specs"), themes = read("themes"), root = document.documentElement;
+const preferred = matchMedia("(prefers-color-scheme: dark)");
+const theme = () => root.dataset.theme || (preferred.matches ? "dark" : "light");
+
+async function draw() {
+  const wanted = theme();
+  for (const place of document.querySelectorAll(".chart")) {
+    await vegaEmbed(place, specs[place.dataset.name], {
+      mode: "vega-lite", renderer: "svg", config: themes[wanted], tooltip: { theme: wanted },
+      actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: place.dataset.name,
+    });
+    if (wanted !== theme()) return;
+  }
+  root.dataset.drawn = wanted;
+}
+
+function keep(value) {
+  try { localStorage.setItem("befriend-theme", value); } catch { /* a browser may forbid it for files */ }
+}
+try { root.dataset.theme = localStorage.getItem("befriend-theme") || ""; } catch { /* likewise */ }
+
+document.getElementById("theme").addEventListener("click", () => {
+  root.dataset.theme = theme() === "dark" ? "light" : "dark";
+  keep(root.dataset.theme);
+  draw();
+});
+preferred.addEventListener("change", draw);
+
+function sort(head) {
+  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
+  const up = head.getAttribute("aria-sort") === "descending" || (head.getAttribute("aria-sort") === "none" && !head.classList.contains("number"));
+  const key = (row) => { const cell = row.cells[column]; return cell.dataset.value ?? cell.textContent.trim(); };
+  const number = head.classList.contains("number");
+  const order = (a, b) => number ? Number(key(a) || -Infinity) - Number(key(b) || -Infinity) : key(a).localeCompare(key(b));
+  const rows = [...body.rows].sort((a, b) => (up ? order(a, b) : order(b, a)));
+  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  body.append(...rows);
+}
+for (const head of document.querySelectorAll("th[aria-sort]")) {
+  head.tabIndex = 0;
+  head.addEventListener("click", () => sort(head));
+  head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(head); });
+}
+
+function waits(latency) {
+  const body = document.getElementById("latency").tBodies[0];
+  for (const [model, wait] of Object.entries(latency)) {
+    const row = body.insertRow();
+    row.insertCell().textContent = model;
+    for (const name of ["p50", "p95", "p99"]) {
+      const cell = row.insertCell();
+      cell.className = "number";
+      cell.textContent = `${wait[name].toFixed(1)} ms`;
+    }
+  }
+  document.getElementById("unmeasured").hidden = true;
+}
+if (window.befriend) waits(window.befriend.latency);
+draw();

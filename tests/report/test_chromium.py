@@ -1,0 +1,141 @@
+"""The page in a browser that people have: no error, no network, charts with marks, tables that sort, both themes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's packages chromium and chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(project: Path) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
+    try:
+        resize(driver, 1280, "light")
+        driver.get((project / "reports" / "report" / "index.html").as_uri())
+        drawn(driver, "light")
+        yield driver
+    finally:
+        driver.quit()
+
+
+def resize(browser: Any, width: int, theme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+
+def drawn(browser: Any, theme: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(
+        lambda b: b.execute_script("return document.documentElement.dataset.drawn") == theme
+    )
+
+
+def test_it_opens_without_an_error_and_without_a_network(browser: Any) -> None:
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert len(asked) >= 2  # the page, and the times beside it
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_every_chart_has_marks(browser: Any) -> None:
+    counts = browser.execute_script("""
+        return [...document.querySelectorAll(".chart")].map((place) => [
+            place.dataset.name,
+            place.querySelectorAll(".mark-rect path, .mark-symbol path, .mark-line path, .mark-rule line").length,
+        ])""")
+    assert len(counts) > 30
+    assert [name for name, marks in counts if marks < 2] == []
+    assert dict(counts)["clusters_map"] >= 100  # everybody of the log
+
+
+def test_a_mark_tells_its_figures(browser: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    bar = browser.find_element("css selector", '[data-name="headline_new_daily"] .mark-rect path')
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", bar)
+    ActionChains(browser).move_to_element(bar).perform()
+    tip = WebDriverWait(browser, 10).until(
+        lambda b: b.execute_script("return document.querySelector('#vg-tooltip-element.visible')?.innerText")
+    )
+    assert "ndcg@10" in tip and "model" in tip
+
+
+def test_tables_sort_by_what_is_measured(browser: Any) -> None:
+    browser.execute_script("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+
+    def column() -> list[float]:
+        cells = browser.execute_script(
+            "return [...document.querySelectorAll('#headline-any tbody tr')].map((row) => row.cells[1].dataset.value)"
+        )
+        return [float(value) for value in cells]
+
+    head = browser.find_element("css selector", "#headline-any th:nth-child(2)")
+    before = column()
+    browser.execute_script("arguments[0].click()", head)
+    assert column() == sorted(before, reverse=True)
+    browser.execute_script("arguments[0].click()", head)
+    assert column() == sorted(before)
+    assert head.get_attribute("aria-sort") == "ascending"
+    names = browser.find_element("css selector", "#headline-any th:nth-child(1)")
+    browser.execute_script("arguments[0].click()", names)
+    models = browser.execute_script(
+        "return [...document.querySelectorAll('#headline-any tbody tr')].map((row) => row.cells[0].textContent)"
+    )
+    assert models == sorted(models)
+
+
+def test_times_that_lie_beside_the_run_are_shown(browser: Any, project: Path) -> None:
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#latency tbody tr')].map((row) => row.cells[0].textContent)"
+    )
+    assert sorted(rows) == ["both", "stu", "two-tower"]
+    assert browser.execute_script("return document.getElementById('unmeasured').hidden")
+
+
+def test_both_themes_by_the_button_and_by_the_system(browser: Any) -> None:
+    def looks() -> tuple[str, str]:
+        page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        bar = '[data-name="headline_new_daily"] .mark-rect path'
+        return page, browser.execute_script(f"return document.querySelector('{bar}').getAttribute('fill')")
+
+    light = looks()
+    resize(browser, 1280, "dark")
+    drawn(browser, "dark")
+    dark = looks()
+    assert light[0] != dark[0] and light[1] != dark[1]
+    browser.execute_script("document.getElementById('theme').click()")
+    drawn(browser, "light")
+    assert looks() == light
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_nothing_is_wider_than_a_phone(browser: Any) -> None:
+    resize(browser, 390, "dark")
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    widest = "return Math.max(...[...document.querySelectorAll('.chart svg')].map((svg) => svg.getBoundingClientRect().width))"
+    WebDriverWait(browser, 20).until(lambda b: 200 < b.execute_script(widest) <= 390)

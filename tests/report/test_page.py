@@ -1,0 +1,189 @@
+"""The page says what the other stages measured, and nothing else; it comes out the same again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from befriend import files
+from befriend.evaluation.regimes import REGIMES
+from befriend.stages import report
+from tests.report.conftest import PARAMS
+
+
+class Page(HTMLParser):
+    """Tables by id, as rows of cells (value and text), and the JSON of scripts by id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[tuple[str | None, str]]]] = {}
+        self.data: dict[str, Any] = {}
+        self._rows: list[list[tuple[str | None, str]]] = []
+        self._value: str | None = None
+        self._cell: list[str] | None = None
+        self._script = ""
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.addresses += [value for name in ("src", "href") if (value := given.get(name))]
+        if tag == "table":
+            self._rows = self.tables.setdefault(given.get("id") or f"table {len(self.tables)}", [])
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._value, self._cell = given.get("data-value"), []
+        elif tag == "script":
+            self._script = given.get("id") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th") and self._cell is not None:
+            self._rows[-1].append((self._value, "".join(self._cell).strip()))
+            self._cell = None
+        elif tag == "script":
+            self._script = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell.append(data)
+        elif self._script:
+            self.data[self._script] = json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def page(project: Path) -> Page:
+    return Page((project / "reports" / "report" / "index.html").read_text())
+
+
+def test_every_figure_of_every_model_is_that_of_the_metrics(page: Page, project: Path) -> None:
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    for kind in ("new", "any"):
+        head, *rows = page.tables[f"headline-{kind}"]
+        assert len(head) == 1 + 3 * len(REGIMES)
+        segment = {"new": "new", "any": "all"}[kind]
+        assert {row[0][1] for row in rows} == set(metrics["streaming"][kind][segment])
+        for row in rows:
+            figures = [metrics[regime][kind][segment][row[0][1]] for regime in REGIMES]
+            expected = [found[name] for found in figures for name in ("ndcg@10", "hit@10", "mrr@100")]
+            assert [float(value or "nan") for value, _ in row[1:]] == expected
+            for found, (_, text) in zip(figures, row[1::3], strict=True):
+                low, high = found["ndcg@10_low"], found["ndcg@10_high"]
+                assert text == f"{found['ndcg@10']:.4f}{low:.4f} to {high:.4f}"
+
+
+def test_charts_hold_the_figures_of_the_metrics(page: Page, project: Path) -> None:
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    for regime in REGIMES:
+        (rows,) = page.data["specs"][f"headline_new_{regime}"]["datasets"].values()
+        models = metrics[regime]["new"]["new"]
+        assert [row["model"] for row in rows] == sorted(models, key=lambda m: (-models[m]["ndcg@10"], m))[:8]
+        for row in rows:
+            assert {name: row[name] for name in models[row["model"]]} == models[row["model"]]
+
+
+def test_three_figures_of_the_page_follow_from_the_lists(page: Page, project: Path) -> None:
+    """Recomputed from predictions and the log alone: both in each regime, the headline."""
+    events = pl.read_parquet(project / "prepared" / "events.parquet")
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    (row,) = (row for row in page.tables["headline-new"] if row[0][1] == "both")
+    for regime, (value, _) in zip(REGIMES, row[1::3], strict=True):
+        lists = pl.read_parquet(project / "reports" / "predictions" / "both" / f"{regime}.parquet").filter(list="new")
+        gains = []
+        for event, users in lists.select("event", "users").iter_rows():
+            target = ids[events["target_id"][event]]
+            rank = users.index(target) + 1 if target in users[:10] else math.inf
+            gains.append(1 / math.log2(rank + 1))
+        assert float(value or "nan") == pytest.approx(sum(gains) / len(gains), abs=1e-6)
+
+
+def test_slices_newcomers_and_calibration_are_those_of_their_files(page: Page, project: Path) -> None:
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    for kind, regime, n, model, value, rule, its in page.tables["newcomers"][1:]:
+        cell = metrics[regime[1]][kind[1]]["newcomers"]
+        assert (float(n[0] or 0), float(value[0] or 0)) == (cell[model[1]]["n"], cell[model[1]]["ndcg@10"])
+        assert float(its[0] or 0) == cell[rule[1]]["ndcg@10"]
+    slices = pl.read_csv(project / "reports" / "evaluation" / "slices.csv")
+    rows = page.tables["slices-table"][1:]
+    assert len(rows) > 60
+    for kind, regime, by, name, n, both, *_ in rows:
+        where = {"list": kind[1], "regime": regime[1], "by": by[1], "slice": name[1], "model": "both"}
+        found = slices.filter(**where).row(0, named=True)
+        assert (float(n[0] or 0), float(both[0] or 0)) == (found["n"], found["ndcg@10"])
+    calibration = files.read_json(project / "reports" / "calibration.json")
+    for kind, regime, model, *cells in page.tables["calibration"][1:]:
+        found = calibration[regime[1]][kind[1]][model[1]]
+        assert [float(value or 0) for value, _ in cells] == [
+            found[k] for k in ("lists", "predicted", "observed", "error")
+        ]
+
+
+def test_the_page_asks_nothing_of_a_network(page: Page) -> None:
+    for address in page.addresses:
+        assert address.startswith("#") or address in ("data:,", "../../runs/latency.js")
+    for spec in page.data["specs"].values():
+        assert "url" not in json.dumps(spec["datasets"])
+
+
+def test_examples_are_strangers_of_their_user_with_reasons(page: Page, project: Path) -> None:
+    text = (project / "reports" / "report" / "index.html").read_text()
+    people = re.findall(r'<div class="person"><b>User (\d+)</b>.*?</ol>', text, re.S)
+    assert len(people) == PARAMS.report.examples
+    events = pl.read_parquet(project / "prepared" / "events.parquet").filter(pl.col("role") == "contact")
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    for user, listed in re.findall(r'<div class="person"><b>User (\d+)</b>(.*?)</ol>', text, re.S):
+        number = ids.to_list().index(int(user))
+        met = pl.concat(
+            [events.filter(actor_id=number)["target_id"], events.filter(target_id=number)["actor_id"]]
+        ).cast(pl.Int64)
+        shown = [int(person) for person in re.findall(r"<li>(\d+)<small>", listed)]
+        assert len(shown) == PARAMS.report.people
+        assert not set(shown) & set(ids.gather(met).to_list())
+
+
+def test_settings_that_differ_from_their_defaults_stand_out(project: Path) -> None:
+    text = (project / "reports" / "report" / "index.html").read_text()
+    changed = text.split("Settings that differ")[1].split("<details>")[0]
+    assert '<code>evaluate.events</code></td><td class="best">80</td><td>3000</td>' in changed
+    assert "evaluate.confidence" not in changed
+
+
+def test_the_model_card_tells_figures_and_fairness(project: Path) -> None:
+    card = (project / "reports" / "report" / "model_card.md").read_text()
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    both = metrics["daily"]["new"]["new"]["both"]
+    assert f"{both['ndcg@10']:.4f} ({both['ndcg@10_low']:.4f} to {both['ndcg@10_high']:.4f})" in card
+    for group in ("seen in training", "unseen in training", "5-19 events so far"):
+        assert f"| daily | {group} |" in card
+    shown = pl.read_csv(project / "reports" / "evaluation" / "shown.csv").filter(
+        model="both", regime="frozen", by="joined"
+    )
+    for row in shown.iter_rows(named=True):
+        assert f"| {row['candidates']:.1%} | {row['contacted']:.1%} | {row['shown']:.1%} |" in card
+
+
+def test_each_chart_has_its_picture(page: Page, project: Path) -> None:
+    pictures = {path.stem: path.stat().st_size for path in (project / "reports" / "report" / "figures").iterdir()}
+    assert pictures.keys() == page.data["specs"].keys()
+    assert min(pictures.values()) > 5_000
+
+
+def test_a_second_run_gives_the_same_bytes_and_times_stay_outside(project: Path) -> None:
+    def digests() -> dict[str, str]:
+        found = (path for path in (project / "reports" / "report").rglob("*") if path.is_file())
+        return {str(path.relative_to(project)): files.sha256(path) for path in found}
+
+    before = digests()
+    record = files.read_json(project / "runs" / "evaluate.json")
+    files.write_json(project / "runs" / "evaluate.json", record | {"latency": {"both": {"p50": 1, "p95": 2, "p99": 3}}})
+    report.run(PARAMS, project)
+    assert digests() == before
+    assert '"p95": 2' in (project / "runs" / "latency.js").read_text()
+    assert sum(path.stat().st_size for path in (project / "reports" / "report").glob("*.html")) < 6e6
