@@ -17,6 +17,8 @@ from befriend.evaluation.regimes import REGIMES
 from befriend.stages import report
 from tests.report.conftest import PARAMS
 
+pytestmark = pytest.mark.system  # needs a run of every stage
+
 
 class Page(HTMLParser):
     """Tables by id, as rows of cells (value and text), and the JSON of scripts by id."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,19 @@ class Figure:
     title: str
     chart: alt.Chart | alt.LayerChart
 
+    @cached_property
+    def drawn(self) -> dict[str, Any]:
+        """The chart in Vega-Lite."""
+        return self.chart.to_dict()
+
     @property
     def spec(self) -> dict[str, Any]:
-        """The chart in Vega-Lite, as wide as where it stands."""
-        return {**self.chart.to_dict(), "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+        """For the page: as wide as the place where it stands."""
+        return {**self.drawn, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 
     def write(self, folder: Path) -> None:
         """A picture for light paper, <name>.png."""
-        spec = {**self.chart.to_dict(), "width": PICTURE, "title": self.title}
+        spec = {**self.drawn, "width": PICTURE, "title": self.title}
         picture = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2, config=config(LIGHT, paper=True))
         (folder / f"{self.name}.png").write_bytes(picture)
 
