@@ -74,7 +74,7 @@ def _said_elsewhere(record: logging.LogRecord) -> bool:
 
 
 def _options(flow: Flow[..., Any]) -> dict[str, Any]:
-    """The flow's parameters, all of them switches, as options of the command line: --force, --no-update."""
+    """The flow's parameters as options of the command line: switches (--force, --no-update) and numbers (--k 5)."""
     import argparse
     import inspect
 
@@ -84,7 +84,11 @@ def _options(flow: Flow[..., Any]) -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(flow.fn).parameters.items():
-        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=parameter.default)
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(parameter.default, bool):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=parameter.default)
+        else:
+            parser.add_argument(option, type=type(parameter.default), default=parameter.default)
     return vars(parser.parse_args())
 
 

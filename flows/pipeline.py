@@ -11,6 +11,7 @@ from befriend.files import stage_lock
 from tasks.cluster import cluster
 from tasks.dvc import Reproduced, update_data
 from tasks.evaluate import evaluate
+from tasks.notify import failed
 from tasks.report import report
 from tasks.tokenize import tokenize
 from tasks.train import train_ranker, train_stu, train_two_tower
@@ -21,7 +22,7 @@ def _run_name() -> str:
     return f"pipeline {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="pipeline", flow_run_name=_run_name, persist_result=False)
+@flow(name="pipeline", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
 def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
     """Brings the data, the checks, the tokens, the models, the evaluation, the clusters and the page up to date.
 

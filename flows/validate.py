@@ -9,6 +9,7 @@ from prefect import flow
 from befriend import layout
 from befriend.files import stage_lock
 from tasks.dvc import Reproduced, update_data
+from tasks.notify import failed
 from tasks.validate import validate as check
 
 
@@ -16,7 +17,7 @@ def _run_name() -> str:
     return f"validate {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="validate", flow_run_name=_run_name, persist_result=False)
+@flow(name="validate", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
 def validate(update: bool = True, force: bool = False) -> list[Reproduced]:
     """Brings the data and its checks up to date.
 

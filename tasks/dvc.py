@@ -117,7 +117,7 @@ def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | N
         if heard:
             heard(line)
 
-    code, lines = _stream(command(target, force), tell)
+    code, lines = stream(command(target, force), tell)
     if code != 0:
         raise failure(target, code, lines, record if _stamp(record) != before else None)
     ran = any(line.startswith((f"Running stage '{target}'", "Importing '")) for line in lines)
@@ -126,7 +126,7 @@ def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | N
 
 def command(target: str, force: bool) -> list[str]:
     """DVC of this environment, whether or not it is activated."""
-    return [str(_bin() / "dvc"), "repro", "--single-item", *["--force"] * force, target]
+    return [str(bin_of() / "dvc"), "repro", "--single-item", *["--force"] * force, target]
 
 
 def failure(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
@@ -148,14 +148,14 @@ def failure(target: str, code: int, lines: list[str], record: Path | None) -> St
             may_pass=True,
         )
     return StageError(
-        _message(lines) or f"`dvc repro {target}` failed with exit code {code} and said nothing",
+        message(lines) or f"`dvc repro {target}` failed with exit code {code} and said nothing",
         exit_code=int(ended[1]) if ended else 1,
         began=record is not None,
         may_pass=bool(_PASSING.search(text)),
     )
 
 
-def _message(lines: list[str]) -> str:
+def message(lines: list[str]) -> str:
     """What a stage that never started its work said ("befriend: ..."), else what DVC said."""
     for k, line in enumerate(lines):
         if line.startswith("befriend: "):
@@ -165,9 +165,9 @@ def _message(lines: list[str]) -> str:
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:])
 
 
-def _stream(arguments: list[str], tell: Callable[[str], None]) -> tuple[int, list[str]]:
+def stream(arguments: list[str], tell: Callable[[str], None]) -> tuple[int, list[str]]:
     """Runs a command in the project's folder and tells its output as it comes. Returns its exit code and output."""
-    path = f"{_bin()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
+    path = f"{bin_of()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
     lines = []
     with subprocess.Popen(
         arguments,
@@ -201,7 +201,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
             continue
 
 
-def _bin() -> Path:
+def bin_of() -> Path:
     return Path(sys.executable).parent
 
 

@@ -22,16 +22,15 @@ import torch
 
 from befriend import files, layout
 from befriend.data.attributes import Attributes
+from befriend.data.forgotten import marked, read_marks, without
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError
-from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.protocol import Ranker
 from befriend.models import cluster_folder
 from befriend.retrieval import recommend as core
 from befriend.retrieval.explain import Wording, explain, sentences
 from befriend.retrieval.models import Models
-from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.ranker import read_boosters
 from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
 from befriend.retrieval.serving import RetrieverRanker
@@ -47,7 +46,9 @@ class Befriend:
 
     def __init__(self, root: Path):
         self.root = root
-        self.log = EventLog.read(root / layout.PREPARED)
+        prepared = root / layout.PREPARED
+        self.marks = read_marks(prepared)
+        self.log = without(EventLog.read(prepared), self.marks)
 
     @cached_property
     def models(self) -> Models:
@@ -134,13 +135,14 @@ class Befriend:
     def vectors(self) -> pl.DataFrame:
         """Everyone of the log: user_id, vector (what the two-tower model knows of them, but for the moment), stu."""
         static = self._static
-        return pl.DataFrame(
+        table = pl.DataFrame(
             {
                 "user_id": self.log.user_ids,
                 "vector": pl.Series(static.numpy(), dtype=pl.Array(pl.Float32, static.shape[1])),
                 "stu": pl.Series(self.models.stus.numpy(), dtype=pl.Array(pl.Int64, self.models.stus.shape[1])),
             }
         )
+        return table.filter(~marked(self.log.user_ids, self.marks))
 
     def _lister(
         self, model: ModelName, approximate: bool, clusters: bool
@@ -148,11 +150,12 @@ class Befriend:
         """Who recommends, the log as it looks at it, and the labels of actions that it knows."""
         models = self.models
         learned = cluster_folder.load(self.root / layout.CLUSTERS, self.log) if clusters else None
-        two_tower, stu = models.rankers(approximate, BEAM if approximate else None, learned)
+        width = BEAM if approximate else None
         if model == "both":
-            everyone: list[Ranker] = [Baselines(self.log, models.activity.histories), two_tower, stu]
             boosters = read_boosters(self.root / layout.RANKER)
-            return RankedCandidates(models.activity, everyone, boosters), models.observed, models.two_tower.actions
+            listed = models.ranked(boosters, approximate, width, learned)
+            return listed, models.observed, models.two_tower.actions
+        two_tower, stu = models.rankers(approximate, width, learned)
         if model == "stu":
             return stu, models.watched, models.stu.actions
         return two_tower, models.observed, models.two_tower.actions

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from befriend import layout
+from befriend.cli_operating import app as operating
 from befriend.errors import explain
 
 app = typer.Typer(
@@ -22,6 +23,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(operating)
+
+
+RunOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a run, `.` for the one that lies here; without, the champion if there is one."),
+]
 
 
 class Model(StrEnum):
@@ -210,8 +220,9 @@ def recommend(
     out: Annotated[
         Path | None, typer.Option(help="Write all lists to this Parquet file; once stopped, the same command goes on.")
     ] = None,
+    run: RunOption = None,
 ) -> None:
-    """Recommend people, as of any moment, with a trained model."""
+    """Recommend people, as of any moment: with the champion, or with the run that lies here where there is none."""
     from befriend.errors import CallError
     from befriend.ops import recommend as ops
     from befriend.retrieval.rules import Rules
@@ -227,15 +238,18 @@ def recommend(
     name: Any = model.value
     rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
     how = (approximate, clusters, why, as_json, out)
-    ops.recommend(user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
+    ops.recommend(run, user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
 
 
 @app.command(rich_help_panel="Recommending")
-def export(out: Annotated[Path, typer.Argument(help="The Parquet file to write.")]) -> None:
+def export(
+    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    run: RunOption = None,
+) -> None:
     """Write everybody's vector and STU to a Parquet file."""
     from befriend.ops.recommend import export as ops
 
-    ops(out)
+    ops(run, out)
 
 
 tokens = typer.Typer(help="Look up STUs, and give them to users who joined later.", no_args_is_help=True)
@@ -283,7 +297,7 @@ def assign(
 @app.command(rich_help_panel="Event logs")
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for events.parquet and truth.parquet.")],
-    size: Annotated[str, typer.Option(help="sample, regular or 4x.")] = "regular",
+    size: Annotated[str, typer.Option(help="tiny, sample, regular or 4x.")] = "regular",
     users: Annotated[int | None, typer.Option(help="Number of users, instead of the size's.")] = None,
     events: Annotated[int | None, typer.Option(help="Number of events, instead of the size's.")] = None,
     overrides: Annotated[
@@ -314,6 +328,9 @@ def simulate(
 def use(
     source: Annotated[str | None, typer.Argument(help="A file, a folder, or a URL that DVC can import.")] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Go back to the embedded sample.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="A simulated log of 500 users, and settings for a look in a minute.")
+    ] = False,
     actor: Annotated[str | None, typer.Option(help="Column of who acts: its name, or its place from 1.")] = None,
     action: Annotated[str | None, typer.Option(help="Column of the action.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of who is acted on.")] = None,
@@ -345,8 +362,11 @@ def use(
     from befriend.errors import CallError
     from befriend.ops import use as ops
 
-    if sample == (source is not None):
-        raise CallError("name a log (befriend use SOURCE) or the sample (befriend use --sample), one of the two.")
+    if sample + tiny + (source is not None) != 1:
+        raise CallError("name a log (befriend use SOURCE), or one that is here: --sample or --tiny.")
+    if tiny:
+        ops.use_tiny()
+        return
     told = {"actor_id": actor, "action": action, "target_id": target, "timestamp": timestamp}
     ops.use(
         None if sample else source,

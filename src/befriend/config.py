@@ -218,6 +218,53 @@ class ReportSettings(Settings):
     """people on each of their lists"""
 
 
+class DriftSettings(Settings):
+    """When new events differ from those of the champion: a warning is reported, what is severe stops a promotion."""
+
+    psi_warning: Annotated[float, Field(gt=0)] = 0.1
+    """population stability index of actions and tokens: warning above"""
+    psi_severe: Annotated[float, Field(gt=0)] = 0.25
+    """severe above"""
+    ks_warning: Share = 0.1
+    """Kolmogorov-Smirnov statistic of contacts a user and of times between events: warning above"""
+    ks_severe: Share = 0.25
+    """severe above"""
+    share_warning: Share = 0.1
+    """difference of a share (answered pairs, acts of newcomers, repeated contacts): warning above"""
+    share_severe: Share = 0.2
+    """severe above"""
+    least_events: Annotated[int, Field(ge=1)] = 500
+    """with fewer new events than these, the last tenths of the logs are compared instead"""
+
+    def limits(self, kind: str) -> tuple[float, float]:
+        """Warning and severe, of psi, ks or share."""
+        return getattr(self, f"{kind}_warning"), getattr(self, f"{kind}_severe")
+
+
+class GateSettings(Settings):
+    """What a challenger has to show before it replaces the champion."""
+
+    regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily"]
+    """in which its lists are judged, of those that evaluate has"""
+    tolerance: Share = 0.02
+    """share of the champion's NDCG@10 on list new that may be lost, for all and for newcomers"""
+    floor: Annotated[float, Field(ge=0)] = 0.8
+    """its NDCG@10 on either list may not lie clearly below so many times that of the best rule"""
+    fall: Share = 0.5
+    """largest fall below the figures with which the champion was promoted"""
+    drift: Literal["ok", "warning", "severe"] = "warning"
+    """the worst drift that is let through"""
+
+
+class RegistrySettings(Settings):
+    """What is kept of runs that were promoted."""
+
+    keep: Annotated[int, Field(ge=2)] = 5
+    """promoted runs; the champion and the one before it are never removed"""
+    commits: Annotated[int, Field(ge=1)] = 10
+    """last commits whose results stay in DVC's cache when it is tidied, beside those of the workspace"""
+
+
 class Params(Settings):
     """Everything in params.yaml."""
 
@@ -239,6 +286,12 @@ class Params(Settings):
     """stage cluster"""
     report: ReportSettings = ReportSettings()
     """stage report"""
+    drift: DriftSettings = DriftSettings()
+    """before a promotion: how new events may differ"""
+    gate: GateSettings = GateSettings()
+    """before a promotion: how good lists must be"""
+    registry: RegistrySettings = RegistrySettings()
+    """promoted runs"""
 
 
 def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, section: str | None = None) -> Params:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dvc import StageError, _NoTraceback, _stream, may_pass, reproduce
+from tasks.dvc import StageError, _NoTraceback, may_pass, reproduce, stream
 from tests.flows.conftest import BIN
 
 
@@ -110,7 +110,7 @@ def test_a_cancelled_run_leaves_nothing_running(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        _stream([sys.executable, "parent.py"], cancel)
+        stream([sys.executable, "parent.py"], cancel)
     assert time.monotonic() - start < 10
     status = Path("/proc") / (tmp_path / "pid").read_text() / "status"
     while status.exists() and "State:\tZ" not in status.read_text():  # a zombie only waits to be counted

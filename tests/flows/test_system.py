@@ -1,197 +1,35 @@
-"""The project under a real Prefect server and worker, as `make ui` starts them, in a copy of the checkout.
-
-Nothing is stubbed: DVC, the stages, prefect.yaml and the API are those a person uses.
-"""
+"""The project under a real Prefect server and worker, as `make ui` starts them, in a copy of the checkout."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import httpx
 import polars as pl
 import pytest
-from ruamel.yaml import YAML
 
-from tests.conftest import ROOT
-from tests.flows.conftest import BIN
+from tests.flows.checkout import Listener, Project, Server, serving, small_checkout
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-RUN = 240  # seconds a run may take
 
-
-@dataclass(frozen=True)
-class Project:
-    """A copy of the checkout with a small log of its own."""
-
-    root: Path
-    source: Path
-    environment: dict[str, str]
-
-    def call(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            cwd=self.root,
-            env=self.environment | extra,
-            capture_output=True,
-            text=True,
-            timeout=RUN,
-        )
-
-    def set(self, section: str, **values: Any) -> None:
-        yaml, path = YAML(), self.root / "params.yaml"
-        params = yaml.load(path)
-        params[section].update(values)
-        yaml.dump(params, path)
-
-    def processes(self) -> list[str]:
-        """Whatever still runs in this folder."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if (entry / "cwd").resolve().is_relative_to(self.root):
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-        return found
-
-
-OWN = (
-    "reports/",
-    "prepared/",
-    "models/",
-    "dvc.lock",
-    "data.dvc",
-    ".prefect/",
-)  # what a run leaves in a checkout, and its data
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    found = Listener()
+    yield found
+    found.server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    root, source = tmp_path_factory.mktemp("checkout") / "befriend", tmp_path_factory.mktemp("source")
-    copy_checkout(root)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BEFRIEND_"))}
-    python_path = [str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment |= {"PYTHONPATH": os.pathsep.join(python_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    project = Project(root, source / "events.parquet", environment)
-    project.set("train_two_tower", epochs=1, validation_events=100)
-    project.set("train_stu", epochs=1, validation_events=100)
-    project.set("train_ranker", events=100, trees=10)
-    project.set("cluster", epochs=2)
-    project.set("evaluate", events=200, bootstrap=100)
-    postpone(root / "prefect.yaml")
-    commands = (
-        ["befriend", "simulate", "--users", "300", "--events", "6000", "--out", str(source)],
-        ["dvc", "import-url", "--no-exec", str(project.source), "data"],
-    )
-    for command in commands:
-        done = project.call(*command)
-        assert done.returncode == 0, done.stderr
-    data = root / "data.dvc"
-    data.write_text(data.read_text().replace("frozen: true\n", ""))
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "a copy")
-    return project
-
-
-def copy_checkout(root: Path) -> None:
-    """The checkout as it is, uncommitted work included."""
-    listed = ["git", "ls-files", "-co", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(OWN):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
-    git(root, "init", "-q")
-
-
-def git(root: Path, *arguments: str) -> None:
-    who = ["-c", "user.email=a@example.org", "-c", "user.name=a"]
-    subprocess.run(["git", *who, *arguments], cwd=root, check=True, timeout=60, capture_output=True)
-
-
-def postpone(deployments: Path) -> None:
-    """No schedule comes due while the tests run."""
-    now, text = datetime.now(UTC), deployments.read_text()
-    text = text.replace('"15 * * * *"', f'"{(now.minute + 40) % 60} * * * *"')
-    deployments.write_text(text.replace('"0 3 * * *"', f'"0 {(now.hour + 12) % 24} * * *"'))
-
-
-@dataclass(frozen=True)
-class Server:
-    """Prefect's API, as one that looks at the page sees it."""
-
-    client: httpx.Client
-
-    def post(self, path: str, **body: Any) -> Any:
-        return self.client.post(path, json=body).raise_for_status().json()
-
-    def start(self, deployment: str, **parameters: bool) -> str:
-        found = self.client.get(f"deployments/name/{deployment}/{deployment}").raise_for_status().json()
-        return self.post(f"deployments/{found['id']}/create_flow_run", parameters=parameters)["id"]
-
-    def finished(self, run: str) -> dict[str, Any]:
-        end, found = time.monotonic() + RUN, {"state_name": "unknown"}
-        while time.monotonic() < end:
-            try:
-                found = self.client.get(f"flow_runs/{run}").raise_for_status().json()
-            except httpx.TimeoutException:
-                continue  # a server on a busy machine, with a stage beside it
-            if found["state_type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
-                return found
-            time.sleep(0.5)
-        raise TimeoutError(f"the run is {found['state_name']} after {RUN} seconds")
-
-    def artifacts(self, run: str) -> dict[str, Any]:
-        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-        return {artifact["key"]: artifact["data"] for artifact in found}
+def project(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Project:
+    return small_checkout(tmp_path_factory.mktemp("checkout"), f"json://127.0.0.1:{listener.port}/told")
 
 
 @pytest.fixture(scope="module")
 def server(project: Project) -> Iterator[Server]:
-    """`make ui` in the copy; stopped with Ctrl-C, after which nothing may be left of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    output = project.root.parent / "ui.log"
-    with output.open("w") as log:
-        ui = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--port", str(port)],
-            cwd=project.root,
-            env=project.environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 240
-        while "Ctrl-C stops it" not in output.read_text():
-            assert ui.poll() is None and time.monotonic() < end, output.read_text()
-            time.sleep(0.3)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/", timeout=30) as client:
-            yield Server(client)
-        ui.send_signal(signal.SIGINT)
-        assert ui.wait(timeout=90) == 0, output.read_text()
-        assert project.processes() == []
-        assert not (project.root / ".prefect" / "ui-address").exists()
-    finally:
-        if ui.poll() is None:
-            ui.send_signal(signal.SIGINT)
-            try:
-                ui.wait(timeout=90)
-            except subprocess.TimeoutExpired:
-                os.killpg(ui.pid, signal.SIGKILL)
+    with serving(project) as found:
+        yield found
 
 
 def metrics_of(project: Project) -> dict[tuple[str, ...], float]:
@@ -208,19 +46,31 @@ def test_schedules_bring_runs(server: Server) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         runs = server.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}})
-        if len({run["deployment_id"] for run in runs if run["auto_scheduled"]}) == 2:
+        scheduled = {
+            run["name"]
+            for run in server.post("deployments/filter")
+            if run["id"] in {run["deployment_id"] for run in runs if run["auto_scheduled"]}
+        }
+        if scheduled == {"retrain", "validate"}:
             return
         time.sleep(1)
-    raise AssertionError("no runs of both deployments are scheduled")
+    raise AssertionError("no runs of retrain and validate are scheduled")
 
 
-def test_both_deployments_run_one_after_the_other_and_show_their_results(project: Project, server: Server) -> None:
-    started = [server.start("pipeline", force=True), server.start("validate", force=True)]
-    pipeline, validate = (server.finished(run) for run in started)
-    for run in (pipeline, validate):
+def test_the_first_retraining_is_promoted_beside_a_check_that_waits_for_its_turn(
+    project: Project, server: Server, listener: Listener
+) -> None:
+    started = [server.start("retrain"), server.start("validate", force=True)]
+    retrain, validate = (server.finished(run) for run in started)
+    for run in (retrain, validate):
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert pipeline["name"].startswith("pipeline 20") and validate["name"].startswith("validate 20")
-    assert pipeline["end_time"] <= validate["start_time"] or validate["end_time"] <= pipeline["start_time"]
+    assert retrain["name"].startswith("retrain 20") and validate["name"].startswith("validate 20")
+    assert retrain["end_time"] <= validate["start_time"] or validate["end_time"] <= retrain["start_time"]
+    champion = project.champion()
+    assert champion is not None and (champion["number"], champion["previous"]) == (1, None)
+    assert champion["data"]["events"] == 5300
+    assert {rule["name"] for rule in champion["decision"]["rules"]} >= {"validation", "floor, list new, daily"}
+    assert [told["title"] for told in listener.told] == ["befriend: champion 1 is served"]
 
     checks = {"validate-report", "validate-rules", "validate-files", "validate-data-docs"}
     assert server.artifacts(started[1]).keys() == checks
@@ -230,7 +80,9 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
     clusters = {f"cluster-{of}" for of in ("progress", "report", "search", "files")}
     told = {"evaluate-report", "evaluate-metrics", "reports", "report-page", "report-model-card"}
+    told |= {"gate-decision", "gate-rules", "champion-manifest", "lists"}
     assert shown.keys() == checks | tokens | training | clusters | told
+    assert shown["gate-decision"].startswith("# Gate: promote")
     table = json.loads(shown["evaluate-metrics"])
     assert {(row["regime"], row["list"], row["segment"], row["model"]): row["ndcg@10"] for row in table} == metrics_of(
         project
@@ -248,6 +100,65 @@ def test_both_deployments_run_one_after_the_other_and_show_their_results(project
     assert (project.root / "reports").as_uri() in shown["reports"]
 
 
+def test_unchanged_data_runs_no_stage_and_says_so_soon(project: Project, server: Server) -> None:
+    start = time.monotonic()
+    run = server.finished(server.start("retrain"))
+    assert run["state"]["message"] == "nothing has changed: no stage ran; champion 1 is this very run"
+    assert run["total_run_time"] < 15
+    assert time.monotonic() - start < 60
+
+
+def test_new_events_go_through_drift_and_gate(project: Project, server: Server, listener: Listener) -> None:
+    project.grow(6000)
+    run = server.start("retrain")
+    assert server.finished(run)["state_type"] == "COMPLETED"
+    shown = server.artifacts(run)
+    assert shown["drift-report"].startswith("# Drift: ")
+    measures = {row["measure"]: row["verdict"] for row in json.loads(shown["drift-measures"])}
+    assert {"actions", "first tokens", "contacts a user", "answered pairs"} <= measures.keys()
+    rules = {row["name"]: row for row in json.loads(shown["gate-rules"])}
+    assert {"drift", "list new, daily", "newcomers, list new, streaming", "level, list any, daily"} <= rules.keys()
+    champion = project.champion()
+    assert champion is not None
+    if all(row["passed"] for row in rules.values()):  # the decision is that which the rules ask for
+        assert (champion["number"], champion["previous"], champion["data"]["events"]) == (2, 1, 6000)
+        assert listener.told[-1]["title"] == "befriend: champion 2 is served"
+    else:
+        assert champion["number"] == 1
+        assert listener.told[-1]["title"] == "befriend: the gate refused a run"
+
+
+def test_mixed_up_targets_are_refused_and_somebody_is_told(
+    project: Project, server: Server, listener: Listener
+) -> None:
+    before = project.champion()
+    project.grow(6000, shuffled=900)
+    run = server.start("retrain")
+    done = server.finished(run)
+    assert (done["state_type"], done["state_name"]) == ("COMPLETED", "Refused")
+    shown = server.artifacts(run)
+    assert "champion-manifest" not in shown
+    failed = {row["name"] for row in json.loads(shown["gate-rules"]) if not row["passed"]}
+    assert "drift" in failed and any(name.startswith("level") for name in failed)
+    assert project.champion() == before
+    told = listener.told[-1]
+    assert told["title"] == "befriend: the gate refused a run"
+    assert "drift: severe" in told["message"] and "The champion stays" in told["message"]
+
+
+def test_a_rollback_is_served_at_once(project: Project, server: Server) -> None:
+    user = str(pl.read_parquet(project.source)["actor_id"][0])
+    if project.champion()["number"] == 1:  # type: ignore[index]
+        assert project.call("befriend", "promote", "--force").returncode == 0
+    now = project.champion()
+    assert now is not None and now["number"] == 2
+    start = time.monotonic()
+    assert project.call("befriend", "rollback").returncode == 0
+    assert time.monotonic() - start < 2
+    done = project.call("befriend", "recommend", "--user", user)
+    assert done.returncode == 0 and "champion 1" in done.stderr
+
+
 def test_a_run_by_hand_is_on_the_same_page(project: Project, server: Server) -> None:
     done = project.call("python", "-m", "flows.validate")
     assert done.returncode == 0, done.stderr
@@ -257,7 +168,9 @@ def test_a_run_by_hand_is_on_the_same_page(project: Project, server: Server) -> 
     assert newest["name"].startswith("validate 20") and newest["deployment_id"] is None
 
 
-def test_a_broken_log_fails_the_run_in_the_words_of_the_stage(project: Project, server: Server) -> None:
+def test_a_broken_log_fails_the_run_in_the_words_of_the_stage_and_somebody_is_told(
+    project: Project, server: Server, listener: Listener
+) -> None:
     sound = project.source.read_bytes()
     try:
         pl.read_parquet(project.source).with_columns(pl.lit("a day").alias("timestamp")).write_parquet(project.source)
@@ -267,6 +180,8 @@ def test_a_broken_log_fails_the_run_in_the_words_of_the_stage(project: Project, 
         assert record["status"] == "failed"
         assert failed["state_type"] == "FAILED"
         assert record["error"] in failed["state"]["message"]
+        assert listener.told[-1]["title"] == "befriend: validate failed"
+        assert record["error"] in listener.told[-1]["message"] and "run it again" in listener.told[-1]["message"]
 
         by_hand = project.call("python", "-m", "flows.validate")
         assert by_hand.returncode == record["exit_code"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,8 +30,10 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def call(cwd: Path, *command: str, ok: bool = True, timeout: float = 800) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+def call(
+    cwd: Path, *command: str, ok: bool = True, timeout: float = 800, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT | extra, capture_output=True, text=True, timeout=timeout)
     assert not ok or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -116,6 +120,54 @@ def test_experiments_and_metrics_differ_as_dvc_shows_them(clone: Path) -> None:
 def test_a_revision_is_compared_with_the_run_that_is_here(clone: Path) -> None:
     shown = call(clone, "befriend", "compare", "HEAD", ".").stdout
     assert "newcomers" in shown and "every target has the same place in both runs" in shown
+
+
+def pulled(clone: Path, folder: Path, *settings: tuple[str, ...], **secrets: str) -> None:
+    """Pushes the clone's results to a remote; another clone pulls them, and has nothing left to run."""
+    there = folder / "there"
+    call(clone, "git", "stash", "--quiet", "--include-untracked")
+    for command in settings:
+        call(clone, "dvc", "remote", *command)
+    call(clone, "git", "commit", "-qam", "a remote")
+    try:
+        assert "pushed" in call(clone, "dvc", "push", **secrets).stdout
+        call(folder, "git", "clone", "-q", str(clone), str(there))
+        call(there, "dvc", "pull", **secrets)
+        told = call(there, "dvc", "repro").stdout
+        assert "Running stage" not in told and "up to date" in told
+        assert lock_of(there) == lock_of(clone)
+        assert "People you may know" in call(there, "befriend", "summary").stdout
+    finally:
+        call(clone, "git", "reset", "-q", "--hard", "HEAD~1")
+        call(clone, "git", "stash", "pop", "--quiet", ok=False)
+
+
+def test_a_clone_pulls_from_a_folder_and_runs_nothing(clone: Path, tmp_path: Path) -> None:
+    pulled(clone, tmp_path, ("add", "--default", "store", str(tmp_path / "store")))
+
+
+def test_a_clone_pulls_from_s3_and_runs_nothing(clone: Path, tmp_path: Path) -> None:
+    """From a server that speaks S3; its keys come from the environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [BIN / "moto_server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        make = "import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1]).create_bucket(Bucket='befriend')"
+        call(tmp_path, str(BIN / "python"), "-c", make, address, **keys)
+        where = ("add", "--default", "store", "s3://befriend/store")
+        pulled(clone, tmp_path, where, ("modify", "store", "endpointurl", address), **keys)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp_path: Path) -> None:

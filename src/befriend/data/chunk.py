@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,11 @@ class Chunk:
     a table; `reason`: null unless the row cannot even be cut into fields"""
     raw: Any
     """the rows as they were: a polars Series of lines, or a pyarrow RecordBatch"""
+
+    def only(self, chosen: pl.Series) -> Chunk:
+        """The chosen rows (bool, one a row) alone."""
+        raw = self.raw.filter(chosen if isinstance(self.raw, pl.Series) else chosen.to_arrow())
+        return replace(self, rows=self.rows.filter(chosen), raw=raw)
 
     def raw_text(self, chosen: pl.Series) -> pl.Series:
         """The chosen rows (bool, one a row) as text: a line as it was, a table's row as JSON."""

@@ -42,6 +42,7 @@ def describe(raw: Ingested, attributes: IngestedAttributes, log: EventLog, split
         "rows": {
             "read": raw.read,
             "rejected": raw.read - accepted,
+            "forgotten": raw.forgotten,
             "self_loops": raw.self_loops,
             "duplicates": raw.duplicates,
             "events": log.num_events,

@@ -32,12 +32,14 @@ from befriend.data.columns import (
     USER_ID,
 )
 from befriend.data.contracts import USERS, finer_unit, judge, read_table
+from befriend.data.forgotten import marked
 from befriend.data.log import first_seen
 from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_chunks
 from befriend.errors import DataError
 from befriend.progress import track
 
+NOBODY: frozenset[str] = frozenset()
 MOST_ACTIONS = 255  # an action is a byte
 
 
@@ -50,7 +52,9 @@ class Ingested:
     users: pl.DataFrame
     """one row a user, row k the user with dense number k"""
     read: int
-    """rows of the log"""
+    """rows of the log, without those of people who are forgotten"""
+    forgotten: int
+    """rows that name somebody who asked to be forgotten"""
     rejected: dict[str, int]
     """refused rows by reason"""
     self_loops: int
@@ -110,17 +114,27 @@ class _Sample:
         return pl.concat(self.parts).drop("_place")
 
 
-def ingest(source: Path, data: DataSettings, rules: ValidateSettings, keep: RejectedWriter) -> Ingested:
-    """Reads the log at `source`; refused rows go to `keep` as they are met."""
-    number = _Numbering(_previous_ids(rules.previous_users, data))
+def ingest(
+    source: Path, data: DataSettings, rules: ValidateSettings, keep: RejectedWriter, marks: frozenset[str] = NOBODY
+) -> Ingested:
+    """Reads the log at `source`; refused rows go to `keep` as they are met.
+
+    marks: of people who asked to be forgotten: their rows are counted, and kept nowhere.
+    """
+    earlier = _previous_ids(rules.previous_users, data)
+    number = _Numbering(earlier.filter(~marked(earlier, marks)) if marks else earlier)
     previous = number.table.height
     labels: dict[str, int] = {}
     sample = _Sample(rules.checked_rows)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     refused = Refused(keep)
-    suggestion, read, self_loops = "", 0, 0
+    suggestion, read, self_loops, forgotten = "", 0, 0, 0
     for chunk in track(read_chunks(data, source), "reading the log"):
         rows = judge(chunk.rows, data, rules.latest_second)
+        if marks:
+            gone = marked(rows[ACTOR], marks) | marked(rows[TARGET], marks)
+            forgotten += int(gone.sum())
+            rows, chunk = rows.filter(~gone), chunk.only(~gone)
         read += rows.height
         sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
         bad = rows[REASON].is_not_null()
@@ -147,6 +161,7 @@ def ingest(source: Path, data: DataSettings, rules: ValidateSettings, keep: Reje
         users=users,
         read=read,
         rejected=refused.counts,
+        forgotten=forgotten,
         self_loops=self_loops,
         duplicates=duplicates,
         examples=refused.examples,

@@ -16,6 +16,8 @@ from befriend.config import DataSettings
 from befriend.data.chunk import wanted_of_users
 from befriend.data.columns import CATEGORICAL, REASON, ROW, USER, USER_ID
 from befriend.data.contracts import judge_attributes
+from befriend.data.forgotten import marked
+from befriend.data.ingest import NOBODY
 from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_attribute_chunks
 from befriend.progress import track
@@ -64,9 +66,11 @@ class IngestedAttributes:
 
 
 def ingest_attributes(
-    source: Path, data: DataSettings, user_ids: pl.Series, keep: RejectedWriter
+    source: Path, data: DataSettings, user_ids: pl.Series, keep: RejectedWriter, marks: frozenset[str] = NOBODY
 ) -> IngestedAttributes:
     """Reads the table of users beside the log at `source`; refused rows go to `keep` as they are met.
+
+    marks: of people who asked to be forgotten, whose rows are left out.
 
     user_ids: N original ids in the order of the users' numbers. Of several rows for one user the first is used.
     """
@@ -79,6 +83,9 @@ def ingest_attributes(
     read, not_in_log = 0, 0
     for chunk in track(read_attribute_chunks(data, source), "reading the attributes"):
         rows = judge_attributes(chunk.rows, data)
+        if marks:
+            gone = marked(rows[USER_ID], marks)
+            rows, chunk = rows.filter(~gone), chunk.only(~gone)
         rows = _refuse_repeated(rows.join(number, on=USER_ID, how="left", maintain_order="left"), met)
         refused.add(chunk, rows)
         good = rows.filter(pl.col(REASON).is_null())

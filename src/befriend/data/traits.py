@@ -87,6 +87,7 @@ class SimulateSettings(Settings):
 
 
 PROFILES: Final[dict[str, SimulateSettings]] = {
+    "tiny": SimulateSettings(users=500, events=6000, communities=8, stay_days=60),
     "sample": SimulateSettings(),
     "regular": SimulateSettings(users=2000, events=20_000, communities=16, stay_days=45, welcomed=0.7),
     "4x": SimulateSettings(users=8000, events=80_000, communities=64, stay_days=45, welcomed=0.7),

@@ -123,7 +123,7 @@ def markdown(figures: dict[str, Any], verdicts: list[Verdict], stride: int) -> s
         [
             f"{rows['read']:,} rows were read, {rows['rejected']:,} refused, "
             f"{rows['self_loops']:,} self-loops dropped, {rows['duplicates']:,} exact duplicates found. "
-            f"{rows['events']:,} events between {figures['users']:,} users remain."
+            f"{_forgotten(rows['forgotten'])}{rows['events']:,} events between {figures['users']:,} users remain."
         ],
         [f"- **{verdict.severity}**: {verdict.line()}" for verdict in failed],
     ]
@@ -161,6 +161,10 @@ def _prose(figures: dict[str, Any]) -> str:
         f"the first contact back came after {duration(answer)} (median). "
         f"Half of the users have at most {degree['q50']:.0f} contacts, 1 % more than {degree['q99']:.0f}."
     )
+
+
+def _forgotten(rows: int) -> str:
+    return f"{rows:,} rows that name people who asked to be forgotten were left out. " if rows else ""
 
 
 def _of_attributes(figures: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from befriend import files
 from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
 from befriend.errors import CallError
+from befriend.ops.registry import champion
 from befriend.retrieval import batch
 from befriend.retrieval.recommend import Asked, blocks, numbers
 from befriend.retrieval.rules import Rules
@@ -23,6 +24,7 @@ from befriend.retrieval.sampling import Sampling
 
 
 def recommend(
+    run: Path | None,
     user: str | None,
     users: Path | None,
     everybody: bool,
@@ -41,7 +43,7 @@ def recommend(
     out: Path | None,
 ) -> None:
     """Lists for one user, for those of a file or for everybody: a table, JSON, or a Parquet file."""
-    people, moment = load(), _moment(at)
+    people, moment = serving(run), _moment(at)
     wanted = people.log.user_ids if everybody else pl.Series([user]) if users is None else _read_users(users)
     if only is not None:
         listed = numbers(people.log.user_ids, _read_users(only))
@@ -121,9 +123,20 @@ def _moment(at: str | None) -> datetime | None:
         raise CallError(f"--at {at}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None
 
 
-def export(out: Path) -> None:
+def serving(run: Path | None) -> Befriend:
+    """The run in a folder; without one the champion, or the run that lies here where nothing was promoted yet."""
+    now = champion(Path()) if run is None else None
+    if now is not None:
+        typer.echo(
+            f"befriend: champion {now.number}, promoted {now.manifest['promoted']} (--run . for another)", err=True
+        )
+        return load(now.folder)
+    return load(run or Path())
+
+
+def export(run: Path | None, out: Path) -> None:
     """Vectors and STUs of everyone, as Parquet."""
-    vectors = load().vectors()
+    vectors = serving(run).vectors()
     with files.atomic(out) as path:
         vectors.write_parquet(path, compression="zstd")
     typer.echo(f"vectors and STUs of {vectors.height:,} users are in {out}.")

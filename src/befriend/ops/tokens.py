@@ -14,6 +14,7 @@ from rich.table import Table
 from befriend import layout
 from befriend.config import DataSettings, ValidateSettings
 from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
+from befriend.data.forgotten import mark, marked, read_marks
 from befriend.data.ingest import ingest
 from befriend.data.log import EVENTS_FILE, USERS_FILE, EventLog
 from befriend.data.rejected import RejectedWriter
@@ -49,6 +50,7 @@ def like(user: str, prefix: int | None, as_json: bool) -> None:
         typer.echo(f"befriend: nobody's STU begins like that of {user}.", err=True)
         return
     length, who = shared
+    who = who[~marked(log.user_ids.gather(who.tolist()), read_marks(layout.PREPARED)).to_numpy()]
     rows = pl.DataFrame(
         {
             USER_ID: log.user_ids[who.tolist()],
@@ -94,7 +96,7 @@ def _find(user: str) -> tuple[EventLog, Tokens, int]:
     log = EventLog.read(layout.PREPARED)
     tokens = load(layout.TOKENS, log).extended(log)
     number = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
-    if not len(number):
+    if not len(number) or mark(user) in read_marks(layout.PREPARED):
         raise CallError(f"there is no user {user} in {layout.PREPARED}.")
     return log, tokens, int(number[0])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,7 +22,7 @@ from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
 from befriend.config import PARAMS_FILE, AttributeSettings, DataSettings, load_params
-from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP
+from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP, USER_ID
 from befriend.data.contracts import judge, judge_attributes
 from befriend.data.detect import detect
 from befriend.data.sources import read_attribute_chunks, read_chunks
@@ -34,6 +35,15 @@ SAMPLE_SETTINGS: dict[str, Any] = {
     "actions": ["accept", "block", "message", "request", "view"],
     "roles": {"view": "signal", "block": "exclude"},
 }
+TINY: dict[str, dict[str, Any]] = {
+    "train_two_tower": {"history_length": 20, "validation_events": 100},
+    "train_stu": {"history_length": 20, "validation_events": 100},
+    "train_ranker": {"events": 300, "trees": 30},
+    "evaluate": {"events": 250, "bootstrap": 200},
+    "cluster": {"epochs": 3, "validation_events": 200},
+    "report": {"examples": 2},
+}
+"""settings with which a log of 500 users goes through all stages in less than a minute"""
 MOST_ACTIONS = 50  # more labels than that are no fixed vocabulary
 SHOWN = 5
 
@@ -99,6 +109,21 @@ def _restored() -> Iterator[None]:
             files.write_text(DATA_FILE, before)
         raise
     files.remove(aside)
+
+
+def use_tiny() -> None:
+    """Simulates a log of 500 users, points the pipeline at it, and makes the settings of the stages small."""
+    from befriend.data.simulate import write
+    from befriend.data.traits import PROFILES
+
+    write(PROFILES["tiny"], layout.TINY)
+    roles = SAMPLE_SETTINGS["roles"]
+    use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {"user_id": USER_ID})
+    _set(TINY)
+    typer.echo(
+        "\nThe settings of the stages are those of a quick look now, whose figures mean little. To go back:\n"
+        "  git checkout params.yaml data.dvc"
+    )
 
 
 def _import(source: str) -> None:
@@ -172,10 +197,7 @@ def _with_actions(settings: DataSettings, seen: Seen, roles: dict[str, str]) -> 
 
 
 def _write_settings(settings: DataSettings) -> None:
-    """Replaces the data: section of params.yaml; everything else stays as it is, comments included."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    params = yaml.load(PARAMS_FILE) if PARAMS_FILE.is_file() else {}
+    """Replaces the data: section of params.yaml."""
     chosen = settings.model_dump(mode="json", exclude_defaults=True)
     always = {"format": settings.format, "columns": settings.columns.model_dump()}
     always |= {name: getattr(settings, name) for name in ("id_type", "timestamp_unit", "actions", "roles")}
@@ -183,7 +205,24 @@ def _write_settings(settings: DataSettings) -> None:
     if settings.actions is not None:
         section["actions"] = CommentedSeq(settings.actions)
         section["actions"].fa.set_flow_style()
-    params["data"] = section
+    with _params() as params:
+        params["data"] = section
+
+
+def _set(chosen: dict[str, dict[str, Any]]) -> None:
+    """Changes settings of params.yaml, section by section."""
+    with _params() as params:
+        for section, settings in chosen.items():
+            params.setdefault(section, {}).update(settings)
+
+
+@contextmanager
+def _params() -> Iterator[Any]:
+    """params.yaml, to be changed; what is not stays as it is, comments included."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    params = yaml.load(PARAMS_FILE) if PARAMS_FILE.is_file() else {}
+    yield params
     text = io.StringIO()
     yaml.dump(params, text)
     files.write_text(

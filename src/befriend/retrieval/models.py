@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,14 +12,19 @@ from befriend.data.activity import Activity
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
+from befriend.evaluation.baselines import Baselines
 from befriend.models.cluster_settings import SearchSettings
 from befriend.models.clusters import UserClusters
 from befriend.models.folder import StuModel, TwoTowerModel, load, load_stu
 from befriend.retrieval.clusters import ClusterRanker
+from befriend.retrieval.ranker import RankedCandidates
 from befriend.retrieval.serving import RetrieverRanker
 from befriend.retrieval.stu import BEAM, StuRanker
 from befriend.retrieval.two_tower import TwoTowerRanker
 from befriend.tokens.folder import load as load_tokens
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
 
 Clusters = tuple[UserClusters, SearchSettings]
 
@@ -60,3 +65,14 @@ class Models:
             else ClusterRanker(base.model, self.observed, base.tower, *clusters),
             StuRanker(self.stu.model, self.stus, self.watched, self.stu.tower, width),
         ]
+
+    def ranked(
+        self,
+        boosters: dict[str, Booster],
+        approximate: bool = False,
+        width: int | None = BEAM,
+        clusters: Clusters | None = None,
+    ) -> RankedCandidates:
+        """The ranker over the candidates of both models and of all rules, made anew as `rankers`."""
+        rules = Baselines(self.observed.log, self.activity.histories)
+        return RankedCandidates(self.activity, [rules, *self.rankers(approximate, width, clusters)], boosters)

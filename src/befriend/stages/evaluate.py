@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from lightgbm import Booster
 
 from befriend import files
 from befriend.config import EvaluateSettings
-from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
-from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.calibration import calibration
 from befriend.evaluation.decoding import decoding
 from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
-from befriend.evaluation.protocol import Questions, Ranker, Request, ask, requests, requests_and_events
+from befriend.evaluation.protocol import Questions, ask, requests, requests_and_events
+from befriend.evaluation.ranked import EVENTS_AT_ONCE, ranked
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
-from befriend.progress import track
 from befriend.retrieval.models import Models
-from befriend.retrieval.ranker import RankedCandidates, read_boosters
+from befriend.retrieval.ranker import read_boosters
 from befriend.retrieval.recommend import Lister
 from befriend.retrieval.stu import StuRanker
 
-EVENTS_AT_ONCE = 256
 SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
 
 
@@ -57,18 +52,15 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     loaded, boosters = Models.read(prepared, models, log), read_boosters(models / "ranker")
     histories = loaded.activity.histories
 
-    def rankers() -> list[Ranker]:
-        return [RankedCandidates(loaded.activity, [Baselines(log, histories), *loaded.rankers()], boosters)]
-
-    lists = _rank(log, histories, asked, rankers)
+    lists = ranked(log, histories, asked, lambda: [loaded.ranked(boosters)], "evaluate")
     metrics: dict[str, Any] = {}
     calibrated: dict[str, Any] = {}
     tables: dict[str, list[pl.DataFrame]] = {}
     with files.atomic(reports / "predictions") as kept:
         for regime, questions in asked.items():
-            for name, ranked in lists[regime].items():
+            for name, made in lists[regime].items():
                 (kept / name).mkdir(parents=True, exist_ok=True)
-                predictions(log, questions, ranked).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
+                predictions(log, questions, made).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
             measured = measure(log, histories, split, questions, lists[regime], settings)
             metrics[regime] = measured.metrics
             calibrated[regime], bins = calibration(log, histories, questions, regime, loaded.rankers(width=None))
@@ -95,9 +87,7 @@ def _latency(
     regime, questions = next(iter(asked.items()))
     request = next(iter(requests(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)))
     two_tower, stu = loaded.rankers()
-    rules = Baselines(log, loaded.activity.histories)
-    listers: dict[str, Lister] = {"two-tower": two_tower, "stu": stu}
-    listers["both"] = RankedCandidates(loaded.activity, [rules, two_tower, stu], boosters)
+    listers: dict[str, Lister] = {"two-tower": two_tower, "stu": stu, "both": loaded.ranked(boosters)}
     return latency(listers, request)
 
 
@@ -109,26 +99,3 @@ def _decoding(
 
     asked = requests_and_events(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)
     return decoding(log, asked, beam, everyone, settings.seed)
-
-
-def _rank(
-    log: EventLog, histories: Histories, asked: dict[Regime, Questions], rankers: Callable[[], list[Ranker]]
-) -> dict[Regime, dict[str, np.ndarray]]:
-    """Regime -> model -> int32[R, k], a list for each row of the questions.
-
-    rankers: makes them anew, for time starts over with each regime.
-    """
-
-    def steps() -> Iterator[tuple[Regime, Ranker, Request]]:
-        for regime, questions in asked.items():
-            started = rankers()
-            for request in requests(log, histories, questions, regime, EVENTS_AT_ONCE):
-                for ranker in started:
-                    yield regime, ranker, request
-
-    blocks: dict[Regime, dict[str, list[np.ndarray]]] = {regime: {} for regime in asked}
-    total = sum(-(-len(questions.events) // EVENTS_AT_ONCE) for questions in asked.values())
-    for regime, ranker, request in track(steps(), "evaluate", total):
-        for name, ranked in ranker.rank(request).items():
-            blocks[regime].setdefault(name, []).append(ranked)
-    return {r: {name: np.concatenate(parts) for name, parts in found.items()} for r, found in blocks.items()}

@@ -14,6 +14,7 @@ from befriend.data.columns import FILE, RAW, REASON, REASONS, ROW, USER_ID
 from befriend.data.contracts import ATTRIBUTES, EVENTS, REJECTED, USERS, check
 from befriend.data.expectations import Verdict, check_log, facts_row
 from befriend.data.facts import describe
+from befriend.data.forgotten import read_marks
 from befriend.data.ingest import Ingested, ingest
 from befriend.data.ingest_attributes import IngestedAttributes, ingest_attributes
 from befriend.data.log import EVENTS_FILE, REJECTED_FILE, SPLIT_FILE, USERS_FILE, EventLog
@@ -39,7 +40,7 @@ class ValidateResult:
 
 
 def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Path, reports: Path) -> ValidateResult:
-    """Checks the log at `source`.
+    """Checks the log at `source`, without the people of forgotten.txt in `prepared`, if it is there.
 
     Writes events.parquet, users.parquet, attributes.parquet, split.json and rejected.parquet to `prepared`;
     validation.json, the folder validation/ (report.md, figure) and the site data_docs/ to `reports`. Where a critical
@@ -55,8 +56,9 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
         path.unlink(missing_ok=True)
     with files.atomic(prepared / REJECTED_FILE) as rejected_file:
         with RejectedWriter(rejected_file) as keep:
-            raw = ingest(source, data, rules, keep)
-            attributes = ingest_attributes(source, data, raw.users[USER_ID], keep)
+            marks = read_marks(prepared)
+            raw = ingest(source, data, rules, keep, marks)
+            attributes = ingest_attributes(source, data, raw.users[USER_ID], keep, marks)
         check(pl.read_parquet(rejected_file), REJECTED, prepared / REJECTED_FILE)
     log = EventLog.from_tables(raw.events, raw.users[USER_ID])
     split = split_by_time(log.timestamp, rules.train_until, rules.validation_until) if log.num_events else None

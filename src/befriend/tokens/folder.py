@@ -70,7 +70,8 @@ class Tokens:
         if not len(joined):
             return self
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[joined]
-        return self.with_users(self.vectors(log, np.unique(first), joined), log)
+        events = np.unique(first[first < log.num_events])  # somebody may have none: forgotten, or of an earlier log
+        return self.with_users(self.vectors(log, events, joined), log)
 
     def extended(self, log: EventLog, visible: int | None = None) -> Self:
         """With the users who joined since, by the first `visible` events of a later log (all by default)."""

@@ -1,0 +1,89 @@
+"""From new events to new lists, if the run deserves it. By hand: `python -m flows.retrain`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed
+
+from befriend import layout
+from befriend.files import stage_lock
+from tasks.cluster import cluster
+from tasks.drift import drift
+from tasks.dvc import update_data
+from tasks.evaluate import evaluate
+from tasks.gate import gate, why
+from tasks.notify import NEXT, failed, notify
+from tasks.registry import commit as commit_files
+from tasks.registry import promote as promote_run
+from tasks.registry import recommend as recommend_everybody
+from tasks.registry import tidy as remove_old
+from tasks.report import report
+from tasks.tokenize import tokenize
+from tasks.train import train_ranker, train_stu, train_two_tower
+from tasks.validate import validate
+
+STAGES = (tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report)
+
+
+def _run_name() -> str:
+    return f"retrain {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+@flow(name="retrain", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
+def retrain(
+    update: bool = True,
+    check_drift: bool = True,
+    train: bool = True,
+    promote: bool = True,
+    recommend: bool = True,
+    commit: bool = False,
+    tidy: bool = True,
+    force: bool = False,
+) -> Any:
+    """Brings everything up to date, and serves the new run if the gate lets it through. Run again, it goes on.
+
+    Args:
+        update: Look whether the source of the data has changed. Off, the data here is used as it is.
+        check_drift: Compare new events with those of the champion, before the stages.
+        train: Bring the stages up to date. Off, the run that lies here is judged as it is.
+        promote: Judge the run, and serve it if it passes. Off, the champion stays.
+        recommend: Make lists for everybody after a promotion.
+        commit: Commit what made the champion after a promotion; nothing is committed without.
+        tidy: Remove promoted runs, checkpoints and cached results beyond those to be kept, after a promotion.
+        force: Promote also what the gate refused, which the manifest says then.
+    """
+    with stage_lock(layout.LOCK):
+        done = [update_data()] if update else []
+        done.append(validate())
+        if check_drift:
+            drift()
+        done += [stage() for stage in STAGES] if train else []
+        ran = [outcome.stage for outcome in done if outcome.ran]
+        what = f"ran {', '.join(ran)}" if ran else "nothing has changed: no stage ran"
+        if not promote:
+            return Completed(message=f"{what}; the champion stays")
+        decision = gate()
+        if decision["verdict"] == "unchanged":
+            return Completed(message=f"{what}; champion {decision['champion']} is this very run")
+        if decision["verdict"] == "refuse" and not force:
+            notify("befriend: the gate refused a run", f"{why(decision)}\n{NEXT['Refused']}")
+            return Completed(name="Refused", message=f"{what}; refused: {why(decision)}")
+        number = promote_run(force)
+        if recommend:
+            recommend_everybody()
+        if commit:
+            commit_files(number)
+        if tidy:
+            remove_old()
+        forced = " by force" if decision["verdict"] == "refuse" else ""
+        notify(f"befriend: champion {number} is served", f"{what}; promoted{forced}. Back: befriend rollback")
+        return Completed(message=f"{what}; champion {number} is served{forced}")
+
+
+if __name__ == "__main__":
+    from flows import by_hand
+
+    by_hand(retrain)

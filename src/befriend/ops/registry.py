@@ -1,0 +1,229 @@
+"""Promoted runs: which one is served, which were before it, and how one takes another's place.
+
+models/registry/<number>/ holds a run whole: its prepared log, its models, its metrics, and a manifest with all that is
+needed to make it again. models/champion is a link to the one that is served, and is moved in one step: whoever loads
+it sees one run or the other, and a promotion that is killed leaves at most a folder that nobody serves.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from befriend import files, layout
+from befriend.errors import CallError, DataError
+
+MANIFEST = "manifest.json"
+HISTORY = "history.jsonl"
+LOCK = ".lock"
+RESTORE = ("dvc.yaml", "dvc.lock", "params.yaml", "data.dvc")
+"""what git keeps of a run: with the code's revision and DVC's cache, it brings everything back"""
+PREPARED = ("events.parquet", "users.parquet", "attributes.parquet", "split.json")
+MODELS = (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS)
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A run in the registry."""
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.folder.name)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return files.read_json(self.folder / MANIFEST)
+
+
+def champion(root: Path) -> Promoted | None:
+    """The run that is served, if one was ever promoted."""
+    link = root / layout.CHAMPION
+    if not link.is_symlink():
+        return None
+    found = link.resolve()
+    if not (found / MANIFEST).is_file():
+        raise DataError(f"{link} points to {found}, which is not there. Choose another: befriend rollback --to NUMBER.")
+    return Promoted(found)
+
+
+def promoted(root: Path) -> list[Promoted]:
+    """All runs in the registry, the oldest first."""
+    folder = root / layout.REGISTRY
+    found = [path for path in folder.glob("[0-9]*") if (path / MANIFEST).is_file()] if folder.is_dir() else []
+    return [Promoted(path) for path in sorted(found)]
+
+
+def digest(root: Path) -> str:
+    """Of the run that lies in a folder: its prepared log and its models."""
+    paths = [root / layout.PREPARED / name for name in PREPARED]
+    paths += [path for folder in MODELS for path in sorted((root / folder).glob("*")) if path.is_file()]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
+    told = "\n".join(f"{path.relative_to(root)} {files.sha256(path)}" for path in paths)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def promote(root: Path, decision: dict[str, Any], keep: int) -> Promoted:
+    """Puts the run that lies in the project into the registry, and serves it.
+
+    decision: what was said of it, which goes into its manifest; keep: how many runs stay in the registry.
+    """
+    with _locked(root):
+        before = champion(root)
+        manifest = _manifest(root, decision, before)
+        number = 1 + max((entry.number for entry in promoted(root)), default=0)
+        folder = root / layout.REGISTRY / f"{number:04d}"
+        with files.atomic(folder) as new:
+            for part in MODELS:
+                shutil.copytree(root / part, new / part)
+            kept = [layout.METRICS, *(layout.PREPARED / name for name in (*PREPARED, "forgotten.txt"))]
+            places = {path: path for path in kept} | {Path(name): Path("restore") / name for name in RESTORE}
+            for path, place in places.items():
+                if (root / path).is_file():
+                    (new / place).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(root / path, new / place)
+            files.write_json(new / MANIFEST, manifest | {"number": number})
+        if digest(folder) != manifest["run"]:
+            files.remove(folder)
+            raise DataError("the run changed while it was promoted. Wait until no stage runs, and promote again.")
+        _serve(root, folder, "promote")
+        _prune(root, keep)
+        return Promoted(folder)
+
+
+def rollback(root: Path, to: int | None = None) -> Promoted:
+    """Serves the run that was served before the champion, or a certain one."""
+    with _locked(root):
+        number = to
+        if number is None:
+            now = champion(root)
+            if now is None:
+                raise CallError("there is no champion yet: promote a run first (befriend promote).")
+            number = now.manifest["previous"]
+        entries = {entry.number: entry for entry in promoted(root)}
+        if number not in entries:
+            known = ", ".join(map(str, entries))
+            what = "nothing was served before the champion" if number is None else f"run {number} is not kept any more"
+            raise CallError(f"{what}. Kept runs: {known}; befriend rollback --to NUMBER.")
+        _serve(root, entries[number].folder, "rollback")
+        return entries[number]
+
+
+def to_commit(root: Path) -> list[str]:
+    """Files that git follows and the run changed, as git names them; all of them outside a checkout."""
+    told = [*RESTORE, "prepared", "reports"]
+    done = subprocess.run(["git", "-C", str(root), "status", "--porcelain", *told], capture_output=True, text=True)
+    if done.returncode:
+        return [name for name in told if (root / name).exists()]
+    return [line[3:] for line in done.stdout.splitlines()] or ["nothing: it is all in git"]
+
+
+def tidy(root: Path, keep: int, commits: int) -> int:
+    """Removes promoted runs beyond `keep`, checkpoints, and what neither the workspace nor the last commits need of
+    DVC's cache. Returns bytes freed."""
+    before = _size(root)
+    with _locked(root):
+        if champion(root):
+            _prune(root, keep)
+    files.remove(root / layout.CHECKPOINTS)
+    dvc = [str(Path(sys.executable).with_name("dvc")), "gc", "--force", "--workspace", "--rev", "HEAD"]
+    done = subprocess.run([*dvc, "--num", str(commits)], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"DVC could not tidy its cache: {done.stderr.strip()}")
+    return before - _size(root)
+
+
+def _size(root: Path) -> int:
+    folders = (root / layout.REGISTRY, root / layout.CHECKPOINTS, root / ".dvc" / "cache")
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def _serve(root: Path, folder: Path, how: str) -> None:
+    link = root / layout.CHAMPION
+    new = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    files.remove(new)
+    new.symlink_to(folder.relative_to(link.parent))
+    new.replace(link)
+    line = {"how": how, "number": int(folder.name), "when": _now()}
+    with (root / layout.REGISTRY / HISTORY).open("a", encoding="utf-8") as history:
+        history.write(json.dumps(line) + "\n")
+
+
+def _prune(root: Path, keep: int) -> None:
+    """Removes the oldest runs beyond `keep`, but never the champion, or the one to which a rollback would go."""
+    now = champion(root)
+    assert now is not None
+    spared = {now.number, now.manifest["previous"]}
+    entries = promoted(root)
+    for entry in entries[: max(0, len(entries) - keep)]:
+        if entry.number not in spared:
+            files.remove(entry.folder)
+
+
+def _manifest(root: Path, decision: dict[str, Any], before: Promoted | None) -> dict[str, Any]:
+    from befriend.evaluation.report import headline  # heavy, and nobody who goes back needs it
+
+    run = digest(root)
+    validation = files.read_json(root / layout.VALIDATION)
+    best = headline(files.read_json(root / layout.METRICS)).filter(model="both")
+    figures: dict[str, dict[str, float]] = {}
+    for row in best.iter_rows(named=True):
+        figures.setdefault(row["regime"], {})[row["list"]] = row["ndcg@10"]
+    return {
+        "run": run,
+        "previous": before.number if before else None,
+        "promoted": _now(),
+        "code": _code(root),
+        "params": files.sha256(root / "params.yaml") if (root / "params.yaml").is_file() else None,
+        "dvc_lock": _outputs(root / "dvc.lock"),
+        "data": {"users": validation["users"], "events": validation["rows"]["events"], **validation["time"]},
+        "ndcg@10": figures,
+        "decision": decision,
+    }
+
+
+def _code(root: Path) -> dict[str, Any]:
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"revision": git("rev-parse", "HEAD"), "changed": [line[3:] for line in (changed or "").splitlines()]}
+
+
+def _outputs(lock: Path) -> dict[str, str]:
+    """path -> digest, as DVC has them."""
+    if not lock.is_file():
+        return {}
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load(lock)["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One at a time: a second promotion waits for the first."""
+    folder = root / layout.REGISTRY
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,58 @@
+"""Promotion and what follows it, under Prefect."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+
+from befriend import files, layout
+from befriend.ops import registry
+from tasks.command import befriend
+from tasks.dvc import stage_task
+from tasks.publish import link
+
+MANIFEST_KEY, LISTS_KEY = "champion-manifest", "lists"
+
+
+@stage_task("promote", "Serve the run from now on.", run_name="promote")
+def promote(force: bool = False) -> int:
+    """The number of the champion. force: also what the gate refused, which its manifest says then."""
+    befriend("promote", *["--force"] * force)
+    now = registry.champion(Path())
+    assert now is not None
+    publish(now)
+    return now.number
+
+
+def publish(now: registry.Promoted) -> None:
+    told = files.to_json(now.manifest)
+    commit = "\n".join(f"- {name}" for name in registry.to_commit(Path()))
+    text = f"# Champion {now.number}\n\nTo keep what made it in git, commit:\n\n{commit}\n\n```json\n{told}```\n"
+    create_markdown_artifact(text, key=MANIFEST_KEY, description=f"Champion {now.number}, with all it takes to make it")
+
+
+@stage_task("recommend", "Lists for everybody, by the champion.", run_name="recommend")
+def recommend(k: int = 20, new_only: bool = True) -> Path:
+    """The file of lists. k: people a list; new_only: without existing contacts."""
+    befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *["--new-only"] * new_only)
+    link(layout.LISTS, LISTS_KEY, "Lists for everybody")
+    return layout.LISTS
+
+
+@stage_task("commit", "Commit what made the champion.", run_name="commit")
+def commit(number: int) -> bool:
+    """Commits the files that the promotion named, and nothing else; False where there was nothing to commit."""
+    told = [name for name in registry.to_commit(Path()) if Path(name).exists()]
+    if not told:
+        return False
+    for git in (["add", "--", *told], ["commit", "--quiet", "-m", f"Champion {number}", "--", *told]):
+        subprocess.run(["git", *git], check=True)
+    return True
+
+
+@stage_task("tidy", "Remove what is not to be kept.", run_name="tidy")
+def tidy() -> None:
+    """Promoted runs, checkpoints and cached results beyond the settings of section registry."""
+    befriend("tidy")
