@@ -35,10 +35,10 @@ test: $(INSTALLED)
 
 # What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
 debian:
-	@{ command -v chromium chromedriver && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+	@{ command -v chromium chromedriver faketime && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq -y install chromium chromium-driver postgresql >/dev/null; } || \
-		echo "no chromium, chromedriver or PostgreSQL here: the tests that need them will be skipped"
+		apt-get -qq -y install chromium chromium-driver faketime postgresql >/dev/null; } || \
+		echo "no chromium, chromedriver, faketime or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
 	@pytest -m system

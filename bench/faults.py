@@ -2,9 +2,10 @@
 
 python bench/faults.py [--kills 20] [--seed 0]
 
-On a copy of this checkout with the profile `tiny`. Each time all stages are run anew, something is killed with
-SIGKILL at a random moment (the stage, DVC, or both at once), and `dvc repro` is called once more. Then dvc.lock and
-every output must be, byte by byte, those of a run that nobody disturbed, and the champion must load and make a list.
+On a copy of this checkout with the profile `tiny`. Each time all results are removed, DVC's cache too, and made anew;
+something is killed with SIGKILL at a random moment (the stage, DVC, or both at once), and `dvc repro` is called once
+more. Then dvc.lock and every output must be, byte by byte, those of a run that nobody disturbed, and the champion must
+load and make a list.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ people = befriend.load("models/champion")
 print(people.recommend(people.log.user_ids[:1], k=5).height)
 """
 HEAD = ("", "killed after", "in stage", "what", "one rerun", "same bytes", "champion")
-GIT = (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a copy"])
+GIT = (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a copy"])
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ def main() -> None:
         for k in range(arguments.kills):
             what = draw.choice(("the stage", "DVC", "both"))
             wait = draw.uniform(1, whole - 2)
+            clean(root)
             stage = kill(root, wait, what)
             start = time.monotonic()
             again = call(root, "dvc", "repro", ok=False)
@@ -81,26 +83,39 @@ def copy(root: Path) -> None:
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     call(root, "befriend", "use", "--tiny")
     for git in GIT:
         subprocess.run(["git", *git], cwd=root, check=True)
 
 
+def clean(root: Path) -> None:
+    """Removes what runs have made, but for the champion."""
+    for path in [*root.glob("models/[!r.]*"), *root.glob("models/ranker"), *root.glob("prepared/*.parquet")]:
+        if not path.is_symlink():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (root / "reports", root / ".dvc" / "cache", root / ".dvc" / "tmp", root / ".checkpoints"):
+        shutil.rmtree(path, ignore_errors=True)
+    (root / "dvc.lock").unlink()
+
+
 def call(root: Path, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
     if ok and done.returncode:
         sys.exit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
     return done
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def environment(root: Path) -> dict[str, str]:
+    """The code of the copy, whatever happens to the checkout meanwhile."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
 
 
 def kill(root: Path, wait: float, what: str) -> str:
-    """Runs everything anew for a while, then kills. Returns the stage that was running."""
+    """Runs for a while, then kills. Returns the stage that was running."""
     process = subprocess.Popen(
-        ["dvc", "repro", "--force"], cwd=root, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["dvc", "repro"], cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     time.sleep(wait)

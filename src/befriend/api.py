@@ -17,13 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 import torch
 
 from befriend import files, layout
 from befriend.data.attributes import Attributes
+from befriend.data.columns import OPTED_OUT
+from befriend.data.contracts import USERS, read_table
 from befriend.data.forgotten import marked, read_marks, without
-from befriend.data.log import EventLog
+from befriend.data.log import USERS_FILE, EventLog
 from befriend.data.observed import Observed
 from befriend.errors import CallError
 from befriend.models import cluster_folder
@@ -97,8 +100,10 @@ class Befriend:
         """What makes the lists of `recommend`, a thousand users at a time: for those who write them as they come."""
         lister, observed, actions = self._lister(model, approximate, clusters)
         attributes = Attributes.read(self.root / layout.PREPARED)
+        users = read_table(self.root / layout.PREPARED / USERS_FILE, USERS)
+        unwilling = np.flatnonzero(users[OPTED_OUT].to_numpy())
         directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
-        return core.Recommender(lister, observed, actions, asked, attributes, directions)
+        return core.Recommender(lister, observed, actions, asked, attributes, directions, unwilling)
 
     def explain(
         self,

@@ -357,6 +357,9 @@ def use(
         list[str] | None, typer.Option(help="Its column of labels, as a country; repeatable.")
     ] = None,
     numeric: Annotated[list[str] | None, typer.Option(help="Its column of numbers, as an age; repeatable.")] = None,
+    opt_out: Annotated[
+        str | None, typer.Option(help="Its column of who must not be recommended: 1, true, yes.")
+    ] = None,
 ) -> None:
     """Point the pipeline at your own event log, and show how it is understood."""
     from befriend.errors import CallError
@@ -382,6 +385,7 @@ def use(
             "user_id": user_id,
             "categorical": categorical or [],
             "numeric": numeric or [],
+            "opt_out": opt_out,
         },
     )
 

@@ -46,15 +46,17 @@ class AttributeSettings(Settings):
     """its columns of labels, such as a country or a plan"""
     numeric: list[str] = []
     """its columns of numbers, such as an age"""
+    opt_out: str | None = None
+    """its column of who must not be recommended to anybody: 1, true or yes; models never see it"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         problems = []
-        columns = [self.user_id, *self.categorical, *self.numeric]
+        columns = [self.user_id, *self.categorical, *self.numeric, *([self.opt_out] if self.opt_out else [])]
         if self.file is None and len(columns) > 1:
             problems.append("columns are named, but no file")
         if self.file is not None and len(columns) == 1:
-            problems.append("file is given, so name its columns under categorical or numeric")
+            problems.append("file is given, so name its columns under categorical, numeric or opt_out")
         if self.file is not None and (PurePath(self.file).is_absolute() or ".." in PurePath(self.file).parts):
             problems.append(f"file is {self.file}, but must be the name of a file inside the folder of the log")
         twice = sorted({name for name in columns if columns.count(name) > 1})

@@ -39,7 +39,7 @@ def test_all_problems_are_told_at_once_with_the_valid_choices(tmp_path: Path) ->
         ("data: {action_from_file_name: true}", "columns.action must be null"),
         ("validate: {train_until: 0.9, validation_until: 0.8}", "must lie below validation_until"),
         ("data: {attributes: {numeric: [age]}}", "columns are named, but no file"),
-        ("data: {attributes: {file: users.csv}}", "name its columns under categorical or numeric"),
+        ("data: {attributes: {file: users.csv}}", "name its columns under categorical, numeric or opt_out"),
         ("data: {attributes: {file: ../users.csv, numeric: [age]}}", "inside the folder of the log"),
         ("data: {attributes: {file: a, numeric: [age], categorical: [age]}}", "age is named more than once"),
         ("data: {attributes: {file: a, numeric: [user]}}", "cannot be called user"),

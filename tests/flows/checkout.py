@@ -202,9 +202,23 @@ class Server:
         return {artifact["key"]: artifact["data"] for artifact in found}
 
 
+@dataclass(frozen=True)
+class Ui:
+    """`make ui`, as a process."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    server: Server
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(timeout=90) == 0, self.output.read_text()
+
+
 @contextmanager
-def serving(project: Project, **extra: str) -> Iterator[Server]:
-    """`make ui` in the copy; stopped with Ctrl-C, after which nothing may be left of it."""
+def started(project: Project, **extra: str) -> Iterator[Ui]:
+    """`make ui` in the copy; whoever uses it ends it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -224,11 +238,7 @@ def serving(project: Project, **extra: str) -> Iterator[Server]:
             assert ui.poll() is None and time.monotonic() < end, output.read_text()
             time.sleep(0.3)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/", timeout=30) as client:
-            yield Server(client)
-        ui.send_signal(signal.SIGINT)
-        assert ui.wait(timeout=90) == 0, output.read_text()
-        assert project.processes() == []
-        assert not (project.root / ".prefect" / "ui-address").exists()
+            yield Ui(ui, output, Server(client))
     finally:
         if ui.poll() is None:
             ui.send_signal(signal.SIGINT)
@@ -236,3 +246,13 @@ def serving(project: Project, **extra: str) -> Iterator[Server]:
                 ui.wait(timeout=90)
             except subprocess.TimeoutExpired:
                 os.killpg(ui.pid, signal.SIGKILL)
+
+
+@contextmanager
+def serving(project: Project, **extra: str) -> Iterator[Server]:
+    """The server of `make ui`; stopped with Ctrl-C, after which nothing may be left of it."""
+    with started(project, **extra) as ui:
+        yield ui.server
+        ui.stop()
+        assert project.processes() == []
+        assert not (project.root / ".prefect" / "ui-address").exists()

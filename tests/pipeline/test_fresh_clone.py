@@ -258,7 +258,7 @@ def test_a_failed_stage_says_why_and_the_next_run_recovers(clone: Path, tmp_path
     assert lock_of(clone) == before
 
 
-@pytest.mark.parametrize("stage", ["validate", "evaluate"])
+@pytest.mark.parametrize("stage", ["validate", "tokenize"])
 def test_a_stage_killed_at_any_moment_ends_in_the_same_bytes(stage: str, clone: Path) -> None:
     before = lock_of(clone)
     for seconds in (1.5, 4):
@@ -293,3 +293,64 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(clone: Path, tmp_pat
     assert "the disk is full" in message
     assert "Traceback" not in message
     assert (tmp_path / "left").read_text() == ""
+
+
+def test_a_damaged_cache_is_noticed_and_made_anew(clone: Path) -> None:
+    """The output is gone, and what DVC keeps of it holds other bytes: it must not come back like that."""
+    before, table = lock_of(clone), clone / "models" / "tokens" / "table.parquet"
+    sound = table.read_bytes()
+    digest = next(
+        entry["md5"] for entry in files.read_json(cached(clone, lock_entry(clone, "tokenize", "models/tokens")))
+        if entry["relpath"] == "table.parquet"
+    )  # fmt: skip
+    kept = cached(clone, digest)
+    kept.chmod(0o644)
+    kept.write_bytes(b"damaged" + sound[7:])
+    shutil.rmtree(clone / "models" / "tokens")
+    call(clone, "dvc", "repro", "tokenize")
+    assert table.read_bytes() == sound
+    assert lock_of(clone) == before
+
+
+def lock_entry(root: Path, stage: str, path: str) -> str:
+    outs = YAML(typ="safe").load(root / "dvc.lock")["stages"][stage]["outs"]
+    return next(out["md5"] for out in outs if out["path"] == path)
+
+
+def cached(root: Path, digest: str) -> Path:
+    return root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def test_a_source_that_changes_meanwhile_is_taken_up_by_the_next_run(clone: Path, tmp_path: Path) -> None:
+    """A stage reads the copy that DVC made: the run that goes on is of one version of the log."""
+    source = tmp_path / "chat.parquet"
+    log = pl.read_parquet(clone / "src/befriend/sample/events.parquet")
+    log[:9000].write_parquet(source)
+    call(clone, "befriend", "use", str(source))
+    running = subprocess.Popen(
+        [str(BIN / "dvc"), "repro", "validate"], cwd=clone, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    time.sleep(2)
+    log[:9500].write_parquet(source)
+    assert running.wait(timeout=120) == 0
+    assert files.read_json(clone / "reports/validation.json")["rows"]["read"] in (9000, 9500)
+    call(clone, "dvc", "repro", "validate")
+    assert files.read_json(clone / "reports/validation.json")["rows"]["read"] == 9500
+    call(clone, "befriend", "use", "--sample")
+    call(clone, "dvc", "repro")
+    assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs Debian's package faketime")
+def test_a_clock_that_goes_backwards_changes_nothing(clone: Path) -> None:
+    before = lock_of(clone)
+    call(clone, "befriend", "gate")
+    for moment in ("2001-01-01 00:00:00", "2040-01-01 00:00:00", "2002-01-01 00:00:00"):
+        call(clone, "faketime", moment, "dvc", "repro", "--force", "--single-item", "validate")
+        assert lock_of(clone) == before
+        call(clone, "faketime", moment, "befriend", "gate")
+        call(clone, "faketime", moment, "befriend", "promote", ok=False)
+    assert "up to date" in call(clone, "dvc", "repro").stdout
+    assert "champion 1" in call(clone, "befriend", "promote", ok=False).stdout
+    user = pl.read_parquet(clone / "prepared/users.parquet")["user_id"][0]
+    assert "champion 1" in call(clone, "befriend", "recommend", "--user", str(user)).stderr

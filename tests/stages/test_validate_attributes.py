@@ -50,6 +50,7 @@ def test_one_row_a_user_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         "not_in_log": 1,
         "users": 2,
         "users_without": 1,
+        "opted_out": 0,
         "columns": {"country": {"missing": 1, "labels": 2}, "age": {"missing": 2, "not_finite": 0}},
     }
 

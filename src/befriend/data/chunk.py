@@ -60,7 +60,8 @@ def wanted_of_events(settings: DataSettings) -> Wanted:
 
 def wanted_of_users(settings: AttributeSettings) -> Wanted:
     """The user id and the attributes; a field says what kind of attribute it is: `categorical.country`."""
-    kinds = {CATEGORICAL: settings.categorical, NUMERIC: settings.numeric}
+    labels = [*settings.categorical, *([settings.opt_out] if settings.opt_out else [])]
+    kinds = {CATEGORICAL: labels, NUMERIC: settings.numeric}
     attributes: dict[str, str | int] = {f"{kind}.{name}": name for kind, names in kinds.items() for name in names}
     return Wanted({USER_ID: settings.user_id, **attributes}, "data.attributes")
 

@@ -22,6 +22,7 @@ LAST_SEEN: Final = "last_seen"
 DONE: Final = "events_done"
 RECEIVED: Final = "events_received"
 DEGREE: Final = "degree"
+OPTED_OUT: Final = "opted_out"
 
 FILE: Final = "file"
 ROW: Final = "row"

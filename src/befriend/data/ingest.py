@@ -21,6 +21,7 @@ from befriend.data.columns import (
     EVENT_FIELDS,
     FIRST_SEEN,
     LAST_SEEN,
+    OPTED_OUT,
     REASON,
     RECEIVED,
     ROLE,
@@ -247,6 +248,7 @@ def _users(events: pl.DataFrame, ids: pl.Series, final: np.ndarray) -> pl.DataFr
             DONE: np.bincount(actor, minlength=n),
             RECEIVED: np.bincount(target, minlength=n),
             DEGREE: degree,
+            OPTED_OUT: pl.repeat(False, n, eager=True),
         }
     )
 

@@ -22,6 +22,8 @@ from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_attribute_chunks
 from befriend.progress import track
 
+YES = ("1", "1.0", "true", "yes")
+
 
 @dataclass(frozen=True)
 class IngestedAttributes:
@@ -29,6 +31,8 @@ class IngestedAttributes:
 
     table: pl.DataFrame
     """N rows: user Int32, an Enum for each categorical column, Float32 for each numeric one; null where missing"""
+    opted_out: pl.Series
+    """bool, N rows: who must not be recommended"""
     file: str | None
     """its name; None without attributes"""
     read: int
@@ -61,6 +65,7 @@ class IngestedAttributes:
             "not_in_log": self.not_in_log,
             "users": self.read - refused - self.not_in_log,
             "users_without": self.table.height - (self.read - refused - self.not_in_log),
+            "opted_out": int(self.opted_out.sum()),
             "columns": columns,
         }
 
@@ -98,8 +103,12 @@ def ingest_attributes(
     used = used.with_columns(pl.when(pl.col(field).is_finite()).then(pl.col(field)).alias(field) for field in numbers)
     used = used.with_columns(_labelled(used[field]) for field in fields if _is_categorical(field))
     table = number.select(USER).join(used, on=USER, how="left", maintain_order="left")
+    table = table.rename({field: _name(field) for field in fields})
+    out = data.attributes.opt_out
+    opted_out = table[out].cast(pl.String).str.to_lowercase().is_in(YES).fill_null(False) if out else None
     return IngestedAttributes(
-        table=table.rename({field: _name(field) for field in fields}),
+        table=table.drop(out) if out else table,
+        opted_out=pl.repeat(False, len(user_ids), eager=True) if opted_out is None else opted_out,
         file=data.attributes.file,
         read=read,
         rejected=refused.counts,

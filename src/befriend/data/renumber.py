@@ -12,7 +12,7 @@ import polars as pl
 
 from befriend import files
 from befriend.data.attributes import ATTRIBUTES_FILE
-from befriend.data.columns import ACTOR, DEGREE, DONE, RECEIVED, TARGET, USER, USER_ID
+from befriend.data.columns import ACTOR, DEGREE, DONE, OPTED_OUT, RECEIVED, TARGET, USER, USER_ID
 from befriend.data.contracts import ATTRIBUTES, EVENTS, USERS, read_table
 from befriend.data.log import EVENTS_FILE, SPLIT_FILE, USERS_FILE, EventLog
 from befriend.errors import DataError
@@ -32,7 +32,7 @@ def renumber(prepared: Path, ids: pl.Series, out: Path) -> None:
     moved = events.with_columns(number.gather(events[side]).alias(side) for side in (ACTOR, TARGET))
     rest = users.drop(USER)
     users = everyone.join(rest, on=USER_ID, how="left", maintain_order="left").select(users.columns)
-    users = users.with_columns(pl.col(DONE, RECEIVED, DEGREE).fill_null(0))
+    users = users.with_columns(pl.col(DONE, RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False))
     attributes = read_table(prepared / ATTRIBUTES_FILE, ATTRIBUTES).with_columns(number.alias(USER))
     attributes = users.select(USER).join(attributes, on=USER, how="left", maintain_order="left")
     log = EventLog.from_tables(moved, users[USER_ID])

@@ -39,7 +39,7 @@ TINY: dict[str, dict[str, Any]] = {
     "train_two_tower": {"history_length": 20, "validation_events": 100},
     "train_stu": {"history_length": 20, "validation_events": 100},
     "train_ranker": {"events": 300, "trees": 30},
-    "evaluate": {"events": 250, "bootstrap": 200},
+    "evaluate": {"events": 250, "bootstrap": 200, "regimes": ["streaming", "daily"]},
     "cluster": {"epochs": 3, "validation_events": 200},
     "report": {"examples": 2},
 }

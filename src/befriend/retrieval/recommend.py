@@ -22,6 +22,7 @@ from befriend.retrieval.sampling import Sampling, sample
 
 AT_ONCE = 1024  # users
 NO_RULES = Rules()
+NOBODY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ class Recommender:
         asked: Asked,
         attributes: Attributes,
         vectors: np.ndarray,
+        unwilling: np.ndarray = NOBODY,
     ):
         """actions: labels by the model's own numbers; attributes: of everybody; vectors: float32[N, D], of everybody,
-        of length 1, by which people are alike."""
+        of length 1, by which people are alike; unwilling: int64, who must not be recommended."""
         self.lister, self.observed, self.asked, self.vectors = lister, observed, asked, vectors
         log = observed.log
         self.visible, self.moment, self.action = situation(log, actions, asked)
         self.hidden = Hidden(log, observed.activity.histories)
         self.eligible = Eligible(asked.rules, log, attributes, self.moment)
+        self.unwilling = unwilling
         self.shown = np.zeros(log.num_users, np.int64)
 
     def lists(self, users: pl.Series) -> pl.DataFrame:
@@ -113,11 +116,13 @@ class Recommender:
         """
         log, asked, rules = self.observed.log, self.asked, self.asked.rules
         pool = max(POOL, 5 * asked.k) if rules.rearranges else asked.k
-        met = [self.hidden(int(u), self.visible, True) if u < log.num_users else _NOBODY for u in user]
-        blocked = (self.hidden(int(u), self.visible, False) if u < log.num_users else _NOBODY for u in user)
-        excluded = met if asked.new_only else list(blocked)
+        met = [self.hidden(int(u), self.visible, True) if u < log.num_users else NOBODY for u in user]
+        blocked = (self.hidden(int(u), self.visible, False) if u < log.num_users else NOBODY for u in user)
+        excluded = list(met) if asked.new_only else list(blocked)
         if rules != NO_RULES:
             excluded = [np.union1d(a, self.eligible.excluded(int(u))) for a, u in zip(excluded, user, strict=True)]
+        if len(self.unwilling):
+            excluded = [np.union1d(some, self.unwilling) for some in excluded]
         count = pool if asked.sampling is None else log.num_users
         request = request_of(user, self.visible, self.moment, self.action, excluded, count)
         ids, scores = self.lister.scored(request)
@@ -179,9 +184,6 @@ def present(log: EventLog, users: pl.Series, moment: int) -> np.ndarray:
     number = numbers(log.user_ids, users)
     number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
     return number
-
-
-_NOBODY = np.empty(0, np.int64)
 
 
 def numbers(ids: pl.Series, wanted: pl.Series) -> np.ndarray:

@@ -10,7 +10,7 @@ import polars as pl
 from befriend import files
 from befriend.config import DataSettings, ValidateSettings
 from befriend.data.attributes import ATTRIBUTES_FILE
-from befriend.data.columns import FILE, RAW, REASON, REASONS, ROW, USER_ID
+from befriend.data.columns import FILE, OPTED_OUT, RAW, REASON, REASONS, ROW, USER_ID
 from befriend.data.contracts import ATTRIBUTES, EVENTS, REJECTED, USERS, check
 from befriend.data.expectations import Verdict, check_log, facts_row
 from befriend.data.facts import describe
@@ -75,7 +75,7 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
         raise DataError(_refusal(critical, raw, attributes))
     for name, table, contract in (
         (EVENTS_FILE, raw.events, EVENTS),
-        (USERS_FILE, raw.users, USERS),
+        (USERS_FILE, raw.users.with_columns(attributes.opted_out.alias(OPTED_OUT)), USERS),
         (ATTRIBUTES_FILE, attributes.table, ATTRIBUTES),
     ):
         check(table, contract, prepared / name)
