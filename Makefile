@@ -35,7 +35,7 @@ test: $(INSTALLED)
 
 # What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
 debian:
-	@{ command -v chromium chromedriver faketime && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+	@{ command -v chromium && command -v chromedriver && command -v faketime && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq -y install chromium chromium-driver faketime postgresql >/dev/null; } || \
 		echo "no chromium, chromedriver, faketime or PostgreSQL here: the tests that need them will be skipped"

@@ -44,6 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "befriend"
         copy(root)
+        clean(root)
         start = time.monotonic()
         call(root, "dvc", "repro")
         whole = time.monotonic() - start
@@ -63,7 +64,9 @@ def main() -> None:
             start = time.monotonic()
             again = call(root, "dvc", "repro", ok=False)
             took = time.monotonic() - start
-            same = digests(root) == reference
+            found = digests(root)
+            differ = [path for path in {*found, *reference} if found.get(path) != reference.get(path)]
+            same = not differ
             serves = call(root, "python", "-c", SERVE, ok=False).stdout.strip() == "5"
             good = again.returncode == 0 and same and serves
             bad += not good
@@ -72,7 +75,7 @@ def main() -> None:
             row = (k + 1, f"{wait:.0f} s", stage, what, done, *verdicts)
             print(f"| {' | '.join(map(str, row))} |", flush=True)
             if not good:
-                print(again.stdout[-2000:], again.stderr[-2000:], file=sys.stderr)
+                print(differ, again.stdout[-2000:], again.stderr[-2000:], file=sys.stderr)
         print(f"\n{arguments.kills - bad} of {arguments.kills} ended as if nothing had happened")
         sys.exit(bool(bad))
 

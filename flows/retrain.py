@@ -17,6 +17,7 @@ from tasks.evaluate import evaluate
 from tasks.gate import gate, why
 from tasks.notify import NEXT, failed, notify
 from tasks.registry import commit as commit_files
+from tasks.registry import listed
 from tasks.registry import promote as promote_run
 from tasks.registry import recommend as recommend_everybody
 from tasks.registry import tidy as remove_old
@@ -66,21 +67,24 @@ def retrain(
         if not promote:
             return Completed(message=f"{what}; the champion stays")
         decision = gate()
-        if decision["verdict"] == "unchanged":
-            return Completed(message=f"{what}; champion {decision['champion']} is this very run")
         if decision["verdict"] == "refuse" and not force:
             notify("befriend: the gate refused a run", f"{why(decision)}\n{NEXT['Refused']}")
             return Completed(name="Refused", message=f"{what}; refused: {why(decision)}")
-        number = promote_run(force)
-        if recommend:
+        if decision["verdict"] == "unchanged":
+            number, how = decision["champion"], "is this very run"
+        else:
+            number = promote_run(force)
+            how = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
+            notify(
+                f"befriend: champion {number} is served", f"{what}; champion {number} {how}. Back: befriend rollback"
+            )
+        if recommend and not listed(number):
             recommend_everybody()
         if commit:
             commit_files(number)
-        if tidy:
+        if tidy and decision["verdict"] != "unchanged":
             remove_old()
-        forced = " by force" if decision["verdict"] == "refuse" else ""
-        notify(f"befriend: champion {number} is served", f"{what}; promoted{forced}. Back: befriend rollback")
-        return Completed(message=f"{what}; champion {number} is served{forced}")
+        return Completed(message=f"{what}; champion {number} {how}")
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ REPORT_KEY, MEASURES_KEY, FILES_KEY = "drift-report", "drift-measures", "drift-f
 
 
 @stage_task("drift", "Compare new events with those of the champion.", run_name="drift")
-def drift() -> str:
-    """The verdict: ok, warning or severe; the first run of all has nothing to differ from."""
-    if champion(Path()) is None:
-        return "ok"
-    befriend("drift")
-    publish()
-    return files.read_json(layout.DRIFT / DRIFT_FILE)["verdict"]
+def drift() -> None:
+    """The gate takes the verdict up; the first run of all has nothing to differ from."""
+    if champion(Path()) is not None:
+        befriend("drift")
+        publish()
 
 
 def publish() -> None:
     told = files.read_json(layout.DRIFT / DRIFT_FILE)
     report = layout.DRIFT / REPORT
     create_markdown_artifact(readable(report), key=REPORT_KEY, description=f"Drift: {told['verdict']}")
-    create_table_artifact(measures(told), key=MEASURES_KEY, description=told["compared"])
+    if told["measures"]:
+        create_table_artifact(measures(told), key=MEASURES_KEY, description=told["compared"])
     link(report, FILES_KEY, "The report with its figure")
 
 

@@ -32,7 +32,7 @@ RETRY_DELAYS = [10.0, 60.0]  # seconds: a lock is soon free, memory may take lon
 STOPPING = 15  # seconds a stage has to end by itself when its run is cancelled
 
 # What DVC says where nothing is wrong with the project: somebody else works in it, or a remote source is away.
-_PASSING = re.compile(
+PASSING = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked by|Cannot connect to host|timed out|"
     r"Connection reset|Temporary failure in name resolution"
 )
@@ -151,7 +151,7 @@ def failure(target: str, code: int, lines: list[str], record: Path | None) -> St
         message(lines) or f"`dvc repro {target}` failed with exit code {code} and said nothing",
         exit_code=int(ended[1]) if ended else 1,
         began=record is not None,
-        may_pass=bool(_PASSING.search(text)),
+        may_pass=bool(PASSING.search(text)),
     )
 
 

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from befriend import files, layout
 from befriend.ops import registry
 from tasks.command import befriend
-from tasks.dvc import stage_task
+from tasks.dvc import StageError, stage_task
 from tasks.publish import link
 
 MANIFEST_KEY, LISTS_KEY = "champion-manifest", "lists"
@@ -37,19 +37,27 @@ def publish(now: registry.Promoted) -> None:
 def recommend(k: int = 20, new_only: bool = True) -> Path:
     """The file of lists. k: people a list; new_only: without existing contacts."""
     befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *["--new-only"] * new_only)
+    now = registry.champion(Path())
+    files.write_json(layout.LISTS_OF, {"champion": now.number if now else None})
     link(layout.LISTS, LISTS_KEY, "Lists for everybody")
     return layout.LISTS
+
+
+def listed(number: int) -> bool:
+    """Whether the lists for everybody are those of this champion."""
+    told = files.read_json(layout.LISTS_OF) if layout.LISTS_OF.is_file() else {}
+    return layout.LISTS.is_file() and told.get("champion") == number
 
 
 @stage_task("commit", "Commit what made the champion.", run_name="commit")
 def commit(number: int) -> bool:
     """Commits the files that the promotion named, and nothing else; False where there was nothing to commit."""
     told = [name for name in registry.to_commit(Path()) if Path(name).exists()]
-    if not told:
-        return False
-    for git in (["add", "--", *told], ["commit", "--quiet", "-m", f"Champion {number}", "--", *told]):
-        subprocess.run(["git", *git], check=True)
-    return True
+    for git in (["add", "--", *told], ["commit", "--quiet", "-m", f"Champion {number}", "--", *told]) if told else ():
+        done = subprocess.run(["git", *git], capture_output=True, text=True)
+        if done.returncode:
+            raise StageError(f"git {git[0]} failed: {done.stderr.strip()}", began=True)
+    return bool(told)
 
 
 @stage_task("tidy", "Remove what is not to be kept.", run_name="tidy")

@@ -47,10 +47,11 @@ ModelName = Literal["two-tower", "stu", "both"]
 class Befriend:
     """The log and the trained models of a project."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, marks: frozenset[str] = frozenset()):
+        """marks: of people who asked to be forgotten, beside those that the project knows of."""
         self.root = root
         prepared = root / layout.PREPARED
-        self.marks = read_marks(prepared)
+        self.marks = read_marks(prepared) | marks
         self.log = without(EventLog.read(prepared), self.marks)
 
     @cached_property

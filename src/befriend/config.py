@@ -214,7 +214,7 @@ class EvaluateSettings(Settings):
 class ReportSettings(Settings):
     """The page of a run."""
 
-    examples: Annotated[int, Field(ge=0, le=5)] = 5
+    examples: Annotated[int, Field(ge=0, le=4)] = 4
     """users whose lists are shown, of each degree of activity one; 0: a page without anybody's lists"""
     people: Annotated[int, Field(ge=1, le=20)] = 5
     """people on each of their lists"""

@@ -46,6 +46,12 @@ def test_shares_of_answers_newcomers_and_repeats_by_hand() -> None:
     assert (repeated.before, repeated.now) == ({"share": 0.25}, {"share": 0.0})
 
 
+def test_labels_that_neither_window_has_do_not_count() -> None:
+    log = make_log([(0, "a", 1, 0), (0, "b", 1, 5), (0, "c", 1, 10), (1, "a", 0, 20), (1, "b", 0, 30)])
+    told = found(Window(log, np.array([0, 1]), None), Window(log, np.array([3, 4]), None))
+    assert told["actions"].value == 0
+
+
 def test_degrees_and_gaps_by_hand() -> None:
     one = make_log([(0, "a", 1, 0), (0, "a", 2, 10), (0, "a", 3, 20)])
     two = make_log([(0, "a", 1, 0), (0, "a", 1, 100), (0, "a", 1, 200)])

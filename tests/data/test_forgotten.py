@@ -25,7 +25,7 @@ def test_marks_are_digests_that_add_up(tmp_path: Path) -> None:
     add_marks(tmp_path, [mark("anna"), mark(7)])
     assert read_marks(tmp_path) == {mark("7"), mark("anna")}
     assert "anna" not in (tmp_path / "forgotten.txt").read_text()
-    assert marked(pl.Series([6, 7, 7]), read_marks(tmp_path)).to_list() == [False, True, True]
+    assert marked(pl.Series([6, 7, None, 7]), read_marks(tmp_path)).to_list() == [False, True, False, True]
 
 
 def test_a_log_without_somebody_has_none_of_their_events_and_all_numbers() -> None:
@@ -42,6 +42,15 @@ def prepared(root: Path, events: pl.DataFrame) -> Path:
     rules = ValidateSettings(min_days=0)
     validate.run(DataSettings(), rules, root / "log.parquet", root / "prepared", root / "reports")
     return root / "prepared"
+
+
+def test_rows_without_an_id_are_refused_as_ever(raw_events: pl.DataFrame, tmp_path: Path) -> None:
+    nobody = raw_events[:3].with_columns(actor_id=pl.lit(None, pl.Int64))
+    (tmp_path / "prepared").mkdir()
+    add_marks(tmp_path / "prepared", [mark(raw_events["actor_id"][0])])
+    pl.concat([raw_events, nobody]).write_parquet(tmp_path / "log")
+    folders = tmp_path / "log", tmp_path / "prepared", tmp_path / "reports"
+    assert validate.run(DataSettings(), ValidateSettings(max_rejected=0.5), *folders).rejected == 3
 
 
 @pytest.mark.parametrize("form", ["table", "text"])

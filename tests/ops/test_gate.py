@@ -65,8 +65,14 @@ def decision(served: Path) -> dict[str, Any]:
 def test_each_rule_says_what_was_found_and_what_is_required(decision: dict[str, Any], served: Path) -> None:
     rules = {rule["name"]: rule for rule in decision["rules"]}
     parts = ("list new, streaming", "list new, daily", "list any, streaming", "list any, daily")
-    names = {"validation", "drift", *(f"{rule}, {part}" for rule in ("floor", "level") for part in parts)}
-    names |= {*parts[:2], "newcomers, list new, streaming", "newcomers, list new, daily"}
+    names = {
+        "validation",
+        "figures",
+        "not taken back",
+        "drift",
+        *(f"{rule}, {part}" for rule in ("floor", "level") for part in parts),
+    }
+    names |= {*parts, "newcomers, list new, streaming", "newcomers, list new, daily"}
     assert rules.keys() == names
     assert decision["verdict"] == ("promote" if all(rule["passed"] for rule in rules.values()) else "refuse")
     told = (served / layout.GATE / "decision.md").read_text()
@@ -111,6 +117,30 @@ def test_floor_level_and_drift_bind(served: Path) -> None:
     failed = {rule["name"] for rule in gate.decide(served, params)["rules"] if not rule["passed"]}
     assert "floor, list new, daily" in failed
     files.remove(served / layout.DRIFT)
+
+
+def test_figures_of_other_models_judge_nothing(served: Path) -> None:
+    weights = served / "models" / "stu" / "weights.safetensors"
+    sound = weights.read_bytes()
+    try:
+        weights.write_bytes(sound + b" ")
+        failed = {rule["name"] for rule in gate.decide(served, PARAMS)["rules"] if not rule["passed"]}
+    finally:
+        weights.write_bytes(sound)
+    assert "figures" in failed
+
+
+def test_logs_that_cannot_be_compared_are_refused_with_a_reason(served: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(served, root, symlinks=True)
+    users = root / "prepared" / "users.parquet"
+    pl.read_parquet(users).with_columns(pl.col("user_id").cast(pl.String)).write_parquet(users)
+    files.remove(root / layout.DRIFT)
+    rules = {
+        rule["name"]: rule for rule in gate.decide(root, PARAMS.model_copy(update={"gate": GateSettings()}))["rules"]
+    }
+    assert not rules["drift"]["passed"] and "they cannot be compared" in rules["drift"]["found"]
+    assert not rules["beside the champion"]["passed"]
 
 
 def test_a_decision_is_of_one_run_beside_one_champion(served: Path) -> None:

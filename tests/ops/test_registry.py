@@ -13,7 +13,7 @@ import pytest
 from befriend import files, layout
 from befriend.errors import CallError, DataError
 from befriend.ops import registry
-from befriend.ops.registry import MODELS, PREPARED, champion, digest, promote, promoted, rollback
+from befriend.ops.registry import MODELS, PREPARED, champion, digest, promote, promoted, rollback, taken_back
 from tests.conftest import ROOT
 
 DECISION = {"verdict": "promote", "rules": []}
@@ -69,6 +69,20 @@ def test_after_a_rollback_the_next_promotion_follows_the_run_that_was_served(tmp
     lay(tmp_path, "three")
     assert promote(tmp_path, DECISION, keep=5).manifest["previous"] == 1
     assert rollback(tmp_path).number == 1
+
+
+def test_what_was_taken_back_is_known_until_somebody_serves_it_again(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        lay(tmp_path, content)
+        promote(tmp_path, DECISION, keep=5)
+    assert taken_back(tmp_path) == []
+    rollback(tmp_path)
+    assert [entry.number for entry in taken_back(tmp_path)] == [2]
+    lay(tmp_path, "three")
+    promote(tmp_path, DECISION, keep=5)
+    assert [entry.number for entry in taken_back(tmp_path)] == [2]
+    rollback(tmp_path, 2)
+    assert [entry.number for entry in taken_back(tmp_path)] == [3]
 
 
 def test_old_runs_go_but_never_the_champion_or_the_one_before_it(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def _same_labels(before: dict[str, int], now: dict[str, int], labels: list[str])
     from scipy.stats import chi2_contingency  # type: ignore[import-untyped]
 
     table = np.array([[counts.get(label, 0) for label in labels] for counts in (before, now)])
-    if len(labels) < 2 or not table.sum(1).all():
+    table = table[:, table.any(0)]
+    if table.shape[1] < 2 or not table.sum(1).all():
         return None
     return float(chi2_contingency(table).pvalue)
 

@@ -19,6 +19,7 @@ from befriend import files
 from befriend.data.log import EventLog
 
 FORGOTTEN_FILE = "forgotten.txt"
+HEAD = "# People who asked to be forgotten, a digest of each one's id (befriend forget)."
 
 
 def mark(user: Any) -> str:
@@ -28,21 +29,22 @@ def mark(user: Any) -> str:
 def read_marks(prepared: Path) -> frozenset[str]:
     """Of the folder's list; empty without one."""
     path = prepared / FORGOTTEN_FILE
-    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else frozenset()
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def add_marks(prepared: Path, marks: Iterable[str]) -> None:
     told = sorted(read_marks(prepared) | set(marks))
-    files.write_text(prepared / FORGOTTEN_FILE, "".join(f"{one}\n" for one in told))
+    files.write_text(prepared / FORGOTTEN_FILE, "\n".join([HEAD, *told, ""]))
 
 
 def marked(ids: pl.Series, marks: frozenset[str]) -> pl.Series:
     """bool, of each id."""
     if not marks:
         return pl.repeat(False, len(ids), eager=True)
-    known = ids.unique()
+    known = ids.drop_nulls().unique()
     gone = known.filter(pl.Series([mark(one) in marks for one in known], dtype=pl.Boolean))
-    return ids.is_in(gone.implode())
+    return ids.is_in(gone.implode()).fill_null(False)
 
 
 def without(log: EventLog, marks: frozenset[str]) -> EventLog:

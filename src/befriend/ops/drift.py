@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import numpy as np
 
 from befriend import files, layout
 from befriend.config import DriftSettings
-from befriend.data.columns import USER_ID
-from befriend.data.contracts import USERS, read_table
 from befriend.data.drift import Measure, Window, measures, windows
-from befriend.data.log import EVENTS_FILE, USERS_FILE, EventLog
+from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.renumber import renumber
+from befriend.errors import BefriendError
 from befriend.ops.registry import Promoted
 from befriend.tokens.folder import load as load_tokens
 
@@ -24,38 +24,46 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
 def measure(root: Path, champion: Promoted, settings: DriftSettings) -> dict[str, Any]:
-    """Compares, writes runs/drift/, and returns drift.json: verdict, compared, champion, data, and measures by name."""
-    prepared = root / layout.PREPARED
-    out = root / layout.DRIFT
-    before = EventLog.read(champion.folder / layout.PREPARED)
-    with files.atomic(out) as folder:
+    """Compares, writes runs/drift/, and returns drift.json: verdict, compared, and measures by name, among others.
+
+    Logs that cannot be compared at all, as their ids are of another kind, differ severely.
+    """
+    with files.atomic(root / layout.DRIFT) as folder:
         folder.mkdir(parents=True)
-        ids = read_table(champion.folder / layout.PREPARED / USERS_FILE, USERS)[USER_ID]
-        renumber(prepared, ids, folder / "log")
-        now = EventLog.read(folder / "log")
-        tokens = load_tokens(champion.folder / layout.TOKENS, now).extended(now).table.stus[:, 0].numpy()
-        files.remove(folder / "log")
-        one, two, compared = windows(before, now, settings.least_events)
-        pair = Window(before, one, tokens[: before.num_users]), Window(now, two, tokens)
-        found = measures(*pair)
+        found: list[Measure] = []
+        told: dict[str, Any] = {"champion": champion.number, "limits": settings.model_dump()}
+        told["data"] = files.sha256(root / layout.PREPARED / EVENTS_FILE)
+        try:
+            pair, compared = _windows(root, champion, settings)
+            found = measures(*pair)
+            told["events_a_day"] = [round(len(w.events) / max(w.days, 1e-9), 1) for w in pair]
+        except BefriendError as error:
+            compared = f"they cannot be compared: {error}"
         verdicts = [measured.verdict(settings) for measured in found]
-        worst = SEVERITY[max((SEVERITY.index(verdict) for verdict in verdicts), default=0)]
-        told = {
-            "verdict": worst,
-            "compared": compared,
-            "champion": champion.number,
-            "data": files.sha256(prepared / EVENTS_FILE),
-            "events_a_day": [round(len(w.events) / max(w.days, 1e-9), 1) for w in pair],
-            "measures": {
-                m.name: {"kind": m.kind, "value": m.value, "verdict": verdict, "before": m.before, "now": m.now}
-                | {"limits": list(settings.limits(m.kind))}
-                for m, verdict in zip(found, verdicts, strict=True)
-            },
+        told["compared"] = compared
+        worst = max((SEVERITY.index(verdict) for verdict in verdicts), default=len(SEVERITY) - 1)
+        told["verdict"] = SEVERITY[worst]
+        told["measures"] = {
+            m.name: {"kind": m.kind, "value": m.value, "verdict": verdict, "before": m.before, "now": m.now}
+            | {"limits": list(settings.limits(m.kind))}
+            for m, verdict in zip(found, verdicts, strict=True)
         }
         files.write_json(folder / DRIFT_FILE, told)
-        draw(found, folder / FIGURE)
+        if found:
+            draw(found, folder / FIGURE)
         files.write_text(folder / REPORT, report(told))
     return told
+
+
+def _windows(root: Path, champion: Promoted, settings: DriftSettings) -> tuple[tuple[Window, Window], str]:
+    """The champion's events and the new ones, in the champion's numbers, and which ones these are."""
+    before = EventLog.read(champion.folder / layout.PREPARED)
+    with tempfile.TemporaryDirectory() as name:
+        renumber(root / layout.PREPARED, before.user_ids, Path(name) / "log")
+        now = EventLog.read(Path(name) / "log")
+    tokens = load_tokens(champion.folder / layout.TOKENS, now).extended(now).table.stus[:, 0].numpy()
+    one, two, compared = windows(before, now, settings.least_events)
+    return (Window(before, one, tokens[: before.num_users]), Window(now, two, tokens)), compared
 
 
 def current(root: Path, champion: Promoted, settings: DriftSettings) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def current(root: Path, champion: Promoted, settings: DriftSettings) -> dict[str
     if path.is_file():
         told = files.read_json(path)
         of = files.sha256(root / layout.PREPARED / EVENTS_FILE)
-        if (told["champion"], told["data"]) == (champion.number, of):
+        if (told["champion"], told["data"], told["limits"]) == (champion.number, of, settings.model_dump()):
             return told
     return measure(root, champion, settings)
 
@@ -73,8 +81,13 @@ def report(told: dict[str, Any]) -> str:
     lines = [
         f"# Drift: {told['verdict']}",
         "",
-        f"Compared with the log of champion {told['champion']}: {told['compared']}. "
-        f"{told['events_a_day'][0]:,.0f} events a day then, {told['events_a_day'][1]:,.0f} now.",
+        f"Compared with the log of champion {told['champion']}: {told['compared']}.",
+        "",
+    ]
+    if not told["measures"]:
+        return "\n".join(lines)
+    lines += [
+        "{:,.0f} events a day then, {:,.0f} now.".format(*told["events_a_day"]),
         "",
         f"![each measure then and now]({FIGURE})",
         "",

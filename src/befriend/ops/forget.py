@@ -13,7 +13,7 @@ from befriend.data.columns import USER_ID
 from befriend.data.forgotten import FORGOTTEN_FILE, add_marks, mark
 from befriend.data.log import USERS_FILE
 from befriend.errors import CallError
-from befriend.ops.registry import promoted
+from befriend.ops.registry import locked, promoted
 
 SEARCHED = (layout.PREPARED, layout.MODELS, layout.REPORTS, layout.RUNS)
 IDS = (USER_ID, "users", "recommended")
@@ -29,9 +29,11 @@ def forget(root: Path, users: list[str]) -> None:
     strangers = [user for user in users if user not in known]
     if strangers:
         raise CallError(f"nobody here has the id {', '.join(strangers)}.")
-    for folder in folders:
-        add_marks(folder, map(mark, users))
+    with locked(root):  # nobody is promoted meanwhile
+        for folder in {*folders, *(entry.folder / layout.PREPARED for entry in promoted(root))}:
+            add_marks(folder, map(mark, users))
     lists = root / layout.LISTS
+    files.remove(lists.with_name(f"{lists.name}.parts"))
     if lists.is_file():
         table = pl.read_parquet(lists)
         gone = pl.any_horizontal(pl.col(name).cast(pl.String).is_in(users) for name in ("user", "recommended"))
@@ -76,8 +78,9 @@ def traces(root: Path, user: str) -> list[str]:
 
 
 def _in_table(path: Path, user: str) -> bool:
-    for name, column in pl.read_parquet(path).to_dict().items():
-        if name in IDS:
+    table = pl.read_parquet(path)
+    for name, column in table.to_dict().items():
+        if name in IDS or (name == "user" and "recommended" in table.columns):
             values = column.explode() if isinstance(column.dtype, pl.List) else column
             if (values.cast(pl.String) == user).any():
                 return True

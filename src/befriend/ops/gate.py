@@ -12,13 +12,15 @@ from befriend.config import Params
 from befriend.errors import BefriendError, DataError
 from befriend.evaluation.again import MODEL, rank_again
 from befriend.evaluation.compare import compare
+from befriend.evaluation.evaluated import evaluated
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import LISTS
 from befriend.ops import drift
-from befriend.ops.registry import Promoted, champion, digest
+from befriend.ops.registry import Promoted, champion, digest, taken_back
+from befriend.report.run import LEARNED
 
 DECISION, REPORT = "decision.json", "decision.md"
-LEARNED = (MODEL, "boosted", "two-tower", "stu")
+COMPARED = (("new", "new", "list new"), ("new", "newcomers", "newcomers, list new"), ("any", "all", "list any"))
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ def decide(root: Path, params: Params) -> dict[str, Any]:
     if now is not None and now.manifest["run"] == run:
         rules, verdict = [], "unchanged"
     else:
-        rules = [_validation(root), *_floors(root, params)]
+        rules = [_validation(root), _evaluated(root), *_floors(root, params)]
         if now is not None:
+            rules.append(_taken_back(root, run))
             told = drift.current(root, now, params.drift)
             limit = drift.SEVERITY.index(params.gate.drift)
             severity = drift.SEVERITY.index(told["verdict"])
-            rules.append(Rule("drift", severity <= limit, told["verdict"], f"at most {params.gate.drift}"))
+            found = told["verdict"] if told["measures"] else f"{told['verdict']}: {told['compared']}"
+            rules.append(Rule("drift", severity <= limit, found, f"at most {params.gate.drift}"))
             rules += [*_level(root, now, params), *_beside(root, now, params)]
         verdict = "promote" if all(rule.passed for rule in rules) else "refuse"
     decision = {
@@ -77,7 +81,8 @@ def report(decision: dict[str, Any]) -> str:
         lines += ["| rule | verdict | found | required |", "|---|---|---|---|"]
         for rule in decision["rules"]:
             verdict = "ok" if rule["passed"] else "**not met**"
-            lines.append(f"| {rule['name']} | {verdict} | {rule['found']} | {rule['required']} |")
+            found = " ".join(rule["found"].split())
+            lines.append(f"| {rule['name']} | {verdict} | {found} | {rule['required']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +90,21 @@ def _validation(root: Path) -> Rule:
     told = files.read_json(root / layout.VALIDATION)
     failed = [name for name, rule in told["rules"].items() if not rule["passed"]]
     return Rule("validation", told["passed"], ", ".join(failed) or "every rule met", "no critical rule failed")
+
+
+def _evaluated(root: Path) -> Rule:
+    """Whether figures and lists are those of the models that lie here."""
+    path = root / layout.EVALUATED
+    same = path.is_file() and files.read_json(path)["of"] == evaluated(root / layout.PREPARED, root / layout.MODELS)
+    found = "of this run" if same else "of other models, or of another log: run `dvc repro`"
+    return Rule("figures", same, found, "those of the run that is judged")
+
+
+def _taken_back(root: Path, run: str) -> Rule:
+    """What somebody took back does not return by itself the next night."""
+    numbers = [entry.number for entry in taken_back(root) if entry.manifest["run"] == run]
+    found = f"somebody went back from it, as champion {numbers[0]}" if numbers else "never served and taken back"
+    return Rule("not taken back", not numbers, found, "no run that a rollback took back")
 
 
 def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
@@ -146,8 +166,8 @@ def _beside(root: Path, now: Promoted, params: Params) -> list[Rule]:
         return [Rule("beside the champion", False, str(error), "both make lists for the same events")]
     rules = []
     for regime in regimes:
-        for segment, title in (("new", "list new"), ("newcomers", "newcomers, list new")):
-            row = next(iter(figures.filter(regime=regime, list="new", segment=segment).iter_rows(named=True)), None)
+        for kind, segment, title in COMPARED:
+            row = next(iter(figures.filter(regime=regime, list=kind, segment=segment).iter_rows(named=True)), None)
             if row is None:
                 continue
             then, lost = row["ndcg@10 a"], row["ndcg@10 difference"]

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from befriend import files
+from befriend import files, layout
 from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
+from befriend.data.forgotten import read_marks
 from befriend.errors import CallError
 from befriend.ops.registry import champion
 from befriend.retrieval import batch
@@ -130,7 +131,7 @@ def serving(run: Path | None) -> Befriend:
         typer.echo(
             f"befriend: champion {now.number}, promoted {now.manifest['promoted']} (--run . for another)", err=True
         )
-        return load(now.folder)
+        return Befriend(now.folder, read_marks(layout.PREPARED))
     return load(run or Path())
 
 

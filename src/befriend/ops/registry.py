@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ MANIFEST = "manifest.json"
 HISTORY = "history.jsonl"
 LOCK = ".lock"
 RESTORE = ("dvc.yaml", "dvc.lock", "params.yaml", "data.dvc")
-"""what git keeps of a run: with the code's revision and DVC's cache, it brings everything back"""
+"""what git keeps of a run: with the code of its revision, `dvc repro` makes it again"""
+STALE = 30 * 86_400  # seconds
 PREPARED = ("events.parquet", "users.parquet", "attributes.parquet", "split.json")
 MODELS = (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS)
 
@@ -69,10 +71,11 @@ def promoted(root: Path) -> list[Promoted]:
 def digest(root: Path) -> str:
     """Of the run that lies in a folder: its prepared log and its models."""
     paths = [root / layout.PREPARED / name for name in PREPARED]
-    paths += [path for folder in MODELS for path in sorted((root / folder).glob("*")) if path.is_file()]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [path for path in (*paths, root / layout.METRICS) if not path.is_file()]
+    missing += [root / folder for folder in MODELS if not any((root / folder).glob("*"))]
     if missing:
         raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
+    paths += [path for folder in MODELS for path in sorted((root / folder).glob("*")) if path.is_file()]
     told = "\n".join(f"{path.relative_to(root)} {files.sha256(path)}" for path in paths)
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -82,7 +85,9 @@ def promote(root: Path, decision: dict[str, Any], keep: int) -> Promoted:
 
     decision: what was said of it, which goes into its manifest; keep: how many runs stay in the registry.
     """
-    with _locked(root):
+    from befriend.data.forgotten import add_marks, read_marks
+
+    with locked(root):
         before = champion(root)
         manifest = _manifest(root, decision, before)
         number = 1 + max((entry.number for entry in promoted(root)), default=0)
@@ -100,14 +105,30 @@ def promote(root: Path, decision: dict[str, Any], keep: int) -> Promoted:
         if digest(folder) != manifest["run"]:
             files.remove(folder)
             raise DataError("the run changed while it was promoted. Wait until no stage runs, and promote again.")
+        add_marks(
+            folder / layout.PREPARED, read_marks(root / layout.PREPARED)
+        )  # somebody may have been forgotten since
         _serve(root, folder, "promote")
         _prune(root, keep)
         return Promoted(folder)
 
 
+def taken_back(root: Path) -> list[Promoted]:
+    """Runs from which somebody went back, and which were not served again since."""
+    path = root / layout.REGISTRY / HISTORY
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    gone, now = set[int](), None
+    for line in lines:
+        if line["how"] == "rollback" and now is not None:
+            gone.add(now)
+        now = line["number"]
+        gone.discard(now)
+    return [entry for entry in promoted(root) if entry.number in gone]
+
+
 def rollback(root: Path, to: int | None = None) -> Promoted:
     """Serves the run that was served before the champion, or a certain one."""
-    with _locked(root):
+    with locked(root):
         number = to
         if number is None:
             now = champion(root)
@@ -133,15 +154,18 @@ def to_commit(root: Path) -> list[str]:
 
 
 def tidy(root: Path, keep: int, commits: int) -> int:
-    """Removes promoted runs beyond `keep`, checkpoints, and what neither the workspace nor the last commits need of
-    DVC's cache. Returns bytes freed."""
+    """Removes promoted runs beyond `keep`, checkpoints that nobody went on with for a month, and what neither the
+    workspace, nor branches, tags, experiments and the last commits need of DVC's cache. Returns bytes freed."""
     before = _size(root)
-    with _locked(root):
+    with locked(root):
         if champion(root):
             _prune(root, keep)
-    files.remove(root / layout.CHECKPOINTS)
-    dvc = [str(Path(sys.executable).with_name("dvc")), "gc", "--force", "--workspace", "--rev", "HEAD"]
-    done = subprocess.run([*dvc, "--num", str(commits)], cwd=root, capture_output=True, text=True)
+    for path in (root / layout.CHECKPOINTS).glob("*/*"):
+        if time.time() - path.stat().st_mtime > STALE:
+            files.remove(path)
+    dvc = [str(Path(sys.executable).with_name("dvc")), "gc", "--force", "--workspace", "--all-branches", "--all-tags"]
+    dvc += ["--all-experiments", "--rev", "HEAD", "--num", str(commits)]
+    done = subprocess.run(dvc, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise DataError(f"DVC could not tidy its cache: {done.stderr.strip()}")
     return before - _size(root)
@@ -165,6 +189,8 @@ def _serve(root: Path, folder: Path, how: str) -> None:
 
 def _prune(root: Path, keep: int) -> None:
     """Removes the oldest runs beyond `keep`, but never the champion, or the one to which a rollback would go."""
+    for left in (root / layout.REGISTRY).glob(".*.tmp"):  # of a promotion that was killed
+        files.remove(left)
     now = champion(root)
     assert now is not None
     spared = {now.number, now.manifest["previous"]}
@@ -216,7 +242,7 @@ def _outputs(lock: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """One at a time: a second promotion waits for the first."""
     folder = root / layout.REGISTRY
     folder.mkdir(parents=True, exist_ok=True)

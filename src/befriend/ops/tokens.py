@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from befriend import layout
+from befriend import files, layout
 from befriend.config import DataSettings, ValidateSettings
 from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
-from befriend.data.forgotten import mark, marked, read_marks
+from befriend.data.forgotten import mark, marked, read_marks, without
 from befriend.data.ingest import ingest
 from befriend.data.log import EVENTS_FILE, USERS_FILE, EventLog
 from befriend.data.rejected import RejectedWriter
@@ -64,9 +64,14 @@ def assign(events: Path, out: Path, data: DataSettings) -> None:
     """Writes the STUs of all users, those of later events too: one row a user."""
     log = EventLog.read(layout.PREPARED)
     tokens = load(layout.TOKENS, log)
-    later = _later(events, data)
+    marks = read_marks(layout.PREPARED)
+    later = without(_later(events, data), marks)
     grown = tokens.extended(later)
     grown.table.write(out, later.user_ids)
+    if marks:
+        everybody = pl.read_parquet(out)
+        with files.atomic(out) as new_file:
+            everybody.filter(~marked(everybody[USER_ID], marks)).write_parquet(new_file)
     new = len(grown.table) - len(tokens.table)
     typer.echo(f"{new:,} users got an STU, {len(tokens.table):,} keep theirs; all are in {out}.")
 

@@ -89,7 +89,11 @@ def _table(run: Run, kind: str) -> list[dict[str, Any]]:
     for regime in run.regimes:
         for name, figures in run.figures(kind, regime).items():
             names.setdefault(name, {})[regime] = figures
-    best = {regime: max(f["ndcg@10"] for f in run.figures(kind, regime).values()) for regime in run.regimes if names}
+    best = {
+        regime: max(f["ndcg@10"] for f in run.figures(kind, regime).values())
+        for regime in run.regimes
+        if run.figures(kind, regime)
+    }
     order = sorted(names, key=lambda name: (-sum(f["ndcg@10"] for f in names[name].values()), name))
     return [{"model": name, "regimes": names[name], "best": best} for name in order]
 

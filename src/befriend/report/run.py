@@ -127,18 +127,13 @@ class Run:
         return self.metrics.get(regime, {}).get(kind, {}).get(segment or LISTS[kind][0], {})
 
     @property
-    def settings(self) -> list[dict[str, Any]]:
-        """name, value, default, meaning and whether the value is another one, of all settings."""
+    def settings(self) -> list[dict[str, str]]:
+        """name, value, default and meaning of all settings on which a run depends."""
         chosen = values(self.params)
         return [
-            {
-                "name": name,
-                "value": chosen[name],
-                "default": usual,
-                "meaning": meaning,
-                "changed": chosen[name] != usual,
-            }
+            {"name": name, "value": chosen[name], "default": usual, "meaning": meaning}
             for name, usual, meaning in describe(Params)
+            if name.split(".")[0] not in ("drift", "gate", "registry")
         ]
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 from lightgbm import Booster
 
-from befriend import files
+from befriend import files, layout
 from befriend.config import EvaluateSettings
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.evaluation.calibration import calibration
 from befriend.evaluation.decoding import decoding
+from befriend.evaluation.evaluated import evaluated
 from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.protocol import Questions, ask, requests, requests_and_events
@@ -72,6 +73,7 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
         folder.mkdir()
         write_report(folder, metrics, told["slices"], told["exposure"], settings)
         told["shown"].write_csv(folder / SHOWN_FILE)
+        files.write_json(folder / layout.EVALUATED.name, {"of": evaluated(prepared, models)})
         told["bins"].write_csv(folder / CALIBRATION_FILE)
     files.write_json(reports / "metrics.json", metrics)
     files.write_json(reports / "calibration.json", calibrated)
