@@ -18,15 +18,16 @@ def _run_name() -> str:
 
 
 @flow(name="recommend", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
-def recommend(k: int = 20, new_only: bool = True) -> Path:
+def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
     """Makes lists for everybody; once stopped, the next run goes on where this one was.
 
     Args:
         k: People a list.
         new_only: Leave out existing contacts.
+        newest: Look at the log as it was prepared last, not as it was when the champion was promoted.
     """
     with stage_lock(layout.LOCK):
-        return recommend_everybody(k, new_only)
+        return recommend_everybody(k, new_only, newest)
 
 
 if __name__ == "__main__":

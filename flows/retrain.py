@@ -15,7 +15,8 @@ from tasks.drift import drift
 from tasks.dvc import update_data
 from tasks.evaluate import evaluate
 from tasks.gate import gate, why
-from tasks.notify import NEXT, failed, notify
+from tasks.notify import NEXT, failed
+from tasks.notify import notify as notify_everybody
 from tasks.registry import commit as commit_files
 from tasks.registry import listed
 from tasks.registry import promote as promote_run
@@ -24,7 +25,7 @@ from tasks.registry import tidy as remove_old
 from tasks.report import report
 from tasks.tokenize import tokenize
 from tasks.train import train_ranker, train_stu, train_two_tower
-from tasks.validate import validate
+from tasks.validate import validate as check_log
 
 STAGES = (tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report)
 
@@ -36,29 +37,33 @@ def _run_name() -> str:
 @flow(name="retrain", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
 def retrain(
     update: bool = True,
+    validate: bool = True,
     check_drift: bool = True,
     train: bool = True,
     promote: bool = True,
     recommend: bool = True,
     commit: bool = False,
     tidy: bool = True,
+    notify: bool = True,
     force: bool = False,
 ) -> Any:
     """Brings everything up to date, and serves the new run if the gate lets it through. Run again, it goes on.
 
     Args:
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
+        validate: Check the log, and split it. Off, what was prepared last is used.
         check_drift: Compare new events with those of the champion, before the stages.
         train: Bring the stages up to date. Off, the run that lies here is judged as it is.
         promote: Judge the run, and serve it if it passes. Off, the champion stays.
         recommend: Make lists for everybody after a promotion.
         commit: Commit what made the champion after a promotion; nothing is committed without.
         tidy: Remove promoted runs, checkpoints and cached results beyond those to be kept, after a promotion.
+        notify: Tell whoever is to be told of a refusal or a promotion; of a failure they are told in any case.
         force: Promote also what the gate refused, which the manifest says then.
     """
     with stage_lock(layout.LOCK):
         done = [update_data()] if update else []
-        done.append(validate())
+        done += [check_log()] if validate else []
         if check_drift:
             drift()
         done += [stage() for stage in STAGES] if train else []
@@ -68,16 +73,17 @@ def retrain(
             return Completed(message=f"{what}; the champion stays")
         decision = gate()
         if decision["verdict"] == "refuse" and not force:
-            notify("befriend: the gate refused a run", f"{why(decision)}\n{NEXT['Refused']}")
+            if notify:
+                notify_everybody("befriend: the gate refused a run", f"{why(decision)}\n{NEXT['Refused']}")
             return Completed(name="Refused", message=f"{what}; refused: {why(decision)}")
         if decision["verdict"] == "unchanged":
             number, how = decision["champion"], "is this very run"
         else:
             number = promote_run(force)
             how = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
-            notify(
-                f"befriend: champion {number} is served", f"{what}; champion {number} {how}. Back: befriend rollback"
-            )
+            if notify:
+                text = f"{what}; champion {number} {how}. Back: befriend rollback"
+                notify_everybody(f"befriend: champion {number} is served", text)
         if recommend and not listed(number):
             recommend_everybody()
         if commit:

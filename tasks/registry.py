@@ -34,9 +34,13 @@ def publish(now: registry.Promoted) -> None:
 
 
 @stage_task("recommend", "Lists for everybody, by the champion.", run_name="recommend")
-def recommend(k: int = 20, new_only: bool = True) -> Path:
-    """The file of lists. k: people a list; new_only: without existing contacts."""
-    befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *["--new-only"] * new_only)
+def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
+    """The file of lists.
+
+    k: people a list; new_only: without existing contacts; newest: from the log as it was prepared last.
+    """
+    options = [*["--new-only"] * new_only, *["--newest"] * newest]
+    befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *options)
     now = registry.champion(Path())
     files.write_json(layout.LISTS_OF, {"champion": now.number if now else None})
     link(layout.LISTS, LISTS_KEY, "Lists for everybody")

@@ -47,16 +47,16 @@ ModelName = Literal["two-tower", "stu", "both"]
 class Befriend:
     """The log and the trained models of a project."""
 
-    def __init__(self, root: Path, marks: frozenset[str] = frozenset()):
-        """marks: of people who asked to be forgotten, beside those that the project knows of."""
-        self.root = root
-        prepared = root / layout.PREPARED
-        self.marks = read_marks(prepared) | marks
-        self.log = without(EventLog.read(prepared), self.marks)
+    def __init__(self, root: Path, marks: frozenset[str] = frozenset(), prepared: Path | None = None):
+        """marks: of people who asked to be forgotten, beside those that the project knows of; prepared: a later log, in
+        the numbers of the project's own (`befriend.data.renumber`), to be used in its place."""
+        self.root, self.prepared = root, prepared or root / layout.PREPARED
+        self.marks = read_marks(root / layout.PREPARED) | marks
+        self.log = without(EventLog.read(self.prepared), self.marks)
 
     @cached_property
     def models(self) -> Models:
-        return Models.read(self.root / layout.PREPARED, self.root / layout.MODELS, self.log)
+        return Models.read(self.prepared, self.root / layout.MODELS, self.log)
 
     @cached_property
     def _rankers(self) -> list[RetrieverRanker[Any]]:
@@ -89,10 +89,11 @@ class Befriend:
     @cached_property
     def digest(self) -> str:
         """Of the log and of everything that was trained on it: what lists depend on, apart from what is asked."""
-        inputs = [
-            path for folder in (layout.PREPARED, layout.MODELS) for path in sorted((self.root / folder).rglob("*"))
-        ]
-        digests = [f"{path.relative_to(self.root)} {files.sha256(path)}" for path in inputs if path.is_file()]
+        models = (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS)
+        folders = (self.prepared, *(self.root / folder for folder in models))
+        inputs = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
+        digests = [f"{path.parent.name}/{path.name} {files.sha256(path)}" for path in inputs]
+        digests += sorted(self.marks)
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def recommender(
@@ -100,8 +101,8 @@ class Befriend:
     ) -> core.Recommender:
         """What makes the lists of `recommend`, a thousand users at a time: for those who write them as they come."""
         lister, observed, actions = self._lister(model, approximate, clusters)
-        attributes = Attributes.read(self.root / layout.PREPARED)
-        users = read_table(self.root / layout.PREPARED / USERS_FILE, USERS)
+        attributes = Attributes.read(self.prepared)
+        users = read_table(self.prepared / USERS_FILE, USERS)
         unwilling = np.flatnonzero(users[OPTED_OUT].to_numpy())
         directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
         return core.Recommender(lister, observed, actions, asked, attributes, directions, unwilling)

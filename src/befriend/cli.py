@@ -221,6 +221,10 @@ def recommend(
         Path | None, typer.Option(help="Write all lists to this Parquet file; once stopped, the same command goes on.")
     ] = None,
     run: RunOption = None,
+    newest: Annotated[
+        bool,
+        typer.Option("--newest", help="The champion looks at the log as it was prepared last, not at its own."),
+    ] = False,
 ) -> None:
     """Recommend people, as of any moment: with the champion, or with the run that lies here where there is none."""
     from befriend.errors import CallError
@@ -238,7 +242,7 @@ def recommend(
     name: Any = model.value
     rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
     how = (approximate, clusters, why, as_json, out)
-    ops.recommend(run, user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
+    ops.recommend(run, newest, user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
 
 
 @app.command(rich_help_panel="Recommending")

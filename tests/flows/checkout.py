@@ -24,7 +24,6 @@ from typing import Any
 
 import httpx
 import polars as pl
-from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 from tests.flows.conftest import BIN
@@ -49,12 +48,6 @@ class Project:
             text=True,
             timeout=RUN,
         )
-
-    def set(self, section: str, **values: Any) -> None:
-        yaml, path = YAML(), self.root / "params.yaml"
-        params = yaml.load(path)
-        params.setdefault(section, {}).update(values)
-        yaml.dump(params, path)
 
     @property
     def whole(self) -> Path:
@@ -117,34 +110,19 @@ class Listener:
 
 
 def small_checkout(folder: Path, told: str) -> Project:
-    """A checkout with a log of 300 users, of which the source has the first 5,300 events. told: the webhook."""
-    root, source = folder / "befriend", folder / "source"
+    """A checkout with the profile `tiny`, whose source has the first 5,300 events yet. told: the webhook."""
+    root = folder / "befriend"
     copy_checkout(root)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BEFRIEND_"))}
     python_path = [str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(python_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     environment["BEFRIEND_NOTIFY"] = told
-    project = Project(root, source / "events.parquet", environment)
-    project.set("train_two_tower", epochs=1, validation_events=100)
-    project.set("train_stu", epochs=1, validation_events=100)
-    project.set("train_ranker", events=100, trees=10)
-    project.set("cluster", epochs=2)
-    project.set("report", examples=1)
-    project.set("drift", least_events=300)
-    project.set("evaluate", events=200, bootstrap=100)
+    project = Project(root, root / "runs" / "tiny" / "events.parquet", environment)
     postpone(root / "prefect.yaml")
-    commands = (
-        ["befriend", "simulate", "--users", "300", "--events", "6000", "--out", str(source)],
-        ["dvc", "import-url", "--no-exec", str(project.source), "data"],
-    )
-    for command in commands:
-        done = project.call(*command)
-        assert done.returncode == 0, done.stderr
-        if command[0] == "befriend":
-            shutil.move(project.source, project.whole)
-            project.grow(5300)
-    data = root / "data.dvc"
-    data.write_text(data.read_text().replace("frozen: true\n", ""))
+    done = project.call("befriend", "use", "--tiny")
+    assert done.returncode == 0, done.stderr
+    shutil.move(project.source, project.whole)
+    project.grow(5300)
     git(root, "add", "-A")
     git(root, "commit", "-qm", "a copy")
     return project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from befriend.evaluation.again import rank_again
 from befriend.evaluation.compare import compare
 from befriend.models.cluster_settings import ClusterSettings
 from befriend.ops import drift, forget, gate
+from befriend.ops.recommend import serving
 from befriend.ops.registry import champion, promote
 from befriend.stages import cluster, evaluate, validate
 from tests.stages.conftest import train_everything
@@ -152,6 +154,20 @@ def test_a_decision_is_of_one_run_beside_one_champion(served: Path) -> None:
     with pytest.raises(DataError, match="Run `befriend gate` first"):
         gate.read(served)
     events.write_bytes(sound)
+
+
+def test_the_champion_may_look_at_newer_events(served: Path) -> None:
+    now = champion(served)
+    assert now is not None
+    with contextlib.chdir(served):
+        own, newest = serving(None), serving(None, newest=True)
+        lists = newest.recommend(newest.log.user_ids, k=5)
+    assert (own.log.num_events, newest.log.num_events) == (2400, 3000)
+    assert (
+        lists["last_active"].max()
+        > pl.from_epoch(pl.Series([int(own.log.timestamp[-1])]), "s").dt.replace_time_zone("UTC")[0]
+    )
+    assert newest.models.two_tower.model.state_dict().keys() == own.models.two_tower.model.state_dict().keys()
 
 
 def test_drift_of_events_that_came_since(served: Path) -> None:

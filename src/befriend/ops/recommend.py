@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import tempfile
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +18,8 @@ from befriend import files, layout
 from befriend.api import Befriend, ModelName, load
 from befriend.data.columns import USER_ID
 from befriend.data.forgotten import read_marks
+from befriend.data.log import USERS_FILE
+from befriend.data.renumber import renumber
 from befriend.errors import CallError
 from befriend.ops.registry import champion
 from befriend.retrieval import batch
@@ -26,6 +30,7 @@ from befriend.retrieval.sampling import Sampling
 
 def recommend(
     run: Path | None,
+    newest: bool,
     user: str | None,
     users: Path | None,
     everybody: bool,
@@ -44,7 +49,7 @@ def recommend(
     out: Path | None,
 ) -> None:
     """Lists for one user, for those of a file or for everybody: a table, JSON, or a Parquet file."""
-    people, moment = serving(run), _moment(at)
+    people, moment = serving(run, newest), _moment(at)
     wanted = people.log.user_ids if everybody else pl.Series([user]) if users is None else _read_users(users)
     if only is not None:
         listed = numbers(people.log.user_ids, _read_users(only))
@@ -124,14 +129,26 @@ def _moment(at: str | None) -> datetime | None:
         raise CallError(f"--at {at}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None
 
 
-def serving(run: Path | None) -> Befriend:
-    """The run in a folder; without one the champion, or the run that lies here where nothing was promoted yet."""
+def serving(run: Path | None, newest: bool = False) -> Befriend:
+    """The run in a folder; without one the champion, or the run that lies here where nothing was promoted yet.
+
+    newest: the champion looks at the events that were prepared last, in place of those of its own day.
+    """
     now = champion(Path()) if run is None else None
+    if newest and now is None:
+        raise CallError("--newest is for the champion: promote a run first, and leave out --run.")
     if now is not None:
         typer.echo(
             f"befriend: champion {now.number}, promoted {now.manifest['promoted']} (--run . for another)", err=True
         )
-        return Befriend(now.folder, read_marks(layout.PREPARED))
+        marks = read_marks(layout.PREPARED)
+        if not newest:
+            return Befriend(now.folder, marks)
+        view = tempfile.TemporaryDirectory()  # it holds everybody whom the champion knows: nothing to be kept
+        atexit.register(view.cleanup)
+        ids = pl.read_parquet(now.folder / layout.PREPARED / USERS_FILE)[USER_ID]
+        renumber(layout.PREPARED, ids, Path(view.name) / "prepared")
+        return Befriend(now.folder, marks, Path(view.name) / "prepared")
     return load(run or Path())
 
 
