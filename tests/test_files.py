@@ -50,6 +50,9 @@ with files.atomic(Path({str(tmp_path / "a")!r})) as path:
     child.wait()
     time.sleep(0.05)
     assert (tmp_path / "a").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    files.write_text(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # what it left is gone
 
 
 def test_json_is_canonical_and_refuses_nan(tmp_path: Path) -> None:

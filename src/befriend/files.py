@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -30,9 +31,12 @@ def _fsync(path: Path) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` for a file or a folder, and moves it there once it is complete.
 
-    After an error, or when the process is killed, `path` is as it was before.
+    After an error, or when the process is killed, `path` is as it was before; what a killed one left beside it goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _runs(left.name.split(".")[-2]):
+            remove(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)
     try:
@@ -48,6 +52,17 @@ def atomic(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         remove(temporary)
+
+
+def _runs(process: str) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove(path: Path) -> None:

@@ -141,7 +141,7 @@ def test_users_are_numbered_by_first_event_and_described(project: Project) -> No
     assert users["user_id"].to_list() == ["b", "c", "a"]  # b and c share the first second
     assert users.row(1, named=True) == {
         "user": 1, "user_id": "c", "first_seen": 0, "last_seen": 29, "events_done": 20, "events_received": 10, "degree": 2,
-            "opted_out": False,
+        "opted_out": False,
     }  # fmt: skip
 
 
