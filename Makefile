@@ -41,7 +41,7 @@ debian:
 		echo "no chromium, chromedriver, faketime or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
-	@pytest -m system
+	@OMP_NUM_THREADS=1 pytest -m system -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	@ruff check .
