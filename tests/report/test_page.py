@@ -183,9 +183,12 @@ def test_a_second_run_gives_the_same_bytes_and_times_stay_outside(project: Path)
         return {str(path.relative_to(project)): files.sha256(path) for path in found}
 
     before = digests()
-    record = files.read_json(project / "runs" / "evaluate.json")
-    files.write_json(project / "runs" / "evaluate.json", record | {"latency": {"both": {"p50": 1, "p95": 2, "p99": 3}}})
+    path, waits = project / "runs" / "evaluate.json", project / "runs" / "latency.js"
+    record, told = files.read_json(path), waits.read_text()
+    files.write_json(path, record | {"latency": {"both": {"p50": 1, "p95": 2, "p99": 3}}})
     report.run(PARAMS, project)
     assert digests() == before
-    assert '"p95": 2' in (project / "runs" / "latency.js").read_text()
+    assert '"p95": 2' in waits.read_text()
+    files.write_json(path, record)
+    files.write_text(waits, told)  # other tests look at the same project
     assert sum(path.stat().st_size for path in (project / "reports" / "report").glob("*.html")) < 6e6
