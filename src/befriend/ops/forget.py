@@ -65,7 +65,8 @@ def traces(root: Path, user: str) -> list[str]:
     for folder in SEARCHED:
         for path in sorted((root / folder).rglob("*")):
             inside = path.relative_to(root)
-            if not path.is_file() or inside.is_relative_to(layout.REGISTRY):
+            elsewhere = inside.is_relative_to(layout.REGISTRY) or inside.is_relative_to(layout.TINY)  # a source
+            if not path.is_file() or elsewhere:
                 continue
             if path.suffix == ".parquet":
                 held = _in_table(path, user)
