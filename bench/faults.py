@@ -31,7 +31,6 @@ import befriend
 people = befriend.load("models/champion")
 print(people.recommend(people.log.user_ids[:1], k=5).height)
 """
-HEAD = ("", "killed after", "in stage", "what", "one rerun", "same bytes", "champion")
 GIT = (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a copy"])
 
 

@@ -89,8 +89,7 @@ class Befriend:
     @cached_property
     def digest(self) -> str:
         """Of the log and of everything that was trained on it: what lists depend on, apart from what is asked."""
-        models = (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS)
-        folders = (self.prepared, *(self.root / folder for folder in models))
+        folders = (self.prepared, *(self.root / folder for folder in layout.TRAINED))
         inputs = [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
         digests = [f"{path.parent.name}/{path.name} {files.sha256(path)}" for path in inputs]
         digests += sorted(self.marks)

@@ -12,8 +12,9 @@ import pytest
 
 from befriend import files, layout
 from befriend.errors import CallError, DataError
+from befriend.evaluation.evaluated import PREPARED
 from befriend.ops import registry
-from befriend.ops.registry import MODELS, PREPARED, champion, digest, promote, promoted, rollback, taken_back
+from befriend.ops.registry import champion, digest, promote, promoted, rollback, taken_back
 from tests.conftest import ROOT
 
 DECISION = {"verdict": "promote", "rules": []}
@@ -21,7 +22,7 @@ DECISION = {"verdict": "promote", "rules": []}
 
 def lay(root: Path, content: str) -> None:
     """A run whose every file holds the same."""
-    for path in [layout.PREPARED / name for name in PREPARED] + [folder / "weights" for folder in MODELS]:
+    for path in [layout.PREPARED / name for name in PREPARED] + [folder / "weights" for folder in layout.TRAINED]:
         files.write_text(root / path, content)
     files.write_json(root / layout.VALIDATION, {"users": 3, "rows": {"events": 9}, "time": {"first": 1, "last": 9}})
     cell = {"both": {"n": 4, "ndcg@10": 0.5, "hit@10": 1, "mrr@100": 0.5, "ndcg@10_low": 0.4, "ndcg@10_high": 0.6}}

@@ -24,6 +24,7 @@ from typing import Any
 
 from befriend import files, layout
 from befriend.errors import CallError, DataError
+from befriend.evaluation.evaluated import PREPARED
 
 MANIFEST = "manifest.json"
 HISTORY = "history.jsonl"
@@ -31,8 +32,6 @@ LOCK = ".lock"
 RESTORE = ("dvc.yaml", "dvc.lock", "params.yaml", "data.dvc")
 """what git keeps of a run: with the code of its revision, `dvc repro` makes it again"""
 STALE = 30 * 86_400  # seconds
-PREPARED = ("events.parquet", "users.parquet", "attributes.parquet", "split.json")
-MODELS = (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS)
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,10 @@ def digest(root: Path) -> str:
     """Of the run that lies in a folder: its prepared log and its models."""
     paths = [root / layout.PREPARED / name for name in PREPARED]
     missing = [path for path in (*paths, root / layout.METRICS) if not path.is_file()]
-    missing += [root / folder for folder in MODELS if not any((root / folder).glob("*"))]
+    missing += [root / folder for folder in layout.TRAINED if not any((root / folder).glob("*"))]
     if missing:
         raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
-    paths += [path for folder in MODELS for path in sorted((root / folder).glob("*")) if path.is_file()]
+    paths += [path for folder in layout.TRAINED for path in sorted((root / folder).glob("*")) if path.is_file()]
     told = "\n".join(f"{path.relative_to(root)} {files.sha256(path)}" for path in paths)
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -93,7 +92,7 @@ def promote(root: Path, decision: dict[str, Any], keep: int) -> Promoted:
         number = 1 + max((entry.number for entry in promoted(root)), default=0)
         folder = root / layout.REGISTRY / f"{number:04d}"
         with files.atomic(folder) as new:
-            for part in MODELS:
+            for part in layout.TRAINED:
                 shutil.copytree(root / part, new / part)
             kept = [layout.METRICS, *(layout.PREPARED / name for name in (*PREPARED, "forgotten.txt"))]
             places = {path: path for path in kept} | {Path(name): Path("restore") / name for name in RESTORE}

@@ -145,6 +145,6 @@ def _versions(root: Path) -> dict[str, str]:
         for out in YAML(typ="safe").load(root / LOG_FILE).get("outs", []):
             found[f"{out['path']} (as {LOG_FILE} has it)"] = f"md5 {out['md5']}"
     paths = [root / layout.PREPARED / EVENTS_FILE]
-    for folder in (layout.TOKENS, layout.TWO_TOWER, layout.STU, layout.RANKER, layout.CLUSTERS):
+    for folder in layout.TRAINED:
         paths += sorted(path for path in (root / folder).iterdir() if path.is_file())
     return found | {str(path.relative_to(root)): f"sha256 {files.sha256(path)[:16]}" for path in paths}
