@@ -71,6 +71,7 @@ def test_the_first_retraining_is_promoted_beside_a_check_that_waits_for_its_turn
     assert champion["data"]["events"] == 5300
     assert {rule["name"] for rule in champion["decision"]["rules"]} >= {"validation", "floor, list new, daily"}
     assert [told["title"] for told in listener.told] == ["befriend: champion 1 is served"]
+    assert "People you may know" in project.call("befriend", "summary").stdout  # lists for everybody lie there too
 
     checks = {"validate-report", "validate-rules", "validate-files", "validate-data-docs"}
     assert server.artifacts(started[1]).keys() == checks
