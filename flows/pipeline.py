@@ -10,6 +10,7 @@ from befriend import layout
 from befriend.files import stage_lock
 from tasks.cluster import cluster
 from tasks.dvc import Reproduced, update_data
+from tasks.embed_text import embed_text
 from tasks.evaluate import evaluate
 from tasks.notify import failed
 from tasks.report import report
@@ -24,7 +25,7 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
 def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
-    """Brings the data, the checks, the tokens, the models, the evaluation, the clusters and the page up to date.
+    """Brings everything up to date: data, checks, texts, tokens, models, evaluation, clusters, the page.
 
     Args:
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
@@ -33,6 +34,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
     with stage_lock(layout.LOCK):
         done = [update_data()] if update else []
         done.append(validate(force))
+        done.append(embed_text(force))
         done.append(tokenize(force))
         done.append(train_two_tower(force))
         done.append(train_stu(force))

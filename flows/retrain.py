@@ -13,6 +13,7 @@ from befriend.files import stage_lock
 from tasks.cluster import cluster
 from tasks.drift import drift
 from tasks.dvc import update_data
+from tasks.embed_text import embed_text
 from tasks.evaluate import evaluate
 from tasks.gate import gate, why
 from tasks.notify import NEXT, failed
@@ -27,7 +28,7 @@ from tasks.tokenize import tokenize
 from tasks.train import train_ranker, train_stu, train_two_tower
 from tasks.validate import validate as check_log
 
-STAGES = (tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report)
+STAGES = (embed_text, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report)
 
 
 def _run_name() -> str:

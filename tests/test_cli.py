@@ -36,12 +36,13 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["simulate", "--out", "x", "--users", "0"], 2, "users: Input should be greater than or equal to"),
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
+        (["use", "x", "--texts", "t", "--text-column", "text"], 2, "--text-column text: write it as FIELD=COLUMN"),
         (["use"], 2, "name a log (befriend use SOURCE), or one that is here: --sample or --tiny"),
         (["compare", "nowhere"], 2, "nowhere is no folder, and the results of a revision of that name cannot be read"),
         (
             ["settings", "nothing"],
             2,
-            "Sections: data, validate, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report, drift, gate, registry, simulate",
+            "Sections: data, validate, embed_text, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report, drift, gate, registry, simulate",
         ),
         (["summary"], 1, "Run `dvc repro` first"),
         (["use", "nowhere"], 2, "there is no dvc.yaml here"),
@@ -94,6 +95,9 @@ def test_simulate_writes_a_log_of_the_size_asked_for(tmp_path: Path) -> None:
     assert "Next: befriend use log/events.parquet" in done.stdout
     assert pl.read_parquet(tmp_path / "log" / "events.parquet").height == 2000
     assert pl.read_parquet(tmp_path / "log" / "truth.parquet").height == 100
+    done = call(tmp_path, "simulate", "--out", "log", "--users", "100", "--events", "2000", "--set", "texts=1")
+    assert "then befriend use log --texts texts.parquet" in done.stdout
+    assert pl.read_parquet(tmp_path / "log" / "texts.parquet").height > 60
 
 
 def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:

@@ -158,4 +158,4 @@ def test_without_a_model_it_says_which_stage_makes_one(project: Path, tmp_path: 
     (tmp_path / "prepared").symlink_to(project / "prepared")
     done = call(tmp_path, "recommend", "--user", "1")
     assert done.returncode == 1
-    assert "there is no model in models/two_tower. Run `dvc repro train_two_tower` first" in done.stderr
+    assert "there are no vectors of texts in models/text. Run `dvc repro embed_text` first" in done.stderr

@@ -56,7 +56,7 @@ class Befriend:
 
     @cached_property
     def models(self) -> Models:
-        return Models.read(self.prepared, self.root / layout.MODELS, self.log)
+        return Models.read(self.prepared, self.root / layout.MODELS, self.log, profiles=True)
 
     @cached_property
     def _rankers(self) -> list[RetrieverRanker[Any]]:
@@ -124,7 +124,7 @@ class Befriend:
         trained = self.models.stu if model == "stu" else self.models.two_tower
         visible, moment, number = core.situation(self.log, trained.actions, core.Asked(at, action))
         ids = pl.Series([str(user), *map(str, people)])
-        who = core.present(self.log, ids, moment)
+        who = core.present(self.log, ids, moment, self.models.observed.texts)
         if (who == self.log.num_users).any():
             unknown = ids.filter(pl.Series(who == self.log.num_users))
             raise CallError(f"nothing is known of {', '.join(unknown)} at that moment.")

@@ -13,6 +13,7 @@ import typer
 
 from befriend import layout
 from befriend.cli_operating import app as operating
+from befriend.cli_text import app as text
 from befriend.errors import explain
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 
 app.add_typer(operating)
+app.add_typer(text, name="text", rich_help_panel="People")
 
 
 RunOption = Annotated[
@@ -97,6 +99,17 @@ def validate(
     _run_stage(
         "validate", lambda: stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
     )
+
+
+@app.command(rich_help_panel="Stages")
+def embed_text(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Make a vector for every user at every moment of what they wrote; an empty table where nobody did."""
+    from befriend.config import load_params
+    from befriend.stages import embed_text as stage
+
+    settings = load_params(params, overrides, "embed_text").embed_text
+    folders = layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS, layout.TEXT_CACHE
+    _run_stage("embed_text", lambda: stage.run(settings, *folders))
 
 
 @app.command(rich_help_panel="Stages")
@@ -300,7 +313,7 @@ def assign(
 
 @app.command(rich_help_panel="Event logs")
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for events.parquet and truth.parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for events.parquet, truth.parquet and, if any, texts.")],
     size: Annotated[str, typer.Option(help="tiny, sample, regular or 4x.")] = "regular",
     users: Annotated[int | None, typer.Option(help="Number of users, instead of the size's.")] = None,
     events: Annotated[int | None, typer.Option(help="Number of events, instead of the size's.")] = None,
@@ -325,7 +338,11 @@ def simulate(
     settings = parse(SimulateSettings, profile | chosen, "simulate")
     simulator.write(settings, out)
     typer.echo(f"{settings.events:,} events of {settings.users:,} users are in {out}.")
-    typer.echo(f"Next: befriend use {out / 'events.parquet'}")
+    if settings.texts:
+        files = "--texts texts.parquet --text-column platform=platform --statements statements.parquet"
+        typer.echo(f"Next: move truth.parquet, which is no part of the log, elsewhere; then befriend use {out} {files}")
+    else:
+        typer.echo(f"Next: befriend use {out / 'events.parquet'}")
 
 
 @app.command(rich_help_panel="Event logs")
@@ -364,6 +381,20 @@ def use(
     opt_out: Annotated[
         str | None, typer.Option(help="Its column of who must not be recommended: 1, true, yes.")
     ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A table of texts, Parquet or JSON Lines, inside the log's folder."),
+    ] = None,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Its column of user_id, timestamp, platform, text, title or tags."),
+    ] = None,
+    statements: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A table of statements about users, there too.")
+    ] = None,
+    statement_column: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Its column of user_id, statement or context.")
+    ] = None,
 ) -> None:
     """Point the pipeline at your own event log, and show how it is understood."""
     from befriend.errors import CallError
@@ -383,15 +414,30 @@ def use(
         header=header,
         default_action=default_action,
         roles=dict.fromkeys(signal or [], "signal") | dict.fromkeys(exclude or [], "exclude"),
-        attributes={
-            "file": attributes,
-            **({"separator": separator.replace("\\t", "\t")} if attributes and separator else {}),
-            "user_id": user_id,
-            "categorical": categorical or [],
-            "numeric": numeric or [],
-            "opt_out": opt_out,
+        beside={
+            "attributes": {
+                "file": attributes,
+                **({"separator": separator.replace("\\t", "\t")} if attributes and separator else {}),
+                "user_id": user_id,
+                "categorical": categorical or [],
+                "numeric": numeric or [],
+                "opt_out": opt_out,
+            },
+            "texts": {"file": texts, **_named("--text-column", text_column)},
+            "statements": {"file": statements, **_named("--statement-column", statement_column)},
         },
     )
+
+
+def _named(option: str, pairs: list[str] | None) -> dict[str, str]:
+    """FIELD=COLUMN, of each pair."""
+    from befriend.errors import CallError
+
+    split = [pair.partition("=") for pair in pairs or []]
+    for field, sign, column in split:
+        if not (field and sign and column):
+            raise CallError(f"{option} {field}{sign}{column}: write it as FIELD=COLUMN, for example text=body.")
+    return {field: column for field, _, column in split}
 
 
 @app.command(rich_help_panel="Reading a run")

@@ -14,6 +14,7 @@ from befriend.evaluation.regimes import REGIMES, Regime
 from befriend.models.cluster_settings import ClusterSettings
 from befriend.models.settings import StuSettings, TwoTowerSettings
 from befriend.settings import Settings, Share, parse, split_override
+from befriend.text.settings import EmbedTextSettings
 from befriend.tokens.settings import TokenizeSettings
 
 PARAMS_FILE = Path("params.yaml")
@@ -69,7 +70,57 @@ class AttributeSettings(Settings):
         return self
 
 
+class TableSettings(Settings):
+    """A table beside the events, whose columns the settings name."""
+
+    file: str | None = None
+    """table inside the folder of the log, Parquet or JSON Lines (one object a line); not read as events; null: none"""
+    user_id: str = "user_id"
+    """its column of user ids, of the type data.id_type"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        columns = [name for name in self.model_dump(exclude={"file"}).values() if name is not None]
+        if self.file is None and self.model_dump(exclude_defaults=True):
+            problems.append("columns are named, but no file")
+        if self.file is not None and (PurePath(self.file).is_absolute() or ".." in PurePath(self.file).parts):
+            problems.append(f"file is {self.file}, but must be the name of a file inside the folder of the log")
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        if twice:
+            problems.append(f"{', '.join(twice)} is named more than once")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class TextSettings(TableSettings):
+    """What users wrote, such as posts, messages or a profile: one row a text."""
+
+    timestamp: str = "timestamp"
+    """its column of times, in data.timestamp_unit"""
+    platform: str | None = None
+    """its column of where a text stands, such as profile or post; null: nowhere in particular"""
+    text: str = "text"
+    """its column of texts"""
+    title: str | None = None
+    """its column of titles; a title is no part of the text, but a statement about the user; null: none"""
+    tags: str | None = None
+    """its column of tags, a list or text as <a><b>, a,b or a|b; each is a statement, "interested in a"; null: none"""
+
+
+class StatementSettings(TableSettings):
+    """What is said of users, such as "interested in hiking", known from the beginning: one row a statement."""
+
+    statement: str = "statement"
+    """its column of statements"""
+    context: str | None = None
+    """its column of where a statement comes from; null: nowhere in particular"""
+
+
 NO_ATTRIBUTES = AttributeSettings()
+NO_TEXTS = TextSettings()
+NO_STATEMENTS = StatementSettings()
 
 
 class DataSettings(Settings):
@@ -99,6 +150,10 @@ class DataSettings(Settings):
     """role by action: contact makes two users contacts, signal is history only, exclude hides the two; else contact"""
     attributes: AttributeSettings = NO_ATTRIBUTES
     """attributes of the users"""
+    texts: TextSettings = NO_TEXTS
+    """texts of the users"""
+    statements: StatementSettings = NO_STATEMENTS
+    """statements about the users"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -274,6 +329,8 @@ class Params(Settings):
     """the event log"""
     validate_: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
     """stage validate"""
+    embed_text: EmbedTextSettings = EmbedTextSettings()
+    """stage embed_text"""
     tokenize: TokenizeSettings = TokenizeSettings()
     """stage tokenize"""
     train_two_tower: TwoTowerSettings = TwoTowerSettings()

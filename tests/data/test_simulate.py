@@ -228,7 +228,7 @@ def newcomers(log: pl.DataFrame) -> float:
 
 
 def test_a_third_of_the_test_targets_joined_after_training() -> None:
-    sample = pl.read_parquet(Path(befriend.sample.__file__).parent / "events.parquet")
+    sample = pl.read_parquet(Path(befriend.sample.__file__).parent / "log" / "events.parquet")
     assert 0.28 < newcomers(sample) < 0.38
     assert newcomers(network(founders=0.9)[0]) < newcomers(network()[0]) < newcomers(network(stay_days=10)[0])
 
@@ -296,5 +296,5 @@ def test_every_setting_is_documented() -> None:
 def test_the_committed_sample_is_what_the_simulator_makes(tmp_path: Path) -> None:
     write(PROFILES["sample"], tmp_path)
     committed = Path(befriend.sample.__file__).parent
-    for name in ("events.parquet", "truth.parquet"):
-        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), name
+    for name in ("log/events.parquet", "log/texts.parquet", "log/statements.parquet", "truth.parquet"):
+        assert (tmp_path / Path(name).name).read_bytes() == (committed / name).read_bytes(), name

@@ -21,7 +21,7 @@ Runner = Callable[..., Any]
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import cluster, dvc, evaluate, report, tokenize, train, validate
+    from tasks import cluster, dvc, embed_text, evaluate, report, tokenize, train, validate
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
@@ -38,12 +38,13 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, tokenize, train, evaluate, cluster, report):
+    for module in (dvc, validate, embed_text, tokenize, train, evaluate, cluster, report):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, tokenize, train, evaluate, cluster, report):
+    for module in (validate, embed_text, tokenize, train, evaluate, cluster, report):
         monkeypatch.setattr(module, "publish", lambda *_: None)
     for stage in (
         validate.validate,
+        embed_text.embed_text,
         tokenize.tokenize,
         train.train_two_tower,
         train.train_stu,
@@ -64,6 +65,7 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
     assert [run.stage for run in done] == [
         "data.dvc",
         "validate",
+        "embed_text",
         "tokenize",
         "train_two_tower",
         "train_stu",
@@ -85,7 +87,9 @@ def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str,
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
     shown = {artifact.key: (artifact.data, artifact.description) for artifact in found if artifact.type == "progress"}
-    assert shown == {f"{name}-progress": (100, "trained") for name in ("train-two-tower", "train-stu", "cluster")}
+    assert shown == {
+        f"{name}-progress": (100, "trained") for name in ("embed-text", "train-two-tower", "train-stu", "cluster")
+    }
     assert [artifact.data for artifact in found if artifact.key == "train-ranker-summary"] == ["trained"]
 
 

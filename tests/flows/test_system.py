@@ -80,7 +80,15 @@ def test_the_first_retraining_is_promoted_beside_a_check_that_waits_for_its_turn
     training.add("train-ranker-summary")
     tokens = {"tokenize-report", "tokenize-levels", "tokenize-files"}
     clusters = {f"cluster-{of}" for of in ("progress", "report", "search", "files")}
-    told = {"evaluate-report", "evaluate-metrics", "reports", "report-page", "report-model-card"}
+    told = {
+        "embed-text-report",
+        "embed-text-progress",
+        "evaluate-report",
+        "evaluate-metrics",
+        "reports",
+        "report-page",
+        "report-model-card",
+    }
     told |= {"gate-decision", "gate-rules", "champion-manifest", "lists"}
     assert shown.keys() == checks | tokens | training | clusters | told
     assert shown["gate-decision"].startswith("# Gate: promote")

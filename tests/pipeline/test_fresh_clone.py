@@ -171,7 +171,7 @@ def test_a_clone_pulls_from_s3_and_runs_nothing(clone: Path, tmp_path: Path) -> 
 
 
 def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp_path: Path) -> None:
-    table = pl.read_parquet(clone / "src/befriend/sample/events.parquet")[:5000].filter(action="message")
+    table = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")[:5000].filter(action="message")
     text = table.select("actor_id", "target_id", "timestamp").write_csv(separator=" ", include_header=False)
     (tmp_path / "snap.txt").write_text(text)
     (tmp_path / "chat.csv.gz").write_bytes(gzip.compress(table.drop("action").write_csv().encode()))
@@ -204,7 +204,7 @@ def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp
 def test_a_folder_with_a_table_of_users(clone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    table = pl.read_parquet(clone / "src/befriend/sample/events.parquet")[:5000]
+    table = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")[:5000]
     table.write_parquet(folder / "events.parquet")
     one, other, third = table["actor_id"].unique()[:3]
     good = f"id;country;age\n{one};np;31\n{other};de;\n"
@@ -220,6 +220,7 @@ def test_a_folder_with_a_table_of_users(clone: Path, tmp_path: Path) -> None:
     assert "1 rows would be refused: a number cannot be read" in shown
     (folder / "users.csv").write_text(good)
     call(clone, "dvc", "repro", "validate")
+    assert pl.read_parquet(clone / "prepared/texts.parquet").height == 0
     users = pl.read_parquet(clone / "prepared/users.parquet")["user_id"]
     found = pl.read_parquet(clone / "prepared/attributes.parquet").with_columns(users).drop("user")
     known = found.filter(pl.col("country").is_not_null()).sort("user_id")
@@ -228,11 +229,38 @@ def test_a_folder_with_a_table_of_users(clone: Path, tmp_path: Path) -> None:
     call(clone, "dvc", "repro")
 
 
+def test_a_folder_with_texts_and_statements(clone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    table = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")[:5000]
+    table.write_parquet(folder / "events.parquet")
+    one = table["actor_id"][0]
+    (folder / "posts.jsonl").write_text(
+        f'{{"who": {one}, "timestamp": 1704067200, "body": "Hello", "tags": ["slow-food"]}}\n'
+        '{"who": 999999, "timestamp": 1704067300, "body": "Me too", "tags": []}\n'
+    )
+    pl.DataFrame({"user_id": [one], "statement": ["a writer"]}).write_parquet(folder / "said")
+    told = ["--texts", "posts.jsonl", "--statements", "said"]
+    named = [part for pair in ("user_id=who", "text=body", "tags=tags") for part in ("--text-column", pair)]
+    shown = call(clone, "befriend", "use", str(folder), *told, *named).stdout
+    for line in ("2 rows of texts.", "1 rows of statements.", "slow food"):
+        assert line in shown
+    call(clone, "dvc", "repro", "validate")
+    users = pl.read_parquet(clone / "prepared/users.parquet")["user_id"]
+    texts = pl.read_parquet(clone / "prepared/texts.parquet")
+    assert dict(zip(users.gather(texts["user"]), texts["text"], strict=True)) == {one: "Hello", 999999: "Me too"}
+    assert users[-1] == 999999
+    said = pl.read_parquet(clone / "prepared/statements.parquet").select("timestamp", "statement").rows()
+    assert said == [(None, "a writer"), (1704067200, "interested in slow food")]
+    call(clone, "befriend", "use", "--sample")
+    call(clone, "dvc", "repro")
+
+
 def test_a_source_that_cannot_be_used_leaves_everything_as_it_was(clone: Path, tmp_path: Path) -> None:
     before = (clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()
     (tmp_path / "odd.csv").write_text("a,b,c\n1,2,3\n")
     (tmp_path / "far.csv").write_text("actor,target,ts\n1,2,1600000000000\n")
-    data = files.sha256(clone / "data")
+    data = {path.name: files.sha256(path) for path in (clone / "data").iterdir()}
     for source, message in (
         ([tmp_path / "nowhere"], "does not exist"),
         ([tmp_path / "odd.csv"], "which column is"),
@@ -242,7 +270,7 @@ def test_a_source_that_cannot_be_used_leaves_everything_as_it_was(clone: Path, t
         assert done.returncode == 2
         assert message in done.stderr
     assert ((clone / "data.dvc").read_bytes(), (clone / "params.yaml").read_bytes()) == before
-    assert files.sha256(clone / "data") == data
+    assert {path.name: files.sha256(path) for path in (clone / "data").iterdir()} == data
 
 
 def test_a_failed_stage_says_why_and_the_next_run_recovers(clone: Path, tmp_path: Path) -> None:
@@ -324,7 +352,7 @@ def cached(root: Path, digest: str) -> Path:
 def test_a_source_that_changes_meanwhile_is_taken_up_by_the_next_run(clone: Path, tmp_path: Path) -> None:
     """A stage reads the copy that DVC made: the run that goes on is of one version of the log."""
     source = tmp_path / "chat.parquet"
-    log = pl.read_parquet(clone / "src/befriend/sample/events.parquet")
+    log = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")
     log[:9000].write_parquet(source)
     call(clone, "befriend", "use", str(source))
     running = subprocess.Popen(

@@ -9,8 +9,9 @@ from befriend.config import DataSettings, RankerSettings, ValidateSettings
 from befriend.data.simulate import write
 from befriend.data.traits import SimulateSettings
 from befriend.models.settings import StuSettings, TwoTowerSettings
-from befriend.stages import tokenize, train_ranker, train_stu, train_two_tower, validate
+from befriend.stages import embed_text, tokenize, train_ranker, train_stu, train_two_tower, validate
 from befriend.stages.training import TrainResult
+from befriend.text.settings import EmbedTextSettings
 from befriend.tokens.settings import TokenizeSettings
 
 SMALL: dict[str, Any] = {
@@ -27,15 +28,34 @@ SMALL: dict[str, Any] = {
 }
 
 
+TINY_TOWERS: dict[str, Any] = {
+    "user_model_name": "random",
+    "item_model_name": "random",
+    "embedding_dim": 8,
+    "num_epochs": 1,
+    "threads": 1,
+}
+
+
 def prepare(root: Path, users: int, events: int) -> None:
     """Simulates a log into root/log and validates it."""
     write(SimulateSettings(users=users, events=events, seed=1), root / "log")
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+    embed(root)
+
+
+def embed(root: Path, **options: Any) -> None:
+    """Makes vectors of the texts of the log prepared in a folder, by a tiny encoder; an empty table without texts."""
+    settings = EmbedTextSettings(**TINY_TOWERS | options)
+    folders = root / "prepared", root / "models", root / "reports", root / ".checkpoints", root / ".cache"
+    embed_text.run(settings, *folders)
 
 
 def train(root: Path, **options: Any) -> TrainResult:
     """Trains a small two-tower model on the log prepared in a folder."""
+    if not (root / "models" / "text").is_dir():
+        embed(root)
     settings = TwoTowerSettings(**SMALL | options)
     return train_two_tower.run(settings, root / "prepared", root / "models", root / "reports", root / ".checkpoints")
 

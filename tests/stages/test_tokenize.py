@@ -15,9 +15,11 @@ import torch
 from befriend import files
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
+from befriend.data.texts import TextVectors
 from befriend.errors import DataError
 from befriend.stages import tokenize
-from befriend.tokens.folder import load
+from befriend.tokens.folder import Tokens
+from befriend.tokens.folder import load as load_tokens
 from befriend.tokens.settings import TokenizeSettings
 from befriend.tokens.trie import Trie
 from tests.stages.conftest import prepare
@@ -45,7 +47,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def another(project: Path, tmp_path: Path) -> Path:
     shutil.copytree(project / "prepared", tmp_path / "prepared")
+    shutil.copytree(project / "models" / "text", tmp_path / "models" / "text")
     return tmp_path
+
+
+def load(folder: Path, log: EventLog) -> Tokens:
+    return load_tokens(folder, log, TextVectors.none(log.num_users))
 
 
 def test_running_again_gives_the_same_bytes(project: Path, another: Path) -> None:

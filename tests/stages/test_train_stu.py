@@ -11,6 +11,7 @@ import pytest
 from befriend import files
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
+from befriend.data.texts import TextVectors
 from befriend.errors import DataError
 from befriend.models.folder import load_stu
 from befriend.models.settings import StuSettings
@@ -38,7 +39,8 @@ def digests(root: Path) -> dict[str, str]:
 def again(project: Path, root: Path) -> None:
     if not (root / "prepared").exists():
         shutil.copytree(project / "prepared", root / "prepared")
-        shutil.copytree(project / "models" / "tokens", root / "models" / "tokens")
+        for part in ("text", "tokens"):
+            shutil.copytree(project / "models" / part, root / "models" / part)
     settings = StuSettings(**SMALL | {"epochs": 2})
     train_stu.run(settings, root / "prepared", root / "models", root / "reports", root / ".checkpoints")
 
@@ -64,14 +66,15 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
 
 def test_the_folder_names_the_tokens_and_takes_no_others(project: Path, tmp_path: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    tokens = tokens_folder.load(project / "models" / "tokens", log)
+    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
     trained = load_stu(project / "models" / "stu", log, attributes, tokens)
     assert trained.tokens == tokens.table.digest()
     assert np.array_equal(trained.model.tokens.stus.numpy(), tokens.table.stus.numpy())
     shutil.copytree(project / "prepared", tmp_path / "prepared")
+    shutil.copytree(project / "models" / "text", tmp_path / "models" / "text")
     settings = TokenizeSettings(dimensions=8, threads=1, seed=5)
     tokenize.run(settings, tmp_path / "prepared", tmp_path / "models", tmp_path / "reports", tmp_path / ".checkpoints")
-    others = tokens_folder.load(tmp_path / "models" / "tokens", log)
+    others = tokens_folder.load(tmp_path / "models" / "tokens", log, TextVectors.none(log.num_users))
     with pytest.raises(DataError, match="trained with other STUs"):
         load_stu(project / "models" / "stu", log, attributes, others)
 
@@ -83,7 +86,7 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
     from befriend.retrieval.stu import StuRanker
 
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    tokens = tokens_folder.load(project / "models" / "tokens", log)
+    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
     trained = load_stu(project / "models" / "stu", log, attributes, tokens)
     stus = tokens.joined(log).table.stus
     assert len(stus) == log.num_users > len(tokens.table)

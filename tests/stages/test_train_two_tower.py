@@ -54,6 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy(project: Path, root: Path) -> None:
     shutil.copytree(project / "prepared", root / "prepared")
+    shutil.copytree(project / "models" / "text", root / "models" / "text")
 
 
 def test_the_folder_says_what_the_model_is_and_what_it_was_trained_on(project: Path) -> None:
@@ -85,7 +86,7 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, epochs=2, checkpoint_every=2)
     assert any((tmp_path / ".checkpoints" / "train_two_tower").rglob("*.safetensors"))
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "models" / "two_tower").exists()
     done = len(steps)
     train(tmp_path, epochs=2, checkpoint_every=2)
     assert len(steps) - done < 2 * done + 20  # it went on, rather than starting anew

@@ -159,8 +159,8 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
 
     first = outputs()
     assert set(first) == {
-        "events.parquet", "users.parquet", "attributes.parquet", "rejected.parquet", "split.json",
-        "validation.json", "report.md", "log.png", "events_by_month.csv",
+        "events.parquet", "users.parquet", "attributes.parquet", "texts.parquet", "statements.parquet",
+        "rejected.parquet", "split.json", "validation.json", "report.md", "log.png", "events_by_month.csv",
     }  # fmt: skip
     assert outputs() == first
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from befriend.config import AttributeSettings, DataSettings
+from befriend.config import AttributeSettings, DataSettings, StatementSettings, TextSettings
 from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_ID
 from befriend.errors import DataError
 
@@ -64,6 +64,21 @@ def wanted_of_users(settings: AttributeSettings) -> Wanted:
     kinds = {CATEGORICAL: labels, NUMERIC: settings.numeric}
     attributes: dict[str, str | int] = {f"{kind}.{name}": name for kind, names in kinds.items() for name in names}
     return Wanted({USER_ID: settings.user_id, **attributes}, "data.attributes")
+
+
+def wanted_of_texts(settings: TextSettings) -> Wanted:
+    """The fields of a text; without those that the settings do not name."""
+    return Wanted(_named(settings), "data.texts")
+
+
+def wanted_of_statements(settings: StatementSettings) -> Wanted:
+    """The fields of a statement; without the context where the settings do not name one."""
+    return Wanted(_named(settings), "data.statements")
+
+
+def _named(settings: TextSettings | StatementSettings) -> dict[str, str | int]:
+    """Fields are called as their settings."""
+    return {field: place for field, place in settings if field != "file" and place is not None}
 
 
 def require(wanted: Wanted, found: list[str], file: Path) -> None:

@@ -24,6 +24,15 @@ RECEIVED: Final = "events_received"
 DEGREE: Final = "degree"
 OPTED_OUT: Final = "opted_out"
 
+PLATFORM: Final = "platform"
+TEXT: Final = "text"
+TITLE: Final = "title"
+TAGS: Final = "tags"
+STATEMENT: Final = "statement"
+CONTEXT: Final = "context"
+TAGGED: Final = "interested in {}"
+"""the statement that a tag makes"""
+
 FILE: Final = "file"
 ROW: Final = "row"
 REASON: Final = "reason"
@@ -49,8 +58,12 @@ REASONS: Final[dict[str, str]] = {
     "timestamp_negative": "the timestamp lies before 1970",
     "timestamp_unit": "the timestamp lies beyond the year 5138: it is in a finer unit than data.timestamp_unit",
     "timestamp_later": "the timestamp is later than validate.latest",
-    "user_id_empty": "no user id (attributes)",
-    "user_id_type": "the user id is not an integer (data.id_type; attributes)",
+    "user_id_empty": "no user id (attributes, texts, statements)",
+    "user_id_type": "the user id is not an integer (data.id_type; attributes, texts, statements)",
     "user_id_again": "the user has a row already (attributes)",
     "number_type": "a number cannot be read; one that is not known is an empty field (attributes)",
+    "text_empty": "no text (texts)",
+    "statement_empty": "no statement (statements)",
+    "not_json": "the line is not a JSON object (texts, statements)",
+    "field_type": "a field holds a list or an object instead of text or a number (texts, statements)",
 }

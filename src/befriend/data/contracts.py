@@ -1,7 +1,7 @@
-"""What a valid row is, and what each table between two stages must hold.
+"""What each table between two stages must hold. What a valid raw row is, is in `judging`.
 
-`judge` types a raw row and gives the first reason to refuse it. The pandera schemas are the contracts of the
-tables that stages hand to each other; `check` holds a table to its contract, chunk by chunk.
+The pandera schemas are the contracts of the tables that stages hand to each other; `check` holds a table to its
+contract, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from befriend.config import DataSettings
 from befriend.data.columns import (
     ACTION,
     ACTOR,
-    CATEGORICAL,
+    CONTEXT,
     DEGREE,
     DONE,
     FILE,
     FIRST_SEEN,
     LAST_SEEN,
     OPTED_OUT,
+    PLATFORM,
     RAW,
     REASON,
     REASONS,
@@ -30,158 +30,16 @@ from befriend.data.columns import (
     ROLE,
     ROLES,
     ROW,
+    STATEMENT,
     TARGET,
+    TEXT,
     TIMESTAMP,
     USER,
     USER_ID,
 )
 from befriend.errors import DataError
 
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-FAR_FUTURE = 10**11  # UTC second in the year 5138: beyond it a number is no count of seconds
-WHOLE = r"^-?(0|[1-9][0-9]*)$"
 CHECKED_AT_ONCE = 5_000_000  # rows
-
-
-def judge(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.DataFrame:
-    """The rows with typed fields and, for each row that must be refused, a `reason` (a key of REASONS).
-
-    rows: a Chunk's. A typed field is null where it could not be read. Ids become Int64 or String, timestamps UTC
-    seconds, actions their renamed labels.
-    """
-    if rows[TIMESTAMP].dtype.is_temporal() and settings.timestamp_unit != "iso":
-        raise DataError(
-            f"the timestamp column holds {rows[TIMESTAMP].dtype}, but data.timestamp_unit is "
-            f"{settings.timestamp_unit}. Set data.timestamp_unit: iso."
-        )
-    types = {field: rows[field].dtype for field in (ACTOR, ACTION, TARGET, TIMESTAMP)}
-    read_id = _integer if settings.id_type == "integer" else _text
-    label = _stripped(ACTION, types[ACTION])
-    if settings.rename_actions:
-        label = label.replace(settings.rename_actions)
-    second = _iso(types[TIMESTAMP]) if settings.timestamp_unit == "iso" else _number(types[TIMESTAMP])
-    typed = rows.with_columns(
-        read_id(ACTOR, types[ACTOR]).alias("_actor"),
-        read_id(TARGET, types[TARGET]).alias("_target"),
-        label.alias("_action"),
-        (second // PER_SECOND.get(settings.timestamp_unit, 1)).alias("_second"),
-        *(_stripped(field, types[field]).is_null().alias(f"_no_{field}") for field in (ACTOR, TARGET, TIMESTAMP)),
-    )
-    refusals: list[tuple[pl.Expr, str]] = [
-        (pl.col(f"_no_{ACTOR}"), "actor_id_empty"),
-        (pl.col("_actor").is_null(), "actor_id_type"),
-        (pl.col(f"_no_{TARGET}"), "target_id_empty"),
-        (pl.col("_target").is_null(), "target_id_type"),
-        (pl.col("_action").is_null(), "action_empty"),
-        (pl.lit(False) if settings.actions is None else ~pl.col("_action").is_in(settings.actions), "action_unknown"),
-        (pl.col(f"_no_{TIMESTAMP}"), "timestamp_empty"),
-        (pl.col("_second").is_null(), "timestamp_type"),
-        (pl.col("_second") < 0, "timestamp_negative"),
-        (pl.col("_second") > FAR_FUTURE, "timestamp_unit"),
-        (pl.lit(False) if latest is None else pl.col("_second") > latest, "timestamp_later"),
-    ]
-    reason = pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in refusals))
-    return typed.select(
-        ROW,
-        pl.col("_actor").alias(ACTOR),
-        pl.col("_action").alias(ACTION),
-        pl.col("_target").alias(TARGET),
-        pl.col("_second").alias(TIMESTAMP),
-        reason.alias(REASON),
-    )
-
-
-def judge_attributes(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
-    """The rows of a table of users with typed fields and, for each row that must be refused, a `reason`.
-
-    rows: a Chunk's. The user id becomes Int64 or String, labels String, numbers Float32, which may be infinite or
-    NaN; null where there is nothing.
-    """
-    attributes = [name for name in rows.columns if name not in (ROW, USER_ID, REASON)]
-    labels = [name for name in attributes if name.split(".")[0] == CATEGORICAL]
-    numbers = [name for name in attributes if name not in labels]
-    dtype = rows[USER_ID].dtype
-    read_id = _integer if settings.id_type == "integer" else _text
-    typed = rows.with_columns(
-        read_id(USER_ID, dtype).alias(USER_ID),
-        _stripped(USER_ID, dtype).is_null().alias("_no_id"),
-        *(_label(name, rows[name].dtype).alias(name) for name in labels),
-        *(_float(name, rows[name].dtype).alias(name) for name in numbers),
-        *(_stripped(name, rows[name].dtype).is_not_null().alias(f"_given_{name}") for name in numbers),
-    )
-    refusals = [
-        (pl.col("_no_id"), "user_id_empty"),
-        (pl.col(USER_ID).is_null(), "user_id_type"),
-        *((pl.col(name).is_null() & pl.col(f"_given_{name}"), "number_type") for name in numbers),
-    ]
-    reason = pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in refusals))
-    return typed.select(ROW, USER_ID, *attributes, reason.alias(REASON))
-
-
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as text, exactly as it is; null where it is blank."""
-    text = pl.col(name) if dtype == pl.String else pl.col(name).cast(pl.String, strict=False)
-    return pl.when(text.str.strip_chars() != "").then(text)
-
-
-def _stripped(name: str, dtype: pl.DataType) -> pl.Expr:
-    return _text(name, dtype).str.strip_chars()
-
-
-def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as Int64; null where it holds anything but a whole number in its usual form.
-
-    007 and +7 are refused: they would silently become one user with 7.
-    """
-    if dtype.is_integer():
-        return pl.col(name).cast(pl.Int64, strict=False)
-    if dtype.is_float():
-        return pl.when(pl.col(name) == pl.col(name).floor()).then(pl.col(name)).cast(pl.Int64, strict=False)
-    text = _stripped(name, dtype)
-    return pl.when(text.str.contains(WHOLE)).then(text).cast(pl.Int64, strict=False)
-
-
-def _label(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as text; whole numbers without a fraction, though a column that lacks some holds them as floats."""
-    if not dtype.is_float():
-        return _stripped(name, dtype)
-    number = pl.col(name).fill_nan(None)
-    whole = pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False).cast(pl.String)
-    return pl.coalesce(whole, number.cast(pl.String))
-
-
-def _float(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as Float32; null where it cannot be read."""
-    number = pl.col(name) if dtype.is_numeric() or dtype == pl.Boolean else _stripped(name, dtype)
-    return number.cast(pl.Float64, strict=False).cast(pl.Float32)
-
-
-def _number(dtype: pl.DataType) -> pl.Expr:
-    """Timestamps as Int64: whole numbers, also as text with a fraction of zeros, as some exports write them."""
-    if dtype.is_integer() or dtype.is_float():
-        return _integer(TIMESTAMP, dtype)
-    return _stripped(TIMESTAMP, dtype).str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
-
-
-def _iso(dtype: pl.DataType) -> pl.Expr:
-    """UTC seconds of a datetime column or of ISO 8601 text; without zone it is UTC."""
-    if isinstance(dtype, pl.Datetime):
-        return pl.col(TIMESTAMP).dt.epoch("s")
-    if dtype == pl.Date:
-        return pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("s")
-    text = _stripped(TIMESTAMP, dtype).str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00").str.replace(r"[ t]", "T")
-    text = text.str.replace(r"\s*([Zz]|UTC)$", "+00:00").str.replace(r"(T[^+-]*)$", "${1}+00:00").str.replace(",", ".")
-    text = text.str.replace(r"T(\d{2}:\d{2})([+-])", "T${1}:00${2}")
-    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.epoch("s")
-
-
-def finer_unit(settings: DataSettings, value: float) -> str | None:
-    """The unit in which a timestamp (in declared units) is a plausible date; None if there is none."""
-    units = list(PER_SECOND)
-    if settings.timestamp_unit not in units:
-        return None
-    later = units[units.index(settings.timestamp_unit) + 1 :]
-    return next((unit for unit in later if value // PER_SECOND[unit] < FAR_FUTURE), None)
 
 
 def _in_time_order(data: pa.PolarsData) -> pl.LazyFrame:
@@ -214,7 +72,18 @@ def _finite_or_missing(data: pa.PolarsData) -> bool:
     return all(column.item() for column in finite.get_columns())
 
 
+def _by_user_and_time(data: pa.PolarsData) -> pl.LazyFrame:
+    """What has no time comes first."""
+    user, second = pl.col(USER).diff().fill_null(1), pl.col(TIMESTAMP).fill_null(-1).diff().fill_null(0)
+    return data.lazyframe.select((user > 0) | ((user == 0) & (second >= 0)))
+
+
+def _said_once(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.struct(USER, STATEMENT, CONTEXT).is_unique())
+
+
 NOT_NEGATIVE = pa.Check.ge(0)
+NOT_BLANK = pa.Check.str_contains(r"\S")
 
 EVENTS = pa.DataFrameSchema(
     {
@@ -259,6 +128,32 @@ ATTRIBUTES = pa.DataFrameSchema(
         pa.Check(_finite_or_missing, name="numbers are finite or missing"),
     ],
     name="attributes.parquet: row k is the user with dense number k, with a column for each attribute",
+)
+
+TEXTS = pa.DataFrameSchema(
+    {
+        USER: pa.Column(pl.Int32, NOT_NEGATIVE),
+        TIMESTAMP: pa.Column(pl.Int64, NOT_NEGATIVE),
+        PLATFORM: pa.Column(pl.String),
+        TEXT: pa.Column(pl.String, NOT_BLANK),
+    },
+    checks=[pa.Check(_by_user_and_time, name="by user, in time order")],
+    strict=True,
+    ordered=True,
+    name="texts.parquet: what users wrote, by their dense number, each user's texts in time order",
+)
+
+STATEMENTS = pa.DataFrameSchema(
+    {
+        USER: pa.Column(pl.Int32, NOT_NEGATIVE),
+        TIMESTAMP: pa.Column(pl.Int64, NOT_NEGATIVE, nullable=True),
+        STATEMENT: pa.Column(pl.String, NOT_BLANK),
+        CONTEXT: pa.Column(pl.String),
+    },
+    checks=[pa.Check(_by_user_and_time, name="by user, in time order"), pa.Check(_said_once, name="said once")],
+    strict=True,
+    ordered=True,
+    name="statements.parquet: what is said of users, by their dense number, and since when it is known (null: ever)",
 )
 
 REJECTED = pa.DataFrameSchema(

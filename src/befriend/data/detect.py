@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from befriend.config import NO_ATTRIBUTES, AttributeSettings, DataSettings
+from befriend.config import DataSettings
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP
-from befriend.data.contracts import WHOLE
+from befriend.data.judging import WHOLE
 from befriend.data.lines import blocks, cut, without_rows
-from befriend.data.sources import find_files
+from befriend.data.sources import BESIDE, find_files, require_tables
 from befriend.data.tables import head, is_parquet
 from befriend.errors import CallError
 from befriend.settings import parse
@@ -35,6 +35,7 @@ WHERE = {
     "header": False,
     "columns": {ACTOR: 1, ACTION: None, TARGET: 2, TIMESTAMP: 3},
 }  # any will do
+NOTHING_BESIDE = DataSettings()
 _INTEGER = re.compile(r"^[-+]?\d+$")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -45,13 +46,15 @@ def detect(
     unit: str | None,
     separator: str | None,
     header: bool | None,
-    attributes: AttributeSettings = NO_ATTRIBUTES,
+    beside: DataSettings = NOTHING_BESIDE,
 ) -> DataSettings:
     """Settings for the log at `source`.
 
-    columns: what the caller knows of where fields stand; it is not doubted, nor is what the attributes are.
+    columns: what the caller knows of where fields stand; it is not doubted, nor is what the tables beside the events
+    are: the attributes, texts and statements of `beside`.
     """
-    found = find_files(source, attributes)
+    require_tables(beside, source)
+    found = find_files(beside, source)
     if is_parquet(found[0]):
         raw: dict[str, Any] = {"format": "parquet"}
         table = head(found[0], source, ROWS)
@@ -67,7 +70,7 @@ def detect(
         "columns": {ACTION: None} | places,
         "id_type": _id_type(ids),
         "timestamp_unit": unit or _unit(table[str(places[TIMESTAMP])]),
-        "attributes": attributes.model_dump(),
+        **{table: getattr(beside, table).model_dump() for table in BESIDE},
     }
     return parse(DataSettings, raw, "befriend use")
 

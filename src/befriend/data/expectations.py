@@ -53,7 +53,7 @@ class Verdict:
 def fact_rules(settings: ValidateSettings) -> list[Rule]:
     """The rules on facts, most basic first: the first critical one that fails says what is wrong.
 
-    Those on attributes are for logs that come with some.
+    Those on attributes, texts and statements are for logs that come with some.
     """
     s = settings
     return [
@@ -84,6 +84,25 @@ def fact_rules(settings: ValidateSettings) -> list[Rule]:
             "critical",
             "No user of the log has a row in the table of users: are data.attributes.user_id and data.id_type right?",
             minimum=1,
+        ),
+        *(
+            Rule(
+                f"{table}_rejected_share",
+                "critical",
+                f"Rows of the table of {table}: see rejected.parquet for each and its reason; correct the table or "
+                f"data.{table}, or raise validate.max_rejected.",
+                maximum=s.max_rejected,
+            )
+            for table in ("texts", "statements")
+        ),
+        *(
+            Rule(
+                f"users_with_{table}_and_events",
+                "warning",
+                f"Nobody in the table of {table} is in an event: is data.{table}.user_id right?",
+                minimum=1,
+            )
+            for table in ("texts", "statements")
         ),
         Rule("roles_without_events", "warning", "An action in data.roles never occurs: a misspelling?", maximum=0),
         Rule("self_loop_share", "warning", "They are dropped.", maximum=s.max_self_loops),
@@ -130,13 +149,17 @@ def facts_row(figures: dict[str, Any], data: DataSettings) -> dict[str, float]:
     """The facts that rules are about, by rule name, from the figures of validation.json."""
     rows, shares, split = figures["rows"], figures["shares"], figures["split"]
     test = split.get("test_shares", {})
-    found = {}
+    found: dict[str, float] = {}
     if "attributes" in figures:
         attributes = figures["attributes"]
         found = {
             "attributes_rejected_share": attributes["rejected_share"],
             "users_with_attributes": attributes["users"],
         }
+    for table in ("texts", "statements"):
+        if table in figures:
+            found[f"{table}_rejected_share"] = figures[table]["rejected_share"]
+            found[f"users_with_{table}_and_events"] = figures[table]["users"] - figures[table]["users_without_events"]
     return found | {
         "rows_read": rows["read"],
         "rejected_share": shares["rejected"],

@@ -11,6 +11,7 @@ import polars as pl
 from befriend.data.columns import ACTION, DEGREE, DONE, FIRST_SEEN, RECEIVED, TIMESTAMP
 from befriend.data.ingest import Ingested
 from befriend.data.ingest_attributes import IngestedAttributes
+from befriend.data.ingest_texts import IngestedTexts
 from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, Split, segments, time_of
 
@@ -33,8 +34,13 @@ class Facts:
     """int64, seconds from the first contact of a pair to the first one back"""
 
 
-def describe(raw: Ingested, attributes: IngestedAttributes, log: EventLog, split: Split | None) -> Facts:
-    """Facts of an ingested log; of an empty one only how it was read. Those of attributes only where there are any."""
+def describe(
+    raw: Ingested, attributes: IngestedAttributes, texts: IngestedTexts, log: EventLog, split: Split | None
+) -> Facts:
+    """Facts of an ingested log; of an empty one only how it was read.
+
+    Those of attributes, texts and statements only where there are any.
+    """
     accepted = raw.read - sum(raw.rejected.values())
     gaps, answers, pairs = _gaps(log), *_answers(log)
     met = raw.users.filter(pl.col(FIRST_SEEN).is_not_null())  # not those of an earlier log who are not in this one
@@ -71,6 +77,9 @@ def describe(raw: Ingested, attributes: IngestedAttributes, log: EventLog, split
     }
     if attributes.file is not None:
         figures["attributes"] = attributes.figures()
+    for name, part in (("texts", texts.texts), ("statements", texts.statements)):
+        if part.read or part.table.height:
+            figures[name] = part.figures(texts.users)
     return Facts(figures, _by_month(raw.events), met[DEGREE].to_numpy(), gaps, answers)
 
 

@@ -32,8 +32,9 @@ from befriend.data.columns import (
     USER,
     USER_ID,
 )
-from befriend.data.contracts import USERS, finer_unit, judge, read_table
+from befriend.data.contracts import USERS, read_table
 from befriend.data.forgotten import marked
+from befriend.data.judging import finer_unit, judge
 from befriend.data.log import first_seen
 from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_chunks

@@ -15,9 +15,9 @@ import polars as pl
 from befriend.config import DataSettings
 from befriend.data.chunk import wanted_of_users
 from befriend.data.columns import CATEGORICAL, REASON, ROW, USER, USER_ID
-from befriend.data.contracts import judge_attributes
 from befriend.data.forgotten import marked
 from befriend.data.ingest import NOBODY
+from befriend.data.judging import judge_attributes
 from befriend.data.rejected import Refused, RejectedWriter
 from befriend.data.sources import read_attribute_chunks
 from befriend.progress import track

@@ -27,7 +27,7 @@ def read_lines(settings: DataSettings, wanted: Wanted, file: Path, source: Path)
     header = settings.format == "csv" and settings.header
     line, width = 0, None
     for block in blocks(file):
-        rows = _decode(block)
+        rows = decode(block)
         rows = rows.with_columns(pl.int_range(line + 1, line + rows.height + 1, dtype=pl.Int64).alias(ROW))
         line += rows.height
         rows = rows.filter(~without_rows(settings.format, first=width is None, raw=rows[RAW]))
@@ -143,7 +143,7 @@ def blocks(file: Path, size: int = BYTES_AT_ONCE) -> Iterator[bytes]:
         yield rest
 
 
-def _decode(block: bytes) -> pl.DataFrame:
+def decode(block: bytes) -> pl.DataFrame:
     """`raw` (the line without its end) and `reason` of each line of a block."""
     body = block.removesuffix(b"\n")
     try:

@@ -16,6 +16,8 @@ from befriend.data.contracts import EVENTS, USERS, read_table
 
 EVENTS_FILE = "events.parquet"
 USERS_FILE = "users.parquet"
+TEXTS_FILE = "texts.parquet"
+STATEMENTS_FILE = "statements.parquet"
 REJECTED_FILE = "rejected.parquet"
 SPLIT_FILE = "split.json"
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from befriend.data.activity import Activity
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
+from befriend.data.texts import TextVectors
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,37 @@ class Observed:
     activity: Activity
     encoded: Histories
     """what a history encoder sees: all events of a user, or only those done"""
+    texts: TextVectors
+    """what users wrote"""
+    profiles: bool = False
+    """whether somebody who wrote something and has no event yet may be found: so in service, not in the protocol"""
 
     @classmethod
-    def of(cls, log: EventLog, received_events: bool = True, actions: tuple[str, ...] | None = None) -> Self:
-        """actions: the labels a model knows, by its own numbers; a label it does not know becomes the number behind."""
+    def of(
+        cls,
+        log: EventLog,
+        received_events: bool = True,
+        actions: tuple[str, ...] | None = None,
+        texts: TextVectors | None = None,
+        profiles: bool = False,
+    ) -> Self:
+        """actions: the labels a model knows, by its own numbers; a label it does not know becomes the number behind.
+
+        texts: None for those who know nothing of them.
+        """
         actions = log.actions if actions is None else actions
         number = torch.tensor([actions.index(a) if a in actions else len(actions) for a in log.actions])
         whole = Histories.of(log)
         whole = replace(whole, action=number[whole.action.long()].to(torch.uint8))
         encoded = whole if received_events else replace(Histories.of(log, received=False), action=whole.action)
-        return cls(log, Activity.of(log, whole), encoded)
+        return cls(log, Activity.of(log, whole), encoded, texts or TextVectors.none(log.num_users), profiles)
+
+    def features(self, users: Tensor, place: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
+        """float32[..., F]: what is known of users at a moment, from their events and, where there are any, their texts.
+
+        place: int64[...], from `Activity.places`; users, visible, horizon: int64[...], broadcast against it.
+        """
+        found = self.activity.user_features(place, visible, horizon)
+        if not self.texts.width:
+            return found
+        return torch.cat([found, self.texts.features(users.expand_as(place), horizon.expand_as(place))], -1)

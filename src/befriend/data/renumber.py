@@ -12,9 +12,9 @@ import polars as pl
 
 from befriend import files
 from befriend.data.attributes import ATTRIBUTES_FILE
-from befriend.data.columns import ACTOR, DEGREE, DONE, OPTED_OUT, RECEIVED, TARGET, USER, USER_ID
-from befriend.data.contracts import ATTRIBUTES, EVENTS, USERS, read_table
-from befriend.data.log import EVENTS_FILE, SPLIT_FILE, USERS_FILE, EventLog
+from befriend.data.columns import ACTOR, DEGREE, DONE, OPTED_OUT, RECEIVED, TARGET, TIMESTAMP, USER, USER_ID
+from befriend.data.contracts import ATTRIBUTES, EVENTS, STATEMENTS, TEXTS, USERS, read_table
+from befriend.data.log import EVENTS_FILE, SPLIT_FILE, STATEMENTS_FILE, TEXTS_FILE, USERS_FILE, EventLog
 from befriend.errors import DataError
 
 
@@ -35,10 +35,20 @@ def renumber(prepared: Path, ids: pl.Series, out: Path) -> None:
     users = users.with_columns(pl.col(DONE, RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False))
     attributes = read_table(prepared / ATTRIBUTES_FILE, ATTRIBUTES).with_columns(number.alias(USER))
     attributes = users.select(USER).join(attributes, on=USER, how="left", maintain_order="left")
+    texts, statements = (
+        table.with_columns(number.gather(table[USER]).alias(USER)).sort(USER, TIMESTAMP, maintain_order=True)
+        for table in (read_table(prepared / TEXTS_FILE, TEXTS), read_table(prepared / STATEMENTS_FILE, STATEMENTS))
+    )
     log = EventLog.from_tables(moved, users[USER_ID])
     split = files.read_json(prepared / SPLIT_FILE) | {"users": log.num_users, "lineage": log.lineage()}
     with files.atomic(out) as folder:
         folder.mkdir(parents=True)
-        for name, table in ((EVENTS_FILE, moved), (USERS_FILE, users), (ATTRIBUTES_FILE, attributes)):
+        for name, table in (
+            (EVENTS_FILE, moved),
+            (USERS_FILE, users),
+            (ATTRIBUTES_FILE, attributes),
+            (TEXTS_FILE, texts),
+            (STATEMENTS_FILE, statements),
+        ):
             table.write_parquet(folder / name, compression="zstd", statistics=True)
         files.write_json(folder / SPLIT_FILE, split)

@@ -1,9 +1,9 @@
 """A social network over time: owns what is planted in it, and the two tables (events, truth) that come out.
 
-Knows nothing of models, roles or splits. Time runs in steps of about equally many events. What users know of
-each other (contacts, who was active, who received) is taken from the end of the step before, so that a step is a
-few array operations, whatever its size; answers, late accepts and blocks wait in a pool until their moment.
-Equal settings give equal tables: one generator, one order.
+What its users write is in `simulate_texts`. Knows nothing of models, roles or splits. Time runs in steps of about
+equally many events. What users know of each other (contacts, who was active, who received) is taken from the end of
+the step before, so that a step is a few array operations, whatever its size; answers, late accepts and blocks wait in a
+pool until their moment. Equal settings give equal tables: one generator, one order.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import polars as pl
 
 from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP, USER_ID
 from befriend.data.remembered import Pairs, Rings
-from befriend.data.traits import SimulateSettings
+from befriend.data.simulate_texts import simulate_texts
+from befriend.data.traits import COMMUNITY, DAY, JOINED, SimulateSettings
 from befriend.errors import SettingsError
 from befriend.files import atomic
 
-COMMUNITY: Final = "community"
-JOINED: Final = "joined"
 EVENTS_FILE: Final = "events.parquet"
 TRUTH_FILE: Final = "truth.parquet"
+TEXTS_FILE: Final = "texts.parquet"
+STATEMENTS_FILE: Final = "statements.parquet"
 
 ACTIONS: Final = ("request", "accept", "message", "view", "block")
 REQUEST, ACCEPT, MESSAGE, VIEW, BLOCK = range(5)
 ANSWER, OWN = 5, 6  # a message inside a thread; and somebody about to do something, what is not yet decided
 
-DAY: Final = 86_400
 HOURS: Final = 1 / 24
 MINUTES: Final = HOURS / 60
 EVENTS_A_STEP: Final = 40  # as small as speed allows: what users know is one step old
@@ -360,9 +360,16 @@ def simulate(settings: SimulateSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def write(settings: SimulateSettings, folder: Path) -> None:
-    """events.parquet and truth.parquet in `folder`: equal settings, equal bytes."""
+    """events.parquet and truth.parquet in `folder`, and texts.parquet and statements.parquet where there are texts.
+
+    Equal settings, equal bytes.
+    """
     events, truth = simulate(settings)
-    for table, name in ((events, EVENTS_FILE), (truth, TRUTH_FILE)):
+    tables = {EVENTS_FILE: events, TRUTH_FILE: truth}
+    if settings.texts:
+        written = simulate_texts(settings, events, truth)
+        tables |= {TRUTH_FILE: written.truth, TEXTS_FILE: written.texts, STATEMENTS_FILE: written.statements}
+    for name, table in tables.items():
         with atomic(folder / name) as temporary:
             table.rechunk().write_parquet(
                 temporary, compression="zstd", compression_level=9, statistics=False, row_group_size=1_000_000

@@ -1,8 +1,8 @@
 """Reads event logs as they come: Parquet, CSV and white space, plain or compressed, one file or many.
 
-Owns finding the files, telling the table of users' attributes from the events, and the order of rows. How one file
-is cut into rows is in `lines` (text) and `tables` (Parquet); what a valid event is, in `contracts`. Reading goes
-chunk by chunk, so that a log larger than memory passes.
+Owns finding the files, telling the tables beside the events (attributes, texts, statements) from the events, and the
+order of rows. How one file is cut into rows is in `lines` (text), `tables` (Parquet) and `objects` (JSON Lines); what a
+valid row is, in `judging`. Reading goes chunk by chunk, so that a log larger than memory passes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,34 @@ from pathlib import Path
 
 import polars as pl
 
-from befriend.config import AttributeSettings, DataSettings
-from befriend.data.chunk import Chunk, Wanted, wanted_of_events, wanted_of_users
+from befriend.config import DataSettings
+from befriend.data.chunk import (
+    Chunk,
+    Wanted,
+    wanted_of_events,
+    wanted_of_statements,
+    wanted_of_texts,
+    wanted_of_users,
+)
 from befriend.data.columns import ACTION
 from befriend.data.lines import read_lines
+from befriend.data.objects import read_objects
 from befriend.data.tables import is_parquet, read_table
 from befriend.errors import SettingsError, SourceError
 
+BESIDE = ("attributes", "texts", "statements")  # settings that name a table beside the events
 SHOWN_FILES = 20  # in a message
 
 
-def find_files(source: Path, attributes: AttributeSettings) -> list[Path]:
+def find_files(settings: DataSettings, source: Path) -> list[Path]:
     """The log's files in name order, links followed; SourceError where there is none, or one may not be read.
 
     In a folder, names that begin with a dot or an underscore are not part of the log (as Spark and Hadoop have it),
-    and the table of users is not.
+    and the tables beside the events are not; those need not be there for the events to be read.
     """
     try:
-        apart = _table_of_users(source, attributes)
+        names = [getattr(settings, table).file for table in BESIDE]
+        apart = [source / name for name in names if name is not None and (source / name).is_file()]
         if source.is_dir():
             found = sorted(file for file in _walk(source) if file not in apart)
         elif source.exists():
@@ -49,26 +59,31 @@ def find_files(source: Path, attributes: AttributeSettings) -> list[Path]:
     except FileNotFoundError as error:
         raise SourceError(f"{error.filename} in the event log is a link to nowhere. Mend or remove it.") from None
     if not found:
-        but = f" other than {attributes.file}" if apart else ""
+        but = f" other than {', '.join(file.name for file in apart)}" if apart else ""
         raise SourceError(f"the event log {source} is a folder without files{but}. Put the log's files into it.")
     return found
 
 
-def _table_of_users(source: Path, attributes: AttributeSettings) -> list[Path]:
-    """The file with the attributes, if there is to be one."""
-    if attributes.file is None or not source.exists():
+def require_tables(settings: DataSettings, source: Path) -> None:
+    """An error unless each table that is to be beside the events is there; none where there is no log at all."""
+    for table in BESIDE:
+        _beside(settings, table, source)
+
+
+def _beside(settings: DataSettings, table: str, source: Path) -> list[Path]:
+    """The file with the attributes, the texts or the statements, if there is to be one."""
+    name = getattr(settings, table).file
+    if name is None or not source.exists():
         return []
     if not source.is_dir():
         raise SettingsError(
-            f"data.attributes.file names {attributes.file} in the folder of the event log, but {source} is a single "
+            f"data.{table}.file names {name} in the folder of the event log, but {source} is a single "
             "file. Put both into one folder and point `befriend use` at that."
         )
-    file = source / attributes.file
+    file = source / name
     if not file.is_file():
         there = ", ".join(sorted(path.name for path in source.iterdir())[:SHOWN_FILES]) or "nothing"
-        raise SourceError(
-            f"data.attributes.file names {attributes.file}, but there is no such file in {source}. It holds: {there}."
-        )
+        raise SourceError(f"data.{table}.file names {name}, but there is no such file in {source}. It holds: {there}.")
     return [file]
 
 
@@ -84,7 +99,7 @@ def _walk(source: Path) -> Iterator[Path]:
 def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
     """The log's rows in order, file by file."""
     wanted = wanted_of_events(settings)
-    for file in find_files(source, settings.attributes):
+    for file in find_files(settings, source):
         label = file.name.split(".")[0] if settings.action_from_file_name else settings.default_action
         for chunk in _read(settings, wanted, file, source):
             if settings.columns.action is None:
@@ -96,9 +111,26 @@ def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
 def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
     """The rows of the table of users in order; none without such a table. Its format is told by its content."""
     attributes = settings.attributes
-    for file in _table_of_users(source, attributes):
+    for file in _beside(settings, "attributes", source):
         layout = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
         yield from _read(layout, wanted_of_users(attributes), file, source)
+
+
+def read_text_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """The rows of the table of texts in order; none without one."""
+    for file in _beside(settings, "texts", source):
+        yield from _read_either(wanted_of_texts(settings.texts), file, source)
+
+
+def read_statement_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """The rows of the table of statements in order; none without one."""
+    for file in _beside(settings, "statements", source):
+        yield from _read_either(wanted_of_statements(settings.statements), file, source)
+
+
+def _read_either(wanted: Wanted, file: Path, source: Path) -> Iterator[Chunk]:
+    """Parquet or JSON Lines, as its content tells."""
+    return (read_table if is_parquet(file) else read_objects)(wanted, file, source)
 
 
 def _read(settings: DataSettings, wanted: Wanted, file: Path, source: Path) -> Iterator[Chunk]:

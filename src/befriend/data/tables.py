@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from befriend.data.chunk import Chunk, Wanted, damaged, name_in, require
-from befriend.data.columns import CATEGORICAL, NUMERIC, REASON, ROW, TIMESTAMP
+from befriend.data.columns import CATEGORICAL, NUMERIC, REASON, ROW, TAGS, TEXT, TIMESTAMP
 from befriend.errors import DataError
 
 ROWS_AT_ONCE = 1_000_000
@@ -81,7 +81,7 @@ def _check_type(field: str, column: Any, file: Path, section: str) -> None:
     """DataError where a column's type cannot be what the field is."""
     kind = column.type
     if not _allowed(kind, field):
-        more = {TIMESTAMP: ", datetimes", CATEGORICAL: ", booleans", NUMERIC: ", booleans, decimals"}
+        more = {TIMESTAMP: ", datetimes", CATEGORICAL: ", booleans", NUMERIC: ", booleans, decimals", TAGS: ", lists"}
         allowed = "integers, text" + more.get(field.split(".")[0], "")
         raise DataError(
             f"the column {column.name} of {file.name} holds {kind}, which cannot be a {field}: {allowed} can. "
@@ -100,6 +100,7 @@ def _allowed(kind: Any, field: str) -> bool:
         TIMESTAMP: time,
         CATEGORICAL: types.is_boolean(kind),
         NUMERIC: types.is_boolean(kind) or types.is_decimal(kind),
+        TAGS: (types.is_list(kind) or types.is_large_list(kind)) and _allowed(kind.value_type, TEXT),
     }
     return text or number or kinds.get(field.split(".")[0], False)
 

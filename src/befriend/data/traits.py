@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from befriend.settings import Settings, Share
 
+COMMUNITY: Final = "community"
+JOINED: Final = "joined"
+DAY: Final = 86_400
+
 Part = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -77,6 +81,9 @@ class SimulateSettings(Settings):
     accept_spread: NotNegative = 2.0
     """standard deviation of the logarithm of that delay: at 2, one accept in twelve takes over 16 times the median"""
 
+    texts: NotNegative = 0.0
+    """mean number of short texts that a user writes over the whole time; 0: none, nor any statement"""
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.blocked > self.never_accepted:
@@ -88,7 +95,7 @@ class SimulateSettings(Settings):
 
 PROFILES: Final[dict[str, SimulateSettings]] = {
     "tiny": SimulateSettings(users=500, events=6000, communities=8, stay_days=60),
-    "sample": SimulateSettings(),
+    "sample": SimulateSettings(texts=1.5),
     "regular": SimulateSettings(users=2000, events=20_000, communities=16, stay_days=45, welcomed=0.7),
     "4x": SimulateSettings(users=8000, events=80_000, communities=64, stay_days=45, welcomed=0.7),
 }

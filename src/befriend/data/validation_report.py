@@ -12,6 +12,7 @@ import polars as pl
 from befriend.data.columns import REASONS
 from befriend.data.expectations import Verdict
 from befriend.data.facts import DAY, Facts
+from befriend.data.sources import BESIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,10 +128,13 @@ def markdown(figures: dict[str, Any], verdicts: list[Verdict], stride: int) -> s
         ],
         [f"- **{verdict.severity}**: {verdict.line()}" for verdict in failed],
     ]
-    attributes = figures.get("attributes", {})
+    attributes, texts, statements = (figures.get(table, {}) for table in BESIDE)
     if attributes:
         blocks.append([_of_attributes(attributes)])
-    for counts in (figures["rejected_by_reason"], attributes.get("rejected_by_reason")):
+    if texts or statements:
+        blocks.append(_of_texts(texts, statements))
+    for part in (figures, attributes, texts, statements):
+        counts = part.get("rejected_by_reason")
         if counts:
             blocks.append(_table("refused because", "rows", {REASONS[code]: n for code, n in counts.items()}))
     if rows["events"]:
@@ -176,6 +180,16 @@ def _of_attributes(figures: dict[str, Any]) -> str:
     )
     not_finite = sum(column.get("not_finite", 0) for column in figures["columns"].values())
     return line + (f" {not_finite:,} numbers that are infinite or NaN count as missing." if not_finite else "")
+
+
+def _of_texts(texts: dict[str, Any], statements: dict[str, Any]) -> list[str]:
+    return [
+        f"{part['kept']:,} {what} {part['users']:,} users ({part['per_user']['median']:g} each at the median, at most "
+        f"{part['per_user']['max']:,}); {part['users_without_events']:,} of these users are in no event."
+        + (f" Of {part['rows']:,} rows {part['rejected']:,} were refused." if part["rows"] else "")
+        for part, what in ((texts, "texts of"), (statements, "statements about"))
+        if part
+    ]
 
 
 def _rules(verdicts: list[Verdict]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from befriend import files
 
 PREPARED = ("events.parquet", "users.parquet", "attributes.parquet", "split.json")
-MODELS = ("tokens", "two_tower", "stu", "ranker")
+MODELS = ("text", "tokens", "two_tower", "stu", "ranker")
 
 
 def evaluated(prepared: Path, models: Path) -> str:

@@ -15,6 +15,8 @@ from befriend import files
 from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
+from befriend.data.observed import Observed
+from befriend.data.texts import STATISTICS, TextVectors
 from befriend.errors import DataError
 from befriend.models.query_tower import QueryTower, TowerArguments
 from befriend.models.settings import QuerySettings, StuTowerSettings, TowerSettings
@@ -53,6 +55,18 @@ class Trained(Generic[M, S]):
     """figures of the epoch whose weights were kept"""
     tokens: str = ""
     """digest of the STUs it was trained with, empty for a model that has none"""
+    text_width: int = 0
+    """width of the vectors of what users wrote that it was trained with, 0 for a model that has none"""
+
+    def look(self, log: EventLog, texts: TextVectors, profiles: bool = False) -> Observed:
+        """A log and what its users wrote as this model looks at them. profiles: as of `Observed`."""
+        if self.text_width not in (0, texts.width):
+            raise DataError(
+                f"the model was trained with vectors of texts of width {self.text_width}, and they have {texts.width} "
+                "now. Run `dvc repro train_two_tower train_stu`."
+            )
+        seen = texts if self.text_width else None
+        return Observed.of(log, self.tower.received_events, self.actions, seen, profiles)
 
 
 class Widths(TypedDict):
@@ -92,8 +106,10 @@ TwoTowerModel = Trained[NextTargetPredictionUserIDs, TowerSettings]
 StuModel = Trained[NextTargetPredictionSTU, StuTowerSettings]
 
 
-def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) -> NextTargetPredictionUserIDs:
-    """The model that the settings describe, with fresh weights."""
+def build(
+    tower: TowerSettings, num_users: int, num_actions: int, codes: Codes, text_width: int = 0
+) -> NextTargetPredictionUserIDs:
+    """The model that the settings describe, with fresh weights. text_width: of what users wrote."""
     return NextTargetPredictionUserIDs(
         num_users,
         num_actions,
@@ -103,11 +119,13 @@ def build(tower: TowerSettings, num_users: int, num_actions: int, codes: Codes) 
         partners=tower.partners > 0,
         clusters=tower.clusters,
         **codes.widths(),
-        **_arguments(tower),
+        **_arguments(tower, text_width),
     )
 
 
-def build_stu(tower: StuTowerSettings, table: Table, num_actions: int, codes: Codes) -> NextTargetPredictionSTU:
+def build_stu(
+    tower: StuTowerSettings, table: Table, num_actions: int, codes: Codes, text_width: int = 0
+) -> NextTargetPredictionSTU:
     """The model that the settings describe, with fresh weights, for the users of a table."""
     return NextTargetPredictionSTU(
         num_actions,
@@ -120,11 +138,17 @@ def build_stu(tower: StuTowerSettings, table: Table, num_actions: int, codes: Co
         tied=tower.tied_tokens,
         sibling_smoothing=tower.sibling_smoothing,
         **codes.widths(),
-        **_arguments(tower),
+        **_arguments(tower, text_width),
     )
 
 
-def _arguments(tower: QuerySettings) -> TowerArguments:
+def width_of_texts(tower: QuerySettings, texts: TextVectors) -> int:
+    """Of the texts' vectors, for a model of these settings; 0 where it looks at none."""
+    return texts.width if tower.freshness and tower.texts else 0
+
+
+def _arguments(tower: QuerySettings, text_width: int) -> TowerArguments:
+    written = STATISTICS + text_width if text_width else 0
     return {
         "dropout": tower.dropout,
         "history_encoder_type": tower.history_encoder,
@@ -137,7 +161,8 @@ def _arguments(tower: QuerySettings) -> TowerArguments:
         "shortcut": tower.shortcut,
         "history_scale": tower.history_scale,
         "latent_cross": tower.latent_cross,
-        "user_features": USER_FEATURES if tower.freshness else 0,
+        "user_features": USER_FEATURES + written if tower.freshness else 0,
+        "text_width": text_width,
         "pair_features": PAIR_FEATURES if tower.pointer else 0,
         "id_dropout": tower.id_dropout,
     }
@@ -150,7 +175,7 @@ def save(folder: Path, trained: Trained[Any, Any], name: str) -> None:
     about = {field: getattr(trained, field) for field in ("users", "lineage", "data", "trained_until", "validation")}
     about |= {"attributes": {"vocabulary": trained.codes.vocabulary, "scale": trained.codes.scale}}
     about |= {"model": name, "actions": list(trained.actions), "tower": trained.tower.model_dump(mode="json")}
-    about |= {"tokens": trained.tokens}
+    about |= {"tokens": trained.tokens, "text_width": trained.text_width}
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
     with files.atomic(folder) as new:
         new.mkdir()
@@ -162,7 +187,7 @@ def load(folder: Path, log: EventLog, attributes: Attributes) -> TwoTowerModel:
     """A saved two-tower model for a log and its users: the one it was trained on, or a later version of it."""
 
     def fresh(tower: TowerSettings, about: dict[str, Any], codes: Codes) -> NextTargetPredictionUserIDs:
-        return build(tower, about["users"], len(about["actions"]), codes)
+        return build(tower, about["users"], len(about["actions"]), codes, about["text_width"])
 
     return _load(folder, log, attributes, TowerSettings, fresh, "train_two_tower")
 
@@ -177,7 +202,7 @@ def load_stu(folder: Path, log: EventLog, attributes: Attributes, tokens: Tokens
                 f"the model in {folder} was trained with other STUs than those of models/tokens. "
                 "Run `dvc repro train_stu`."
             )
-        return build_stu(tower, table, len(about["actions"]), codes)
+        return build_stu(tower, table, len(about["actions"]), codes, about["text_width"])
 
     return _load(folder, log, attributes, StuTowerSettings, fresh, "train_stu")
 

@@ -37,6 +37,7 @@ class TowerArguments(TypedDict, total=False):
     latent_cross: bool
     user_features: int
     pair_features: int
+    text_width: int
     id_dropout: float
 
 
@@ -58,6 +59,7 @@ class QueryTower(nn.Module):
         latent_cross: Add actor x history and actor x action to the query's parts (Beutel et al. 2018).
         user_features: Width of the activity features of users; 0 turns the freshness term off.
         pair_features: Width of the features of pairs; 0 turns the pointer term off.
+        text_width: Width of the vectors of what users wrote, the last columns of the activity features; 0 for none.
         id_dropout: Share of users who are nobody in particular in a training step.
     """
 
@@ -81,6 +83,7 @@ class QueryTower(nn.Module):
         latent_cross: bool = True,
         user_features: int = 0,
         pair_features: int = 0,
+        text_width: int = 0,
         id_dropout: float = 0.0,
     ):
         super().__init__()
@@ -104,9 +107,14 @@ class QueryTower(nn.Module):
         self.cross = nn.Linear(state, d) if latent_cross and state != d else nn.Identity()
         self.refresh = nn.Embedding(len(REGIMES), d)
         parts = state + 2 * d + (2 * d if latent_cross else 0)
+        self.text_width = text_width
+        user_features -= text_width
         self.moment = TargetMoment(user_features) if user_features else None
         if self.moment is not None:
             self.own_activity = nn.Linear(user_features, d)
+            parts += d
+        if text_width:
+            self.own_text = nn.Linear(text_width, d, bias=False)
             parts += d
         self.interaction = (
             InteractionMoE(parts, hidden_dim, d, num_experts, activation, dropout)
@@ -123,6 +131,12 @@ class QueryTower(nn.Module):
         if self.to_moment is not None:
             nn.init.zeros_(self.to_moment.weight)
             nn.init.zeros_(self.to_moment.bias)
+        if text_width:
+            self.to_text = nn.Linear(d, text_width)  # what is asked of a target's texts,
+            self.likeness = nn.Linear(d, 1)  # and how much they should be like one's own
+            for layer in (self.to_text, self.likeness):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @property
     def device(self) -> torch.device:
@@ -169,11 +183,16 @@ class QueryTower(nn.Module):
         parts = [history, actor, action]
         if self.latent_cross:
             parts += [actor * self.cross(history), actor * action]
+        written = history.new_zeros(len(history), self.text_width)
         if self.moment is not None:
-            width = self.own_activity.in_features
-            own = positions.features
-            own = history.new_zeros(len(history), width) if own is None else self.moment.standardise(own)
-            parts.append(self.own_activity(own))
+            if positions.features is None:
+                told = history.new_zeros(len(history), self.own_activity.in_features)
+            else:
+                told, written = self._split(positions.features)
+                told = self.moment.standardise(told)
+            parts.append(self.own_activity(told))
+        if self.text_width:
+            parts.append(self.own_text(written))
         known = torch.cat(parts, -1)
         hidden = self.interaction(known)
         if self.shortcut is not None:
@@ -181,17 +200,47 @@ class QueryTower(nn.Module):
         return Query(
             static=self.to_static(hidden),
             social=self.to_social(hidden) if self.to_social is not None else None,
-            moment=self.to_moment(hidden) if self.to_moment is not None else None,
+            moment=self._asked_of_moment(hidden, written),
             hidden=hidden,
             learns=positions.learns,
         )
 
+    def _asked_of_moment(self, hidden: Tensor, written: Tensor) -> Tensor | None:
+        """float32[P, T]: against what a target has been doing lately, and against what it wrote."""
+        if self.to_moment is None:
+            return None
+        asked = self.to_moment(hidden)
+        if not self.text_width:
+            return asked
+        return torch.cat([asked, self.to_text(hidden) + self.likeness(hidden) * written], -1)
+
+    @property
+    def moment_width(self) -> int:
+        """T, columns of `moments`."""
+        return self.moment.width + self.text_width if self.moment is not None else 0
+
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What somebody did, float32[..., F], and what they wrote, float32[..., E]."""
+        known = features.shape[-1] - self.text_width
+        return features[..., :known], features[..., known:]
+
     def moments(self, targets: Targets) -> Tensor:
-        """float32[..., T]: what the users have been doing lately; 0 where it is not known."""
-        assert self.moment is not None
+        """float32[..., T]: what the users have been doing lately, and wrote; 0 where it is not known."""
         if targets.features is None:
-            return self.empty.new_zeros(*targets.users.shape, self.moment.width)
-        return self.moment(targets.features)
+            return self.empty.new_zeros(*targets.users.shape, self.moment_width)
+        return self.moment_of(targets.features)
+
+    def moment_of(self, features: Tensor) -> Tensor:
+        """As `moments`, of features, float32[..., F + E]."""
+        assert self.moment is not None
+        told, written = self._split(features)
+        moment = self.moment(told)
+        return torch.cat([moment, written], -1) if self.text_width else moment
+
+    def standardise_moments(self, examples: Tensor) -> None:
+        """Fits shift and scale of what users do. examples: float32[n, F + E]."""
+        if self.moment is not None:
+            self.moment.standardise.fit(self._split(examples)[0])
 
     def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         """float32[P, K]: scores of K users for each position, by what does not change. targets: shape [P, K]."""

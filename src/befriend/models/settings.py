@@ -55,6 +55,8 @@ class QuerySettings(Settings):
     """share of users who are nobody in particular in a training step, so that the model can do without"""
     freshness: bool = True
     """how recently and how often somebody acted and was acted on enters the score"""
+    texts: bool = True
+    """what users wrote, where the log has texts, enters query and score, beside freshness"""
     pointer: bool = True
     """people in one's own history get a score of their own, from when and how often one was in contact"""
     own_contacts: Annotated[int, Field(ge=1)] = 100

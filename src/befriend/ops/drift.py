@@ -14,6 +14,7 @@ from befriend.config import DriftSettings
 from befriend.data.drift import Measure, Window, measures, windows
 from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.renumber import renumber
+from befriend.data.texts import TextVectors
 from befriend.errors import BefriendError
 from befriend.ops.registry import Promoted
 from befriend.tokens.folder import load as load_tokens
@@ -61,7 +62,8 @@ def _windows(root: Path, champion: Promoted, settings: DriftSettings) -> tuple[t
     with tempfile.TemporaryDirectory() as name:
         renumber(root / layout.PREPARED, before.user_ids, Path(name) / "log")
         now = EventLog.read(Path(name) / "log")
-    tokens = load_tokens(champion.folder / layout.TOKENS, now).extended(now).table.stus[:, 0].numpy()
+    written = TextVectors.read(champion.folder / layout.TEXT, now)
+    tokens = load_tokens(champion.folder / layout.TOKENS, now, written).extended(now).table.stus[:, 0].numpy()
     one, two, compared = windows(before, now, settings.least_events)
     return (Window(before, one, tokens[: before.num_users]), Window(now, two, tokens)), compared
 

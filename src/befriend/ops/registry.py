@@ -74,7 +74,7 @@ def digest(root: Path) -> str:
     missing += [root / folder for folder in layout.TRAINED if not any((root / folder).glob("*"))]
     if missing:
         raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
-    paths += [path for folder in layout.TRAINED for path in sorted((root / folder).glob("*")) if path.is_file()]
+    paths += [path for folder in layout.TRAINED for path in sorted((root / folder).rglob("*")) if path.is_file()]
     told = "\n".join(f"{path.relative_to(root)} {files.sha256(path)}" for path in paths)
     return hashlib.sha256(told.encode()).hexdigest()
 

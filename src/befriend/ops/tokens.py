@@ -18,6 +18,7 @@ from befriend.data.forgotten import mark, marked, read_marks, without
 from befriend.data.ingest import ingest
 from befriend.data.log import EVENTS_FILE, USERS_FILE, EventLog
 from befriend.data.rejected import RejectedWriter
+from befriend.data.texts import TextVectors
 from befriend.errors import CallError, DataError
 from befriend.tokens.folder import Tokens, load
 
@@ -63,7 +64,7 @@ def like(user: str, prefix: int | None, as_json: bool) -> None:
 def assign(events: Path, out: Path, data: DataSettings) -> None:
     """Writes the STUs of all users, those of later events too: one row a user."""
     log = EventLog.read(layout.PREPARED)
-    tokens = load(layout.TOKENS, log)
+    tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
     marks = read_marks(layout.PREPARED)
     later = without(_later(events, data), marks)
     grown = tokens.extended(later)
@@ -99,7 +100,7 @@ def _later(source: Path, data: DataSettings) -> EventLog:
 def _find(user: str) -> tuple[EventLog, Tokens, int]:
     """The log, the tokens, and the user's number."""
     log = EventLog.read(layout.PREPARED)
-    tokens = load(layout.TOKENS, log).extended(log)
+    tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).extended(log)
     number = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
     if not len(number) or mark(user) in read_marks(layout.PREPARED):
         raise CallError(f"there is no user {user} in {layout.PREPARED}.")

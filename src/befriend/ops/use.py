@@ -8,32 +8,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
-from befriend.config import PARAMS_FILE, AttributeSettings, DataSettings, load_params
-from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP, USER_ID
-from befriend.data.contracts import judge, judge_attributes
+from befriend.config import PARAMS_FILE, DataSettings, load_params
+from befriend.data.columns import REASONS
 from befriend.data.detect import detect
-from befriend.data.sources import read_attribute_chunks, read_chunks
 from befriend.errors import CallError, SourceError
-from befriend.progress import track
+from befriend.ops.understood import Seen, look, look_beside, show
 from befriend.settings import parse
 
 DATA_FILE = Path("data.dvc")
 SAMPLE_SETTINGS: dict[str, Any] = {
     "actions": ["accept", "block", "message", "request", "view"],
     "roles": {"view": "signal", "block": "exclude"},
+    "texts": {"file": "texts.parquet", "platform": "platform"},
+    "statements": {"file": "statements.parquet"},
 }
 TINY: dict[str, dict[str, Any]] = {
     "train_two_tower": {"history_length": 20, "validation_events": 100},
@@ -45,7 +41,6 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """settings with which a log of 500 users goes through all stages in less than a minute"""
 MOST_ACTIONS = 50  # more labels than that are no fixed vocabulary
-SHOWN = 5
 
 
 def use(
@@ -56,20 +51,20 @@ def use(
     header: bool | None,
     default_action: str | None,
     roles: dict[str, str],
-    attributes: dict[str, Any],
+    beside: dict[str, dict[str, Any]],
 ) -> None:
     """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample).
 
-    attributes: settings of the table of users, as in data.attributes.
+    beside: settings of the tables beside the events, as in data.attributes, data.texts and data.statements.
     """
     if not Path("dvc.yaml").is_file():
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
     load_params()
-    told = (columns, unit, separator, header, parse(AttributeSettings, attributes, "the attributes"))
+    told = (columns, unit, separator, header, parse(DataSettings, beside, "befriend use"))
     with _restored():
         if source is None:
             settings = parse(DataSettings, SAMPLE_SETTINGS, "befriend use --sample")
-            _import(str(layout.SAMPLE / "events.parquet"))
+            _import(str(layout.SAMPLE / "log"))
         else:
             if "://" not in source:
                 settings = detect(Path(source), *told)
@@ -78,14 +73,14 @@ def use(
                 settings = detect(layout.DATA, *told)
             if default_action is not None:
                 settings = _name_action(settings, default_action)
-        seen = _look(settings)
+        seen = look(settings)
         if not seen.actions:
             raise CallError(_nothing_usable(source or "the sample", seen))
         if source is not None:
             settings = _with_actions(settings, seen, roles)
-        users = _look_at_users(settings)
+        tables = look_beside(settings)
     _write_settings(settings)
-    _show(Console(), settings, seen, users)
+    show(Console(), settings, seen, tables)
 
 
 @contextmanager
@@ -118,7 +113,7 @@ def use_tiny() -> None:
 
     write(PROFILES["tiny"], layout.TINY)
     roles = SAMPLE_SETTINGS["roles"]
-    use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {"user_id": USER_ID})
+    use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {})
     _set(TINY)
     typer.echo(
         "\nThe settings of the stages are those of a quick look now, whose figures mean little. To go back:\n"
@@ -142,44 +137,6 @@ def _name_action(settings: DataSettings, name: str) -> DataSettings:
         where = "its files' names" if settings.action_from_file_name else f"column {settings.columns.action}"
         raise CallError(f"--default-action is for logs without actions; this one has them in {where}.")
     return settings.model_copy(update={"default_action": name})
-
-
-@dataclass
-class Seen:
-    """A whole log or table of users, as it was understood."""
-
-    first: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """the first rows, judged"""
-    actions: dict[str, int] = field(default_factory=dict)
-    """accepted rows by action"""
-    refused: dict[str, int] = field(default_factory=dict)
-    """refused rows by reason"""
-    rows: int = 0
-
-    def add(self, judged: pl.DataFrame) -> None:
-        """The next rows, with their `reason`."""
-        self.rows += judged.height
-        self.first = self.first if self.first.height else judged[:SHOWN]
-        for reason, count in judged.filter(pl.col(REASON).is_not_null()).group_by(REASON).len().iter_rows():
-            self.refused[reason] = self.refused.get(reason, 0) + count
-
-
-def _look(settings: DataSettings) -> Seen:
-    seen = Seen()
-    for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
-        rows = judge(chunk.rows, settings, None)
-        seen.add(rows)
-        for action, count in rows.filter(pl.col(REASON).is_null()).group_by(ACTION).len().iter_rows():
-            seen.actions[action] = seen.actions.get(action, 0) + count
-    return seen
-
-
-def _look_at_users(settings: DataSettings) -> Seen:
-    """The table of users, as it was understood; without rows where there is none."""
-    seen = Seen()
-    for chunk in read_attribute_chunks(settings, layout.DATA):
-        seen.add(judge_attributes(chunk.rows, settings))
-    return seen
 
 
 def _nothing_usable(source: str, seen: Seen) -> str:
@@ -228,41 +185,3 @@ def _params() -> Iterator[Any]:
     files.write_text(
         PARAMS_FILE, re.sub(r"(?<!\n)\n(?=\w+:)", "\n\n", text.getvalue())
     )  # a blank line between sections
-
-
-def _show(console: Console, settings: DataSettings, seen: Seen, users: Seen) -> None:
-    title = "The first rows, as understood"
-    table = Table("actor", "action", "target", "time (UTC)", "refused because", title=title, title_justify="left")
-    for actor, action, target, second, reason in seen.first.select(
-        ACTOR, ACTION, TARGET, TIMESTAMP, REASON
-    ).iter_rows():
-        time = "" if second is None or reason else pl.select(pl.from_epoch(pl.lit(second))).item().isoformat(" ")
-        table.add_row(*(escape(str(value)) for value in (actor, action, target)), time, REASONS.get(reason, ""))
-    console.print(table)
-    actions = [f"{a} {count:,} ({settings.roles.get(a, 'contact')})" for a, count in sorted(seen.actions.items())]
-    console.print(escape(f"{seen.rows:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
-    _show_refused(console, seen)
-    if users.rows:
-        _show_users(console, users)
-    console.print(
-        "data.dvc and the data: section of params.yaml are written. If a row above is misread, correct params.yaml.\n"
-        "Next: [bold]dvc repro[/]",
-        highlight=False,
-    )
-
-
-def _show_users(console: Console, users: Seen) -> None:
-    """users: the table of users; its columns say what kind of attribute they are, as `categorical.country`."""
-    columns = [name for name in users.first.columns if name not in (ROW, REASON)]
-    title = "The first users, as understood"
-    table = Table(*map(escape, columns), "refused because", title=title, title_justify="left")
-    for *values, reason in users.first.select(*columns, REASON).iter_rows():
-        table.add_row(*("" if value is None else escape(str(value)) for value in values), REASONS.get(reason, ""))
-    console.print(table)
-    console.print(f"{users.rows:,} rows of users.", highlight=False)
-    _show_refused(console, users)
-
-
-def _show_refused(console: Console, seen: Seen) -> None:
-    for reason, count in sorted(seen.refused.items()):
-        console.print(f"[yellow]{count:,} rows would be refused: {REASONS[reason]}[/]", highlight=False)

@@ -150,11 +150,12 @@ def influences(retriever: Retriever[Any], request: Request, people: np.ndarray) 
     batch = NextTargetPredictionBatch(who, done, other, mask, action, who, received, timestamp)
     features = None
     if retriever.tower.freshness:
-        features = activity.user_features(activity.places(user, visible), visible, horizon).expand(n + 1, -1)
+        place_now = activity.places(user, visible)
+        features = retriever.observed.features(user, place_now, visible, horizon).expand(n + 1, -1)
     row = torch.arange(n + 1)
     positions = Positions(row, row * 0 + n, action, who, row * 0 + request.refresh, features)
     query = model.query(batch, positions, model.encode_history(batch))
-    rivals = (retriever.place >= 0).nonzero().squeeze(1)
+    rivals = retriever.found.nonzero().squeeze(1)
     rivals = rivals[torch.linspace(0, len(rivals) - 1, min(len(rivals), RIVALS)).long()]
     scores = retriever.score(query, torch.cat([torch.from_numpy(people).long(), rivals]).expand(n + 1, -1))
     scores = scores[:, : len(people)] - scores[:, len(people) :].mean(1, keepdim=True)

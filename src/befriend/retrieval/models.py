@@ -12,6 +12,7 @@ from befriend.data.activity import Activity
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
+from befriend.data.texts import TextVectors
 from befriend.evaluation.baselines import Baselines
 from befriend.models.cluster_settings import SearchSettings
 from befriend.models.clusters import UserClusters
@@ -43,11 +44,12 @@ class Models:
     """the log, for the STU model"""
 
     @classmethod
-    def read(cls, prepared: Path, models: Path, log: EventLog) -> Models:
-        attributes = Attributes.read(prepared)
-        two_tower, tokens = load(models / "two_tower", log, attributes), load_tokens(models / "tokens", log)
+    def read(cls, prepared: Path, models: Path, log: EventLog, profiles: bool = False) -> Models:
+        """profiles: as of `Observed`."""
+        attributes, texts = Attributes.read(prepared), TextVectors.read(models / "text", log)
+        two_tower, tokens = load(models / "two_tower", log, attributes), load_tokens(models / "tokens", log, texts)
         stu = load_stu(models / "stu", log, attributes, tokens)
-        observed, watched = (Observed.of(log, model.tower.received_events, model.actions) for model in (two_tower, stu))
+        observed, watched = (model.look(log, texts, profiles) for model in (two_tower, stu))
         return cls(two_tower, stu, tokens.joined(log).table.stus, observed, watched)
 
     @property

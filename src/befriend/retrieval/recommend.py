@@ -14,6 +14,7 @@ import torch
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
+from befriend.data.texts import TextVectors
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import Hidden, Request
 from befriend.evaluation.regimes import HIDDEN, REGIMES
@@ -85,11 +86,11 @@ class Recommender:
         two were in contact before), last_active (UTC). Nobody gets themselves, or anybody on the other side of an
         `exclude` event.
         """
-        number = present(self.observed.log, users, self.moment)
+        number = present(self.observed.log, users, self.moment, self.observed.texts)
         ids, scores, contacts = self._made(number)
         row, rank = np.nonzero(ids >= 0)
         found = ids[row, rank]
-        last = _last_active(self.observed, found, self.visible)
+        last = _last_active(self.observed, found, self.visible, self.moment)
         return pl.DataFrame(
             {
                 "user": users.gather(row),
@@ -179,10 +180,12 @@ def request_of(user: np.ndarray, visible: int, moment: int, action: int, exclude
     )
 
 
-def present(log: EventLog, users: pl.Series, moment: int) -> np.ndarray:
-    """int64: the dense number of each id, num_users for those the log did not have before a moment."""
+def present(log: EventLog, users: pl.Series, moment: int, texts: TextVectors) -> np.ndarray:
+    """int64: the dense number of each id, num_users for those of whom nothing was known before a moment."""
     number = numbers(log.user_ids, users)
-    number[log.first_seen[np.minimum(number, log.num_users - 1)] >= moment] = log.num_users
+    somebody = np.minimum(number, log.num_users - 1)
+    wrote = texts.known(torch.from_numpy(somebody), torch.tensor(moment)).numpy()
+    number[(log.first_seen[somebody] >= moment) & ~wrote] = log.num_users
     return number
 
 
@@ -195,8 +198,13 @@ def numbers(ids: pl.Series, wanted: pl.Series) -> np.ndarray:
     return found["number"].fill_null(len(ids)).to_numpy().astype(np.int64).copy()
 
 
-def _last_active(observed: Observed, users: np.ndarray, visible: int) -> np.ndarray:
-    """int64: the second of each user's last visible event in either role."""
-    a = observed.activity
-    place = a.places(torch.from_numpy(users), torch.tensor(visible))
-    return a.histories.timestamp[a.histories.event[place]].numpy()
+def _last_active(observed: Observed, users: np.ndarray, visible: int, moment: int) -> np.ndarray:
+    """int64: the second of each user's last visible event in either role, or of the last text of who has none."""
+    a, written = observed.activity, observed.texts
+    who = torch.from_numpy(users).long()
+    place = a.places(who, torch.tensor(visible))
+    acted = a.histories.timestamp[a.histories.event[place.clamp(min=0)]]
+    if not written.width:
+        return acted.numpy()
+    wrote = written.second[written.places(who, torch.tensor(moment)).clamp(min=0)]
+    return torch.where(place >= 0, acted, wrote).numpy()

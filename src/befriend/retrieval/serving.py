@@ -46,11 +46,13 @@ class Retriever(ABC, Generic[M]):
         model.eval()
         self.activity = observed.activity
         people = observed.log.num_users
-        moment = model.moment.width if model.moment is not None else 0
+        moment = model.moment_width
         self.vectors = torch.zeros(people, width + moment)
         self.moment = self.vectors[:, width:]
         self.place = torch.full((people,), -1)
         """int64[N], the last visible entry of each user in the histories, -1 for those not seen yet"""
+        self.found = torch.zeros(people, dtype=torch.bool)
+        """bool[N], who may be found: those seen so far, and in service those who wrote something"""
         self.now = (0, -1)
 
     @abstractmethod
@@ -74,9 +76,13 @@ class Retriever(ABC, Generic[M]):
         places = torch.cat([a.actor_place[events], a.target_place[events]])
         changed = (torch.searchsorted(a.histories.indptr, places, right=True) - 1).unique()
         self.place[changed] = a.places(changed, torch.tensor(visible))
+        everyone = torch.arange(len(self.place))
+        self.found = self.place >= 0
+        if self.observed.profiles:
+            self.found = self.found | self.observed.texts.known(everyone, torch.tensor(horizon))
         if self.model.moment is not None:
-            features = a.user_features(self.place, torch.tensor(visible), torch.tensor(horizon))
-            self.moment.copy_(self.model.moment(features))
+            features = self.observed.features(everyone, self.place, torch.tensor(visible), torch.tensor(horizon))
+            self.moment.copy_(self.model.moment_of(features))
         self.now = visible, horizon
         self.refreshed(changed)
 
@@ -98,7 +104,7 @@ class Retriever(ABC, Generic[M]):
             user, got.action, got.other, got.mask, action, user, got.received, got.timestamp
         )
         place = a.places(somebody, visible)
-        features = a.user_features(place, visible, horizon) if self.tower.freshness else None
+        features = self.observed.features(somebody, place, visible, horizon) if self.tower.freshness else None
         row = torch.arange(len(user))
         positions = Positions(row, torch.full_like(row, length), action, user, torch.full_like(row, refresh), features)
         return self.model.query(batch, positions, self.model.encode_history(batch))

@@ -56,7 +56,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
             here = near.real[low:high]
             row = here.nonzero(as_tuple=True)[0]
             terms[self.leaves[near.users[low:high][here]], row] += near.score[low:high][here]
-            terms[self.place[self.users] < 0] = -torch.inf
+            terms[~self.found[self.users]] = -torch.inf
             terms[self.leaves[torch.from_numpy(exclude[hidden])], torch.from_numpy(hidden_row)] = -torch.inf
             own = (user[low:high] < len(self.users)).nonzero().squeeze(1)
             terms[self.leaves[user[low:high][own]], own] = -torch.inf

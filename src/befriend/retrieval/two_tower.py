@@ -73,7 +73,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
 
     def nearest(self, query: Query, user: Tensor, k: int, indptr: np.ndarray, hidden: np.ndarray) -> Neighbours:
         """The k users with the best inner products. indptr, hidden: CSR of those not to be found, int64."""
-        return self.index.search(query.vector(), k, indptr, hidden, self.place >= 0)
+        return self.index.search(query.vector(), k, indptr, hidden, self.found)
 
 
 class TwoTowerRanker(RetrieverRanker[NextTargetPredictionUserIDs]):

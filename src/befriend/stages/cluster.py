@@ -15,8 +15,8 @@ from torch import Tensor
 from befriend import files
 from befriend.data.attributes import ATTRIBUTES_FILE, Attributes
 from befriend.data.log import EVENTS_FILE, EventLog
-from befriend.data.observed import Observed
 from befriend.data.split import read_split
+from befriend.data.texts import TextVectors
 from befriend.evaluation.cards import cards
 from befriend.evaluation.cluster_figures import draw_curve, place_users
 from befriend.evaluation.protocol import ask
@@ -75,7 +75,7 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
     digest = hashlib.sha256(f"{told}{split.to_json()}{settings.model_dump_json()}".encode()).hexdigest()[:16]
     kept = checkpoints / "cluster" / digest
     base = load(models / "two_tower", log, Attributes.read(prepared))
-    observed = Observed.of(log, base.tower.received_events, base.actions)
+    observed = base.look(log, TextVectors.read(models / "text", log))
     end = split.part("train")[1]
     graph = Graph(HALF_LIFE, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
     trainee = ClusterTrainee(observed, split, settings, propagated(standing(base.model, log.num_users), graph))
@@ -91,10 +91,12 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
             retriever, log, questions, "daily", {"clusters": lambda _: (retriever.of, count)}, settings.fresh
         )
         retriever.refresh(len(log.timestamp), int(log.timestamp[-1]) + 1)
-        of = retriever.of.numpy()
         with torch.no_grad():
             everyone = torch.arange(log.num_users).split(AT_ONCE)
-            share = torch.cat([retriever.shares(some).exp().amax(1) for some in everyone]).numpy()
+            best = [retriever.shares(some).exp().max(1) for some in everyone]
+        share = torch.cat([part.values for part in best]).numpy()
+        # Who has no event yet belongs where nothing tells against it.
+        of = torch.where(retriever.of < 0, torch.cat([part.indices for part in best]), retriever.of).numpy()
         figures = _figures(of, count, share, graph, settings.seed)
         figures |= {"epoch": fitted.best_epoch, "found": round(fitted.value, 6)}
         figures["search"] = {

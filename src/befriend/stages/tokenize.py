@@ -14,6 +14,7 @@ from torch import Tensor
 from befriend import files
 from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.split import read_split
+from befriend.data.texts import MOMENTS_FILE, TextVectors
 from befriend.tokens import folder, residual_kmeans
 from befriend.tokens.catalogue import agreement, communities, describe
 from befriend.tokens.figures import draw_map, draw_use, place_users
@@ -53,12 +54,14 @@ def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path,
 
 def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TokenizeResult:
     log = EventLog.read(prepared)
-    split = read_split(prepared, log)
+    split, texts = read_split(prepared, log), TextVectors.read(models / "text", log)
     end = split.part("train")[1]
     events = np.arange(end)
     users = int(max(log.actor[:end].max(initial=-1), log.target[:end].max(initial=-1))) + 1
     data = files.sha256(prepared / EVENTS_FILE)
-    digest = hashlib.sha256(f"{data} {split.to_json()} {settings.model_dump_json()}".encode()).hexdigest()[:16]
+    written = files.sha256(models / "text" / MOMENTS_FILE)
+    inputs = f"{data} {written} {split.to_json()} {settings.model_dump_json()}"
+    digest = hashlib.sha256(inputs.encode()).hexdigest()[:16]
     kept = checkpoints / "tokenize" / digest
 
     until = int(log.timestamp[:end].max(initial=0))
@@ -66,16 +69,17 @@ def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path
     with files.atomic(reports / "tokens") as drawn:
         drawn.mkdir()
         if settings.previous:
-            tokens = folder.load(Path(settings.previous), log).extended(log, end)
+            tokens = folder.load(Path(settings.previous), log, texts).extended(log, end)
             vectors = tokens.vectors(log, events, np.arange(len(tokens.table)))
         else:
             spectrum = Spectrum.of(graph, settings.dimensions, settings.seed)
             spectral = torch.from_numpy(spectrum.place(graph))
-            vectors = folder.beside(spectral, settings, log.user_ids[:users])
+            cut = np.full(users, split.t_validation)
+            vectors = folder.user_vectors(spectral, settings, log, np.arange(users), texts, cut)
             quantizer = fit_quantizer(settings, vectors, kept, drawn)
             sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
             nobody = Table(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
-            tokens = Tokens(settings, spectrum, quantizer, nobody, log.lineage(users), data, split.t_validation)
+            tokens = Tokens(settings, spectrum, quantizer, nobody, log.lineage(users), data, split.t_validation, texts)
             tokens = tokens.with_users(vectors, log)
         stus, vocabulary = tokens.table.stus[:users], tokens.table.vocabulary
         figures = describe(tokens.quantizer, vectors[:users], stus, vocabulary)

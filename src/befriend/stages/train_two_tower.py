@@ -13,6 +13,6 @@ STAGE, NAME = "train_two_tower", "two_tower"
 
 def run(settings: TwoTowerSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TrainResult:
     """Reads the prepared log; writes the folder two_tower to `models`, and its curves to training/ in `reports`."""
-    inputs = Inputs.read(prepared, settings)
+    inputs = Inputs.read(prepared, models, settings)
     trainee = TwoTowerTrainee(inputs.observed, inputs.attributes, inputs.split, settings)
     return train(STAGE, NAME, inputs, trainee, settings, TowerSettings, (models, reports, checkpoints))

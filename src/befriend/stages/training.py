@@ -12,6 +12,7 @@ from befriend.data.attributes import ATTRIBUTES_FILE, Attributes
 from befriend.data.log import EVENTS_FILE, EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import Split, read_split
+from befriend.data.texts import MOMENTS_FILE, TextVectors
 from befriend.models import folder
 from befriend.models.settings import QuerySettings, RetrievalSettings
 from befriend.training.loop import fit
@@ -53,14 +54,16 @@ class Inputs:
     """of all of it, with the settings"""
 
     @classmethod
-    def read(cls, prepared: Path, settings: RetrievalSettings, more: str = "") -> Inputs:
-        """more: what else the outcome depends on."""
+    def read(cls, prepared: Path, models: Path, settings: RetrievalSettings, more: str = "") -> Inputs:
+        """The prepared log, and what users wrote, from `models`. more: what else the outcome depends on."""
         log = EventLog.read(prepared)
         split = read_split(prepared, log)
         data, told = files.sha256(prepared / EVENTS_FILE), files.sha256(prepared / ATTRIBUTES_FILE)
-        whole = f"{data} {told} {split.to_json()} {settings.model_dump_json()}{more}"
+        texts = TextVectors.read(models / "text", log)
+        written = files.sha256(models / "text" / MOMENTS_FILE)
+        whole = f"{data} {told} {written} {split.to_json()} {settings.model_dump_json()}{more}"
         digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
-        observed = Observed.of(log, settings.received_events)
+        observed = Observed.of(log, settings.received_events, texts=texts if settings.texts else None)
         return cls(log, split, Attributes.read(prepared), observed, data, digest)
 
 
@@ -96,6 +99,7 @@ def train(
             field.removeprefix("validation/"): v for field, v in best.items() if field.startswith("validation/")
         },
         tokens=tokens,
+        text_width=trainee.model.text_width,
     )
     if fitted.main:
         folder.save(models / name, trained, name.replace("_", "-"))

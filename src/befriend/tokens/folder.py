@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from befriend import files
 from befriend.data.log import EventLog, first_seen
+from befriend.data.texts import TextVectors
 from befriend.errors import DataError
 from befriend.tokens.collisions import reassigned, with_digit
 from befriend.tokens.quantizer import Quantizer
@@ -45,14 +46,22 @@ class Tokens:
     """sha256 of the events that the vectors come from"""
     until: int
     """UTC second of the first event that was not looked at"""
+    texts: TextVectors
+    """what users wrote"""
 
-    def vectors(self, log: EventLog, events: np.ndarray, users: np.ndarray) -> Tensor:
-        """float32[n, D]: vectors of users, int64[n], from their ties by some events, int64, to users of the graph."""
+    def vectors(
+        self, log: EventLog, events: np.ndarray, users: np.ndarray, horizon: np.ndarray | None = None
+    ) -> Tensor:
+        """float32[n, D]: vectors of users, int64[n], from their ties by some events, int64, to users of the graph.
+
+        horizon: int64[n], UTC seconds before which their texts count; None: that of the last of the events.
+        """
         s, known = self.settings, len(self.spectrum.basis)
         until = int(log.timestamp[events].max(initial=0))
         ties = Graph(s.half_life, s.action_weights).adjacency(log, events, until)[users][:, :known]
         spectral = torch.from_numpy(self.spectrum.place(ties))
-        return beside(spectral, s, log.user_ids[users])
+        horizon = np.full(len(users), until + 1) if horizon is None else horizon
+        return user_vectors(spectral, s, log, users, self.texts, horizon)
 
     def with_users(self, vectors: Tensor, log: EventLog) -> Self:
         """With as many more users, by their vectors, float32[n, D]. Nobody else's STU changes."""
@@ -71,7 +80,12 @@ class Tokens:
             return self
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[joined]
         events = np.unique(first[first < log.num_events])  # somebody may have none: forgotten, or of an earlier log
-        return self.with_users(self.vectors(log, events, joined), log)
+        acted = first < log.num_events
+        end = int(log.timestamp.max(initial=0)) + 1
+        if len(self.texts.second):
+            end = max(end, int(self.texts.second.max()) + 1)  # who has a text alone is known by all of it
+        horizon = np.where(acted, log.timestamp[np.where(acted, first, 0)], end)
+        return self.with_users(self.vectors(log, events, joined, horizon), log)
 
     def extended(self, log: EventLog, visible: int | None = None) -> Self:
         """With the users who joined since, by the first `visible` events of a later log (all by default)."""
@@ -81,10 +95,32 @@ class Tokens:
         return self.with_users(self.vectors(log, events, joined), log) if len(joined) else self
 
 
-def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series) -> Tensor:
-    """float32[n, D + E]: spectral vectors and those of the table that the settings name, each of its share of length.
+def user_vectors(
+    spectral: Tensor,
+    settings: TokenizeSettings,
+    log: EventLog,
+    users: np.ndarray,
+    texts: TextVectors,
+    horizon: np.ndarray,
+) -> Tensor:
+    """float32[n, D]: vectors of users, int64[n], from all sources that the settings name.
 
-    Users without a row there have zeros; without a table the vectors are the spectral ones.
+    spectral: float32[n, dimensions]; horizon: int64[n], UTC seconds before which texts count.
+    """
+    source = ("both" if texts.width else "graph") if settings.source == "auto" else settings.source
+    if source != "graph":
+        if not texts.width:
+            raise DataError(f"tokenize.source is {source}, but the log has no texts. Set it to auto, or give texts.")
+        written = texts.latest(torch.from_numpy(users), torch.from_numpy(horizon))
+        share = settings.text_weight
+        spectral = written if source == "text" else torch.cat([(1 - share) ** 0.5 * spectral, share**0.5 * written], 1)
+    return beside(spectral, settings, log.user_ids[users])
+
+
+def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series) -> Tensor:
+    """float32[n, D + E]: vectors and those of the table that the settings name, each of its share of length.
+
+    Users without a row there have zeros; without a table the vectors are what they were.
     """
     if settings.vectors is None:
         return spectral
@@ -123,6 +159,7 @@ def save(folder: Path, tokens: Tokens, user_ids: pl.Series) -> None:
     about = {name: getattr(tokens, name) for name in ("lineage", "data", "until")}
     about |= {"settings": tokens.settings.model_dump(mode="json"), "users": len(tokens.table)}
     about |= {"vocabulary": list(tokens.table.vocabulary), "table": tokens.table.digest()}
+    about |= {"text_width": tokens.texts.width}
     with files.atomic(folder) as new:
         new.mkdir()
         tokens.table.write(new / TABLE_FILE, user_ids)
@@ -131,8 +168,8 @@ def save(folder: Path, tokens: Tokens, user_ids: pl.Series) -> None:
         files.write_json(new / ABOUT_FILE, about)
 
 
-def load(folder: Path, log: EventLog) -> Tokens:
-    """Saved tokens for a log and its users: the one they were made from, or a later version of it."""
+def load(folder: Path, log: EventLog, texts: TextVectors) -> Tokens:
+    """Saved tokens for a log, its users, and what they wrote: those they were made from, or a later version of them."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -147,12 +184,18 @@ def load(folder: Path, log: EventLog) -> Tokens:
         spectrum = Spectrum(tensors["basis"].numpy(), tensors["scale"].numpy())
         quantizer = _quantizer(settings, tensors)
         users = about["users"]
-        tokens = Tokens(settings, spectrum, quantizer, table, about["lineage"], about["data"], about["until"])
+        tokens = Tokens(settings, spectrum, quantizer, table, about["lineage"], about["data"], about["until"], texts)
+        width = about["text_width"]
         digest = table.digest(users)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, ValidationError) as error:
         raise DataError(f"the tokens in {folder} cannot be read ({error}). {again}.") from None
     if digest != about["table"]:
         raise DataError(f"the table in {folder} is not the one that was written there. {again}.")
+    if width != texts.width and settings.source != "graph":
+        raise DataError(
+            f"the tokens in {folder} were made with vectors of texts of width {width}, and they have {texts.width} "
+            f"now. {again}."
+        )
     found = log.lineage(users) if log.num_users >= users else "shorter"
     if found != tokens.lineage:
         raise DataError(

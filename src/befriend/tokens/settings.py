@@ -14,8 +14,12 @@ ROOM = 8  # STUs a user, where the number of codes is chosen from the number of 
 
 
 class VectorSettings(Settings):
-    """User vectors: a spectral embedding of the interaction graph, and another table beside it."""
+    """User vectors: a spectral embedding of the interaction graph, what users wrote, another table beside it."""
 
+    source: Literal["auto", "graph", "text", "both"] = "auto"
+    """graph: who was in contact with whom; text: what users wrote; both; auto: both, where there are texts"""
+    text_weight: Share = 0.5
+    """both: share of what users wrote in the squared length of a user's vector"""
     dimensions: Annotated[int, Field(ge=2)] = 64
     """width of the spectral embedding"""
     half_life: Annotated[float, Field(gt=0)] = 91.0

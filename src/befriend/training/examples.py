@@ -81,7 +81,7 @@ class Examples:
 
     def __init__(self, observed: Observed, end: int, settings: RetrievalSettings, partners: int = 0):
         """end: the first event that is not for training; partners: latest contacts that describe a target."""
-        log = observed.log
+        log, self.observed = observed.log, observed
         self.log, self.activity, self.encoded = log, observed.activity, observed.encoded
         self.settings, self.partners = settings, partners
         self.events = np.flatnonzero(log.is_contact[:end])
@@ -241,7 +241,7 @@ class Examples:
         if s.freshness or self.partners:
             place = activity.places(users, visible)
         if s.freshness:
-            features = activity.user_features(place, visible, horizon)
+            features = self.observed.features(users, place, visible, horizon)
         if self.partners:
             partners = activity.partners(users.expand_as(place), place + 1, self.partners)
         return Targets(users, partners, features)
@@ -249,7 +249,7 @@ class Examples:
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:
         if not self.settings.freshness:
             return None
-        return self.activity.user_features(self.activity.places(users, visible), visible, horizon)
+        return self.observed.features(users, self.activity.places(users, visible), visible, horizon)
 
     def _histories(self, actor: Tensor, visible: Tensor, rows: Tensor) -> tuple[NextTargetPredictionBatch, Tensor]:
         """The window of each row, as long as its latest ask needs, and the state that each ask reads."""

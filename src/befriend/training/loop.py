@@ -104,7 +104,7 @@ class _Run(Generic[B]):
         self.trainee, self.settings, self.accelerator, self.file = trainee, settings, accelerator, file
         self.main = accelerator.is_main_process
         self.module = accelerator.prepare_model(_LossModule(trainee, accelerator.device, settings))
-        self.optimizer = adamw(trainee.model, settings)
+        self.optimizer = adamw(trainee.model, settings, getattr(trainee, "scale", None))
         self.state = State(trainee.model, self.optimizer, accelerator.num_processes)
         self.means = Means()
         self.steps = settings.epochs * self._steps_of(trainee.batches(0))
@@ -161,7 +161,7 @@ class _Run(Generic[B]):
         batch = batch.to(self.accelerator.device)
         self._read_figures()  # of the step before: the device worked on it while this batch was built
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(place.steps + 1, self.steps, self.settings)
+            group["lr"] = group["scale"] * learning_rate(place.steps + 1, self.steps, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.module(batch)
         self.accelerator.backward(losses.loss)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +21,23 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * (settings.final_learning_rate + (1 - settings.final_learning_rate) * share)
 
 
-def adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Matrices and embeddings decay; biases, norms and scalars (less than two dimensions) do not."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+def adamw(
+    model: nn.Module, settings: TrainingSettings, scale: Callable[[str], float] | None = None
+) -> torch.optim.AdamW:
+    """Matrices and embeddings decay; biases, norms and scalars (less than two dimensions) do not.
+
+    scale: how many times as fast the parameter of a name learns. AdamW's moments are each parameter's own, so parts of
+    a model with rates of their own are as good as optimizers of their own; the loop reads a group's `scale`.
+    """
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    rates = {name: scale(name) if scale else 1.0 for name, _ in learned}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in learned if (p.ndim >= 2) == decays and rates[name] == rate],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "scale": rate,
+        }
+        for rate in dict.fromkeys(rates.values())
+        for decays in (True, False)
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)

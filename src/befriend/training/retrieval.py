@@ -125,7 +125,7 @@ class RetrievalTrainee(ABC, Generic[M]):
             if batch.near.features is not None and batch.column_targets.features is not None:
                 users += [batch.near.features[:, 1:][batch.near_allowed], batch.near.features[:, 0]]
                 users.append(batch.column_targets.features[batch.column_allowed])
-        if self.model.moment is not None and users:
-            self.model.moment.standardise.fit(torch.cat(users))
+        if users:
+            self.model.standardise_moments(torch.cat(users))
         if self.model.pointer is not None and pairs:
             self.model.pointer.standardise.fit(torch.cat(pairs))

@@ -11,7 +11,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
 from befriend.data.split import Split
 from befriend.models.batch import Query
-from befriend.models.folder import build_stu
+from befriend.models.folder import build_stu, width_of_texts
 from befriend.models.settings import StuSettings
 from befriend.models.stu import NextTargetPredictionSTU
 from befriend.retrieval.stu import StuRanker
@@ -30,7 +30,11 @@ class StuTrainee(RetrievalTrainee[NextTargetPredictionSTU]):
         self.everyone = tokens.joined(observed.log).table.stus
         actions = len(observed.log.actions)
         super().__init__(
-            observed, attributes, split, settings, lambda codes: build_stu(settings, tokens.table, actions, codes)
+            observed,
+            attributes,
+            split,
+            settings,
+            lambda codes: build_stu(settings, tokens.table, actions, codes, width_of_texts(settings, observed.texts)),
         )
 
     def with_more(self, losses: Losses, batch: AskedBatch, query: Query) -> Losses:

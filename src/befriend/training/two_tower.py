@@ -8,7 +8,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
 from befriend.data.split import Split
 from befriend.models.batch import Query
-from befriend.models.folder import build
+from befriend.models.folder import build, width_of_texts
 from befriend.models.settings import TwoTowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.two_tower import TwoTowerRanker
@@ -28,7 +28,9 @@ class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
             attributes,
             split,
             settings,
-            lambda codes: build(settings, log.num_users, len(log.actions), codes),
+            lambda codes: build(
+                settings, log.num_users, len(log.actions), codes, width_of_texts(settings, observed.texts)
+            ),
             settings.partners,
         )
         self.model.users.known &= self.trained

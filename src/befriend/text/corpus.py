@@ -1,0 +1,206 @@
+"""Users and statements as arrays: each distinct text once, and who has which."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.text import encoder as encoding
+from befriend.text.cache import Cache
+from befriend.text.data import DAY, Statement, UserData, as_statement
+from befriend.text.lexicon import Lexicon
+from befriend.text.towers import Passages, Statements, Users
+
+if TYPE_CHECKING:
+    from befriend.text.settings import ModelConfig
+
+USER_NUMBERS = ("chunks", "words", "days", "platforms")
+ITEM_NUMBERS = ("words", "context", "users")
+
+
+@dataclass
+class Side:
+    """One side's distinct texts, and how they are read."""
+
+    name: str
+    """of the encoder"""
+    length: int
+    """most tokens of a text"""
+    tuned: bool
+    """whether the encoder learns, so that it reads in every step"""
+    cache: Path
+    """folder of caches"""
+    texts: list[str] = field(default_factory=list)
+    lexical: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32[T, X]"""
+    dense: np.ndarray | None = None
+    """float32[T, W]; None where the encoder reads in every step"""
+    _place: dict[str, int] = field(default_factory=dict)
+
+    def place(self, text: str) -> int:
+        """Of a text, which is added if it is new."""
+        if text not in self._place:
+            self._place[text] = len(self.texts)
+            self.texts.append(text)
+        return self._place[text]
+
+    def read(self, lexicon: Lexicon) -> None:
+        """What is known of every text so far."""
+        self.lexical = lexicon.vectors(self.texts)
+        if not self.tuned:
+            self.dense = self.vectors(self.texts)
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float32[n, W], of length 1, from the cache as far as it has them; the encoder is loaded only if needed."""
+        if not texts:
+            return np.zeros((0, self.width), np.float32)
+        folder = self.cache / f"{encoding.digest(self.name).replace('/', '--')}-{self.length}"
+        return Cache(folder).get(texts, lambda some: encoding.encode_all(self.encoder, some))
+
+    @functools.cached_property
+    def encoder(self) -> encoding.SentenceTransformer:
+        return encoding.load(self.name, self.length)
+
+    @functools.cached_property
+    def width(self) -> int:
+        """Of what the encoder says."""
+        if self.dense is not None and len(self.dense):
+            return self.dense.shape[1]
+        return encoding.width(self.encoder)
+
+    def passages(self, rows: np.ndarray) -> Passages:
+        """Of some texts, int64[n]."""
+        lexical = torch.from_numpy(self.lexical[rows])
+        if self.dense is not None:
+            return Passages(torch.from_numpy(self.dense[rows]), lexical)
+        found = encoding.tokens(self.encoder, [self.texts[k] for k in rows])
+        return Passages(None, lexical, found["input_ids"], found["attention_mask"])
+
+
+def sides(config: ModelConfig, cache: Path) -> tuple[Side, Side]:
+    """Of users and of statements."""
+    tuned = config.tuned_layers != 0
+    most = max(config.max_statement_length, config.max_context_length)
+    return (
+        Side(config.user_model_name, config.max_chunk_length, tuned, cache),
+        Side(config.item_model_name, most, tuned, cache),
+    )
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user's chunks, the newest first."""
+
+    rows: np.ndarray
+    """int64[C], places among the texts"""
+    second: np.ndarray
+    """float64[C], UTC seconds; 0 where none is known"""
+    words: np.ndarray
+    """float64[C]"""
+    platform: np.ndarray
+    """int64[C]"""
+    numbers: np.ndarray
+    """float32[m], their own metadata"""
+
+    def only(self, chosen: np.ndarray) -> Person:
+        return Person(self.rows[chosen], self.second[chosen], self.words[chosen], self.platform[chosen], self.numbers)
+
+
+class Corpus:
+    """What a model reads."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        user_side: Side,
+        item_side: Side,
+        metadata: tuple[Sequence[str], Sequence[str]] = ((), ()),
+        common: Mapping[str, int] | None = None,
+    ):
+        """metadata: names of the numbers that users and statements come with; common: statement -> users in training
+        who have it."""
+        self.config, self.user_side, self.item_side = config, user_side, item_side
+        self.user_names, self.item_names = metadata
+        self.common = common or {}
+
+    def person(self, user: UserData) -> Person:
+        chunks = sorted(user.chunks, key=lambda chunk: (-(chunk.second or 0), chunk.text))
+        chunks = chunks[: self.config.num_chunks_per_user]
+        own = [user.metadata.get(name, 0.0) for name in self.user_names]
+        return Person(
+            np.array([self.user_side.place(chunk.text) for chunk in chunks], np.int64),
+            np.array([chunk.second or 0 for chunk in chunks], np.float64),
+            np.array([len(chunk.text.split()) for chunk in chunks], np.float64),
+            np.array([hash_of(chunk.platform) for chunk in chunks], np.int64),
+            np.array(own, np.float32),
+        )
+
+    def statement(self, statement: str | Statement) -> tuple[int, int, np.ndarray]:
+        """Places of a statement's text and context (-1 without one), and its numbers."""
+        s = as_statement(statement)
+        own = [len(s.text.split()), bool(s.context), self.common.get(" | ".join(s.key), 0)]
+        numbers = np.log1p(np.array(own, np.float32)) if self.config.use_item_metadata else np.zeros(0, np.float32)
+        more = np.array([s.metadata.get(name, 0.0) for name in self.item_names], np.float32)
+        return (
+            self.item_side.place(s.text),
+            self.item_side.place(s.context) if s.context else -1,
+            np.concatenate([numbers, more]) if self.config.use_item_metadata else numbers,
+        )
+
+    def users(self, people: Sequence[Person], rows: np.ndarray | None = None) -> Users:
+        """rows: int64[T], ascending, the texts of the passages that go with it; None: all of them."""
+        most = max((len(person.rows) for person in people), default=0)
+        shape = len(people), max(most, 1)
+        chunks, mask, age = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, np.float32)
+        numbers = np.zeros((len(people), self.user_width), np.float32)
+        for k, person in enumerate(people):
+            n = len(person.rows)
+            chunks[k, :n] = person.rows if rows is None else np.searchsorted(rows, person.rows)
+            mask[k, :n] = True
+            if n:
+                age[k, :n] = np.log1p((person.second.max() - person.second) / DAY)
+            if self.user_width:
+                numbers[k] = _numbers(person)
+        return Users(*(torch.from_numpy(x) for x in (chunks, mask, age, numbers)))
+
+    def statements(self, found: Sequence[tuple[int, int, np.ndarray]], rows: np.ndarray | None = None) -> Statements:
+        """Of what `statement` gave; rows: as in `users`."""
+        text, context = (np.array([one[k] for one in found], np.int64) for k in (0, 1))
+        if rows is not None:
+            text = np.searchsorted(rows, text)
+            context = np.where(context >= 0, np.searchsorted(rows, context), -1)
+        numbers = np.stack([one[2] for one in found]) if found else np.zeros((0, self.item_width), np.float32)
+        return Statements(*(torch.from_numpy(x) for x in (text, context, numbers)))
+
+    @property
+    def user_width(self) -> int:
+        return len(USER_NUMBERS) + len(self.user_names) if self.config.use_user_metadata else 0
+
+    @property
+    def item_width(self) -> int:
+        return len(ITEM_NUMBERS) + len(self.item_names) if self.config.use_item_metadata else 0
+
+
+def hash_of(platform: str) -> int:
+    """A number that is the same in every process."""
+    return int.from_bytes(platform.encode()[:7].ljust(7, b"\0"), "big")
+
+
+def _numbers(person: Person) -> np.ndarray:
+    if not len(person.rows):
+        return np.concatenate([np.zeros(len(USER_NUMBERS), np.float32), person.numbers])
+    days = (person.second.max() - person.second.min()) / DAY
+    own = [len(person.rows), person.words.sum(), days, len(np.unique(person.platform))]
+    return np.concatenate([np.log1p(np.array(own, np.float32)), person.numbers])
+
+
+def batched(work: Callable[[int, int], Tensor], n: int, rows: int) -> Tensor:
+    """What `work` gives for rows low to high, one below the other."""
+    return torch.cat([work(low, min(low + rows, n)) for low in range(0, max(n, 1), rows)])

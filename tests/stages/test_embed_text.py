@@ -1,0 +1,148 @@
+"""Stage embed_text: an empty table without texts; with them, people without an event are found and asked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from befriend import api, files
+from befriend.config import DataSettings, ValidateSettings
+from befriend.data.log import EventLog
+from befriend.data.split import read_split
+from befriend.data.texts import TextVectors
+from befriend.errors import DataError
+from befriend.evaluation.protocol import ask, requests
+from befriend.retrieval.models import Models
+from befriend.stages import tokenize, validate
+from befriend.tokens.folder import load as load_tokens
+from befriend.tokens.settings import TokenizeSettings
+from tests.stages.conftest import embed, prepare, train_everything
+
+WRITER = 10_001  # wrote a profile, and never acted
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small log whose users write of one of two things, and all models trained on it."""
+    root = tmp_path_factory.mktemp("project")
+    prepare(root, users=80, events=1500)
+    events = pl.read_parquet(root / "log" / "events.parquet")
+    ids, (begin, end) = events["actor_id"].unique().sort(), (events["timestamp"].min(), events["timestamp"].max())
+    assert isinstance(begin, int) and isinstance(end, int)
+    rng = np.random.default_rng(0)
+    written = [
+        {
+            "user_id": user,
+            "timestamp": int(rng.integers(begin, end)),
+            "text": f"I like {('tea kettles', 'rook endgames')[user % 2]} number {rng.integers(9)}",
+        }
+        for user in [*ids, *ids, WRITER]
+    ]
+    (root / "whole").mkdir()
+    events.write_parquet(root / "whole" / "events.parquet")
+    pl.DataFrame(written).write_parquet(root / "whole" / "texts.parquet")
+    said = pl.DataFrame({"user_id": ids, "statement": [("likes tea", "likes chess")[user % 2] for user in ids]})
+    said.write_parquet(root / "whole" / "statements.parquet")
+    data = DataSettings(
+        roles={"view": "signal", "block": "exclude"},
+        texts={"file": "texts.parquet"},
+        statements={"file": "statements.parquet"},
+    )
+    validate.run(data, ValidateSettings(), root / "whole", root / "prepared", root / "reports")
+    shutil.rmtree(root / "models" / "text")
+    embed(root)
+    train_everything(root)
+    return root
+
+
+def test_without_texts_there_is_an_empty_table(tmp_path: Path) -> None:
+    prepare(tmp_path, users=30, events=300)
+    texts = TextVectors.read(tmp_path / "models" / "text", EventLog.read(tmp_path / "prepared"))
+    assert (texts.width, len(texts.user)) == (0, 0)
+    assert files.read_json(tmp_path / "reports" / "text.json") == {"texts": 0, "users": 0}
+    settings = TokenizeSettings(dimensions=8, threads=1, source="text")
+    folders = tmp_path / "prepared", tmp_path / "models", tmp_path / "reports", tmp_path / ".checkpoints"
+    with pytest.raises(DataError, match="source is text, but the log has no texts"):
+        tokenize.run(settings, *folders)
+
+
+def test_again_gives_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "prepared", tmp_path / "prepared")
+    embed(tmp_path)
+    one, other = (
+        {p.relative_to(root): files.sha256(p) for p in (root / "models" / "text").rglob("*") if p.is_file()}
+        for root in (project, tmp_path)
+    )
+    assert one == other and len(one) == 9
+
+
+def test_the_towers_learn_from_nothing_that_was_written_after_the_training_part(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "prepared", tmp_path / "prepared")
+    until = read_split(tmp_path / "prepared", EventLog.read(tmp_path / "prepared")).t_validation
+    path = tmp_path / "prepared" / "texts.parquet"
+    later = pl.col("timestamp") >= until
+    table = pl.read_parquet(path)
+    table.with_columns(
+        pl.when(later).then(pl.lit("something else entirely")).otherwise("text").alias("text")
+    ).write_parquet(path)
+    embed(tmp_path)
+    for tower in ("user_tower", "item_tower"):
+        name = Path("models") / "text" / "towers" / tower / "weights.safetensors"
+        assert files.sha256(project / name) == files.sha256(tmp_path / name)
+
+
+def test_somebody_with_a_profile_and_no_event_gets_tokens_a_query_and_a_place_on_lists(project: Path) -> None:
+    people = api.load(project)
+    assert people.log.user_ids[-1] == WRITER
+    stus = people.models.stus
+    assert len(stus) == people.log.num_users and len(stus.unique(dim=0)) == len(stus)
+    for model in ("two-tower", "stu", "both"):
+        own = people.recommend([WRITER], k=5, model=model)
+        assert own["known"].all() and own.height == 5 and WRITER not in own["recommended"]
+        others = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model=model)
+        if model != "both":  # whose candidates are the first of each list
+            assert others.filter(recommended=WRITER).height == 3
+    written = pl.read_parquet(project / "whole" / "texts.parquet").filter(user_id=WRITER)["timestamp"][0]
+    row = people.recommend(people.log.user_ids[:1], k=people.log.num_users - 1, model="stu").filter(recommended=WRITER)
+    assert row["last_active"].dt.epoch("s").item() == written
+
+
+def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:
+    log = EventLog.read(project / "prepared")
+    models = Models.read(project / "prepared", project / "models", log)
+    questions = ask(log, read_split(project / "prepared", log), "test", 5, "daily")
+    two_tower, stu = models.rankers()
+    for request in requests(log, models.activity.histories, questions, "daily"):
+        for ranker in (two_tower, stu):
+            assert log.num_users - 1 not in ranker.scored(request)[0]
+
+
+def test_tokens_can_come_from_texts_alone(project: Path, tmp_path: Path) -> None:
+    log = EventLog.read(project / "prepared")
+    texts = TextVectors.read(project / "models" / "text", log)
+    found = {}
+    for source in ("graph", "text", "both", "auto"):
+        root = tmp_path / source
+        shutil.copytree(project / "models" / "text", root / "models" / "text")
+        settings = TokenizeSettings(dimensions=8, threads=1, source=source)  # type: ignore[arg-type]
+        tokenize.run(settings, project / "prepared", root / "models", root / "reports", root / ".checkpoints")
+        found[source] = load_tokens(root / "models" / "tokens", log, texts)
+    digests = {source: tokens.table.digest() for source, tokens in found.items()}
+    assert digests["auto"] == digests["both"] and len(set(digests.values())) == 3
+    nothing = TextVectors.none(log.num_users)
+    load_tokens(tmp_path / "graph" / "models" / "tokens", log, nothing)
+    with pytest.raises(DataError, match="vectors of texts of width 8, and they have 0 now"):
+        load_tokens(tmp_path / "text" / "models" / "tokens", log, nothing)
+
+
+def test_models_refuse_vectors_of_another_width(project: Path, tmp_path: Path) -> None:
+    for part in ("prepared", "models"):
+        shutil.copytree(project / part, tmp_path / part)
+    embed(tmp_path, embedding_dim=6)
+    log = EventLog.read(tmp_path / "prepared")
+    with pytest.raises(DataError, match="width 8, and they have 6 now"):
+        Models.read(tmp_path / "prepared", tmp_path / "models", log)
