@@ -5,7 +5,8 @@ python bench/texts.py FILE... [--seeds 3] [--set NAME=VALUE] [--part test] [--js
 A fifth of the users are for testing, a tenth for validation; nothing of theirs is learned from. A user is read by the
 earlier half of their posts, without titles and tags. What is to be found, from all statements of these users: titles
 and tags of those posts (said), titles and tags of the later half (later), the later half itself (authors). A fifth of
-all statements, seeded, is in no training: for zero-shot inference.
+all statements, seeded, is in no training: for zero-shot inference. Beside the towers stands one whose two sides share
+all weights.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from befriend.text.evaluator import truth
 CONFIG = ModelConfig(
     user_model_name="minilm",
     item_model_name="minilm",
-    lexical_dim=1024,
+    lexical_dim=2048,
+    embedding_dim=2432,  # all that is read fits
     batch_size=64,
 )
 CACHE = Path(".cache/text")
@@ -88,6 +90,8 @@ def people_of(path: Path, config: ModelConfig) -> list[Person]:
 
 
 Scores = Callable[[list[UserData], list[str]], np.ndarray]
+Vectors = Callable[[Any], np.ndarray]
+FROZEN = "mean of the frozen encoder"
 Likeness = Callable[[list[UserData], list[UserData]], np.ndarray]
 
 
@@ -136,42 +140,52 @@ def one_run(
     everything = sorted({s for p in people for half in p.said for s in half})
     unseen = frozenset(s for s, out in zip(everything, rng.random(len(everything)) < 0.2, strict=True) if out)
     config = config.model_copy(update={"seed": seed})
-    start = time.perf_counter()
-    trainer = UniversalUserEmbeddingTrainer(
-        config,
-        [p.data(None, None, unseen) for p in train],
-        [p.data(0, 0, unseen) for p in validation],
-        output=folder / f"{path.stem}-{seed}",
-        cache=CACHE,
-    )
-    begun = time.perf_counter()
-    fitted = trainer.train()
-    epoch = fitted.best_epoch if fitted else 0
-    spent = f"{begun - start:.0f} s to read, {time.perf_counter() - begun:.0f} s to train"
-    print(f"{path.stem}, seed {seed}: {spent}, best epoch {epoch}", file=sys.stderr, flush=True)
-    trained = UniversalUserEmbeddingEvaluator(folder / f"{path.stem}-{seed}", CACHE)
-    plain_users, plain_items = frozen(trainer.corpus)
-    learned = [p.data(None) for p in train]
+    learned = [p.data(None, None, unseen) for p in train]
+    held = [p.data(0, 0, unseen) for p in validation]
+    rows: dict[str, tuple[Scores, Likeness]] = {}
+    seconds: dict[str, float] = {}
+    towers: dict[str, tuple[Vectors, Vectors]] = {}
+    for name in ("separate towers", "one shared tower"):
+        out = folder / f"{path.stem}-{seed}-{name.split()[0]}"
+        trainer = UniversalUserEmbeddingTrainer(config, learned, held, output=out, cache=CACHE)
+        if name == "one shared tower":
+            trainer.model.item.head = trainer.model.user.head
+        start = time.perf_counter()
+        fitted = trainer.train()
+        seconds[name] = (time.perf_counter() - start) / (fitted.epochs if fitted else 1)
+        told = f"best epoch {fitted.best_epoch if fitted else 0}, {seconds[name]:.1f} s an epoch"
+        print(f"{path.stem}, seed {seed}, {name}: {told}", file=sys.stderr, flush=True)
+        towers[name] = in_use(UniversalUserEmbeddingEvaluator(out, CACHE))
+    towers[FROZEN] = frozen(trainer.corpus)
+    for name, (users, items) in towers.items():
+        rows[name] = (scored(users, items), alike(users))
     words = tfidf_vectors(learned)
-
-    def no_likeness(one: list[UserData], other: list[UserData]) -> np.ndarray:
-        return np.zeros((len(one), len(other)))
-
-    vectors = lambda users: trained.get_user_embeddings(users).numpy()  # noqa: E731
-    items = lambda pool: trained.get_statement_embeddings(pool).numpy()  # noqa: E731
-    rows: dict[str, tuple[Scores, Likeness]] = {
-        "trained": (lambda u, s: vectors(u) @ items(s).T, lambda a, b: vectors(a) @ vectors(b).T),
-        "TF-IDF": (tfidf(learned), lambda a, b: (words(list(map(whole, a))) @ words(list(map(whole, b))).T).toarray()),
-        "mean of the frozen encoder": (
-            lambda u, s: plain_users(u) @ plain_items(s).T,
-            lambda a, b: plain_users(a) @ plain_users(b).T,
-        ),
-        "popularity": (popularity(learned), no_likeness),
-    }
+    rows["TF-IDF"] = (
+        tfidf(learned),
+        lambda a, b: (words(list(map(whole, a))) @ words(list(map(whole, b))).T).toarray(),
+    )
+    rows["popularity"] = (popularity(learned), lambda one, other: np.zeros((len(one), len(other))))
     found = {name: measured(test, validation, unseen, *both) for name, both in rows.items()}
-    found["trained"] |= spaces(test, vectors, items)
-    found["mean of the frozen encoder"] |= spaces(test, plain_users, plain_items)
+    for name, (users, items) in towers.items():
+        found[name] |= spaces(test, users, items)
+    for name, spent in seconds.items():
+        found[name]["seconds an epoch"] = spent
     return found
+
+
+def in_use(towers: UniversalUserEmbeddingEvaluator) -> tuple[Vectors, Vectors]:
+    return (
+        lambda users: towers.get_user_embeddings(users).numpy(),
+        lambda pool: towers.get_statement_embeddings(pool).numpy(),
+    )
+
+
+def scored(users: Vectors, items: Vectors) -> Scores:
+    return lambda some, pool: users(some) @ items(pool).T
+
+
+def alike(users: Vectors) -> Likeness:
+    return lambda one, other: users(one) @ users(other).T
 
 
 def main() -> None:
@@ -193,7 +207,7 @@ def main() -> None:
             names = list(runs[0])
             print("| | " + " | ".join(names) + " |")
             print("|---|" + "---:|" * len(names))
-            for figure in runs[0]["trained"]:
+            for figure in runs[0]["separate towers"]:
                 cells = []
                 for who in names:
                     values = [run[who][figure] for run in runs if figure in run[who]]

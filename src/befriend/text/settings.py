@@ -106,6 +106,10 @@ class EmbedTextSettings(ModelConfig):
     """encoder of statements, likewise"""
     embedding_dim: Annotated[int, Field(ge=2)] = 64
     """width of the space that users and statements share"""
+    lexical_dim: Count = 512
+    """width of hashed, weighted words (TF-IDF) beside the encoder, for rare words that it never learned; 0: none"""
+    head_rate: Annotated[float, Field(gt=0)] = 50.0
+    """what lies on top of an encoder learns so many times as fast"""
     validation_share: Annotated[Share, Field(gt=0, lt=1)] = 0.1
     """share of the users by whom the best epoch is chosen"""
 
