@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from befriend.text import encoder as encoding
 from befriend.text.cache import Cache
@@ -199,8 +198,3 @@ def _numbers(person: Person) -> np.ndarray:
     days = (person.second.max() - person.second.min()) / DAY
     own = [len(person.rows), person.words.sum(), days, len(np.unique(person.platform))]
     return np.concatenate([np.log1p(np.array(own, np.float32)), person.numbers])
-
-
-def batched(work: Callable[[int, int], Tensor], n: int, rows: int) -> Tensor:
-    """What `work` gives for rows low to high, one below the other."""
-    return torch.cat([work(low, min(low + rows, n)) for low in range(0, max(n, 1), rows)])

@@ -12,7 +12,7 @@ import typer
 from befriend import files
 from befriend.data.columns import STATEMENT, TIMESTAMP, USER_ID
 from befriend.text import protocols
-from befriend.text.baselines import Scores, frozen, popularity, tfidf
+from befriend.text.baselines import Scores, frozen, halves, popularity, tfidf, tfidf_vectors, whole
 from befriend.text.data import UserData, as_statement
 from befriend.text.evaluator import UniversalUserEmbeddingEvaluator, truth
 from befriend.text.moments import posts_of, users_before
@@ -26,7 +26,8 @@ MAP, REPORT, FIGURES = "map.png", "report.md", "figures.json"
 
 def demo(source: Path, out: Path, cache: Path, seed: int) -> None:
     """Trains on texts and statements of a folder, and writes towers, figures, a map and a report to `out`."""
-    config = EmbedTextSettings(seed=seed).model_config_of()
+    # With a few dozen statements, layers that learn fast forget what the encoder knows of all others.
+    config = EmbedTextSettings(seed=seed, head_rate=10).model_config_of()
     users = read(source, config)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(users))
@@ -53,10 +54,17 @@ def demo(source: Path, out: Path, cache: Path, seed: int) -> None:
             "popularity": popularity(train),
         }
         figures = {name: measured(of, test, validation, pool, sorted(new)) for name, of in scores.items()}
-        figures["trained"] |= {f"authors {name}": value for name, value in towers.evaluate_authors(test).items()}
+        words, (older, newer) = tfidf_vectors(train), halves(test)
+        alike = {
+            "trained": towers.get_user_embeddings(older).numpy() @ towers.get_user_embeddings(newer).numpy().T,
+            "TF-IDF": (words(list(map(whole, older))) @ words(list(map(whole, newer))).T).toarray(),
+            "mean of the frozen encoder": plain_users(older) @ plain_users(newer).T,
+        }
+        for name, table in alike.items():
+            figures[name] |= {f"authors {figure}": value for figure, value in protocols.authors(table).items()}
         figures["trained"] |= {f"users {name}": value for name, value in towers.evaluate_user_similarity(test).items()}
-        alike = towers.evaluate_statement_similarity(test, pool)
-        figures["trained"] |= {f"statements {name}": value for name, value in alike.items()}
+        said = towers.evaluate_statement_similarity(test, pool)
+        figures["trained"] |= {f"statements {name}": value for name, value in said.items()}
         shape = towers.analyze_embedding_space(test, pool)
         figures["trained"] |= {f"space {name}": value for name, value in shape.items()}
         draw_map(towers, test, folder / MAP)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from befriend.text import folder as on_disk
 from befriend.text import protocols
 from befriend.text.baselines import halves
-from befriend.text.corpus import Corpus, Side, batched
+from befriend.text.corpus import Corpus, Side
 from befriend.text.data import Statement, UserChunk, UserData, as_statement
 from befriend.text.lexicon import Lexicon
 from befriend.text.towers import ItemTower, Temperature, UserTower
-from befriend.text.trainee import READ
 from befriend.text.trainer import CACHE
+from befriend.text.vectors import statement_vectors, user_vectors
 
 Chunks = Sequence[str | UserChunk]
 
@@ -49,28 +48,14 @@ class UniversalUserEmbeddingEvaluator:
         tower, corpus, lexicon, _ = self._user
         people = [corpus.person(user) for user in users]
         _read(corpus.user_side, lexicon)
-
-        def some(low: int, high: int) -> Tensor:
-            part = people[low:high]
-            rows = np.unique(np.concatenate([person.rows for person in part] or [np.zeros(0, np.int64)]))
-            if not len(rows):
-                return torch.zeros(len(part), corpus.config.embedding_dim)
-            return cast(UserTower, tower)(corpus.user_side.passages(rows), corpus.users(part, rows))
-
-        return _without_gradient(some, len(people))
+        return user_vectors(cast(UserTower, tower), corpus, people)
 
     def get_statement_embeddings(self, statements: Sequence[str | Statement]) -> Tensor:
         """float32[n, E]."""
         tower, corpus, lexicon, _ = self._item
         found = [corpus.statement(statement) for statement in statements]
         _read(corpus.item_side, lexicon)
-
-        def some(low: int, high: int) -> Tensor:
-            part = found[low:high]
-            rows = np.unique([place for one in part for place in one[:2] if place >= 0]).astype(np.int64)
-            return cast(ItemTower, tower)(corpus.item_side.passages(rows), corpus.statements(part, rows))
-
-        return _without_gradient(some, len(found))
+        return statement_vectors(cast(ItemTower, tower), corpus, found)
 
     def scores(self, users: Sequence[UserData], statements: Sequence[str | Statement]) -> np.ndarray:
         """float32[U, S], cosines."""
@@ -142,8 +127,3 @@ def _read(side: Side, lexicon: Lexicon) -> None:
     """What was added since the last time is read too; the cache has the rest."""
     if len(side.lexical) < len(side.texts):
         side.read(lexicon)
-
-
-@torch.no_grad()
-def _without_gradient(some: object, n: int) -> Tensor:
-    return batched(some, n, READ)  # type: ignore[arg-type]

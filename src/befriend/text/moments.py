@@ -14,7 +14,7 @@ from befriend.text.corpus import Person
 from befriend.text.data import Post, Statement, UserData, cut, moments, pack, packed
 from befriend.text.encoder import Words
 from befriend.text.settings import ModelConfig
-from befriend.text.trainee import user_vectors
+from befriend.text.vectors import user_vectors
 
 if TYPE_CHECKING:
     from befriend.text.trainer import UniversalUserEmbeddingTrainer
@@ -77,7 +77,7 @@ def embedded(trainer: UniversalUserEmbeddingTrainer, posts: Posts, num_users: in
         rows += (first + np.maximum(count - 1, 0)).tolist()
     corpus.user_side.read(trainer.lexicon)
     trainer.model.eval()
-    vectors = user_vectors(trainer.model, corpus, people)
+    vectors = user_vectors(trainer.model.user, corpus, people)
     found = TextVectors.none(num_users)
     return replace(
         found,

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from befriend.models.batch import Batch
-from befriend.text.corpus import Corpus, Person, batched
+from befriend.text.corpus import Corpus, Person
 from befriend.text.losses import choose, info_nce
 from befriend.text.protocols import author_ranks, reciprocal_ranks
 from befriend.text.towers import Passages, Statements, UniversalUserEmbedding, Users
+from befriend.text.vectors import statement_vectors, user_vectors
 from befriend.training.trainee import Losses
 
 CANDIDATES = 256  # statements among which the further negatives of a step are chosen
-READ = 512  # users or statements at a time, where nothing is learned
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,14 @@ class TextTrainee:
         asked = [k for k, own in enumerate(known.statements) if len(own) and len(known.people[k].rows)]
         if asked:
             pool = np.unique(np.concatenate([known.statements[k] for k in asked]))
-            scores = user_vectors(model, self.corpus, [known.people[k] for k in asked]) @ (
-                statement_vectors(model, self.corpus, [self.pool[k] for k in pool]).T
+            scores = user_vectors(model.user, self.corpus, [known.people[k] for k in asked]) @ (
+                statement_vectors(model.item, self.corpus, [self.pool[k] for k in pool]).T
             )
             true = np.stack([np.isin(pool, known.statements[k]) for k in asked])
             figures["statements"] = float(reciprocal_ranks(scores.numpy(), true).mean())
         halves = [halved(person) for person in known.people if len(person.rows) > 1]
         if halves:
-            one, other = (user_vectors(model, self.corpus, [half[side] for half in halves]) for side in (0, 1))
+            one, other = (user_vectors(model.user, self.corpus, [half[side] for half in halves]) for side in (0, 1))
             figures["authors"] = float((1 / author_ranks((one @ other.T).numpy())).mean())
         return figures | {self.metric: sum(figures.values()) / max(len(figures), 1)}
 
@@ -170,33 +170,6 @@ def halved(person: Person) -> tuple[Person, Person]:
     """The newer half of somebody's chunks, and the older one."""
     k = len(person.rows) // 2
     return person.only(np.arange(k)), person.only(np.arange(k, len(person.rows)))
-
-
-@torch.no_grad()
-def user_vectors(model: UniversalUserEmbedding, corpus: Corpus, people: Sequence[Person]) -> Tensor:
-    """float32[n, E]."""
-
-    def some(low: int, high: int) -> Tensor:
-        part = people[low:high]
-        rows = np.unique(np.concatenate([person.rows for person in part] or [np.zeros(0, np.int64)]))
-        rows = rows if len(rows) else np.zeros(1, np.int64)  # somebody without a chunk reads nothing of it
-        return model.user(corpus.user_side.passages(rows), corpus.users(part, rows))
-
-    return batched(some, len(people), READ)
-
-
-@torch.no_grad()
-def statement_vectors(
-    model: UniversalUserEmbedding, corpus: Corpus, found: Sequence[tuple[int, int, np.ndarray]]
-) -> Tensor:
-    """float32[n, E], of what `Corpus.statement` gave."""
-
-    def some(low: int, high: int) -> Tensor:
-        part = found[low:high]
-        rows = np.unique([place for one in part for place in one[:2] if place >= 0]).astype(np.int64)
-        return model.item(corpus.item_side.passages(rows), corpus.statements(part, rows))
-
-    return batched(some, len(found), READ)
 
 
 class _Epoch(Sequence[TextBatch]):

@@ -19,7 +19,8 @@ from befriend.text.lexicon import Lexicon
 from befriend.text.protocols import best_threshold
 from befriend.text.settings import ModelConfig
 from befriend.text.towers import UniversalUserEmbedding
-from befriend.text.trainee import Known, TextTrainee, statement_vectors, user_vectors
+from befriend.text.trainee import Known, TextTrainee
+from befriend.text.vectors import statement_vectors, user_vectors
 from befriend.training.loop import Fitted, fit
 
 CACHE = Path(".cache/text")
@@ -98,8 +99,8 @@ class UniversalUserEmbeddingTrainer:
         if not asked:
             return None
         pool = np.unique(np.concatenate([known.statements[k] for k in asked]))
-        users = user_vectors(self.model, self.corpus, [known.people[k] for k in asked])
-        scores = users @ statement_vectors(self.model, self.corpus, [self.pool[k] for k in pool]).T
+        users = user_vectors(self.model.user, self.corpus, [known.people[k] for k in asked])
+        scores = users @ statement_vectors(self.model.item, self.corpus, [self.pool[k] for k in pool]).T
         true = np.stack([np.isin(pool, known.statements[k]) for k in asked])
         return round(best_threshold(scores.numpy(), true), 6)
 
