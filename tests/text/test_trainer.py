@@ -159,7 +159,7 @@ def test_heads_must_divide_the_width(tmp_path: Path, cache: Path) -> None:
 
 
 def test_an_encoder_that_is_not_there_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for a network
     with pytest.raises(DataError, match="the encoder nobody/nothing cannot be loaded"):
         trainer(tmp_path, tmp_path, user_model_name="nobody/nothing")
 
@@ -207,3 +207,13 @@ def test_the_usage_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert similarity == pytest.approx(float(user_embedding @ statement_embedding), abs=1e-6)
     assert user_embedding.shape == (1024,) and CACHE.is_dir()
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("tuned", [0, 1])
+def test_half_precision_learns_about_the_same(tuned: int, cache: Path, tmp_path: Path) -> None:
+    losses = []
+    for kind in ("no", "bf16"):
+        fitted = trainer(tmp_path / kind, cache, tuned_layers=tuned, num_epochs=1, mixed_precision=kind).train()
+        assert fitted is not None
+        losses.append(fitted.history[0]["train/loss"])
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)

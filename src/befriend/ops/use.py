@@ -32,9 +32,9 @@ SAMPLE_SETTINGS: dict[str, Any] = {
     "statements": {"file": "statements.parquet"},
 }
 TINY: dict[str, dict[str, Any]] = {
-    "train_two_tower": {"history_length": 20, "validation_events": 100},
-    "train_stu": {"history_length": 20, "validation_events": 100},
-    "train_ranker": {"events": 300, "trees": 30},
+    "train_two_tower": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
+    "train_stu": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
+    "train_ranker": {"events": 300, "trees": 30, "regimes": ["streaming", "daily"]},
     "evaluate": {"events": 250, "bootstrap": 200, "regimes": ["streaming", "daily"]},
     "cluster": {"epochs": 3, "validation_events": 200},
     "report": {"examples": 2},
