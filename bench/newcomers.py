@@ -26,9 +26,11 @@ import torch
 from befriend.config import DataSettings, ValidateSettings
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
+from befriend.data.split import read_split
 from befriend.data.texts import TextVectors
 from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.protocol import Request
+from befriend.evaluation.regimes import HIDDEN
 from befriend.models.folder import load
 from befriend.models.settings import TwoTowerSettings
 from befriend.retrieval.two_tower import TwoTowerRanker
@@ -82,20 +84,15 @@ def one(
         train_two_tower.run(settings, *folders)
     log = EventLog.read(root / "prepared")
     number = {user: k for k, user in enumerate(log.user_ids.to_list())}
-    low, high = (
-        events["timestamp"][int(events.height * share)]
-        for share in ((0.8, 0.9) if part == "validation" else (0.9, 1 - 1e-9))
-    )
+    split = read_split(root / "prepared", log)
+    low, high = (split.t_validation, split.t_test) if part == "validation" else (split.t_test, 2**40)
     asked = events.filter(
-        pl.col("actor_id").is_in(new.implode()),
-        pl.col("timestamp") >= low,
-        pl.col("timestamp") < high if part == "validation" else True,
+        pl.col("actor_id").is_in(new.implode()), pl.col("timestamp") >= low, pl.col("timestamp") < high
     )
     user = np.array([number.get(u, log.num_users) for u in asked["actor_id"]])
     target = np.array([number.get(u, -2) for u in asked["target_id"]])
     second = asked["timestamp"].to_numpy()
-    known = set(log.actions)
-    action = np.array([log.actions.index(a) if a in known else 0 for a in asked["action"]])
+    action = np.array([log.actions.index(a) if a in log.actions else HIDDEN for a in asked["action"]])
     zero = np.zeros(len(user) + 1, np.int64)
     request = Request(user, np.asarray(log.before(second)), second, action, zero, zero[:0])
 

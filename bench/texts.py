@@ -5,8 +5,8 @@ python bench/texts.py FILE... [--seeds 3] [--set NAME=VALUE] [--part test] [--js
 A fifth of the users are for testing, a tenth for validation; nothing of theirs is learned from. A user is read by the
 earlier half of their posts, without titles and tags. What is to be found, from all statements of these users: titles
 and tags of those posts (said), titles and tags of the later half (later), the later half itself (authors). A fifth of
-all statements, seeded, is in no training: for zero-shot inference. Beside the towers stands one whose two sides share
-all weights.
+all statements, seeded, is in no training: for zero-shot inference. Beside the towers stand two whose sides share
+the head, which is all but the weighing of chunks.
 """
 
 from __future__ import annotations

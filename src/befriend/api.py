@@ -56,7 +56,8 @@ class Befriend:
 
     @cached_property
     def models(self) -> Models:
-        return Models.read(self.prepared, self.root / layout.MODELS, self.log, profiles=True)
+        gone = marked(self.log.user_ids, self.marks).to_numpy()
+        return Models.read(self.prepared, self.root / layout.MODELS, self.log, profiles=True, gone=gone)
 
     @cached_property
     def _rankers(self) -> list[RetrieverRanker[Any]]:
@@ -122,7 +123,9 @@ class Befriend:
         """
         ranker = self._rankers[model == "stu"]
         trained = self.models.stu if model == "stu" else self.models.two_tower
-        visible, moment, number = core.situation(self.log, trained.actions, core.Asked(at, action))
+        visible, moment, number = core.situation(
+            self.log, trained.actions, core.Asked(at, action), self.models.observed.texts
+        )
         ids = pl.Series([str(user), *map(str, people)])
         who = core.present(self.log, ids, moment, self.models.observed.texts)
         if (who == self.log.num_users).any():

@@ -108,6 +108,14 @@ class Listener:
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def hear(self, title: str) -> dict[str, Any]:
+        """The last thing told, of this title: a run's end is to be seen before the word of it gets here."""
+        patience = time.monotonic() + 30
+        while time.monotonic() < patience and not (self.told and self.told[-1]["title"] == title):
+            time.sleep(0.1)
+        assert self.told and self.told[-1]["title"] == title, self.told
+        return self.told[-1]
+
 
 def small_checkout(folder: Path, told: str) -> Project:
     """A checkout with the profile `tiny`, whose source has the first 5,300 events yet. told: the webhook."""

@@ -130,10 +130,10 @@ def test_new_events_go_through_drift_and_gate(project: Project, server: Server, 
     assert champion is not None
     if all(row["passed"] for row in rules.values()):  # the decision is that which the rules ask for
         assert (champion["number"], champion["previous"], champion["data"]["events"]) == (2, 1, 6000)
-        assert listener.told[-1]["title"] == "befriend: champion 2 is served"
+        listener.hear("befriend: champion 2 is served")
     else:
         assert champion["number"] == 1
-        assert listener.told[-1]["title"] == "befriend: the gate refused a run"
+        listener.hear("befriend: the gate refused a run")
 
 
 def test_mixed_up_targets_are_refused_and_somebody_is_told(
@@ -188,8 +188,8 @@ def test_a_broken_log_fails_the_run_in_the_words_of_the_stage_and_somebody_is_to
         assert record["status"] == "failed"
         assert failed["state_type"] == "FAILED"
         assert record["error"] in failed["state"]["message"]
-        assert listener.told[-1]["title"] == "befriend: validate failed"
-        assert record["error"] in listener.told[-1]["message"] and "run it again" in listener.told[-1]["message"]
+        message = listener.hear("befriend: validate failed")["message"]
+        assert record["error"] in message and "run it again" in message
 
         by_hand = project.call("python", "-m", "flows.validate")
         assert by_hand.returncode == record["exit_code"]

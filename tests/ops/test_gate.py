@@ -24,7 +24,7 @@ from befriend.ops import drift, forget, gate
 from befriend.ops.recommend import serving
 from befriend.ops.registry import champion, promote
 from befriend.stages import cluster, evaluate, validate
-from tests.stages.conftest import train_everything
+from tests.stages.conftest import embed, train_everything
 
 pytestmark = pytest.mark.system  # needs a run of every stage
 
@@ -40,6 +40,7 @@ def run(root: Path, events: int) -> None:
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     folders = root / "prepared", root / "models", root / "reports"
     validate.run(data, ValidateSettings(), root / "source", root / "prepared", root / "reports")
+    embed(root)
     train_everything(root)
     evaluate.run(EVALUATE, *folders)
     cluster.run(CLUSTER, *folders, root / ".checkpoints")

@@ -40,6 +40,7 @@ def prepare(project: Path) -> None:
     table = pl.read_parquet(project / "data" / "events.parquet").head(6000)
     table.write_parquet(project / "data" / "events.parquet")
     call("befriend", "validate", cwd=project)
+    call("befriend", "embed-text", "--set", "user_model_name=random", "--set", "item_model_name=random", cwd=project)
 
 
 def call(program: str, *arguments: str, cwd: Path) -> str:
@@ -52,7 +53,8 @@ def call(program: str, *arguments: str, cwd: Path) -> str:
 def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
     prepare(tmp_path)
     whole = tmp_path / "whole"
-    shutil.copytree(tmp_path / "prepared", whole / "prepared")
+    for part in ("prepared", "models"):
+        shutil.copytree(tmp_path / part, whole / part)
     shutil.copy(tmp_path / "params.yaml", whole)
     call(*TRAIN, cwd=whole)
     chance = random.Random()
@@ -71,7 +73,7 @@ def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
         time.sleep(chance.uniform(0, 1))
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "models" / "two_tower").exists()
     call(*TRAIN, cwd=tmp_path)
     assert digests(tmp_path) == digests(whole) != {}
 

@@ -11,6 +11,7 @@ import pytest
 
 from befriend import api, files
 from befriend.config import DataSettings, ValidateSettings
+from befriend.data.forgotten import mark
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.data.texts import TextVectors
@@ -109,6 +110,13 @@ def test_somebody_with_a_profile_and_no_event_gets_tokens_a_query_and_a_place_on
     written = pl.read_parquet(project / "whole" / "texts.parquet").filter(user_id=WRITER)["timestamp"][0]
     row = people.recommend(people.log.user_ids[:1], k=people.log.num_users - 1, model="stu").filter(recommended=WRITER)
     assert row["last_active"].dt.epoch("s").item() == written
+
+
+def test_who_asked_to_be_forgotten_is_found_by_no_text(project: Path) -> None:
+    people = api.Befriend(project, frozenset({mark(str(WRITER))}))
+    assert not people.recommend([WRITER], k=3)["known"].any()
+    lists = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model="stu")
+    assert WRITER not in lists["recommended"]
 
 
 def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:

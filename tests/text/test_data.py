@@ -58,8 +58,14 @@ def test_a_long_post_is_cut_between_tokens_and_nothing_is_lost() -> None:
 
 def test_somebody_new_has_a_vector_at_once_and_others_one_a_day() -> None:
     assert moments([5]) == [1]
-    assert moments([5, 6, 7, 8, 9]) == [1, 2, 4, 5]
-    assert moments([5, 6, DAY + 1, DAY + 2, DAY + 3, DAY + 4, 2 * DAY]) == [1, 2, 4, 6, 7]
+    assert moments([5, 6, 7, 8, 9]) == [1, 2, 4]
+    assert moments([5, 6, DAY + 1, DAY + 2, DAY + 3, DAY + 4, 2 * DAY]) == [1, 2, 3, 4, 7]
+
+
+def test_later_posts_change_no_earlier_moment() -> None:
+    seconds = [5, 6, 90, DAY + 1, DAY + 2, DAY + 3, DAY + 4, 2 * DAY, 2 * DAY + 9]
+    for n in range(1, len(seconds)):
+        assert moments(seconds[:n]) == [k for k in moments(seconds) if k <= n]
 
 
 def test_posts_of_one_second_cannot_be_told_apart() -> None:

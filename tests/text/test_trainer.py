@@ -217,3 +217,21 @@ def test_half_precision_learns_about_the_same(tuned: int, cache: Path, tmp_path:
         assert fitted is not None
         losses.append(fitted.history[0]["train/loss"])
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_what_is_said_of_others_alone_is_no_negative(tmp_path: Path, cache: Path) -> None:
+    held = [UserData("v", [UserChunk("clouds at dawn"), UserChunk("rain")], ["interested in weather"])]
+    t = UniversalUserEmbeddingTrainer(CONFIG, people(6), held, output=tmp_path / "t", cache=cache).trainee
+    weather = next(k for k, one in enumerate(t.pool) if t.corpus.item_side.texts[one[0]] == "interested in weather")
+    assert weather == t.learnable == len(t.pool) - 1
+    batches = t.batches(0)
+    rows = [set(b.statements.text.tolist()) for b in (batches[k] for k in range(len(batches)))]
+    assert all(len(row) <= t.learnable for row in rows)
+
+
+def test_a_context_has_a_length_of_its_own(tmp_path: Path, cache: Path) -> None:
+    t = trainer(tmp_path, cache, max_context_length=4, max_statement_length=8)
+    long = " ".join(["tea"] * 20)
+    text, context, _ = t.corpus.statement(Statement(long, long))
+    texts = t.corpus.item_side.texts
+    assert (len(texts[text].split()), len(texts[context].split())) == (8, 4)

@@ -58,7 +58,7 @@ def test_somebody_of_the_graph_lies_where_the_eigenvectors_say() -> None:
 def test_who_joins_later_lies_with_the_first_contacts() -> None:
     log = two_circles()
     graph = Graph(90, {}).adjacency(log, np.arange(log.num_events), START)
-    spectrum = Spectrum.of(graph, 4, seed=0)
+    spectrum = Spectrum.of(graph, 2, seed=0)  # further axes of two cliques are a matter of rounding
     from scipy.sparse import csr_array
 
     ties = np.zeros((3, 16))

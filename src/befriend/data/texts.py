@@ -6,7 +6,7 @@ at the same thing; nothing at or after a moment is ever looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -49,9 +49,9 @@ class TextVectors:
         return self.vectors.shape[1]
 
     @property
-    def features_width(self) -> int:
-        """Of `features`."""
-        return STATISTICS + self.width if self.width else 0
+    def last(self) -> int:
+        """UTC second of the last post, -1 without any."""
+        return int(self.second.max()) if len(self.second) else -1
 
     @cached_property
     def _begin(self) -> int:
@@ -100,6 +100,11 @@ class TextVectors:
         """float32[..., E]: the vector of each user at a moment, 0 without one."""
         place = self.places(users, horizon)
         return self.vectors[self.row[place.clamp(min=0)]] * (place >= 0)[..., None]
+
+    def without(self, gone: Tensor) -> Self:
+        """Without what some users wrote. gone: bool[N]."""
+        kept = ~gone[self.user]
+        return replace(self, user=self.user[kept], second=self.second[kept], row=self.row[kept])
 
     def save(self, folder: Path, log: EventLog) -> None:
         """Into a folder that is being written."""

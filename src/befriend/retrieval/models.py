@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from befriend.data.activity import Activity
@@ -44,9 +46,13 @@ class Models:
     """the log, for the STU model"""
 
     @classmethod
-    def read(cls, prepared: Path, models: Path, log: EventLog, profiles: bool = False) -> Models:
-        """profiles: as of `Observed`."""
+    def read(
+        cls, prepared: Path, models: Path, log: EventLog, profiles: bool = False, gone: np.ndarray | None = None
+    ) -> Models:
+        """profiles: as of `Observed`; gone: bool[N], whose texts are as if they had never been."""
         attributes, texts = Attributes.read(prepared), TextVectors.read(models / "text", log)
+        if gone is not None:
+            texts = texts.without(torch.from_numpy(gone))
         two_tower, tokens = load(models / "two_tower", log, attributes), load_tokens(models / "tokens", log, texts)
         stu = load_stu(models / "stu", log, attributes, tokens)
         observed, watched = (model.look(log, texts, profiles) for model in (two_tower, stu))

@@ -72,7 +72,7 @@ class Recommender:
         of length 1, by which people are alike; unwilling: int64, who must not be recommended."""
         self.lister, self.observed, self.asked, self.vectors = lister, observed, asked, vectors
         log = observed.log
-        self.visible, self.moment, self.action = situation(log, actions, asked)
+        self.visible, self.moment, self.action = situation(log, actions, asked, observed.texts)
         self.hidden = Hidden(log, observed.activity.histories)
         self.eligible = Eligible(asked.rules, log, attributes, self.moment)
         self.unwilling = unwilling
@@ -149,9 +149,9 @@ def blocks(users: pl.Series) -> Iterator[pl.Series]:
         yield users[low : low + AT_ONCE]
 
 
-def situation(log: EventLog, actions: tuple[str, ...], asked: Asked) -> tuple[int, int, int]:
+def situation(log: EventLog, actions: tuple[str, ...], asked: Asked, texts: TextVectors) -> tuple[int, int, int]:
     """How many events are visible, the UTC second, and the number of the action, HIDDEN where it is not known."""
-    moment = int(log.timestamp[-1]) + 1
+    moment = max(int(log.timestamp[-1]), texts.last) + 1
     if asked.at is not None:
         moment = int((asked.at if asked.at.tzinfo else asked.at.replace(tzinfo=UTC)).timestamp())
     visible = int(log.before(moment))

@@ -84,6 +84,8 @@ def _run(
     users = users_before(posts, said, until, config)
     chosen = np.random.default_rng(settings.seed).random(len(users)) < settings.validation_share
     learned, held = ([user for user, out in zip(users, chosen, strict=True) if out == side] for side in (False, True))
+    if not learned:
+        learned, held = users, []
     with files.atomic(models / "text") as new, files.atomic(reports / "text") as drawn:
         new.mkdir(parents=True)
         drawn.mkdir(parents=True)
@@ -93,12 +95,14 @@ def _run(
         )
         begun = trainer.trainee.validate()
         fitted = trainer.train(drawn / "training")
+        if fitted is not None and not fitted.main:  # one of several processes: the first writes
+            raise SystemExit(0)
         vectors = embedded(trainer, posts, log.num_users)
         vectors.save(new, log)
         figures: dict[str, Any] = {
             "texts": texts.height,
             "users": int(texts[USER].n_unique()),
-            "statements": len(trainer.pool),
+            "statements": trainer.trainee.learnable,
             "vectors": len(vectors.vectors),
             "learned_from": len(learned),
             "epoch": fitted.best_epoch if fitted else 0,
@@ -121,8 +125,8 @@ def report(figures: dict[str, Any], settings: EmbedTextSettings) -> str:
         "# Texts",
         "",
         f"{figures['texts']:,} texts of {figures['users']:,} users, {figures['vectors']:,} vectors of width "
-        f"{settings.embedding_dim}: a user has a new one after the 1st, 2nd, 4th, 8th, ... text and at the end of each "
-        f"day. The towers learned from {figures['learned_from']:,} users and {figures['statements']:,} statements; "
+        f"{settings.embedding_dim}: a user has a new one with the 1st, 2nd, 4th, 8th, ... text and with the first of "
+        f"each day. The towers learned from {figures['learned_from']:,} users and {figures['statements']:,} statements; "
         f"epoch {figures['epoch']} was kept.",
         "",
         "Mean reciprocal ranks on users who were not learned from, before and after training:",

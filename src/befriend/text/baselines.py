@@ -10,6 +10,7 @@ import numpy as np
 
 from befriend.text.corpus import Corpus
 from befriend.text.data import Statement, UserData, as_statement
+from befriend.text.lexicon import Lexicon
 
 Users = Sequence[UserData]
 Pool = Sequence[str | Statement]
@@ -18,11 +19,11 @@ Scores = Callable[[Users, Pool], np.ndarray]
 
 
 def tfidf_vectors(train: Users) -> Callable[[Sequence[str]], Any]:
-    """Sparse rows of length 1, weighted by how rare words are among users of training."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+    """Sparse rows of length 1, weighted by how rare words are among users of training; unknown ones are the rarest."""
+    from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
 
-    words = TfidfVectorizer(sublinear_tf=True, stop_words="english").fit([whole(user) for user in train])
-    return words.transform
+    lexicon = Lexicon.of([whole(user) for user in train], 1)
+    return lambda texts: normalize(lexicon.words(texts))
 
 
 def tfidf(train: Users) -> Scores:

@@ -51,16 +51,20 @@ class Side:
         return self._place[text]
 
     def read(self, lexicon: Lexicon) -> None:
-        """What is known of every text so far."""
-        self.lexical = lexicon.vectors(self.texts)
+        """What is known of the texts that were added since the last time."""
+        known = len(self.lexical)
+        lexical = lexicon.vectors(self.texts[known:])
+        self.lexical = np.concatenate([self.lexical, lexical]) if known else lexical
         if not self.tuned:
-            self.dense = self.vectors(self.texts)
+            dense = self.vectors(self.texts[known:])
+            self.dense = dense if self.dense is None else np.concatenate([self.dense, dense])
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """float32[n, W], of length 1, from the cache as far as it has them; the encoder is loaded only if needed."""
         if not texts:
             return np.zeros((0, self.width), np.float32)
-        folder = self.cache / f"{encoding.digest(self.name).replace('/', '--')}-{self.length}"
+        kind = encoding.device().type  # another device rounds in another way
+        folder = self.cache / f"{encoding.digest(self.name).replace('/', '--')}-{self.length}-{kind}"
         return Cache(folder).get(texts, lambda some: encoding.encode_all(self.encoder, some))
 
     @functools.cached_property
@@ -144,14 +148,27 @@ class Corpus:
     def statement(self, statement: str | Statement) -> tuple[int, int, np.ndarray]:
         """Places of a statement's text and context (-1 without one), and its numbers."""
         s = as_statement(statement)
+        text = self._within(s.text, self.config.max_statement_length)
+        context = self._within(s.context, self.config.max_context_length)
         own = [len(s.text.split()), bool(s.context), self.common.get(" | ".join(s.key), 0)]
         numbers = np.log1p(np.array(own, np.float32)) if self.config.use_item_metadata else np.zeros(0, np.float32)
         more = np.array([s.metadata.get(name, 0.0) for name in self.item_names], np.float32)
         return (
-            self.item_side.place(s.text),
-            self.item_side.place(s.context) if s.context else -1,
+            self.item_side.place(text),
+            self.item_side.place(context) if context else -1,
             np.concatenate([numbers, more]) if self.config.use_item_metadata else numbers,
         )
+
+    def _within(self, text: str, most: int) -> str:
+        """The first so many tokens; what nobody could exceed is not counted."""
+        if len(text) <= most:
+            return text
+        (offsets,) = self._words.offsets([text])
+        return text if len(offsets) <= most else text[: offsets[most][0]].strip()
+
+    @functools.cached_property
+    def _words(self) -> encoding.Words:
+        return encoding.Words(self.item_side.name)
 
     def users(self, people: Sequence[Person], rows: np.ndarray | None = None) -> Users:
         """rows: int64[T], ascending, the texts of the passages that go with it; None: all of them."""

@@ -124,11 +124,11 @@ def _joined(posts: Sequence[Post]) -> UserChunk:
 def moments(seconds: Sequence[int]) -> list[int]:
     """How many posts a user has at each moment at which their vector is made anew, from their seconds, ascending.
 
-    After the 1st, 2nd, 4th, 8th, ... post, and after the last one of each UTC day: a vector is a day old at most, and
-    somebody new has one at once.
+    With the 1st, 2nd, 4th, 8th, ... post, and with the first one of each UTC day: somebody new has a vector at once,
+    and it lacks a day's posts at most. Later posts change none of that.
     """
     n = len(seconds)
-    daily = {k for k in range(1, n + 1) if k == n or seconds[k] // DAY != seconds[k - 1] // DAY}
+    daily = {k for k in range(1, n + 1) if k == 1 or seconds[k - 1] // DAY != seconds[k - 2] // DAY}
     doubled = {2**k for k in range(n.bit_length()) if 2**k <= n}
     # Posts of one second cannot be told apart: a moment has all of them.
     return sorted({bisect_right(seconds, seconds[k - 1]) for k in daily | doubled})

@@ -51,7 +51,7 @@ def demo(source: Path, out: Path, cache: Path, seed: int) -> None:
             "trained": towers.scores,
             "TF-IDF": tfidf(train),
             "mean of the frozen encoder": lambda u, s: plain_users(u) @ plain_statements(s).T,
-            "popularity": popularity(train),
+            "popularity": popularity(learned),
         }
         figures = {name: measured(of, test, validation, pool, sorted(new)) for name, of in scores.items()}
         words, (older, newer) = tfidf_vectors(train), halves(test)

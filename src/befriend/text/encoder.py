@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -37,6 +38,7 @@ def folder_of(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+@functools.cache
 def digest(name: str) -> str:
     """Of the encoder's weights where they lie here, else its name."""
     folder = folder_of(name)

@@ -29,7 +29,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, texts: Sequence[str], width: int) -> Self:
-        counts = _counts(texts) if width else None
+        counts = _counts(texts) if width and len(texts) else None
         seen = np.zeros(BUCKETS) if counts is None else np.bincount(counts.indices, minlength=BUCKETS)
         return cls(
             np.log((1 + len(texts)) / (1 + seen)).astype(np.float32) if width else np.zeros(0, np.float32), width
@@ -39,13 +39,18 @@ class Lexicon:
         """float32[n, width], of length 1, or 0 for texts without a word."""
         if not self.width or not len(texts):
             return np.zeros((len(texts), self.width), np.float32)
-        counts = _counts(texts)
-        weight = np.sign(counts.data) * (1 + np.log(np.abs(counts.data))) * self.rarity[counts.indices]
+        words = self.words(texts)
         out = np.zeros((len(texts), self.width), np.float32)
-        row = np.repeat(np.arange(len(texts)), np.diff(counts.indptr))
-        np.add.at(out, (row, counts.indices % self.width), weight)
+        row = np.repeat(np.arange(len(texts)), np.diff(words.indptr))
+        np.add.at(out, (row, words.indices % self.width), words.data)
         length = np.linalg.norm(out, axis=1, keepdims=True)
         return out / np.where(length > 0, length, 1)
+
+    def words(self, texts: Sequence[str]) -> csr_array:
+        """float64[n, BUCKETS], sparse: TF-IDF, of logarithms of counts; words that training lacks are the rarest."""
+        found = _counts(texts)
+        found.data = np.sign(found.data) * (1 + np.log(np.abs(found.data))) * self.rarity[found.indices]
+        return found
 
 
 def _counts(texts: Sequence[str]) -> csr_array:

@@ -75,6 +75,8 @@ def embedded(trainer: UniversalUserEmbeddingTrainer, posts: Posts, num_users: in
         users += [user] * len(own)
         seconds += times
         rows += (first + np.maximum(count - 1, 0)).tolist()
+    if not people:
+        return TextVectors.none(num_users)
     corpus.user_side.read(trainer.lexicon)
     trainer.model.eval()
     vectors = user_vectors(trainer.model.user, corpus, people)

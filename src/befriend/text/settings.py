@@ -22,7 +22,7 @@ class ModelConfig(Settings):
     item_model_name: str = "Qwen/Qwen3-Embedding-0.6B"
     """encoder of statements, likewise"""
     embedding_dim: Annotated[int, Field(ge=2)] = 1024
-    """width of the space that users and statements share"""
+    """width of the space that users and statements share; columns beyond what is read stay 0"""
     lexical_dim: Count = 0
     """width of hashed, weighted words (TF-IDF) beside the encoder, for rare words that it never learned; 0: none"""
 

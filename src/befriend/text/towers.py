@@ -219,7 +219,7 @@ class UniversalUserEmbedding(nn.Module):
         found = []
         tower: Tower
         for tower, read in ((self.user, users), (self.item, statements if len(statements) else users)):
-            if read.shape[1] == tower.head.axes.shape[0]:
+            if len(read):
                 tower.head.mean.copy_(read[:, : tower.head.dense].mean(0))
             found.append(tower.head.balanced(tower.head.centred(read)))
         common = torch.cat(found) if found[0].shape[1] == found[1].shape[1] else None
@@ -229,8 +229,8 @@ class UniversalUserEmbedding(nn.Module):
 
 
 def principal_axes(read: Tensor, out: int) -> Tensor:
-    """float32[D, out]: the leading principal axes of rows, float32[n, D]; where all fit, the plain axes will do."""
-    if out >= read.shape[1]:
+    """float32[D, out]: the leading principal axes of rows, float32[n, D]; plain axes where all fit, or n is 0."""
+    if out >= read.shape[1] or not len(read):
         return torch.eye(read.shape[1], out)
     _, _, v = torch.linalg.svd(read.double().T @ read.double())
     axes = v[:out].T

@@ -69,11 +69,13 @@ class TextTrainee:
         pool: list[tuple[int, int, np.ndarray]],
         train: Known,
         validation: Known,
+        learnable: int,
     ):
-        """pool: all statements, as `Corpus.statement` gives them."""
+        """pool: all statements, as `Corpus.statement` gives them; learnable: how many of them, the first, may be
+        negatives."""
         self.model, self.corpus, self.pool = model, corpus, pool
         self.train, self.validation = train, validation
-        self.config = corpus.config
+        self.config, self.learnable = corpus.config, learnable
         pairs = [(user, int(s)) for user, known in enumerate(train.statements) for s in known]
         alone = [(user, -1) for user, known in enumerate(train.statements) if not len(known)]
         if self.config.author_weight:
@@ -100,8 +102,8 @@ class TextTrainee:
         rows = np.unique(np.concatenate([person.rows for person in people]))
         asks = np.flatnonzero(pairs[:, 1] >= 0)
         wanted = pairs[asks, 1]
-        many = min(CANDIDATES, len(self.pool)) if self.config.num_negative_samples and len(asks) else 0
-        columns = np.concatenate([wanted, rng.permutation(len(self.pool))[:many]])
+        many = min(CANDIDATES, self.learnable) if self.config.num_negative_samples and len(asks) else 0
+        columns = np.concatenate([wanted, rng.permutation(self.learnable)[:many]])
         true = np.zeros((len(asks), len(columns)), bool)
         for k, user in enumerate(pairs[asks, 0]):
             true[k] = np.isin(columns, self.train.statements[user])

@@ -6,12 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from befriend import files
 from befriend.errors import SettingsError
+from befriend.text import encoder as encoding
 from befriend.text import folder
 from befriend.text.corpus import Corpus, sides
 from befriend.text.data import Statement, UserData, as_statement
@@ -35,19 +37,19 @@ class UniversalUserEmbeddingTrainer:
         train_data: Sequence[UserData],
         eval_data: Sequence[UserData] = (),
         statement_pool: Sequence[str | Statement] = (),
-        use_mixed_precision: bool = False,
+        use_mixed_precision: bool | None = None,
         output: Path | str = "text_model",
         checkpoints: Path | None = None,
         cache: Path = CACHE,
     ):
         """eval_data: users by whom the best epoch is chosen; statement_pool: more statements, for negatives.
 
-        use_mixed_precision: compute in bfloat16 where the device has it, whatever the config says. output: the folder
-        to write. checkpoints: where a killed training goes on from; by default beside the output. cache: of what
-        frozen encoders have read.
+        use_mixed_precision: whether to compute in bfloat16 where the device has it; None: as the config says.
+        output: the folder to write. checkpoints: where a killed training goes on from; by default beside the output.
+        cache: of what frozen encoders have read.
         """
-        if use_mixed_precision and config.mixed_precision == "no":
-            config = config.model_copy(update={"mixed_precision": "auto"})
+        if use_mixed_precision is not None:
+            config = config.model_copy(update={"mixed_precision": "auto" if use_mixed_precision else "no"})
         self.config, self.output = config, Path(output)
         self.checkpoints = checkpoints or self.output.with_name(f".{self.output.name}.checkpoints")
         user_side, item_side = sides(config, cache)
@@ -62,7 +64,9 @@ class UniversalUserEmbeddingTrainer:
         self.pool: list[tuple[int, int, np.ndarray]] = []
         for statement in statement_pool:
             self._number(as_statement(statement))
-        train, validation = self._known(train_data), self._known(eval_data)
+        train = self._known(train_data)
+        learnable = len(self.pool)  # what is said of users of validation alone is no negative in training
+        validation = self._known(eval_data)
         learned = sorted({int(row) for person in train.people for row in person.rows})
         self.lexicon = Lexicon.of([user_side.texts[k] for k in learned], config.lexical_dim)
         for side in (user_side, item_side):
@@ -78,7 +82,7 @@ class UniversalUserEmbeddingTrainer:
             config, (user_side.width, item_side.width), (self.corpus.user_width, self.corpus.item_width)
         )
         self._begin(train, learned)
-        self.trainee = TextTrainee(self.model, self.corpus, self.pool, train, validation)
+        self.trainee = TextTrainee(self.model, self.corpus, self.pool, train, validation, learnable)
         self.fitted: Fitted | None = None
 
     def train(self, curves: Path | None = None) -> Fitted | None:
@@ -87,8 +91,9 @@ class UniversalUserEmbeddingTrainer:
         kept = self.checkpoints / self._digest()
         if len(self.trainee.pairs):
             self.fitted = fit(self.trainee, self.config.training(), kept, curves or kept / "curves")
+        self.model.cpu().eval()
         if self.fitted is None or self.fitted.main:
-            folder.save(self.output, self.model.cpu().eval(), self.corpus, self.lexicon)
+            folder.save(self.output, self.model, self.corpus, self.lexicon)
             files.remove(self.checkpoints)
         return self.fitted
 
@@ -136,7 +141,10 @@ class UniversalUserEmbeddingTrainer:
 
     def _digest(self) -> str:
         """Of all that the outcome depends on."""
-        known = [self.corpus.user_side.texts, self.corpus.item_side.texts, self.trainee.pairs.tolist()]
-        known += [[person.rows.tolist() for person in self.trainee.train.people]]
-        known += [[person.rows.tolist() for person in self.trainee.validation.people]]
+        known: list[Any] = [self.corpus.user_side.texts, self.corpus.item_side.texts, self.trainee.pairs.tolist()]
+        known += [[(text, context, numbers.tolist()) for text, context, numbers in self.pool]]
+        for part in (self.trainee.train, self.trainee.validation):
+            known += [[[array.tolist() for array in vars(person).values()] for person in part.people]]
+            known += [[own.tolist() for own in part.statements]]
+        known += [encoding.digest(side.name) for side in (self.corpus.user_side, self.corpus.item_side)]
         return hashlib.sha256(f"{self.config.model_dump_json()} {known}".encode()).hexdigest()[:16]

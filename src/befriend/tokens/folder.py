@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from befriend import files
 from befriend.data.log import EventLog, first_seen
-from befriend.data.texts import TextVectors
+from befriend.data.texts import TextVectors, first_moments
 from befriend.errors import DataError
 from befriend.tokens.collisions import reassigned, with_digit
 from befriend.tokens.quantizer import Quantizer
@@ -23,6 +23,7 @@ from befriend.tokens.table import Table
 from befriend.tokens.trie import Trie
 from befriend.tokens.user_vectors import Graph, Spectrum
 
+LATEST = 2**40  # later than any second
 TABLE_FILE, TRIE_FILE, CODEBOOKS_FILE, ABOUT_FILE = (
     "table.parquet",
     "trie.safetensors",
@@ -74,17 +75,18 @@ class Tokens:
         return replace(self, table=table, lineage=log.lineage(len(table)))
 
     def joined(self, log: EventLog) -> Self:
-        """With everyone of a later log, each by the first event alone: by then somebody can be on a list."""
+        """With everyone of a later log, each by the first event and earlier texts, or the first text alone.
+
+        By then somebody can be on a list.
+        """
         joined = np.arange(len(self.table), log.num_users)
         if not len(joined):
             return self
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[joined]
         events = np.unique(first[first < log.num_events])  # somebody may have none: forgotten, or of an earlier log
         acted = first < log.num_events
-        end = int(log.timestamp.max(initial=0)) + 1
-        if len(self.texts.second):
-            end = max(end, int(self.texts.second.max()) + 1)  # who has a text alone is known by all of it
-        horizon = np.where(acted, log.timestamp[np.where(acted, first, 0)], end)
+        begun = first_moments(log, self.texts)[joined]
+        horizon = np.where(acted, log.timestamp[np.where(acted, first, 0)], np.minimum(begun, LATEST) + 1)
         return self.with_users(self.vectors(log, events, joined, horizon), log)
 
     def extended(self, log: EventLog, visible: int | None = None) -> Self:
