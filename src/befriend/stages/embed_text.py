@@ -126,7 +126,7 @@ def report(figures: dict[str, Any], settings: EmbedTextSettings) -> str:
         "",
         f"{figures['texts']:,} texts of {figures['users']:,} users, {figures['vectors']:,} vectors of width "
         f"{settings.embedding_dim}: a user has a new one with the 1st, 2nd, 4th, 8th, ... text and with the first of "
-        f"each day. The towers learned from {figures['learned_from']:,} users and {figures['statements']:,} statements; "
+        f"each day. The towers learned from {figures['learned_from']:,} users, {figures['statements']:,} statements; "
         f"epoch {figures['epoch']} was kept.",
         "",
         "Mean reciprocal ranks on users who were not learned from, before and after training:",
