@@ -42,7 +42,8 @@ class UniversalUserEmbeddingTrainer:
         checkpoints: Path | None = None,
         cache: Path = CACHE,
     ):
-        """eval_data: users by whom the best epoch is chosen; statement_pool: more statements, for negatives.
+        """eval_data: users by whom the best epoch is chosen, by default those of training; statement_pool: more
+        statements, for negatives.
 
         use_mixed_precision: whether to compute in bfloat16 where the device has it; None: as the config says.
         output: the folder to write. checkpoints: where a killed training goes on from; by default beside the output.
@@ -66,7 +67,7 @@ class UniversalUserEmbeddingTrainer:
             self._number(as_statement(statement))
         train = self._known(train_data)
         learnable = len(self.pool)  # what is said of users of validation alone is no negative in training
-        validation = self._known(eval_data)
+        validation = self._known(eval_data or train_data)
         learned = sorted({int(row) for person in train.people for row in person.rows})
         self.lexicon = Lexicon.of([user_side.texts[k] for k in learned], config.lexical_dim)
         for side in (user_side, item_side):
