@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,6 @@ def run(
     texts = read_table(prepared / TEXTS_FILE, TEXTS)
     if not texts.height:
         return _nothing(log, models, reports)
-    # Libraries that are not loaded yet ask the environment how many threads to start, and their sums depend on it.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(settings.threads)
     # torch and the encoders are slow to import, and most logs have no texts
     from befriend.training.reproducible import limited
 

@@ -108,10 +108,9 @@ class Head(nn.Module):
         self.mean: Tensor
         self.axes: Tensor
 
-    def centred(self, read: Tensor, present: Tensor | None = None) -> Tensor:
-        """Without what all texts have in common. read: float32[..., W + X]; present: bool[...]."""
-        mean = F.pad(self.mean, (0, read.shape[-1] - self.dense))
-        return read - (mean if present is None else mean * present[..., None])
+    def centred(self, read: Tensor) -> Tensor:
+        """Without what all texts have in common. read: float32[..., W + X]."""
+        return read - F.pad(self.mean, (0, read.shape[-1] - self.dense))
 
     def balanced(self, read: Tensor) -> Tensor:
         """Both parts of length 1 together, whatever their own lengths were."""

@@ -153,19 +153,27 @@ class TextTrainee:
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()
         known, figures = self.validation, {}
-        asked = [k for k, own in enumerate(known.statements) if len(own) and len(known.people[k].rows)]
-        if asked:
-            pool = np.unique(np.concatenate([known.statements[k] for k in asked]))
-            scores = user_vectors(model.user, self.corpus, [known.people[k] for k in asked]) @ (
-                statement_vectors(model.item, self.corpus, [self.pool[k] for k in pool]).T
-            )
-            true = np.stack([np.isin(pool, known.statements[k]) for k in asked])
-            figures["statements"] = float(reciprocal_ranks(scores.numpy(), true).mean())
+        found = self.scored(model)
+        if found is not None:
+            figures["statements"] = float(reciprocal_ranks(*found).mean())
         halves = [halved(person) for person in known.people if len(person.rows) > 1]
         if halves:
             one, other = (user_vectors(model.user, self.corpus, [half[side] for half in halves]) for side in (0, 1))
             figures["authors"] = float((1 / author_ranks((one @ other.T).numpy())).mean())
         return figures | {self.metric: sum(figures.values()) / max(len(figures), 1)}
+
+    @torch.no_grad()
+    def scored(self, model: UniversalUserEmbedding) -> tuple[np.ndarray, np.ndarray] | None:
+        """Cosines of the users of validation and all that is said of any of them, float32[U, S], and what is true,
+        bool[U, S]; None where nothing is said."""
+        known = self.validation
+        asked = [k for k, own in enumerate(known.statements) if len(own) and len(known.people[k].rows)]
+        if not asked:
+            return None
+        pool = np.unique(np.concatenate([known.statements[k] for k in asked]))
+        users = user_vectors(model.user, self.corpus, [known.people[k] for k in asked])
+        scores = users @ statement_vectors(model.item, self.corpus, [self.pool[k] for k in pool]).T
+        return scores.numpy(), np.stack([np.isin(pool, known.statements[k]) for k in asked])
 
 
 def halved(person: Person) -> tuple[Person, Person]:

@@ -22,7 +22,6 @@ from befriend.text.protocols import best_threshold
 from befriend.text.settings import ModelConfig
 from befriend.text.towers import UniversalUserEmbedding
 from befriend.text.trainee import Known, TextTrainee
-from befriend.text.vectors import statement_vectors, user_vectors
 from befriend.training.loop import Fitted, fit
 
 CACHE = Path(".cache/text")
@@ -100,15 +99,8 @@ class UniversalUserEmbeddingTrainer:
 
     def threshold(self) -> float | None:
         """The cosine from which on a statement is called true, best for the users of validation; None without any."""
-        known = self.trainee.validation
-        asked = [k for k, own in enumerate(known.statements) if len(own) and len(known.people[k].rows)]
-        if not asked:
-            return None
-        pool = np.unique(np.concatenate([known.statements[k] for k in asked]))
-        users = user_vectors(self.model.user, self.corpus, [known.people[k] for k in asked])
-        scores = users @ statement_vectors(self.model.item, self.corpus, [self.pool[k] for k in pool]).T
-        true = np.stack([np.isin(pool, known.statements[k]) for k in asked])
-        return round(best_threshold(scores.numpy(), true), 6)
+        found = self.trainee.scored(self.model)
+        return None if found is None else round(best_threshold(*found), 6)
 
     def _number(self, statement: Statement) -> int:
         """Place in the pool; statements that say the same have one."""
