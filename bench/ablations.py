@@ -2,11 +2,11 @@
 
     python bench/ablations.py PREPARED [--model two-tower|stu] [--seeds 3] [--set NAME=VALUE ...] [--json FILE]
 
-PREPARED is the folder that stage `validate` wrote; the STU model's tokens are made anew for each variant and seed, with
-the settings that begin with `tokens.`. Each variant is trained once a seed, and measured on the validation
-part: NDCG@10 on the lists `new` and `any`, each the mean over the regimes, and `all`, the geometric mean over lists and
-regimes. Differences to the default are paired by seed; the interval is Student's t over the seeds (none with one
-seed). What was measured is kept in --json, so that an interrupted run goes on.
+PREPARED is the folder that stage `validate` wrote; texts in it are not looked at. The STU model's tokens are made anew
+for each variant and seed, with the settings that begin with `tokens.`. Each variant is trained once a seed, and
+measured on the validation part: NDCG@10 on the lists `new` and `any`, each the mean over the regimes, and `all`, the
+geometric mean over lists and regimes. Differences to the default are paired by seed; the interval is Student's t over
+the seeds (none with one seed). What was measured is kept in --json, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import read_split
+from befriend.data.texts import TextVectors
 from befriend.evaluation.regimes import REGIMES
 from befriend.models.settings import StuSettings, TwoTowerSettings
 from befriend.settings import parse, split_override
@@ -98,8 +99,11 @@ def train(prepared: Path, settings: Settings, tokens: TokenizeSettings) -> dict[
         folder = Path(name)
         trainee: RetrievalTrainee[Any]
         if isinstance(settings, StuSettings):
-            tokenize.run(tokens, prepared, folder, folder, folder)
-            trainee = StuTrainee(*inputs, settings, load(folder / "tokens", log))
+            none = TextVectors.none(log.num_users)
+            (folder / "text").mkdir()
+            none.save(folder / "text", log)
+            tokenize.run(tokens, prepared, folder, folder / "reports", folder)
+            trainee = StuTrainee(*inputs, settings, load(folder / "tokens", log, none))
         else:
             trainee = TwoTowerTrainee(*inputs, settings)
         fitted = fit(trainee, settings, folder / "checkpoints", folder / "curves")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array  # type: ignore[import-untyped]
 from torch import Tensor
 
 from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets

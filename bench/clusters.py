@@ -31,6 +31,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import Split, read_split
+from befriend.data.texts import TextVectors
 from befriend.evaluation.protocol import Questions, ask, requests
 from befriend.evaluation.search_space import SHARES, Partition, search_curve
 from befriend.models import cluster_folder
@@ -55,8 +56,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Lists:
     """k-means on the vectors of the first moment; whoever is asked about later goes to the nearest mean."""
 
+    means: faiss.Kmeans | None = None
+
     def __init__(self, count: int):
-        self.count, self.means = count, None
+        self.count = count
 
     def __call__(self, retriever: TwoTowerRetriever) -> tuple[Tensor, int]:
         vectors = retriever.vectors.numpy()
@@ -70,10 +73,10 @@ def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: T
     count, end = retriever.count, split.part("train")[1]
     graph = Graph(91.0, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
     rng = np.random.default_rng(0)
-    groups = communities(graph, 0)
+    found = communities(graph, 0)
     tied = graph.sum(1) > 0
-    groups = torch.from_numpy(np.where(tied, groups, rng.choice(groups[tied], len(groups))))  # newcomers: anywhere
-    groups = groups.unique(return_inverse=True)[1]
+    placed = np.where(tied, found, rng.choice(found[tied], len(found)))  # newcomers: anywhere
+    groups = torch.from_numpy(np.unique(placed, return_inverse=True)[1])
     shuffled = torch.from_numpy(rng.integers(count, size=log.num_users))
     return {
         "in-model clusters": lambda _: (retriever.of, count),
@@ -102,9 +105,9 @@ def waits(retriever: TwoTowerRetriever, log: EventLog, questions: Questions) -> 
     return 1000 * best / len(rows)
 
 
-def trained(root: Path, log: EventLog, split: Split, option: dict[str, Any]) -> TwoTowerRetriever:
+def trained(root: Path, log: EventLog, texts: TextVectors, split: Split, option: dict[str, Any]) -> TwoTowerRetriever:
     settings = load_params(root / "params.yaml").train_two_tower.model_copy(update=option)
-    observed = Observed.of(log, settings.received_events)
+    observed = Observed.of(log, settings.received_events, texts=texts if settings.texts else None)
     trainee = TwoTowerTrainee(observed, Attributes.read(root / layout.PREPARED), split, settings)
     with tempfile.TemporaryDirectory() as folder:
         fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
@@ -150,12 +153,12 @@ def main() -> None:
     torch.set_num_threads(1)
     root = arguments.project
     log = EventLog.read(root / layout.PREPARED)
-    split = read_split(root / layout.PREPARED, log)
+    split, texts = read_split(root / layout.PREPARED, log), TextVectors.read(root / layout.TEXT, log)
     base = load(root / layout.TWO_TOWER, log, Attributes.read(root / layout.PREPARED))
-    observed = Observed.of(log, base.tower.received_events, base.actions)
+    observed = base.look(log, texts)
     model, search = cluster_folder.load(root / layout.CLUSTERS, log)
     retriever = ClusterRetriever(base.model, observed, base.tower, model, search)
-    stus = load_tokens(root / layout.TOKENS, log).joined(log).table.stus
+    stus = load_tokens(root / layout.TOKENS, log, texts).joined(log).table.stus
     questions = ask(log, split, arguments.part, arguments.events, "daily")
     parted = partitions(retriever, log, split, stus)
     curve = search_curve(retriever, log, questions, "daily", parted, FRESH)
@@ -177,9 +180,9 @@ def main() -> None:
         print(f"a list for one user, {name}: {waits(one, log, questions):.2f} ms")
     found = {}
     for name, option in VARIANTS.items() if arguments.variants else ():
-        other = trained(root, log, split, option)
-        one = search_curve(other, log, questions, "daily", {"all": lambda r: (torch.zeros_like(r.place), 1)}, FRESH)
-        found[name] = float(one["recall"][-1])
+        other = trained(root, log, texts, split, option)
+        alone = search_curve(other, log, questions, "daily", {"all": lambda r: (torch.zeros_like(r.place), 1)}, FRESH)
+        found[name] = float(alone["recall"][-1])
         print(f"{name}: Recall@10 {found[name]:.4f} ({found[name] / full:.1%})", flush=True)
     if arguments.figure:
         draw(curve, found, arguments.title or root.resolve().name, arguments.figure)

@@ -19,7 +19,7 @@ import torch
 from befriend.text.corpus import sides
 from befriend.text.data import moments, packed
 from befriend.text.moments import posts_of
-from befriend.text.settings import EmbedTextSettings
+from befriend.text.settings import EmbedTextSettings, ModelConfig
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
             print(f"{table.height:,} posts, {len(set(texts)):,} chunks, {attempt}: {took:.1f} s", flush=True)
 
 
-def chunks(table: pl.DataFrame, config: EmbedTextSettings) -> list[str]:
+def chunks(table: pl.DataFrame, config: ModelConfig) -> list[str]:
     posts = posts_of(table["user_id"].to_numpy(), table["timestamp"], [""] * table.height, table["text"], config)
     found = []
     for own in posts.values():

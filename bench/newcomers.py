@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from befriend.config import DataSettings, ValidateSettings
+from befriend.config import DataSettings, TextSettings, ValidateSettings
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
@@ -72,7 +72,7 @@ def one(
     (root / "log").mkdir()
     events.filter(~hidden).write_parquet(root / "log" / "events.parquet")
     (root / "log" / "texts.parquet").write_bytes(texts.read_bytes())
-    data = DataSettings(texts={"file": "texts.parquet", "title": "title", "tags": "tags"})
+    data = DataSettings(texts=TextSettings(file="texts.parquet", title="title", tags="tags"))
     rules = ValidateSettings(max_rejected=1, previous_users=None)
     with contextlib.redirect_stderr(io.StringIO()):
         validate.run(data, rules, root / "log", root / "prepared", root / "reports")

@@ -22,6 +22,7 @@ import torch
 
 from befriend import files
 from befriend.data.log import EventLog
+from befriend.data.texts import TextVectors
 from befriend.stages import tokenize
 from befriend.tokens import folder
 from befriend.tokens.settings import TokenizeSettings
@@ -33,6 +34,9 @@ COLUMNS = ("own code", "least used level", "variance left", "share an STU", "hom
 
 def catalogue(settings: TokenizeSettings, prepared: Path, root: Path) -> list[float]:
     """The columns of the first table, for one seed; leaves the tokens in root/models."""
+    log = EventLog.read(prepared)
+    (root / "models" / "text").mkdir(parents=True, exist_ok=True)
+    TextVectors.none(log.num_users).save(root / "models" / "text", log)
     start = time.perf_counter()
     tokenize.run(settings, prepared, root / "models", root / "reports", root / "checkpoints")
     seconds = time.perf_counter() - start
@@ -61,7 +65,7 @@ def ranked(log: EventLog) -> np.ndarray:
 def fold_in(prepared: Path, models: Path) -> tuple[int, list[float]]:
     """Users looked at; shares with the final first token after their first events, and that of the commonest token."""
     log = EventLog.read(prepared)
-    tokens = folder.load(models / "tokens", log)
+    tokens = folder.load(models / "tokens", log, TextVectors.none(log.num_users))
     rank, users = ranked(log), np.arange(log.num_users)
     life = np.bincount(log.actor, minlength=len(users)) + np.bincount(log.target, minlength=len(users))
     joined = users[(users >= len(tokens.table)) & (life > max(FIRST))]
@@ -73,7 +77,7 @@ def fold_in(prepared: Path, models: Path) -> tuple[int, list[float]]:
     new = np.stack([log.actor, log.target]) >= len(tokens.table)
     shares = []
     for count in FIRST:
-        events = ((rank < count) & new).any(0).nonzero()[0]
+        events = np.flatnonzero(((rank < count) & new).any(0))
         shares.append(float((first_token(events) == final).float().mean()))
     return len(joined), [*shares, float(final.bincount().max()) / len(joined)]
 
