@@ -40,8 +40,8 @@ from befriend.text.evaluator import truth
 CONFIG = ModelConfig(
     user_model_name="minilm",
     item_model_name="minilm",
-    lexical_dim=2048,
-    embedding_dim=2432,  # all that is read fits
+    lexical_dim=4096,
+    embedding_dim=4480,  # all that is read fits
     batch_size=64,
 )
 CACHE = Path(".cache/text")

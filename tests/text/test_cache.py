@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from befriend.text.cache import Cache
-from befriend.text.lexicon import Lexicon
 
 
 def test_a_text_is_read_once_also_by_another_process(tmp_path: Path) -> None:
@@ -32,14 +30,3 @@ def test_a_part_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
     (part,) = tmp_path.iterdir()
     part.write_bytes(b"half")
     assert Cache(tmp_path).get(["a"], encode).tolist() == [[1, 1]]  # type: ignore[arg-type]
-
-
-def test_rare_words_weigh_more_than_common_ones() -> None:
-    lexicon = Lexicon.of(["tea kettle", "tea pot", "tea cup"], 512)
-    kettle, both, tea = lexicon.vectors(["kettle", "tea kettle", "tea"])
-    assert np.linalg.norm(both) == pytest.approx(1, abs=1e-6)
-    assert both @ kettle > 0.9 > both @ tea
-
-
-def test_a_text_without_words_is_0() -> None:
-    assert not Lexicon.of(["tea"], 8).vectors(["", "the"]).any()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from befriend.text import ModelConfig
 from befriend.text.towers import HIGHEST, LOWEST, Passages, Statements, Temperature, UniversalUserEmbedding, Users
 
+DENSE, WORDS = 8, 4
 CONFIG = ModelConfig(
-    user_model_name="random", item_model_name="random", embedding_dim=6, lexical_dim=4, attention_heads=4, rank=3
+    user_model_name="random", item_model_name="random", embedding_dim=6, lexical_dim=WORDS, attention_heads=4, rank=3
 )
-DENSE = 8
 
 
 def model(**changes: object) -> UniversalUserEmbedding:
@@ -27,12 +30,20 @@ def model(**changes: object) -> UniversalUserEmbedding:
 
 
 def passages(n: int = 5) -> Passages:
-    generator = torch.Generator().manual_seed(1)
-    return Passages(torch.randn(n, DENSE, generator=generator), torch.randn(n, CONFIG.lexical_dim, generator=generator))
+    return Passages(torch.randn(n, DENSE, generator=torch.Generator().manual_seed(1)))
+
+
+def words(n: int) -> Tensor:
+    return F.normalize(torch.randn(n, WORDS, generator=torch.Generator().manual_seed(2)), dim=1)
 
 
 def users(chunks: Tensor, mask: Tensor, age: Tensor) -> Users:
-    return Users(chunks, mask, age, torch.zeros(len(chunks), 0))
+    return Users(chunks, mask, age, words(len(chunks)), torch.zeros(len(chunks), 0))
+
+
+def said(contexts: list[int]) -> Statements:
+    n = len(contexts)
+    return Statements(torch.zeros(n).long(), torch.tensor(contexts), words(1).expand(n, -1), torch.zeros(n, 0))
 
 
 ONE = users(torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, True]]), torch.tensor([[0.0, 1.0, 2.0]]))
@@ -80,26 +91,23 @@ def test_before_anything_is_learned_attention_is_the_mean() -> None:
 
 def test_both_towers_begin_at_the_same_place() -> None:
     found = UniversalUserEmbedding(CONFIG, (DENSE, DENSE), (0, 0)).eval()
-    read = torch.cat([passages(50).dense, passages(50).lexical], 1)  # type: ignore[list-item]
+    read = torch.cat([passages(50).dense, words(50)], 1)  # type: ignore[list-item]
     found.begin(read, read)
     alone = users(torch.arange(5)[:, None], torch.ones(5, 1).bool(), torch.zeros(5, 1))
-    said = Statements(torch.arange(5), torch.full((5,), -1), torch.zeros(5, 0))
-    assert torch.allclose(found.user(passages(), alone), found.item(passages(), said), atol=1e-5)
+    same = Statements(torch.arange(5), torch.full((5,), -1), words(5), torch.zeros(5, 0))
+    assert torch.allclose(found.user(passages(), alone), found.item(passages(), same), atol=1e-5)
 
 
 def test_a_context_changes_a_statement() -> None:
-    m = model()
-    said = Statements(torch.tensor([0, 0]), torch.tensor([-1, 3]), torch.zeros(2, 0))
-    one, other = m.item(passages(), said)
+    one, other = model().item(passages(), said([-1, 3]))
     assert not torch.allclose(one, other, atol=1e-3)
 
 
 def test_numbers_enter_both_sides() -> None:
     m = model(use_user_metadata=True, use_item_metadata=True)
-    some, more = (Users(ONE.chunks, ONE.mask, ONE.age, torch.full((1, 4), x)) for x in (0.0, 2.0))
+    some, more = (replace(ONE, numbers=torch.full((1, 4), x)) for x in (0.0, 2.0))
     assert not torch.allclose(m.user(passages(), some), m.user(passages(), more), atol=1e-3)
-    said = Statements(torch.tensor([0, 0]), torch.tensor([-1, -1]), torch.tensor([[0.0] * 3, [2.0] * 3]))
-    one, other = m.item(passages(), said)
+    one, other = m.item(passages(), replace(said([-1, -1]), numbers=torch.tensor([[0.0] * 3, [2.0] * 3])))
     assert not torch.allclose(one, other, atol=1e-3)
 
 

@@ -154,7 +154,7 @@ def test_nothing_to_learn_from_leaves_the_towers_as_they_began(tmp_path: Path, c
 
 
 def test_heads_must_divide_the_width(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(SettingsError, match="attention_heads is 7, which does not divide 64"):
+    with pytest.raises(SettingsError, match="attention_heads is 7, which does not divide 32"):
         trainer(tmp_path, cache, attention_heads=7)
 
 

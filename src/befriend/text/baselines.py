@@ -10,7 +10,7 @@ import numpy as np
 
 from befriend.text.corpus import Corpus
 from befriend.text.data import Statement, UserData, as_statement
-from befriend.text.lexicon import Lexicon
+from befriend.text.lexicon import Lexicon, counts
 
 Users = Sequence[UserData]
 Pool = Sequence[str | Statement]
@@ -23,7 +23,7 @@ def tfidf_vectors(train: Users) -> Callable[[Sequence[str]], Any]:
     from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
 
     lexicon = Lexicon.of([whole(user) for user in train], 1)
-    return lambda texts: normalize(lexicon.words(texts))
+    return lambda texts: normalize(lexicon.weighed(counts(texts)))
 
 
 def tfidf(train: Users) -> Scores:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack  # type: ignore[import-untyped]
 
 from befriend.text import encoder as encoding
 from befriend.text.cache import Cache
 from befriend.text.data import DAY, Statement, UserData, as_statement
-from befriend.text.lexicon import Lexicon
+from befriend.text.lexicon import BUCKETS, Lexicon, counts
 from befriend.text.towers import Passages, Statements, Users
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Side:
     cache: Path
     """folder of caches"""
     texts: list[str] = field(default_factory=list)
-    lexical: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """float32[T, X]"""
+    counts: csr_array | None = None
+    """float64[T, BUCKETS], the words of each text"""
+    lexicon: Lexicon | None = None
+    """how they are weighed"""
     dense: np.ndarray | None = None
     """float32[T, W]; None where the encoder reads in every step"""
     _place: dict[str, int] = field(default_factory=dict)
@@ -52,12 +55,26 @@ class Side:
 
     def read(self, lexicon: Lexicon) -> None:
         """What is known of the texts that were added since the last time."""
-        known = len(self.lexical)
-        lexical = lexicon.vectors(self.texts[known:])
-        self.lexical = np.concatenate([self.lexical, lexical]) if known else lexical
+        self.lexicon = lexicon
+        new = self.texts[self.known :]
+        found = counts(new) if lexicon.width else csr_array((len(new), BUCKETS))
+        self.counts = found if self.counts is None else vstack([self.counts, found], format="csr")
         if not self.tuned:
-            dense = self.vectors(self.texts[known:])
+            dense = self.vectors(new)
             self.dense = dense if self.dense is None else np.concatenate([self.dense, dense])
+
+    @property
+    def known(self) -> int:
+        """Texts that were read."""
+        return 0 if self.counts is None else self.counts.shape[0]
+
+    def words(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """float32[n, X]: what some texts say together, int64 each: words are counted over all of them."""
+        assert self.counts is not None and self.lexicon is not None
+        which = np.concatenate([np.zeros(0, np.int64), *rows])
+        begin = np.concatenate([[0], np.cumsum([len(own) for own in rows])])
+        together = csr_array((np.ones(len(which)), which, begin), (len(rows), self.known))
+        return self.lexicon.vectors(together @ self.counts)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """float32[n, W], of length 1, from the cache as far as it has them; the encoder is loaded only if needed."""
@@ -80,11 +97,10 @@ class Side:
 
     def passages(self, rows: np.ndarray) -> Passages:
         """Of some texts, int64[n]."""
-        lexical = torch.from_numpy(self.lexical[rows])
         if self.dense is not None:
-            return Passages(torch.from_numpy(self.dense[rows]), lexical)
+            return Passages(torch.from_numpy(self.dense[rows]))
         found = encoding.tokens(self.encoder, [self.texts[k] for k in rows])
-        return Passages(None, lexical, found["input_ids"], found["attention_mask"])
+        return Passages(None, found["input_ids"], found["attention_mask"])
 
 
 def sides(config: ModelConfig, cache: Path) -> tuple[Side, Side]:
@@ -184,16 +200,18 @@ class Corpus:
                 age[k, :n] = np.log1p((person.second.max() - person.second) / DAY)
             if self.user_width:
                 numbers[k] = _numbers(person)
-        return Users(*(torch.from_numpy(x) for x in (chunks, mask, age, numbers)))
+        words = self.user_side.words([person.rows for person in people])
+        return Users(*(torch.from_numpy(x) for x in (chunks, mask, age, words, numbers)))
 
     def statements(self, found: Sequence[tuple[int, int, np.ndarray]], rows: np.ndarray | None = None) -> Statements:
         """Of what `statement` gave; rows: as in `users`."""
         text, context = (np.array([one[k] for one in found], np.int64) for k in (0, 1))
+        words = self.item_side.words([np.array([k for k in one[:2] if k >= 0], np.int64) for one in found])
         if rows is not None:
             text = np.searchsorted(rows, text)
             context = np.where(context >= 0, np.searchsorted(rows, context), -1)
         numbers = np.stack([one[2] for one in found]) if found else np.zeros((0, self.item_width), np.float32)
-        return Statements(*(torch.from_numpy(x) for x in (text, context, numbers)))
+        return Statements(*(torch.from_numpy(x) for x in (text, context, words, numbers)))
 
     @property
     def user_width(self) -> int:

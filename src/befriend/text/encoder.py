@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 EMBEDDED, RANDOM = "minilm", "random"
 WEIGHTS = "model.safetensors"
-ROWS = 64  # texts at a time, of like length
-BLOCK = 1024  # texts between two looks at the progress
+ROWS = 8, 64  # texts of a batch, on the CPU and on an accelerator
+STEP = 8  # tokens by which batches differ in length
+BLOCK = 256  # texts between two looks at the progress
 WIDTH = 32  # of the random encoder
 
 
@@ -146,13 +147,32 @@ def encode(encoder: SentenceTransformer, features: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def encode_all(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
-    """float32[n, D], of length 1. Texts of like length go together, so that little of a batch is padding."""
+    """float32[n, D], of length 1. Texts of like length go together, so that little of a batch is padding.
+
+    Batches have one size, and lengths that are multiples of STEP: what is made of a text on one device does not depend
+    on which others are read with it, not even in the last bit.
+    """
     out = np.zeros((len(texts), width(encoder)), np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
     encoder.to(device())
-    for low in track(range(0, len(texts), ROWS), "embedding texts", -(-len(texts) // ROWS)):
-        rows = order[low : low + ROWS]
-        features = tokens(encoder, [texts[k] for k in rows])
-        out[rows] = encode(encoder, {name: value.to(encoder.device) for name, value in features.items()}).cpu().numpy()
+    size = ROWS[encoder.device.type != "cpu"]
+    for low in track(range(0, len(texts), BLOCK), "embedding texts", -(-len(texts) // BLOCK)):
+        block = order[low : low + BLOCK]
+        features = tokens(encoder, [texts[k] for k in block])
+        lengths = features["attention_mask"].sum(1)
+        padded = torch.minimum(-(-lengths // STEP) * STEP, torch.tensor(encoder.max_seq_length))
+        for length in padded.unique().tolist():
+            for some in (padded == length).nonzero().squeeze(1).split(size):
+                filled = torch.cat([some, some[:1].expand(size - len(some))])
+                batch = {name: _of_length(encoder, name, value[filled], length) for name, value in features.items()}
+                out[block[some.numpy()]] = encode(encoder, batch)[: len(some)].cpu().numpy()
     encoder.to("cpu")
     return out
+
+
+def _of_length(encoder: SentenceTransformer, name: str, values: Tensor, length: int) -> Tensor:
+    """int64[n, length], with more or less of the padding that int64[n, L] has; on the encoder's device."""
+    filler = encoder.tokenizer.pad_token_id if name == "input_ids" else 0
+    more = length - values.shape[1]
+    sides = (more, 0) if encoder.tokenizer.padding_side == "left" else (0, more)
+    return torch.nn.functional.pad(values, sides, value=filler).to(encoder.device)

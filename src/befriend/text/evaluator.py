@@ -125,5 +125,5 @@ def _user(chunks: Chunks) -> UserData:
 
 def _read(side: Side, lexicon: Lexicon) -> None:
     """What was added since the last time is read too; the cache has the rest."""
-    if len(side.lexical) < len(side.texts):
+    if side.known < len(side.texts):
         side.read(lexicon)

@@ -29,35 +29,37 @@ class Lexicon:
 
     @classmethod
     def of(cls, texts: Sequence[str], width: int) -> Self:
-        counts = _counts(texts) if width and len(texts) else None
-        seen = np.zeros(BUCKETS) if counts is None else np.bincount(counts.indices, minlength=BUCKETS)
+        seen = np.bincount(counts(texts).indices, minlength=BUCKETS) if width and len(texts) else np.zeros(BUCKETS)
         return cls(
             np.log((1 + len(texts)) / (1 + seen)).astype(np.float32) if width else np.zeros(0, np.float32), width
         )
 
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """float32[n, width], of length 1, or 0 for texts without a word."""
-        if not self.width or not len(texts):
-            return np.zeros((len(texts), self.width), np.float32)
-        words = self.words(texts)
-        out = np.zeros((len(texts), self.width), np.float32)
-        row = np.repeat(np.arange(len(texts)), np.diff(words.indptr))
-        np.add.at(out, (row, words.indices % self.width), words.data)
+    def vectors(self, counts: csr_array) -> np.ndarray:
+        """float32[n, width], of length 1, or 0 for rows without a word. counts: as of `counts`, or sums of rows."""
+        from scipy.sparse import csr_array
+
+        if not self.width:
+            return np.zeros((counts.shape[0], 0), np.float32)
+        words = self.weighed(counts)
+        folded = csr_array((words.data, words.indices % self.width, words.indptr), (counts.shape[0], self.width))
+        out = folded.astype(np.float32).toarray()  # adds up what falls together
         length = np.linalg.norm(out, axis=1, keepdims=True)
         return out / np.where(length > 0, length, 1)
 
-    def words(self, texts: Sequence[str]) -> csr_array:
+    def weighed(self, counts: csr_array) -> csr_array:
         """float64[n, BUCKETS], sparse: TF-IDF, of logarithms of counts; words that training lacks are the rarest."""
-        found = _counts(texts)
+        found = counts.copy()
+        found.eliminate_zeros()  # two words of one bucket and opposite signs
         found.data = np.sign(found.data) * (1 + np.log(np.abs(found.data))) * self.rarity[found.indices]
         return found
 
 
-def _counts(texts: Sequence[str]) -> csr_array:
+def counts(texts: Sequence[str]) -> csr_array:
     """float64[n, BUCKETS]: how often each word stands in each text, signed by its hash."""
+    from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
 
     vectorizer: Any = HashingVectorizer(n_features=BUCKETS, stop_words="english", norm=None)
-    counts = vectorizer.transform(texts).tocsr()
-    counts.eliminate_zeros()  # two words of one bucket and opposite signs
-    return counts
+    found = csr_array(vectorizer.transform(texts) if len(texts) else (0, BUCKETS))
+    found.eliminate_zeros()  # two words of one bucket and opposite signs
+    return found

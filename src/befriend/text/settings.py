@@ -38,7 +38,7 @@ class ModelConfig(Settings):
     use_attention_pooling: bool = True
     """weigh a user's chunks by attention; off: their mean"""
     attention_heads: Annotated[int, Field(ge=1)] = 8
-    """heads of it; must divide the width of the encoder and lexical_dim together"""
+    """heads of it; must divide the width of the encoder"""
     rank: Annotated[int, Field(ge=1)] = 64
     """rank of what each tower learns on top of the principal axes that it begins with"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from befriend.text.settings import ModelConfig
 
 LOWEST, HIGHEST = 0.01, 1.0  # temperature
+DENSE = 0.3  # share of what the encoder says beside words, to begin with: rare words tell people apart
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Passages(Batch):
 
     dense: Tensor | None
     """float32[T, W], of length 1; None where the encoder is to read"""
-    lexical: Tensor
-    """float32[T, X]"""
     ids: Tensor | None = None
     """int64[T, L]"""
     mask: Tensor | None = None
@@ -49,6 +48,8 @@ class Users(Batch):
     """bool[B, C], which of them there are"""
     age: Tensor
     """float32[B, C], log(1 + days) from a chunk to the newest one of the user"""
+    words: Tensor
+    """float32[B, X], of all chunks together, of length 1"""
     numbers: Tensor
     """float32[B, M]"""
 
@@ -61,6 +62,8 @@ class Statements(Batch):
     """int64[S], places among the passages"""
     context: Tensor
     """int64[S], likewise, -1 for none"""
+    words: Tensor
+    """float32[S, X], of both together, of length 1"""
     numbers: Tensor
     """float32[S, M]"""
 
@@ -94,8 +97,10 @@ class Head(nn.Module):
         super().__init__()
         self.dense = dense
         self.register_buffer("mean", torch.zeros(dense))
-        self.register_buffer("axes", torch.eye(dense + lexical, out))
-        self.balance = nn.Parameter(torch.zeros(2))
+        self.out = out
+        # Where all fits, the plain axes do, and nothing has to be turned.
+        self.register_buffer("axes", torch.eye(dense + lexical, out) if out < dense + lexical else None)
+        self.balance = nn.Parameter(torch.tensor([DENSE, 1 - DENSE]).log())
         self.down = nn.Linear(dense + lexical, rank, bias=False)
         self.up = nn.Linear(rank, dense + lexical, bias=False)
         nn.init.zeros_(self.up.weight)
@@ -106,11 +111,7 @@ class Head(nn.Module):
             nn.init.zeros_(self.numbers.out.weight)
             nn.init.zeros_(self.numbers.out.bias)
         self.mean: Tensor
-        self.axes: Tensor
-
-    def centred(self, read: Tensor) -> Tensor:
-        """Without what all texts have in common. read: float32[..., W + X]."""
-        return read - F.pad(self.mean, (0, read.shape[-1] - self.dense))
+        self.axes: Tensor | None
 
     def balanced(self, read: Tensor) -> Tensor:
         """Both parts of length 1 together, whatever their own lengths were."""
@@ -118,10 +119,14 @@ class Head(nn.Module):
         parts = read.split([self.dense, read.shape[-1] - self.dense], -1)
         return torch.cat([factor * F.normalize(part, dim=-1) for factor, part in zip(share, parts, strict=True)], -1)
 
+    def turned(self, read: Tensor) -> Tensor:
+        """float32[n, E]: rows, float32[n, W + X], along the axes; columns beyond what is read are 0."""
+        return F.pad(read, (0, self.out - read.shape[1])) if self.axes is None else read @ self.axes
+
     def forward(self, read: Tensor, numbers: Tensor) -> Tensor:
-        """read: float32[n, W + X], centred; numbers: float32[n, M]. Returns float32[n, E], of length 1."""
+        """read: float32[n, W + X]; numbers: float32[n, M]. Returns float32[n, E], of length 1."""
         learned = read + self.up(self.dropout(self.down(read)))
-        found = self.balanced(learned) @ self.axes
+        found = self.turned(self.balanced(learned))
         if self.numbers is not None and self.standardise is not None:
             found = found + self.numbers(self.standardise(numbers))
         return F.normalize(found, dim=-1)
@@ -139,13 +144,13 @@ class Tower(nn.Module):
             _thaw(self.encoder, config.tuned_layers)
 
     def read(self, passages: Passages) -> Tensor:
-        """float32[T, W + X]: the passages as the encoder has read them, centred."""
+        """float32[T, W]: the passages as the encoder has read them, without what all texts have in common."""
         dense = passages.dense
         if dense is None:
             assert self.encoder is not None and passages.ids is not None and passages.mask is not None
             features = {"input_ids": passages.ids, "attention_mask": passages.mask}
             dense = encoding.encode(self.encoder, features)  # type: ignore[arg-type]
-        return self.head.centred(torch.cat([dense, passages.lexical], -1))
+        return dense - self.head.mean
 
 
 class UserTower(Tower):
@@ -153,22 +158,21 @@ class UserTower(Tower):
 
     def __init__(self, dense: int, config: ModelConfig, numbers: int):
         super().__init__(config.user_model_name, dense, config, numbers, config.metadata_dim)
-        width = dense + config.lexical_dim
-        self.pooling = AttentionPooling(width, config.attention_heads) if config.use_attention_pooling else None
+        self.pooling = AttentionPooling(dense, config.attention_heads) if config.use_attention_pooling else None
 
     def forward(self, passages: Passages, users: Users) -> Tensor:
         """float32[B, E], of length 1; 0 for a user without chunks."""
         return self.pooled(self.read(passages), users)
 
     def pooled(self, read: Tensor, users: Users) -> Tensor:
-        """As `forward`, of passages that have been read: float32[T, W + X]."""
+        """As `forward`, of passages that have been read: float32[T, W]."""
         chunks = read[users.chunks.clamp(min=0)]
         if self.pooling is None:
             weight = users.mask.float() / users.mask.sum(1, keepdim=True).clamp(min=1)
             pooled = torch.einsum("bc,bcw->bw", weight, chunks)
         else:
             pooled = self.pooling(chunks, users.mask, users.age)
-        return self.head(pooled, users.numbers) * users.mask.any(1, keepdim=True)
+        return self.head(torch.cat([pooled, users.words], 1), users.numbers) * users.mask.any(1, keepdim=True)
 
 
 class ItemTower(Tower):
@@ -182,7 +186,8 @@ class ItemTower(Tower):
         """float32[S, E], of length 1."""
         read = self.read(passages)
         beside = read[statements.context.clamp(min=0)] * (statements.context >= 0)[:, None]
-        return self.head(read[statements.text] + self.context * beside, statements.numbers)
+        meant = read[statements.text] + self.context * beside
+        return self.head(torch.cat([meant, statements.words], 1), statements.numbers)
 
 
 class Temperature(nn.Module):
@@ -210,7 +215,7 @@ class UniversalUserEmbedding(nn.Module):
 
     @torch.no_grad()
     def begin(self, users: Tensor, statements: Tensor) -> None:
-        """Where both begin, from what the encoders say of texts of training: float32[n, W + X] each.
+        """Where both begin, from texts of training, float32[n, W + X] each: what the encoders say of them, and words.
 
         Users' texts and statements have means of their own, which say only which of the two a text is. Encoders of
         different width have no axes in common: then each has its own.
@@ -218,18 +223,19 @@ class UniversalUserEmbedding(nn.Module):
         found = []
         tower: Tower
         for tower, read in ((self.user, users), (self.item, statements if len(statements) else users)):
+            dense, words = read.split([tower.head.dense, read.shape[1] - tower.head.dense], 1)
             if len(read):
-                tower.head.mean.copy_(read[:, : tower.head.dense].mean(0))
-            found.append(tower.head.balanced(tower.head.centred(read)))
+                tower.head.mean.copy_(dense.mean(0))
+            found.append(tower.head.balanced(torch.cat([dense - tower.head.mean, words], 1)))
         common = torch.cat(found) if found[0].shape[1] == found[1].shape[1] else None
         for tower, read in zip((self.user, self.item), found, strict=True):
-            axes = principal_axes(read if common is None else common, tower.head.axes.shape[1])
-            tower.head.axes.copy_(axes)
+            if tower.head.axes is not None:
+                tower.head.axes.copy_(principal_axes(read if common is None else common, tower.head.out))
 
 
 def principal_axes(read: Tensor, out: int) -> Tensor:
-    """float32[D, out]: the leading principal axes of rows, float32[n, D]; plain axes where all fit, or n is 0."""
-    if out >= read.shape[1] or not len(read):
+    """float32[D, out]: the leading principal axes of rows, float32[n, D], out < D; plain axes where n is 0."""
+    if not len(read):
         return torch.eye(read.shape[1], out)
     _, _, v = torch.linalg.svd(read.double().T @ read.double())
     axes = v[:out].T

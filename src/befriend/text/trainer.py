@@ -71,11 +71,10 @@ class UniversalUserEmbeddingTrainer:
         self.lexicon = Lexicon.of([user_side.texts[k] for k in learned], config.lexical_dim)
         for side in (user_side, item_side):
             side.read(self.lexicon)
-        width = user_side.width + config.lexical_dim
-        if config.use_attention_pooling and width % config.attention_heads:
+        if config.use_attention_pooling and user_side.width % config.attention_heads:
             raise SettingsError(
-                f"attention_heads is {config.attention_heads}, which does not divide {width}, the width of "
-                f"{config.user_model_name} ({user_side.width}) and lexical_dim ({config.lexical_dim}) together."
+                f"attention_heads is {config.attention_heads}, which does not divide {user_side.width}, the width of "
+                f"{config.user_model_name}."
             )
         torch.manual_seed(config.seed)
         self.model = UniversalUserEmbedding(
@@ -122,8 +121,8 @@ class UniversalUserEmbeddingTrainer:
         for side, chosen in ((corpus.user_side, rows), (corpus.item_side, texts)):
             some = chosen if side.dense is not None else chosen[:2000]
             dense = side.dense[some] if side.dense is not None else side.vectors([side.texts[k] for k in some])
-            lexical = side.lexical[some]
-            read.append(torch.from_numpy(np.concatenate([dense.reshape(len(some), side.width), lexical], 1)))
+            words = side.words([some[k : k + 1] for k in range(len(some))])
+            read.append(torch.from_numpy(np.concatenate([dense.reshape(len(some), side.width), words], 1)))
         self.model.begin(read[0], read[1])
         for head, numbers in (
             (self.model.user.head, corpus.users(train.people).numbers),
