@@ -179,33 +179,31 @@ def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tenso
         first = torch.arange(w).expand(b, -1) * wanted.shape[1]
         sizes = table.sizes[node].flatten(1)
         return Step(node, table.child[node].flatten(1), score.flatten(1), sizes, first, True)
-    beam, child = _children(trie, level, node, log)
-    row = beam // w
-    score = wanted[row, trie.tokens[level][child].long()] + following.edge[level][child]
+    count, child = _children(trie, level, node, log)
+    own, many = count.flatten(), count.sum(1)
+    begin = torch.arange(b).repeat_interleave(many) * wanted.shape[1]  # in the flat scores of each child's request
+    score = wanted.flatten().index_select(0, begin.add_(trie.tokens[level].index_select(0, child)))
+    score.add_(following.edge[level].index_select(0, child))
     most = (high + following.largest[level][node]).flatten()
-    behind = torch.zeros(b * w).index_add_(0, beam, (score - most[beam]).exp())
-    score = score + (log.flatten() - (behind.clamp(min=FLOOR).log() + most))[beam]
+    behind = torch.segment_reduce((score - most.repeat_interleave(own)).exp_(), "sum", lengths=own, unsafe=True)
+    score.add_((log.flatten() - (behind.clamp(min=FLOOR).log() + most)).repeat_interleave(own))
     # The children of a request stand side by side, and nobody behind the last: a few requests have many.
-    count = beam.bincount(minlength=b * w).view(b, w)
-    end = count.cumsum(1)
-    before = end[:, -1].cumsum(0) - end[:, -1]  # children of the requests above
-    column = torch.arange(len(child)) - before[row]
-    shape = (b, max(1, int(end[:, -1].max())))
-    scores, children = torch.full(shape, AWAY), torch.zeros(shape, dtype=torch.long)
-    scores[row, column], children[row, column] = score, child
+    there = torch.arange(max(1, int(many.max()))) < many[:, None]
+    scores = torch.full(there.shape, AWAY).masked_scatter_(there, score)
+    children = torch.zeros(there.shape, dtype=torch.long).masked_scatter_(there, child)
     leaves = level + 1 == trie.levels
-    sizes = torch.zeros(()).expand(shape) if leaves else following.sizes[level][children]
-    return Step(node, children, scores, sizes, end - count, False)
+    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][children]
+    return Step(node, children, scores, sizes, count.cumsum(1) - count, False)
 
 
 def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
-    """Children on a level of all beams, one beam after the other: whose they are, b * W + w, and which: int64[C]."""
+    """Children on a level of all beams: how many, int64[B, W], and which, int64[C], one beam after the other."""
     starts = trie.starts[level]
     low = starts[node].long()
-    count = torch.where(log > AWAY, starts[node + 1].long() - low, 0).flatten()
-    beam = torch.repeat_interleave(count)
-    before = count.cumsum(0) - count
-    return beam, torch.arange(len(beam)) + (low.flatten() - before)[beam]
+    count = torch.where(log > AWAY, starts[node + 1].long() - low, 0)
+    own = count.flatten()
+    child = (low.flatten() - (own.cumsum(0) - own)).repeat_interleave(own)
+    return count, child.add_(torch.arange(len(child)))
 
 
 def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Neighbours:

@@ -16,7 +16,7 @@ from befriend.text.baselines import halves
 from befriend.text.corpus import Corpus, Side
 from befriend.text.data import Statement, UserChunk, UserData, as_statement
 from befriend.text.lexicon import Lexicon
-from befriend.text.towers import ItemTower, Temperature, UserTower
+from befriend.text.towers import ItemTower, UserTower
 from befriend.text.trainer import CACHE
 from befriend.text.vectors import statement_vectors, user_vectors
 
@@ -45,14 +45,14 @@ class UniversalUserEmbeddingEvaluator:
 
     def get_user_embeddings(self, users: Sequence[UserData]) -> Tensor:
         """float32[n, E]."""
-        tower, corpus, lexicon, _ = self._user
+        tower, corpus, lexicon = self._user
         people = [corpus.person(user) for user in users]
         _read(corpus.user_side, lexicon)
         return user_vectors(cast(UserTower, tower), corpus, people)
 
     def get_statement_embeddings(self, statements: Sequence[str | Statement]) -> Tensor:
         """float32[n, E]."""
-        tower, corpus, lexicon, _ = self._item
+        tower, corpus, lexicon = self._item
         found = [corpus.statement(statement) for statement in statements]
         _read(corpus.item_side, lexicon)
         return statement_vectors(cast(ItemTower, tower), corpus, found)
@@ -99,11 +99,11 @@ class UniversalUserEmbeddingEvaluator:
         return protocols.authors(one @ other.T)
 
     @cached_property
-    def _user(self) -> tuple[UserTower | ItemTower, Corpus, Lexicon, Temperature]:
+    def _user(self) -> tuple[UserTower | ItemTower, Corpus, Lexicon]:
         return on_disk.load_tower(self.folder, on_disk.USER, self.cache)
 
     @cached_property
-    def _item(self) -> tuple[UserTower | ItemTower, Corpus, Lexicon, Temperature]:
+    def _item(self) -> tuple[UserTower | ItemTower, Corpus, Lexicon]:
         return on_disk.load_tower(self.folder, on_disk.ITEM, self.cache)
 
 

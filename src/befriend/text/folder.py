@@ -14,7 +14,7 @@ from befriend.errors import DataError
 from befriend.text.corpus import Corpus, sides
 from befriend.text.lexicon import Lexicon
 from befriend.text.settings import ModelConfig
-from befriend.text.towers import ItemTower, Temperature, UniversalUserEmbedding, UserTower
+from befriend.text.towers import ItemTower, UniversalUserEmbedding, UserTower
 
 USER, ITEM = "user_tower", "item_tower"
 CONFIG_FILE, WEIGHTS_FILE, LEXICON_FILE = "config.json", "weights.safetensors", "lexicon.safetensors"
@@ -30,13 +30,12 @@ def save(folder: Path, model: UniversalUserEmbedding, corpus: Corpus, lexicon: L
         for name, tower, side in ((USER, model.user, corpus.user_side), (ITEM, model.item, corpus.item_side)):
             (new / name).mkdir(parents=True)
             weights = {key: value.detach().cpu().contiguous() for key, value in tower.state_dict().items()}
-            weights["temperature"] = model.temperature.place.detach().clone()
             save_file(weights, new / name / WEIGHTS_FILE)
             save_file({"rarity": torch.from_numpy(lexicon.rarity)}, new / name / LEXICON_FILE)
             files.write_json(new / name / CONFIG_FILE, told | {"width": side.width})
 
 
-def load_tower(folder: Path, name: str, cache: Path) -> tuple[UserTower | ItemTower, Corpus, Lexicon, Temperature]:
+def load_tower(folder: Path, name: str, cache: Path) -> tuple[UserTower | ItemTower, Corpus, Lexicon]:
     """One of the towers, from its own part of the folder; DataError where it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -55,11 +54,8 @@ def load_tower(folder: Path, name: str, cache: Path) -> tuple[UserTower | ItemTo
             if name == USER
             else ItemTower(told["width"], config, corpus.item_width)
         )
-        weights = load_file(place / WEIGHTS_FILE)
-        temperature = Temperature(config.temperature)
-        temperature.place.data.copy_(weights.pop("temperature"))
-        tower.load_state_dict(weights)
+        tower.load_state_dict(load_file(place / WEIGHTS_FILE))
         rarity: np.ndarray = load_file(place / LEXICON_FILE)["rarity"].numpy()
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, ValidationError) as error:
         raise DataError(f"the {name.replace('_', ' ')} in {folder} cannot be read ({error}). Train it anew.") from None
-    return tower.eval(), corpus, Lexicon(rarity, config.lexical_dim), temperature
+    return tower.eval(), corpus, Lexicon(rarity, config.lexical_dim)
