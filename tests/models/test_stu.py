@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Targets
 from befriend.models.stu import NextTargetPredictionSTU, STUBatch, log_sums
 
 CODES = 7
@@ -155,6 +157,27 @@ def test_before_anything_is_learned_everyone_is_as_probable() -> None:
     for tower in ("linear", "mlp", "moe"):
         m = NextTargetPredictionSTU(4, 3, CODES, 8, 16, stus=stus, tower_type=tower).eval()  # type: ignore[arg-type]
         assert torch.allclose(m.log_probs(torch.randn(2, 16), torch.arange(6)).exp(), torch.tensor(1 / 6))
+
+
+def test_who_is_left_out_is_as_probable_as_anybody_but_on_frozen_lists() -> None:
+    stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    m = model(stus=stus, token_dropout=0.5)
+    positions = Positions(*[torch.tensor([0, 1])] * 4, refresh=torch.tensor([1, 2]))  # daily, frozen
+    histories = NextTargetPredictionBatch(
+        *(torch.tensor([0, 1]), torch.zeros(2, 1).long(), torch.tensor([[2], [3]])),
+        *(torch.ones(2, 1).bool(), torch.tensor([0, 1]), torch.tensor([4, 5])),
+    )
+    query = m.query(histories, positions, m.encode_history(histories))
+    everyone = Targets(torch.arange(8))
+    scores = m.static_columns(query, everyone, m.users.rows())
+    assert torch.equal(scores, m.static_each(query, Targets(torch.arange(8).expand(2, -1)), m.users.rows()))
+    assert query.plain is not None and 0 < query.plain[0].sum() < 8 and not query.plain[1].any()
+    learned = m.log_probs(query.static, everyone.users)
+    uniform = torch.full_like(learned, -math.log(8))
+    assert torch.equal(scores, torch.where(query.plain, uniform, learned)) and not torch.allclose(learned, uniform)
+    assert torch.autograd.grad(scores[query.plain].sum(), query.static)[0].abs().sum() == 0
+    m.eval()
+    assert m.query(histories, positions, m.encode_history(histories)).plain is None
 
 
 def test_loss_of_tokens_is_the_negative_log_probability_but_for_what_goes_to_siblings() -> None:

@@ -19,13 +19,13 @@ CODES, HIDDEN = 5, 12
 
 
 def network(
-    seed: int, users: int = 40, levels: int = 3, **options: Any
+    seed: int, users: int = 40, levels: int = 3, codes: int = CODES, **options: Any
 ) -> tuple[NextTargetPredictionSTU, Trie, Tensor]:
     """A model with random weights, the trie of its users, and what 6 requests ask for."""
     torch.manual_seed(seed)
-    everything = torch.cartesian_prod(*[torch.arange(CODES)] * levels).view(-1, levels)
+    everything = torch.cartesian_prod(*[torch.arange(codes)] * levels).view(-1, levels)
     stus = everything[torch.randperm(len(everything))[:users]]
-    model = NextTargetPredictionSTU(2, levels, CODES, 8, HIDDEN, stus=stus, **options).eval()
+    model = NextTargetPredictionSTU(2, levels, codes, 8, HIDDEN, stus=stus, **options).eval()
     with torch.no_grad():  # training starts from 0
         for parameter in model.tower_layers.parameters():
             parameter.normal_(std=0.3)
@@ -73,6 +73,28 @@ def test_exclusion_by_counts_is_exclusion_by_users() -> None:
     one = search(model, trie, Following.of(model, trie), asked, shown, 10, 10)
     other = beam(model, trie, asked, terms, 10, 10)
     assert torch.equal(one.ids, other.ids)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), users=st.integers(1, 60), width=st.integers(1, 8), share=st.floats(0, 1))
+def test_where_few_tokens_lead_on_nobody_hidden_comes_out_either(
+    seed: int, users: int, width: int, share: float
+) -> None:
+    model, trie, asked = network(seed, users, codes=40)
+    following = Following.of(model, trie)
+    hidden = torch.rand(len(asked), users) < torch.rand(len(asked), 1) ** (1 - share)  # at 1, everybody to everyone
+    indptr = torch.cat([torch.zeros(1).long(), hidden.sum(1).cumsum(0)])
+    shown = Shown(trie, trie.hide(indptr, hidden.nonzero()[:, 1]))
+    found = search(model, trie, following, asked, shown, width, width).ids
+    for row, listed in enumerate(found):
+        people = listed[listed >= 0]
+        assert len(people.unique()) == len(people) == min(width, int((~hidden[row]).sum()))
+        assert not hidden[row, people].any()
+    wide = search(model, trie, following, asked, shown, users, users)
+    terms = torch.zeros(users, len(asked)).masked_fill(hidden.T[trie.users.long()], -torch.inf)
+    everyone = exhaustive(model, trie, asked, terms, users)
+    assert torch.allclose(wide.scores, everyone.scores, atol=1e-4)
+    assert all(set(a.tolist()) == set(b.tolist()) for a, b in zip(wide.ids, everyone.ids, strict=True))
 
 
 def test_what_one_user_adds_is_seen_from_the_root() -> None:

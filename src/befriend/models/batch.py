@@ -108,6 +108,8 @@ class Query(Batch):
     """float32[P, D], for the pointer"""
     learns: Tensor | None = None
     """bool[P], as in Positions"""
+    plain: Tensor | None = None
+    """bool[P, N], users who are to be judged by the moment alone, in a step of training; None: nobody"""
 
     def of(self, rows: slice) -> Query:
         """The queries of some positions."""

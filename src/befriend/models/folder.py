@@ -137,6 +137,7 @@ def build_stu(
         tower_type=tower.towers,
         tied=tower.tied_tokens,
         sibling_smoothing=tower.sibling_smoothing,
+        token_dropout=tower.token_dropout,
         **codes.widths(),
         **_arguments(tower, text_width),
     )

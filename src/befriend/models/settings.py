@@ -81,6 +81,9 @@ class StuTowerSettings(QuerySettings):
     """how the tower of a level reads the query: linear, mlp, or moe (with num_experts)"""
     tied_tokens: bool = False
     """score tokens by the embeddings that stand for them in histories, instead of by rows of their own"""
+    token_dropout: Share = 0.0
+    """share of users who are as likely as anybody in a training step, whatever their tokens, so that what everybody has
+    been doing lately is learned without them; frozen lists, which know little of that, leave nobody out"""
     sibling_smoothing: Share = 0.0
     """share of a token's weight in token_loss that goes to the others that might stand in its place"""
 

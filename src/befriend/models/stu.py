@@ -8,7 +8,8 @@ as much as an inner product with everyone would. Given the users that there are,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from befriend.evaluation.regimes import REGIMES
 from befriend.models.batch import Batch, NextTargetPredictionBatch, Positions, Query, Targets
 from befriend.models.interaction import InteractionMoE
 from befriend.models.layers import MLP
@@ -24,6 +26,7 @@ from befriend.models.query_tower import QueryTower, TowerArguments, inside
 from befriend.models.settings import TowerName
 from befriend.models.users import StuEmbedding, UserEmbedding
 
+FROZEN = REGIMES.index("frozen")
 FLOOR = 1e-30  # of a sum of probabilities, so that its logarithm is finite
 
 
@@ -85,6 +88,8 @@ class NextTargetPredictionSTU(QueryTower):
         tower_type: `linear`, `mlp` or `moe` with `num_experts`: how a tower reads the query.
         tied: Score tokens by their embeddings, instead of by rows of their own.
         sibling_smoothing: Share of a target's weight that goes to the other tokens that might stand in its place.
+        token_dropout: Share of users who are as probable as anybody in a training step, whatever their tokens, but for
+            lists that are frozen.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
         temporal_positions: How many positions of a history predict their next target; None for all.
@@ -103,6 +108,7 @@ class NextTargetPredictionSTU(QueryTower):
         tower_type: TowerName = "linear",
         tied: bool = False,
         sibling_smoothing: float = 0.0,
+        token_dropout: float = 0.0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
         temporal_weight: float = 1.0,
@@ -115,7 +121,7 @@ class NextTargetPredictionSTU(QueryTower):
         tower.setdefault("history_encoder_type", "mean_pooling")
         super().__init__(users, num_actions, hidden_dim, hidden_dim, **tower)
         self.num_codebooks, self.vocabulary, self.tied = num_codebooks, sizes, tied
-        self.sibling_smoothing = sibling_smoothing
+        self.sibling_smoothing, self.token_dropout = sibling_smoothing, token_dropout
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         experts, dropout = tower.get("num_experts", 4), tower.get("dropout", 0.1)
         self.tower_layers = nn.ModuleList(
@@ -178,11 +184,28 @@ class NextTargetPredictionSTU(QueryTower):
         table = self.tokens.table(level)
         return out @ (table.detach() if fixed else table).T
 
+    def query(
+        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
+    ) -> Query:
+        query = super().query(batch, positions, states, rows)
+        if not (self.token_dropout and self.training):
+            return query
+        # Where the moment is long past, who people are is all there is to go by.
+        plain = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
+        recent = torch.ones_like(positions.row) if positions.refresh is None else positions.refresh != FROZEN
+        return replace(query, plain=recent.bool()[:, None] & plain)
+
     def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        return self.log_probs(query.static, targets.users, query.learns)
+        static = self.log_probs(query.static, targets.users, query.learns)
+        if query.plain is None:
+            return static
+        return torch.where(query.plain.gather(1, targets.users), -math.log(query.plain.shape[1]), static)
 
     def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        return self.log_probs(query.static, targets.users, query.learns)
+        static = self.log_probs(query.static, targets.users, query.learns)
+        if query.plain is None:
+            return static
+        return torch.where(query.plain[:, targets.users], -math.log(query.plain.shape[1]), static)
 
     def log_probs(self, asked: Tensor, users: Tensor, learns: Tensor | None = None) -> Tensor:
         """float32[P, C] or [P, K]: log-probabilities of users among all that there are, who sum to one.

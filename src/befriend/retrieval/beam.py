@@ -8,6 +8,7 @@ prefix beneath which nobody may be shown is none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,9 +30,9 @@ class Step:
     """What B requests look at on one level: the children of W nodes each."""
 
     node: Tensor
-    """int64[B, W], of the level above"""
-    child: Tensor
-    """int64[B, C], whatever where the score is -inf"""
+    """int64[B, W], of the level above, -1 where a beam leads nowhere"""
+    child: Callable[[Tensor | None], Tensor]
+    """the children in some columns, int64[B, K], or in all, None: int64[B, K], whatever where the score is -inf"""
     score: Tensor
     """float32[B, C], log-probability, -inf where there is no child"""
     sizes: Tensor
@@ -88,7 +89,7 @@ class Maxima:
         self.levels.reverse()
 
     def __call__(self, level: int, step: Step) -> Tensor:
-        return step.score + self.levels[level][step.child, torch.arange(len(step.node))[:, None]]
+        return step.score + self.levels[level][step.child(None), torch.arange(len(step.node))[:, None]]
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,12 @@ def search(
         step = _step(trie, level, following, node, log, wanted)
         total = bounds(level, step)
         if level == trie.levels - 1:
-            return _found(trie, total, step.child, k)
+            best = total.topk(min(k, total.shape[1]), dim=1)
+            return _found(trie, best.values, step.child(best.indices), k)
         best = (total - step.sizes).topk(min(width, total.shape[1]), dim=1)
-        node = step.child.gather(1, best.indices)
-        log = torch.where(best.values > AWAY, step.score.gather(1, best.indices), AWAY)
+        real = best.values > AWAY
+        node = torch.where(real, step.child(best.indices), -1)  # beneath -1 nobody has to be hidden
+        log = torch.where(real, step.score.gather(1, best.indices), AWAY)
     raise AssertionError("a trie has at least one level")
 
 
@@ -176,9 +179,15 @@ def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tenso
         behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
         log = log - (behind.clamp(min=FLOOR).log() + high + following.largest[level][node])
         score = table.scores[node].add_(wanted[:, None]).add_(log[..., None])  # in place: memory is what takes time
-        first = torch.arange(w).expand(b, -1) * wanted.shape[1]
-        sizes = table.sizes[node].flatten(1)
-        return Step(node, table.child[node].flatten(1), score.flatten(1), sizes, first, True)
+        v = wanted.shape[1]
+
+        def every(columns: Tensor | None) -> Tensor:
+            if columns is None:
+                return table.child[node].flatten(1)
+            return table.child[node.gather(1, columns // v), columns % v]
+
+        first = torch.arange(w).expand(b, -1) * v
+        return Step(node, every, score.flatten(1), table.sizes[node].flatten(1), first, True)
     count, child = _children(trie, level, node, log)
     own, many = count.flatten(), count.sum(1)
     begin = torch.arange(b).repeat_interleave(many) * wanted.shape[1]  # in the flat scores of each child's request
@@ -190,10 +199,16 @@ def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tenso
     # The children of a request stand side by side, and nobody behind the last: a few requests have many.
     there = torch.arange(max(1, int(many.max()))) < many[:, None]
     scores = torch.full(there.shape, AWAY).masked_scatter_(there, score)
-    children = torch.zeros(there.shape, dtype=torch.long).masked_scatter_(there, child)
+    before = (many.cumsum(0) - many)[:, None]
+
+    def some(columns: Tensor | None) -> Tensor:
+        at = before + (torch.arange(there.shape[1]) if columns is None else columns)
+        # Behind the last child of the last request there is none; and maybe nobody has any.
+        return child[at.clamp(max=len(child) - 1)] if len(child) else torch.zeros_like(at)
+
     leaves = level + 1 == trie.levels
-    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][children]
-    return Step(node, children, scores, sizes, count.cumsum(1) - count, False)
+    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][some(None)]
+    return Step(node, some, scores, sizes, count.cumsum(1) - count, False)
 
 
 def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,13 +223,12 @@ def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor
 
 def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Neighbours:
     """The best k of everyone: what a beam is measured by. asked: float32[B, H]; terms: as of `Maxima`."""
-    scores = model.log_probs(asked, trie.users.long()) + terms.T
-    return _found(trie, scores, torch.arange(len(trie.users)).expand(len(asked), -1), k)
+    best = (model.log_probs(asked, trie.users.long()) + terms.T).topk(min(k, len(trie.users)), dim=1)
+    return _found(trie, best.values, best.indices, k)
 
 
 def _found(trie: Trie, scores: Tensor, leaf: Tensor, k: int) -> Neighbours:
-    """The users of the k leaves with the best scores of each row. scores: float32[B, C]; leaf: int64[B, C]."""
-    best = scores.topk(min(k, scores.shape[1]), dim=1)
-    found = torch.where(best.values > AWAY, trie.users[leaf.gather(1, best.indices)].long(), -1)
+    """The users of some leaves, int64[B, K], K <= k, the best first; nobody where the score, float32[B, K], is -inf."""
+    found = torch.where(scores > AWAY, trie.users[leaf].long(), -1)
     missing = (0, k - found.shape[1])
-    return Neighbours(F.pad(found, missing, value=-1), F.pad(best.values, missing, value=AWAY))
+    return Neighbours(F.pad(found, missing, value=-1), F.pad(scores, missing, value=AWAY))
