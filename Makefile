@@ -35,10 +35,10 @@ test: $(INSTALLED)
 
 # What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
 debian:
-	@{ command -v chromium && command -v chromedriver && command -v faketime && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+	@{ command -v chromium && command -v chromedriver && command -v faketime && command -v qemu-x86_64 && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq -y install chromium chromium-driver faketime postgresql >/dev/null; } || \
-		echo "no chromium, chromedriver, faketime or PostgreSQL here: the tests that need them will be skipped"
+		apt-get -qq -y install chromium chromium-driver faketime postgresql qemu-user >/dev/null; } || \
+		echo "no chromium, chromedriver, faketime, qemu-user or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
 	@OMP_NUM_THREADS=1 pytest -m system -n 2 --dist loadfile

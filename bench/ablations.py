@@ -75,7 +75,7 @@ STU: dict[str, dict[str, Any]] = {
     "tokens scored by their embeddings": {"tied_tokens": True},
     "with a tenth of the loss of tokens alone": {"token_loss": 0.1},
     "with as much loss of tokens alone": {"token_loss": 1.0},
-    "tokens left out for 70 % of the users in a step": {"token_dropout": 0.7},
+    "tokens never left out": {"token_dropout": 0.0},
     "without temporal positions": {"temporal_weight": 0.0},
     "with 5 hard negatives": {"hard_negatives": 5},
     "without freshness": {"freshness": False},

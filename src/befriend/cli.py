@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from befriend import layout
+from befriend import kernels, layout
 from befriend.cli_operating import app as operating
 from befriend.cli_text import app as text
 from befriend.errors import explain
@@ -58,6 +58,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> None:
     """Runs a command; an error of a user's making is one message and an exit code, never a traceback."""
+    kernels.hold()  # before anything that computes is loaded
     try:
         app()
     except Exception as error:

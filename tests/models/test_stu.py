@@ -159,25 +159,36 @@ def test_before_anything_is_learned_everyone_is_as_probable() -> None:
         assert torch.allclose(m.log_probs(torch.randn(2, 16), torch.arange(6)).exp(), torch.tensor(1 / 6))
 
 
-def test_who_is_left_out_is_as_probable_as_anybody_but_on_frozen_lists() -> None:
+def test_who_is_left_out_of_a_nightly_list_is_as_probable_as_anybody() -> None:
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
     m = model(stus=stus, token_dropout=0.5)
-    positions = Positions(*[torch.tensor([0, 1])] * 4, refresh=torch.tensor([1, 2]))  # daily, frozen
+    row = torch.tensor([0, 1, 2])
+    positions = Positions(row, row.clamp(max=1), row, row, refresh=torch.tensor([1, 0, 2]))  # daily, streaming, frozen
     histories = NextTargetPredictionBatch(
-        *(torch.tensor([0, 1]), torch.zeros(2, 1).long(), torch.tensor([[2], [3]])),
-        *(torch.ones(2, 1).bool(), torch.tensor([0, 1]), torch.tensor([4, 5])),
+        *(torch.tensor([0, 1, 6]), torch.zeros(3, 1).long(), torch.tensor([[2], [3], [7]])),
+        *(torch.ones(3, 1).bool(), torch.tensor([0, 1, 1]), torch.tensor([4, 5, 6])),
     )
     query = m.query(histories, positions, m.encode_history(histories))
     everyone = Targets(torch.arange(8))
     scores = m.static_columns(query, everyone, m.users.rows())
-    assert torch.equal(scores, m.static_each(query, Targets(torch.arange(8).expand(2, -1)), m.users.rows()))
-    assert query.plain is not None and 0 < query.plain[0].sum() < 8 and not query.plain[1].any()
+    assert torch.equal(scores, m.static_each(query, Targets(torch.arange(8).expand(3, -1)), m.users.rows()))
+    assert query.plain is not None and 0 < query.plain[0].sum() < 8 and not query.plain[1:].any()
     learned = m.log_probs(query.static, everyone.users)
     uniform = torch.full_like(learned, -math.log(8))
     assert torch.equal(scores, torch.where(query.plain, uniform, learned)) and not torch.allclose(learned, uniform)
     assert torch.autograd.grad(scores[query.plain].sum(), query.static)[0].abs().sum() == 0
     m.eval()
     assert m.query(histories, positions, m.encode_history(histories)).plain is None
+
+
+def test_once_training_is_over_tokens_count_for_less() -> None:
+    stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    m, asked, users = model(stus=stus, token_weight=0.5), torch.randn(4, 16), torch.arange(8)
+    whole = m.log_probs(asked, users)
+    half = m.eval().log_probs(asked, users)
+    assert torch.allclose(half.exp().sum(1), torch.ones(4))
+    odds, less = (log[:, 0::2] - log[:, 1::2] for log in (whole, half))  # of siblings, who differ in the last token
+    assert odds.abs().min() > 0.001 and torch.allclose(less, odds / 2, atol=1e-6)
 
 
 def test_loss_of_tokens_is_the_negative_log_probability_but_for_what_goes_to_siblings() -> None:

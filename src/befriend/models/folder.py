@@ -138,6 +138,7 @@ def build_stu(
         tied=tower.tied_tokens,
         sibling_smoothing=tower.sibling_smoothing,
         token_dropout=tower.token_dropout,
+        token_weight=tower.token_weight,
         **codes.widths(),
         **_arguments(tower, text_width),
     )

@@ -81,9 +81,11 @@ class StuTowerSettings(QuerySettings):
     """how the tower of a level reads the query: linear, mlp, or moe (with num_experts)"""
     tied_tokens: bool = False
     """score tokens by the embeddings that stand for them in histories, instead of by rows of their own"""
-    token_dropout: Share = 0.0
-    """share of users who are as likely as anybody in a training step, whatever their tokens, so that what everybody has
-    been doing lately is learned without them; frozen lists, which know little of that, leave nobody out"""
+    token_dropout: Share = 0.7
+    """share of users who are as likely as anybody where training asks for nightly lists, whatever their tokens, so that
+    these learn to go by what everybody has been doing lately"""
+    token_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """how much tokens count once training is over: what was learned of people gets old then, as it never was before"""
     sibling_smoothing: Share = 0.0
     """share of a token's weight in token_loss that goes to the others that might stand in its place"""
 

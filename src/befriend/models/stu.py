@@ -26,7 +26,7 @@ from befriend.models.query_tower import QueryTower, TowerArguments, inside
 from befriend.models.settings import TowerName
 from befriend.models.users import StuEmbedding, UserEmbedding
 
-FROZEN = REGIMES.index("frozen")
+DAILY = REGIMES.index("daily")
 FLOOR = 1e-30  # of a sum of probabilities, so that its logarithm is finite
 
 
@@ -88,8 +88,10 @@ class NextTargetPredictionSTU(QueryTower):
         tower_type: `linear`, `mlp` or `moe` with `num_experts`: how a tower reads the query.
         tied: Score tokens by their embeddings, instead of by rows of their own.
         sibling_smoothing: Share of a target's weight that goes to the other tokens that might stand in its place.
-        token_dropout: Share of users who are as probable as anybody in a training step, whatever their tokens, but for
-            lists that are frozen.
+        token_dropout: Share of users who are as probable as anybody where a training step asks for nightly lists,
+            whatever their tokens.
+        token_weight: Factor of the scores of tokens once training is over. In training they were learned up to a moment
+            ago, later they get old; less than 1 brings all users nearer to each other.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
         temporal_positions: How many positions of a history predict their next target; None for all.
@@ -109,6 +111,7 @@ class NextTargetPredictionSTU(QueryTower):
         tied: bool = False,
         sibling_smoothing: float = 0.0,
         token_dropout: float = 0.0,
+        token_weight: float = 1.0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
         temporal_weight: float = 1.0,
@@ -121,7 +124,7 @@ class NextTargetPredictionSTU(QueryTower):
         tower.setdefault("history_encoder_type", "mean_pooling")
         super().__init__(users, num_actions, hidden_dim, hidden_dim, **tower)
         self.num_codebooks, self.vocabulary, self.tied = num_codebooks, sizes, tied
-        self.sibling_smoothing, self.token_dropout = sibling_smoothing, token_dropout
+        self.sibling_smoothing, self.token_dropout, self.token_weight = sibling_smoothing, token_dropout, token_weight
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         experts, dropout = tower.get("num_experts", 4), tower.get("dropout", 0.1)
         self.tower_layers = nn.ModuleList(
@@ -179,33 +182,31 @@ class NextTargetPredictionSTU(QueryTower):
         return self._over_vocabulary(level, following(self.tokens.tokens(previous_tokens).flatten(-2)), False)
 
     def _over_vocabulary(self, level: int, out: Tensor, fixed: bool) -> Tensor:
-        if not self.tied:
-            return out
-        table = self.tokens.table(level)
-        return out @ (table.detach() if fixed else table).T
+        if self.tied:
+            table = self.tokens.table(level)
+            out = out @ (table.detach() if fixed else table).T
+        return out if self.training else self.token_weight * out
 
     def query(
         self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
     ) -> Query:
         query = super().query(batch, positions, states, rows)
-        if not (self.token_dropout and self.training):
+        if not (self.token_dropout and self.training) or positions.refresh is None:
             return query
-        # Where the moment is long past, who people are is all there is to go by.
+        # Live asks teach what tokens mean, and long after training they are all that there is to go by. In between they
+        # would stand in for the attention of the day, and a nightly list has to go by that also tomorrow.
         plain = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
-        recent = torch.ones_like(positions.row) if positions.refresh is None else positions.refresh != FROZEN
-        return replace(query, plain=recent.bool()[:, None] & plain)
+        return replace(query, plain=plain & (positions.refresh == DAILY)[:, None])
 
     def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         static = self.log_probs(query.static, targets.users, query.learns)
         if query.plain is None:
             return static
-        return torch.where(query.plain.gather(1, targets.users), -math.log(query.plain.shape[1]), static)
+        plain = query.plain.gather(1, targets.users.expand(len(static), -1))
+        return torch.where(plain, -math.log(query.plain.shape[1]), static)
 
     def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        static = self.log_probs(query.static, targets.users, query.learns)
-        if query.plain is None:
-            return static
-        return torch.where(query.plain[:, targets.users], -math.log(query.plain.shape[1]), static)
+        return self.static_each(query, targets, rows)
 
     def log_probs(self, asked: Tensor, users: Tensor, learns: Tensor | None = None) -> Tensor:
         """float32[P, C] or [P, K]: log-probabilities of users among all that there are, who sum to one.

@@ -172,43 +172,50 @@ def search(
 
 def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tensor, wanted: Tensor) -> Step:
     """The children of the beams' nodes, int64[B, W]. log: float32[B, W], -inf for beams that lead nowhere."""
-    b, w = node.shape
-    table = following.dense[level]
     high = wanted.amax(1, keepdim=True)
-    if table is not None:
-        behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
-        log = log - (behind.clamp(min=FLOOR).log() + high + following.largest[level][node])
-        score = table.scores[node].add_(wanted[:, None]).add_(log[..., None])  # in place: memory is what takes time
-        v = wanted.shape[1]
+    most = high + following.largest[level][node]
+    table = following.dense[level]
+    if table is None:
+        return _side_by_side(trie, level, following, node, log, wanted, most)
+    behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
+    log = log - (behind.clamp(min=FLOOR).log() + most)
+    score = table.scores[node].add_(wanted[:, None]).add_(log[..., None])  # in place: memory is what takes time
+    v = wanted.shape[1]
 
-        def every(columns: Tensor | None) -> Tensor:
-            if columns is None:
-                return table.child[node].flatten(1)
-            return table.child[node.gather(1, columns // v), columns % v]
+    def child(columns: Tensor | None) -> Tensor:
+        if columns is None:
+            return table.child[node].flatten(1)
+        return table.child[node.gather(1, columns // v), columns % v]
 
-        first = torch.arange(w).expand(b, -1) * v
-        return Step(node, every, score.flatten(1), table.sizes[node].flatten(1), first, True)
-    count, child = _children(trie, level, node, log)
+    first = torch.arange(node.shape[1]).expand(len(node), -1) * v
+    return Step(node, child, score.flatten(1), table.sizes[node].flatten(1), first, True)
+
+
+def _side_by_side(
+    trie: Trie, level: int, following: Following, node: Tensor, log: Tensor, wanted: Tensor, most: Tensor
+) -> Step:
+    """As `_step`, where few tokens lead on. most: float32[B, W], no child of a node scores higher."""
+    count, children = _children(trie, level, node, log)
     own, many = count.flatten(), count.sum(1)
-    begin = torch.arange(b).repeat_interleave(many) * wanted.shape[1]  # in the flat scores of each child's request
-    score = wanted.flatten().index_select(0, begin.add_(trie.tokens[level].index_select(0, child)))
-    score.add_(following.edge[level].index_select(0, child))
-    most = (high + following.largest[level][node]).flatten()
-    behind = torch.segment_reduce((score - most.repeat_interleave(own)).exp_(), "sum", lengths=own, unsafe=True)
-    score.add_((log.flatten() - (behind.clamp(min=FLOOR).log() + most)).repeat_interleave(own))
+    begin = torch.arange(len(node)).repeat_interleave(many) * wanted.shape[1]  # of each child's request in flat scores
+    score = wanted.flatten().index_select(0, begin.add_(trie.tokens[level].index_select(0, children)))
+    score.add_(following.edge[level].index_select(0, children))
+    above = most.flatten().repeat_interleave(own)
+    behind = torch.segment_reduce((score - above).exp_(), "sum", lengths=own, unsafe=True)
+    score.add_((log.flatten() - (behind.clamp(min=FLOOR).log() + most.flatten())).repeat_interleave(own))
     # The children of a request stand side by side, and nobody behind the last: a few requests have many.
     there = torch.arange(max(1, int(many.max()))) < many[:, None]
     scores = torch.full(there.shape, AWAY).masked_scatter_(there, score)
     before = (many.cumsum(0) - many)[:, None]
 
-    def some(columns: Tensor | None) -> Tensor:
+    def child(columns: Tensor | None) -> Tensor:
         at = before + (torch.arange(there.shape[1]) if columns is None else columns)
         # Behind the last child of the last request there is none; and maybe nobody has any.
-        return child[at.clamp(max=len(child) - 1)] if len(child) else torch.zeros_like(at)
+        return children[at.clamp(max=len(children) - 1)] if len(children) else torch.zeros_like(at)
 
     leaves = level + 1 == trie.levels
-    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][some(None)]
-    return Step(node, some, scores, sizes, count.cumsum(1) - count, False)
+    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][child(None)]
+    return Step(node, child, scores, sizes, count.cumsum(1) - count, False)
 
 
 def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,9 +38,9 @@ class Side:
     cache: Path
     """folder of caches"""
     texts: list[str] = field(default_factory=list)
-    counts: csr_array | None = None
-    """float64[T, BUCKETS], the words of each text"""
-    lexicon: Lexicon | None = None
+    counts: csr_array = field(default_factory=lambda: csr_array((0, BUCKETS)))
+    """float64[T, BUCKETS], the words of each text that was read"""
+    lexicon: Lexicon = field(default_factory=lambda: Lexicon.of([], 0))
     """how they are weighed"""
     dense: np.ndarray | None = None
     """float32[T, W]; None where the encoder reads in every step"""
@@ -58,7 +58,7 @@ class Side:
         self.lexicon = lexicon
         new = self.texts[self.known :]
         found = counts(new) if lexicon.width else csr_array((len(new), BUCKETS))
-        self.counts = found if self.counts is None else vstack([self.counts, found], format="csr")
+        self.counts = vstack([self.counts, found], format="csr")
         if not self.tuned:
             dense = self.vectors(new)
             self.dense = dense if self.dense is None else np.concatenate([self.dense, dense])
@@ -66,11 +66,10 @@ class Side:
     @property
     def known(self) -> int:
         """Texts that were read."""
-        return 0 if self.counts is None else self.counts.shape[0]
+        return int(self.counts.shape[0])
 
     def words(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """float32[n, X]: what some texts say together, int64 each: words are counted over all of them."""
-        assert self.counts is not None and self.lexicon is not None
         which = np.concatenate([np.zeros(0, np.int64), *rows])
         begin = np.concatenate([[0], np.cumsum([len(own) for own in rows])])
         together = csr_array((np.ones(len(which)), which, begin), (len(rows), self.known))
@@ -191,15 +190,13 @@ class Corpus:
         most = max((len(person.rows) for person in people), default=0)
         shape = len(people), max(most, 1)
         chunks, mask, age = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, np.float32)
-        numbers = np.zeros((len(people), self.user_width), np.float32)
         for k, person in enumerate(people):
             n = len(person.rows)
             chunks[k, :n] = person.rows if rows is None else np.searchsorted(rows, person.rows)
             mask[k, :n] = True
             if n:
                 age[k, :n] = np.log1p((person.second.max() - person.second) / DAY)
-            if self.user_width:
-                numbers[k] = _numbers(person)
+        numbers = self.user_numbers(people)
         words = self.user_side.words([person.rows for person in people])
         return Users(*(torch.from_numpy(x) for x in (chunks, mask, age, words, numbers)))
 
@@ -210,8 +207,17 @@ class Corpus:
         if rows is not None:
             text = np.searchsorted(rows, text)
             context = np.where(context >= 0, np.searchsorted(rows, context), -1)
-        numbers = np.stack([one[2] for one in found]) if found else np.zeros((0, self.item_width), np.float32)
+        numbers = self.item_numbers(found)
         return Statements(*(torch.from_numpy(x) for x in (text, context, words, numbers)))
+
+    def user_numbers(self, people: Sequence[Person]) -> np.ndarray:
+        """float32[n, M]."""
+        known = [_numbers(person) for person in people] if self.user_width else []
+        return np.stack(known) if known else np.zeros((len(people), self.user_width), np.float32)
+
+    def item_numbers(self, found: Sequence[tuple[int, int, np.ndarray]]) -> np.ndarray:
+        """float32[n, M], of what `statement` gave."""
+        return np.stack([one[2] for one in found]) if found else np.zeros((0, self.item_width), np.float32)
 
     @property
     def user_width(self) -> int:

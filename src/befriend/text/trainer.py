@@ -125,11 +125,11 @@ class UniversalUserEmbeddingTrainer:
             read.append(torch.from_numpy(np.concatenate([dense.reshape(len(some), side.width), words], 1)))
         self.model.begin(read[0], read[1])
         for head, numbers in (
-            (self.model.user.head, corpus.users(train.people).numbers),
-            (self.model.item.head, corpus.statements([self.pool[k] for k in said]).numbers),
+            (self.model.user.head, corpus.user_numbers(train.people)),
+            (self.model.item.head, corpus.item_numbers([self.pool[k] for k in said])),
         ):
             if head.standardise is not None and len(numbers) > 1:
-                head.standardise.fit(numbers)
+                head.standardise.fit(torch.from_numpy(numbers))
 
     def _digest(self) -> str:
         """Of all that the outcome depends on."""

@@ -1,0 +1,25 @@
+"""Equal runs, equal bytes, on whatever x86 machine: its libraries are held to the instructions that all of them have.
+
+PyTorch, MKL, oneDNN, OpenBLAS and NumPy choose by the processor how they compute, and what is computed in another order
+is rounded in another way. Processors since 2013 have AVX2; AVX-512, which only some have, stays unused. MKL takes its
+own way on AMD, and other architectures compute as they do: there, equal runs are equal on processors of one kind.
+"""
+
+from __future__ import annotations
+
+import os
+
+KERNELS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+}
+"""Environment variables, which the libraries read when they are loaded."""
+
+
+def hold() -> None:
+    """Holds the libraries that this process will load; what somebody has set already stays."""
+    for name, value in KERNELS.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,77 @@
+"""Prints a digest of what each library computes, as the stages have it compute: a line each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from befriend import kernels
+
+kernels.hold()
+
+import lightgbm  # noqa: E402
+import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+import torch  # noqa: E402
+from scipy.sparse import csr_array  # type: ignore[import-untyped]  # noqa: E402
+from scipy.sparse.linalg import svds  # type: ignore[import-untyped]  # noqa: E402
+from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+rng = np.random.default_rng(0)
+wide = rng.random((301, 211))
+single = torch.from_numpy(wide).float()
+
+
+def trained() -> torch.Tensor:
+    """Weights of a causal transformer layer and a softmax over inner products after a few steps."""
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True, dropout=0.1)
+    table = torch.nn.Embedding(97, 32)
+    weights = [*layer.parameters(), *table.parameters()]
+    optimizer = torch.optim.AdamW(weights, 0.01)
+    for _ in range(3):
+        history = torch.randint(97, (16, 21))
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(20)
+        state = layer(table(history[:, :-1]), mask, is_causal=True)
+        loss = F.cross_entropy((state @ table.weight.T).flatten(0, 1), history[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    return torch.cat([weight.detach().flatten() for weight in weights])
+
+
+def boosted() -> Any:
+    settings = {
+        "objective": "lambdarank",
+        "num_threads": 1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbose": -1,
+    }
+    data = lightgbm.Dataset(wide, (wide[:, 0] > 0.5).astype(int), group=[43] * 7)
+    return lightgbm.train(settings, data, 5).predict(wide)
+
+
+WORK: dict[str, Callable[[], Any]] = {
+    "training": trained,
+    "torch, functions": lambda: torch.cat([f(single) for f in (torch.exp, torch.log, torch.log1p, torch.erf, F.gelu)]),
+    "torch, sums": lambda: torch.stack([single.logsumexp(1), single.var(1), single.cumsum(1)[:, -1], single.sum(1)]),
+    "torch, shares": lambda: single.softmax(1),
+    "torch, products of doubles": lambda: single.double() @ single.double().T,
+    "torch, factors": lambda: torch.linalg.svd(single)[1],
+    "numpy, functions": lambda: np.stack([f(wide) for f in (np.exp, np.log, np.log1p, np.exp2, np.arctan)]),
+    "numpy, functions in single": lambda: np.stack([f(wide.astype("f")) for f in (np.exp, np.log, np.log1p, np.exp2)]),
+    "numpy, powers": lambda: np.stack([wide**-0.37, 0.5**wide]),
+    "numpy, products": lambda: wide @ wide.T,
+    "numpy, factors": lambda: np.linalg.svd(wide)[1],
+    "scipy": lambda: svds(csr_array(np.where(wide > 0.9, wide, 0)), 8, random_state=0)[1],
+    "scikit-learn": lambda: KMeans(8, n_init=1, random_state=0).fit(wide).cluster_centers_,
+    "polars": lambda: pl.Series(wide.flatten()).log().to_numpy(),
+    "lightgbm": boosted,
+}
+for name, work in WORK.items():
+    print(name, hashlib.sha256(np.ascontiguousarray(work()).tobytes()).hexdigest())

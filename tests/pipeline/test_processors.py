@@ -1,0 +1,34 @@
+"""What the stages compute has the same bytes on processors of other years."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QEMU = shutil.which("qemu-x86_64")
+
+
+def run(*command: str) -> list[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_nothing_that_computes_is_loaded_before_it_is_held_to_common_instructions() -> None:
+    code = "import sys, befriend.cli; print([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
+    assert run(sys.executable, "-c", code) == ["[]"]
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not QEMU or platform.machine() != "x86_64", reason="needs Debian's package qemu-user, on x86-64")
+def test_a_processor_of_2013_computes_the_same() -> None:
+    program = [sys.executable, str(Path(__file__).with_name("computed.py"))]
+    here, there = run(*program), run(str(QEMU), "-cpu", "Haswell", *program)
+    assert len(here) == 15
+    assert there == here
