@@ -79,7 +79,9 @@ class Side:
         """float32[n, W], of length 1, from the cache as far as it has them; the encoder is loaded only if needed."""
         if not texts:
             return np.zeros((0, self.width), np.float32)
-        kind = encoding.device().type  # another device rounds in another way
+        kind = encoding.device().type
+        if kind == "cpu":  # what rounds in another way has a cache of its own
+            kind += f"-{torch.backends.cpu.get_cpu_capability().lower()}"
         folder = self.cache / f"{encoding.digest(self.name).replace('/', '--')}-{self.length}-{kind}"
         return Cache(folder).get(texts, lambda some: encoding.encode_all(self.encoder, some))
 
