@@ -15,6 +15,7 @@ KERNELS = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "OMP_NUM_THREADS": "1",  # the number of threads decides the order as well; training has a setting of its own
 }
 """Environment variables, which the libraries read when they are loaded."""
 
