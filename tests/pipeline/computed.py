@@ -19,7 +19,6 @@ from scipy.sparse.linalg import svds  # type: ignore[import-untyped]  # noqa: E4
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-torch.set_num_threads(1)
 torch.manual_seed(0)
 rng = np.random.default_rng(0)
 wide = rng.random((301, 211))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -15,8 +14,7 @@ QEMU = shutil.which("qemu-x86_64")
 
 
 def run(*command: str) -> list[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def test_nothing_that_computes_is_loaded_before_it_is_held_to_common_instructions() -> None:
