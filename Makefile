@@ -31,7 +31,7 @@ run: $(INSTALLED)
 	@befriend summary
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 pytest -m "not system" -n auto --dist loadfile
+	@pytest -m "not system" -n auto --dist loadfile
 
 # What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
 debian:
@@ -41,7 +41,7 @@ debian:
 		echo "no chromium, chromedriver, faketime, qemu-user or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
-	@OMP_NUM_THREADS=1 pytest -m system -n 2 --dist loadfile
+	@pytest -m system -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	@ruff check .

@@ -1,0 +1,5 @@
+"""The tests compute as the stages do, also in the processes that they start: held before anything is loaded."""
+
+from befriend import kernels
+
+kernels.hold()
