@@ -59,7 +59,8 @@ TWO_TOWER: dict[str, dict[str, Any]] = {
     "with 5 hard negatives": {"hard_negatives": 5},
     "without a loss of its own for first contacts": {"new_weight": 0.0},
     "shuffled instead of chronological": {"order": "shuffled"},
-    "targets described by 4 partners": {"partners": 4},
+    "targets not described by partners": {"partners": 0},
+    "what users are counts in full": {"user_weight": 1.0},
     "clusters inside": {"clusters": 32},
     "clusters inside, with as much loss of the next one": {"clusters": 32, "cluster_weight": 1.0},
 }
@@ -76,6 +77,8 @@ STU: dict[str, dict[str, Any]] = {
     "with a tenth of the loss of tokens alone": {"token_loss": 0.1},
     "with as much loss of tokens alone": {"token_loss": 1.0},
     "tokens never left out": {"token_dropout": 0.0},
+    "targets not described by partners": {"partners": 0},
+    "what users are counts in full": {"user_weight": 1.0},
     "without temporal positions": {"temporal_weight": 0.0},
     "with 5 hard negatives": {"hard_negatives": 5},
     "without freshness": {"freshness": False},

@@ -159,6 +159,23 @@ def test_before_anything_is_learned_everyone_is_as_probable() -> None:
         assert torch.allclose(m.log_probs(torch.randn(2, 16), torch.arange(6)).exp(), torch.tensor(1 / 6))
 
 
+def test_a_target_is_also_the_people_it_was_last_in_contact_with_by_their_tokens() -> None:
+    stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    m, rows = model(stus=stus, partners=True), torch.arange(9)
+    torch.nn.init.normal_(m.tokens.nobody)
+    users = [m.tokens.mean(stu) for stu in stus] + [m.tokens.nobody]
+    partners = torch.tensor([[[0, 3], [5, -1], [-1, -1]], [[6, 6], [7, 99], [1, 2]]])  # 99 came later
+    means = [
+        [(users[0] + users[3]) / 2, users[5], 0 * users[0]],
+        [users[6], (users[7] + users[8]) / 2, (users[1] + users[2]) / 2],
+    ]
+    found = m.social(partners, rows, m.tokens.weight)
+    assert torch.allclose(found, torch.stack([torch.stack(row) for row in means]), atol=1e-6)
+    asked = torch.randn(2, 8)
+    by_hand = torch.einsum("pd,pkd->pk", asked, found)
+    assert torch.allclose(m.social_scores(asked, partners, rows), by_hand, atol=1e-6)
+
+
 def test_who_is_left_out_of_a_nightly_list_is_as_probable_as_anybody() -> None:
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
     m = model(stus=stus, token_dropout=0.5)
@@ -183,7 +200,7 @@ def test_who_is_left_out_of_a_nightly_list_is_as_probable_as_anybody() -> None:
 
 def test_once_training_is_over_tokens_count_for_less() -> None:
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    m, asked, users = model(stus=stus, token_weight=0.5), torch.randn(4, 16), torch.arange(8)
+    m, asked, users = model(stus=stus, user_weight=0.5), torch.randn(4, 16), torch.arange(8)
     whole = m.log_probs(asked, users)
     half = m.eval().log_probs(asked, users)
     assert torch.allclose(half.exp().sum(1), torch.ones(4))

@@ -268,7 +268,7 @@ def test_the_social_term_is_the_inner_product_with_the_partners_mean_embedding()
     g = torch.Generator().manual_seed(0)
     partners = torch.randint(-1, USERS + 9, (5, 7, 3), generator=g)
     query, rows = torch.randn(5, 16, generator=g), m.users.rows()
-    by_hand = torch.einsum("pd,pkd->pk", query, m.social(partners, rows))
+    by_hand = torch.einsum("pd,pkd->pk", query, m.social(partners, rows, m.users.own.weight))
     assert torch.allclose(m.social_scores(query, partners, rows), by_hand, atol=1e-5)
 
 
@@ -279,6 +279,15 @@ def test_dropped_embeddings_are_dropped_in_training_alone() -> None:
     torch.manual_seed(0)
     dropped = (m.users.rows(0.5)[:-1] == USERS).float().mean().item()
     assert 0.3 < dropped < 0.7
+
+
+def test_once_training_is_over_it_counts_for_less_who_somebody_is(some: NextTargetPredictionBatch) -> None:
+    options = {"partners": True, "user_features": 4}
+    whole, half = model(**options), model(user_weight=0.5, **options)
+    own = whole.users.own.embedding_dim
+    assert torch.equal(half(some)[:, :own], whole(some)[:, :own] / 2) and whole(some)[:, :own].abs().min() > 0
+    assert torch.equal(half(some)[:, own:], whole(some)[:, own:])
+    assert torch.equal(half.train()(some), whole.train()(some))
 
 
 def test_a_hidden_action_is_an_action_of_its_own(some: NextTargetPredictionBatch) -> None:

@@ -118,4 +118,9 @@ class Query(Batch):
 
     def vector(self) -> Tensor:
         """float32[P, W]: the whole query; its inner product with `target_vectors` is the score but for the pointer."""
-        return torch.cat([part for part in (self.static, self.social, self.moment) if part is not None], -1)
+        return torch.cat([self.static, self.changing()], -1)
+
+    def changing(self) -> Tensor:
+        """float32[P, W']: the part of the query that is asked of what changes with time, W' may be 0."""
+        parts = [part for part in (self.social, self.moment) if part is not None]
+        return torch.cat(parts, -1) if parts else self.static.new_zeros(len(self.static), 0)

@@ -116,7 +116,6 @@ def build(
         embedding_dim=tower.embedding_dim,
         hidden_dim=tower.hidden_dim,
         id_embedding=tower.id_embedding,
-        partners=tower.partners > 0,
         clusters=tower.clusters,
         **codes.widths(),
         **_arguments(tower, text_width),
@@ -138,7 +137,6 @@ def build_stu(
         tied=tower.tied_tokens,
         sibling_smoothing=tower.sibling_smoothing,
         token_dropout=tower.token_dropout,
-        token_weight=tower.token_weight,
         **codes.widths(),
         **_arguments(tower, text_width),
     )
@@ -152,6 +150,7 @@ def width_of_texts(tower: QuerySettings, texts: TextVectors) -> int:
 def _arguments(tower: QuerySettings, text_width: int) -> TowerArguments:
     written = STATISTICS + text_width if text_width else 0
     return {
+        "partners": tower.partners > 0,
         "dropout": tower.dropout,
         "history_encoder_type": tower.history_encoder,
         "interaction_type": tower.interaction,
@@ -167,6 +166,7 @@ def _arguments(tower: QuerySettings, text_width: int) -> TowerArguments:
         "text_width": text_width,
         "pair_features": PAIR_FEATURES if tower.pointer else 0,
         "id_dropout": tower.id_dropout,
+        "user_weight": tower.user_weight,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
@@ -24,6 +25,7 @@ from befriend.models.users import UserEmbedding
 class TowerArguments(TypedDict, total=False):
     """Arguments of a QueryTower that its subclasses pass on."""
 
+    partners: bool
     dropout: float
     history_encoder_type: HistoryEncoderName
     interaction_type: Literal["mlp", "moe"]
@@ -39,6 +41,7 @@ class TowerArguments(TypedDict, total=False):
     pair_features: int
     text_width: int
     id_dropout: float
+    user_weight: float
 
 
 class QueryTower(nn.Module):
@@ -49,7 +52,7 @@ class QueryTower(nn.Module):
         num_actions: Labels of actions.
         hidden_dim: Width of hidden layers.
         static_dim: Width of what is asked of what a target is.
-        social: Whether it is also asked with whom a target was last in contact.
+        partners: Whether it is also asked with whom a target was last in contact.
         dropout: Share of hidden units left out in training.
         history_encoder_type: `transformer`, `simple_attention` or `mean_pooling`.
         interaction_type: `mlp` or `moe`, with `num_experts`.
@@ -61,6 +64,8 @@ class QueryTower(nn.Module):
         pair_features: Width of the features of pairs; 0 turns the pointer term off.
         text_width: Width of the vectors of what users wrote, the last columns of the activity features; 0 for none.
         id_dropout: Share of users who are nobody in particular in a training step.
+        user_weight: How much it counts who a target is, once training is over. In training that was learned up to a
+            moment ago, later it gets old; less than 1 brings all users nearer to each other.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class QueryTower(nn.Module):
         num_actions: int,
         hidden_dim: int,
         static_dim: int,
-        social: bool = False,
+        partners: bool = False,
         dropout: float = 0.1,
         history_encoder_type: HistoryEncoderName = "transformer",
         interaction_type: Literal["mlp", "moe"] = "mlp",
@@ -85,11 +90,13 @@ class QueryTower(nn.Module):
         pair_features: int = 0,
         text_width: int = 0,
         id_dropout: float = 0.0,
+        user_weight: float = 1.0,
     ):
         super().__init__()
         d = users.own.embedding_dim
         wide = 2 * d
-        self.latent_cross, self.history_scale, self.id_dropout = latent_cross, history_scale, id_dropout
+        self.latent_cross, self.history_scale = latent_cross, history_scale
+        self.id_dropout, self.user_weight = id_dropout, user_weight
         self.users = users
         self.actions = nn.Embedding(num_actions + 1, d)  # the last row: an action that is not known
         self.directions = nn.Embedding(2, d)
@@ -123,7 +130,7 @@ class QueryTower(nn.Module):
         )
         self.shortcut = nn.Linear(parts, d) if shortcut else None
         self.to_static = nn.Linear(d, static_dim)
-        self.to_social = nn.Linear(d, d) if social else None
+        self.to_social = nn.Linear(d, d) if partners else None
         self.to_moment = nn.Linear(d, self.moment.width) if self.moment is not None else None
         self.pointer = Pointer(pair_features, 3 + 2 * num_actions, d) if pair_features else None
         for table in (self.actions, self.directions, self.refresh):
@@ -242,6 +249,32 @@ class QueryTower(nn.Module):
         if self.moment is not None:
             self.moment.standardise.fit(self._split(examples)[0])
 
+    def social(self, partners: Tensor, rows: Tensor, table: Tensor) -> Tensor:
+        """float32[..., D]: the mean embedding of the users with whom a target was last in contact.
+
+        partners: int64[..., m], -1 for nobody; table: float32[., D], what users are of their own.
+        """
+        mask = partners >= 0
+        weight = mask.to(table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+        m = partners.shape[-1]
+        known = rows[partners.clamp(0, len(rows) - 1)].view(-1, m)
+        bags = F.embedding_bag(known, table, mode="sum", per_sample_weights=weight.view(-1, m))
+        return bags.view(*partners.shape[:-1], -1)
+
+    def social_scores(self, query: Tensor, partners: Tensor, rows: Tensor, learns: Tensor | None = None) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].
+
+        Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
+        the products gathered: that is much less work than to add up the embeddings of each pair.
+        """
+        mask = partners >= 0
+        known = rows[partners.clamp(0, len(rows) - 1)]
+        used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
+        used[known] = True
+        product = products(query, self.users.own(used.nonzero().squeeze(1)), learns)  # (P, distinct)
+        found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
+        return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
     def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         """float32[P, K]: scores of K users for each position, by what does not change. targets: shape [P, K]."""
         raise NotImplementedError
@@ -252,16 +285,18 @@ class QueryTower(nn.Module):
 
     def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
         """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
-        score = self._with_moment(self.static_each(query, targets, rows), query, targets)
+        score = self._with_changes(self.static_each(query, targets, rows), query, targets, rows)
         if self.pointer is not None and pairs is not None:
             score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
         return score
 
     def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
-        return self._with_moment(self.static_columns(query, targets, rows), query, targets)
+        return self._with_changes(self.static_columns(query, targets, rows), query, targets, rows)
 
-    def _with_moment(self, score: Tensor, query: Query, targets: Targets) -> Tensor:
+    def _with_changes(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+        if query.social is not None and targets.partners is not None:
+            score = score + self.social_scores(query.social, targets.partners, rows, query.learns)
         if query.moment is None or targets.features is None:
             return score
         return score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
@@ -274,6 +309,13 @@ def inside(mask: Tensor, received: Tensor | None, most: int | None) -> tuple[Ten
         asked = asked & (asked.flip(1).cumsum(1).flip(1) <= most)  # how many from here on
     row, column = asked.nonzero(as_tuple=True)
     return row, column
+
+
+def products(query: Tensor, users: Tensor, learns: Tensor | None) -> Tensor:
+    """float32[P, C]: inner products; `users`, float32[C, D], have the gradient of the positions that learn."""
+    if learns is None:
+        return query @ users.T
+    return torch.where(learns[:, None], query @ users.T, query @ users.detach().T)
 
 
 def taught(values: Tensor, learns: Tensor | None) -> Tensor:

@@ -53,10 +53,15 @@ class QuerySettings(Settings):
     """share of hidden units left out in training"""
     id_dropout: Share = 0.3
     """share of users who are nobody in particular in a training step, so that the model can do without"""
+    user_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """how much it counts who somebody is, once training is over, beside what they have been doing lately: what was
+    learned of people gets old then, as it never was before"""
     freshness: bool = True
     """how recently and how often somebody acted and was acted on enters the score"""
     texts: bool = True
     """what users wrote, where the log has texts, enters query and score, beside freshness"""
+    partners: Count = 4
+    """latest contacts of a target that describe it, also when nothing was learned of itself; 0 for none"""
     pointer: bool = True
     """people in one's own history get a score of their own, from when and how often one was in contact"""
     own_contacts: Annotated[int, Field(ge=1)] = 100
@@ -68,8 +73,6 @@ class TowerSettings(QuerySettings):
 
     id_embedding: bool = True
     """users seen in training have an embedding of their own; off, a user is only what is known of them"""
-    partners: Count = 0
-    """latest contacts of a target whose embeddings describe it, also when it has none itself; 0 for none"""
     clusters: Count = 0
     """learned clusters inside the model, whose mixture is part of a user, learned with the rest; 0 for none"""
 
@@ -84,8 +87,6 @@ class StuTowerSettings(QuerySettings):
     token_dropout: Share = 0.7
     """share of users who are as likely as anybody where training asks for nightly lists, whatever their tokens, so that
     these learn to go by what everybody has been doing lately"""
-    token_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """how much tokens count once training is over: what was learned of people gets old then, as it never was before"""
     sibling_smoothing: Share = 0.0
     """share of a token's weight in token_loss that goes to the others that might stand in its place"""
 

@@ -90,8 +90,6 @@ class NextTargetPredictionSTU(QueryTower):
         sibling_smoothing: Share of a target's weight that goes to the other tokens that might stand in its place.
         token_dropout: Share of users who are as probable as anybody where a training step asks for nightly lists,
             whatever their tokens.
-        token_weight: Factor of the scores of tokens once training is over. In training they were learned up to a moment
-            ago, later they get old; less than 1 brings all users nearer to each other.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
         temporal_positions: How many positions of a history predict their next target; None for all.
@@ -111,7 +109,6 @@ class NextTargetPredictionSTU(QueryTower):
         tied: bool = False,
         sibling_smoothing: float = 0.0,
         token_dropout: float = 0.0,
-        token_weight: float = 1.0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
         temporal_weight: float = 1.0,
@@ -124,7 +121,7 @@ class NextTargetPredictionSTU(QueryTower):
         tower.setdefault("history_encoder_type", "mean_pooling")
         super().__init__(users, num_actions, hidden_dim, hidden_dim, **tower)
         self.num_codebooks, self.vocabulary, self.tied = num_codebooks, sizes, tied
-        self.sibling_smoothing, self.token_dropout, self.token_weight = sibling_smoothing, token_dropout, token_weight
+        self.sibling_smoothing, self.token_dropout = sibling_smoothing, token_dropout
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         experts, dropout = tower.get("num_experts", 4), tower.get("dropout", 0.1)
         self.tower_layers = nn.ModuleList(
@@ -172,20 +169,20 @@ class NextTargetPredictionSTU(QueryTower):
             out = functional_call(wanted, {name: value.detach() for name, value in wanted.named_parameters()}, (asked,))
         else:
             out = wanted(asked)
-        return self._over_vocabulary(level, out, fixed)
+        return self._scores(level, out, fixed)
 
     def _following(self, level: int, previous_tokens: Tensor) -> Tensor:
         """float32[..., V], 0 on the first level."""
         following = self._tower(level).following
         if following is None:
             return self.empty.new_zeros(())
-        return self._over_vocabulary(level, following(self.tokens.tokens(previous_tokens).flatten(-2)), False)
+        return self._scores(level, following(self.tokens.tokens(previous_tokens).flatten(-2)), False)
 
-    def _over_vocabulary(self, level: int, out: Tensor, fixed: bool) -> Tensor:
+    def _scores(self, level: int, out: Tensor, fixed: bool) -> Tensor:
         if self.tied:
             table = self.tokens.table(level)
             out = out @ (table.detach() if fixed else table).T
-        return out if self.training else self.token_weight * out
+        return out if self.training else self.user_weight * out
 
     def query(
         self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
@@ -193,8 +190,8 @@ class NextTargetPredictionSTU(QueryTower):
         query = super().query(batch, positions, states, rows)
         if not (self.token_dropout and self.training) or positions.refresh is None:
             return query
-        # Live asks teach what tokens mean, and long after training they are all that there is to go by. In between they
-        # would stand in for the attention of the day, and a nightly list has to go by that also tomorrow.
+        # Live asks teach what tokens mean, and lists for weeks have little else to go by. In nightly ones tokens would
+        # stand in for the attention of the day, which is there still when what was learned of users has become old.
         plain = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
         return replace(query, plain=plain & (positions.refresh == DAILY)[:, None])
 

@@ -5,15 +5,15 @@ The score of a target is the inner product of the two, plus a term for people of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, Targets
 from befriend.models.clusters import Clusters
-from befriend.models.query_tower import QueryTower, TowerArguments, inside, taught
+from befriend.models.query_tower import QueryTower, TowerArguments, inside, products, taught
 from befriend.models.settings import NegativesName
 from befriend.models.users import UserEmbedding
 from befriend.training.losses import SoftmaxLoss, softmax_loss
@@ -32,7 +32,6 @@ class NextTargetPredictionUserIDs(QueryTower):
         hidden_dim: Width of hidden layers.
         device: Where the parameters lie.
         id_embedding: Whether users have an embedding of their own.
-        partners: Whether targets are described by their latest contacts too.
         clusters: Learned clusters, whose mixture is part of a user; 0 for none.
         categories, numeric: Sizes of the users' categorical attributes, and number of numeric ones.
         temporal_weight: Weight of a position inside a history beside the example's own.
@@ -49,7 +48,6 @@ class NextTargetPredictionUserIDs(QueryTower):
         hidden_dim: int = 256,
         device: torch.device | str = "cpu",
         id_embedding: bool = True,
-        partners: bool = False,
         clusters: int = 0,
         categories: tuple[int, ...] = (),
         numeric: int = 0,
@@ -62,7 +60,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         own = nn.Embedding(num_users + 1 if id_embedding else 1, embedding_dim)
         table = Clusters(clusters, embedding_dim, TEMPERATURE) if clusters else None
         users = UserEmbedding(num_users, own, categories, numeric, table)
-        super().__init__(users, num_actions, hidden_dim, embedding_dim, partners, **tower)
+        super().__init__(users, num_actions, hidden_dim, embedding_dim, **tower)
         self.num_users = num_users
         self.temporal_weight, self.temporal_positions = temporal_weight, temporal_positions
         self.negatives, self.log_q = negatives, log_q
@@ -70,19 +68,9 @@ class NextTargetPredictionUserIDs(QueryTower):
         self.popularity: Tensor
         self.to(device)
 
-    def social(self, partners: Tensor, rows: Tensor) -> Tensor:
-        """float32[..., D]: the mean embedding of the users with whom a target was last in contact.
-
-        partners: int64[..., m], -1 for nobody.
-        """
-        mask = partners >= 0
-        assert isinstance(self.users.own, nn.Embedding)
-        table = self.users.own.weight
-        weight = mask.to(table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
-        m = partners.shape[-1]
-        known = rows[partners.clamp(0, len(rows) - 1)].view(-1, m)
-        bags = F.embedding_bag(known, table, mode="sum", per_sample_weights=weight.view(-1, m))
-        return bags.view(*partners.shape[:-1], -1)
+    def ask(self, positions: Positions, states: Tensor, actor: Tensor) -> Query:
+        query = super().ask(positions, states, actor)
+        return query if self.training else replace(query, static=self.user_weight * query.static)
 
     def target_vectors(self, targets: Targets, rows: Tensor | None = None) -> Tensor:
         """float32[..., W]: vectors of the users as targets; what is not known of them is 0."""
@@ -91,38 +79,18 @@ class NextTargetPredictionUserIDs(QueryTower):
         shape = targets.users.shape
         if self.to_social is not None:
             none = parts[0].new_zeros(*shape, self.to_social.out_features)
-            parts.append(none if targets.partners is None else self.social(targets.partners, rows))
+            known = targets.partners
+            parts.append(none if known is None else self.social(known, rows, self.users.own.weight))
         if self.moment is not None:
             parts.append(self.moments(targets))
         return torch.cat(parts, -1)
 
-    def social_scores(self, query: Tensor, partners: Tensor, rows: Tensor, learns: Tensor | None = None) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].
-
-        Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
-        the products gathered: that is much less work than to add up the embeddings of each pair.
-        """
-        mask = partners >= 0
-        known = rows[partners.clamp(0, len(rows) - 1)]
-        used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
-        used[known] = True
-        product = _products(query, self.users.own(used.nonzero().squeeze(1)), learns)  # (P, distinct)
-        found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
-        return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
-
     def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
         users = taught(self.users(targets.users, rows), query.learns)
-        score = torch.einsum("pd,pkd->pk", query.static, users)
-        return self._with_social(score, query, targets, rows)
+        return torch.einsum("pd,pkd->pk", query.static, users)
 
     def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        score = _products(query.static, self.users(targets.users, rows), query.learns)
-        return self._with_social(score, query, targets, rows)
-
-    def _with_social(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
-        if query.social is None or targets.partners is None:
-            return score
-        return score + self.social_scores(query.social, targets.partners, rows, query.learns)
+        return products(query.static, self.users(targets.users, rows), query.learns)
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:
         """float32[B, W]: the query of each actor and action, to be searched for among `target_vectors`."""
@@ -199,13 +167,6 @@ class NextTargetPredictionUserIDs(QueryTower):
         columns.forbid(allowed, for_row, target[of])
         none = scores.new_zeros(len(target), 0)
         return softmax_loss(own, none, none.bool(), scores, allowed, columns.log_share)
-
-
-def _products(query: Tensor, users: Tensor, learns: Tensor | None) -> Tensor:
-    """float32[P, C]: inner products; `users`, float32[C, D], have the gradient of the positions that learn."""
-    if learns is None:
-        return query @ users.T
-    return torch.where(learns[:, None], query @ users.T, query @ users.detach().T)
 
 
 def _figures(result: SoftmaxLoss, loss: Tensor) -> dict[str, Tensor]:

@@ -43,10 +43,14 @@ class StuEmbedding(nn.Module):
         """float32[..., D], of whole STUs, int64[..., L]."""
         return self.tokens(stus).mean(-2)
 
+    @property
+    def weight(self) -> Tensor:
+        """float32[N + 1, D]: all rows, as a table of its own would have them."""
+        return torch.cat([self.mean(self.stus), self.nobody[None]])
+
     def forward(self, rows: Tensor) -> Tensor:
         """rows: int64[...]. Returns float32[..., D]. A step has more rows than users: each user is averaged once."""
-        everyone = torch.cat([self.mean(self.stus), self.nobody[None]])
-        return everyone[rows]
+        return self.weight[rows]
 
 
 class UserEmbedding(nn.Module):

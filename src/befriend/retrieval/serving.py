@@ -41,14 +41,15 @@ class Retriever(ABC, Generic[M]):
     """A model at a moment of a log."""
 
     def __init__(self, model: M, observed: Observed, tower: QuerySettings, width: int = 0):
-        """width: columns of the vectors that stand before those of the moment."""
+        """width: columns of the vectors that stand before those of what changes with time."""
         self.model, self.observed, self.tower = model, observed, tower
         model.eval()
         self.activity = observed.activity
         people = observed.log.num_users
-        moment = model.moment_width
-        self.vectors = torch.zeros(people, width + moment)
-        self.moment = self.vectors[:, width:]
+        self.rows, social = model.users.rows(), model.to_social.out_features if model.to_social is not None else 0
+        self.table = model.users.own.weight if social else None
+        self.vectors = torch.zeros(people, width + social + model.moment_width)
+        self.social, self.moment = self.vectors[:, width : width + social], self.vectors[:, width + social :]
         self.place = torch.full((people,), -1)
         """int64[N], the last visible entry of each user in the histories, -1 for those not seen yet"""
         self.found = torch.zeros(people, dtype=torch.bool)
@@ -80,6 +81,9 @@ class Retriever(ABC, Generic[M]):
         self.found = self.place >= 0
         if self.observed.profiles:
             self.found = self.found | self.observed.texts.known(everyone, torch.tensor(horizon))
+        if self.table is not None and len(changed):
+            partners = a.partners(changed, self.place[changed] + 1, self.tower.partners)
+            self.social[changed] = self.model.social(partners, self.rows, self.table)
         if self.model.moment is not None:
             features = self.observed.features(everyone, self.place, torch.tensor(visible), torch.tensor(horizon))
             self.moment.copy_(self.model.moment_of(features))

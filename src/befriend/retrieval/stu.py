@@ -32,16 +32,16 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         width: int | None = None,
     ):
         """stus: int64[N, L], of everyone in the log; width: of the beam, None: score everyone."""
-        super().__init__(model, observed, tower)
         model.with_users(stus)
+        super().__init__(model, observed, tower)
         self.width, self.trie = width, Trie.of(stus)
         self.leaves, self.users = self.trie.leaves.long(), self.trie.users.long()
         self.following = Following.of(model, self.trie)
 
     @torch.no_grad()
     def score(self, query: Query, users: Tensor) -> Tensor:
-        log = self.model.log_probs(query.static, users)
-        return log if query.moment is None else log + torch.einsum("bt,bct->bc", query.moment, self.moment[users])
+        changing = torch.einsum("bt,bct->bc", query.changing(), self.vectors[users])
+        return self.model.log_probs(query.static, users) + changing
 
     @torch.no_grad()
     def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
@@ -52,7 +52,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
             high = min(low + rows, len(user))
             hidden = slice(exclude_indptr[low], exclude_indptr[high])
             hidden_row = np.repeat(np.arange(high - low), np.diff(exclude_indptr[low : high + 1]))
-            terms = self._terms(query.of(slice(low, high)))
+            terms = self.vectors[self.users] @ query.of(slice(low, high)).changing().T
             here = near.real[low:high]
             row = here.nonzero(as_tuple=True)[0]
             terms[self.leaves[near.users[low:high][here]], row] += near.score[low:high][here]
@@ -67,12 +67,6 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
                 bounds = Maxima(self.trie, terms)
                 found.append(search(self.model, self.trie, self.following, asked, bounds, max(self.width, k), k))
         return Neighbours(torch.cat([part.ids for part in found]), torch.cat([part.scores for part in found]))
-
-    def _terms(self, query: Query) -> Tensor:
-        """float32[leaves, B]: what everyone has been doing lately, to each query."""
-        if query.moment is None:
-            return torch.zeros(len(self.users), len(query.static))
-        return self.moment[self.users] @ query.moment.T
 
 
 class StuRanker(RetrieverRanker[NextTargetPredictionSTU]):

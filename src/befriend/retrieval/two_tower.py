@@ -28,20 +28,13 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         """approximate: search with inverted lists instead of looking at everyone."""
         everyone = torch.arange(observed.log.num_users)
         model.eval()
-        self.rows = model.users.rows()
-        static = model.users(everyone, self.rows)
-        own = static.shape[1]
-        social = model.to_social.out_features if model.to_social is not None else 0
-        super().__init__(model, observed, tower, own + social)
-        self.partners, self.approximate = tower.partners, approximate
-        self.vectors[:, :own] = static
-        self.social = self.vectors[:, own : own + social]
+        static = model.users(everyone, model.users.rows())
+        super().__init__(model, observed, tower, static.shape[1])
+        self.approximate = approximate
+        self.vectors[:, : static.shape[1]] = static
         self.index: ExactIndex | IvfIndex = ExactIndex(self.vectors)
 
     def refreshed(self, changed: Tensor) -> None:
-        if self.model.to_social is not None and len(changed):
-            partners = self.activity.partners(changed, self.place[changed] + 1, self.partners)
-            self.social[changed] = self.model.social(partners, self.rows)
         if self.approximate:
             old = self.index
             self.index = old.refreshed(self.vectors) if isinstance(old, IvfIndex) else IvfIndex.build(self.vectors)

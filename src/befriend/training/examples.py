@@ -79,11 +79,11 @@ class Asks:
 class Examples:
     """All that training asks of one log. Nothing at or after `end` is ever touched."""
 
-    def __init__(self, observed: Observed, end: int, settings: RetrievalSettings, partners: int = 0):
-        """end: the first event that is not for training; partners: latest contacts that describe a target."""
+    def __init__(self, observed: Observed, end: int, settings: RetrievalSettings):
+        """end: the first event that is not for training."""
         log, self.observed = observed.log, observed
         self.log, self.activity, self.encoded = log, observed.activity, observed.encoded
-        self.settings, self.partners = settings, partners
+        self.settings = settings
         self.events = np.flatnonzero(log.is_contact[:end])
         self.end = end
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)
@@ -238,12 +238,12 @@ class Examples:
         """Users as targets at each position's moment. users: int64[P, K] or int64[C]; visible, horizon: int64[P, 1]."""
         s, activity = self.settings, self.activity
         partners = features = None
-        if s.freshness or self.partners:
+        if s.freshness or s.partners:
             place = activity.places(users, visible)
         if s.freshness:
             features = self.observed.features(users, place, visible, horizon)
-        if self.partners:
-            partners = activity.partners(users.expand_as(place), place + 1, self.partners)
+        if s.partners:
+            partners = activity.partners(users.expand_as(place), place + 1, s.partners)
         return Targets(users, partners, features)
 
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:

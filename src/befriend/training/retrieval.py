@@ -41,11 +41,10 @@ class RetrievalTrainee(ABC, Generic[M]):
         split: Split,
         settings: RetrievalSettings,
         build: Callable[[Codes], M],
-        partners: int = 0,
     ):
-        """build: makes the model, given how it reads attributes; partners: as of `Examples`."""
+        """build: makes the model, given how it reads attributes."""
         self.observed, self.split, self.settings = observed, split, settings
-        self.examples = Examples(observed, split.part("train")[1], settings, partners)
+        self.examples = Examples(observed, split.part("train")[1], settings)
         torch.manual_seed(settings.seed)
         self.trained = self.examples.first_event < self.examples.end
         self.codes = Codes.of(attributes, self.trained.numpy())

@@ -31,7 +31,6 @@ class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
             lambda codes: build(
                 settings, log.num_users, len(log.actions), codes, width_of_texts(settings, observed.texts)
             ),
-            settings.partners,
         )
         self.model.users.known &= self.trained
         self.model.popularity.copy_(self.examples.popularity)
