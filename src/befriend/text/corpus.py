@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack  # type: ignore[import-untyped]
 
+from befriend import kernels
 from befriend.text import encoder as encoding
 from befriend.text.cache import Cache
 from befriend.text.data import DAY, Statement, UserData, as_statement
@@ -81,7 +82,7 @@ class Side:
             return np.zeros((0, self.width), np.float32)
         kind = encoding.device().type
         if kind == "cpu":  # what rounds in another way has a cache of its own
-            kind += f"-{torch.backends.cpu.get_cpu_capability().lower()}"
+            kind += f"-{torch.backends.cpu.get_cpu_capability().lower()}-{kernels.held()}"
         folder = self.cache / f"{encoding.digest(self.name).replace('/', '--')}-{self.length}-{kind}"
         return Cache(folder).get(texts, lambda some: encoding.encode_all(self.encoder, some))
 
