@@ -6,18 +6,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from befriend import kernels
-
-kernels.hold()
-
-import lightgbm  # noqa: E402
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
-import torch  # noqa: E402
-from scipy.sparse import csr_array  # type: ignore[import-untyped]  # noqa: E402
-from scipy.sparse.linalg import svds  # type: ignore[import-untyped]  # noqa: E402
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import lightgbm
+import numpy as np
+import polars as pl
+import torch
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
+from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
+from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+from torch.nn import functional as F
 
 torch.manual_seed(0)
 rng = np.random.default_rng(0)

@@ -6,17 +6,17 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from befriend import kernels
+from tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")
 
 
 def run(*command: str) -> list[str]:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
 
 
 def test_nothing_that_computes_is_loaded_before_it_is_held_to_common_instructions() -> None:
@@ -36,7 +36,7 @@ def test_what_rounds_in_another_way_has_another_name(monkeypatch: pytest.MonkeyP
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not QEMU or platform.machine() != "x86_64", reason="needs Debian's package qemu-user, on x86-64")
 def test_a_processor_of_2013_computes_the_same() -> None:
-    program = [sys.executable, str(Path(__file__).with_name("computed.py"))]
+    program = [sys.executable, "-m", "tests.pipeline.computed"]  # of which nothing is loaded before `tests` holds it
     here, there = run(*program), run(str(QEMU), "-cpu", "Haswell", *program)
     assert len(here) == 15
     assert there == here
