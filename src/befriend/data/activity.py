@@ -20,7 +20,8 @@ HOUR, DAY = 3600, 86_400
 RECEIVED_HALF_LIVES = (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 91 * DAY, 365 * DAY)
 DONE_HALF_LIVES = (6 * HOUR, 7 * DAY, 91 * DAY)
 PAIR_HALF_LIVES = (HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY)
-LONGEST = 100 * 365 * DAY  # the age of what never happened
+LONGEST = 100 * 365 * DAY  # the age of what never happened,
+NEVER = -(2**62)  # and when it did
 FLOOR = 0.01  # below it, a faded sum counts as nothing
 
 
@@ -29,28 +30,22 @@ class Activity:
     """States after each of the 2M entries of `Histories`, in the same order (user, then time)."""
 
     histories: Histories
-    last_done: Tensor
-    """int64[2M], the place of the user's last event done up to this entry, -1 without one"""
-    last_received: Tensor
-    """int64[2M], the same for events received"""
-    joined: Tensor
-    """int64[2M], the second of the user's first entry"""
-    counts: Tensor
-    """float32[2M, 2], contact events done and received up to this entry"""
-    faded: Tensor
-    """float32[2M, R + D], contact events received and done, each halved every half-life since"""
+    user_marks: Tensor
+    """int64[2M + 1, 6]: second and event of the user's last event received up to this entry, the same of the last one
+    done, the second of the first entry, the second of this one; in the last row those of somebody without an entry"""
+    user_sums: Tensor
+    """float32[2M + 1, 5 + R + D]: whether there is an entry, an event received, one done; the logarithms of 1 + contact
+    events done and received up to this entry; those received and done, each halved every half-life since"""
     next_entry: Tensor
     """int64[2M], the event of the user's next entry; M behind the last"""
     next_with_other: Tensor
     """int64[2M], the event of the next entry with the same other user; M behind the last"""
-    pair_done: Tensor
-    """int64[2M], the place of the last event done to the entry's other user, -1 without one"""
-    pair_received: Tensor
-    """int64[2M], the same for events received from them"""
-    pair_counts: Tensor
-    """float32[2M, 2], events done to and received from them"""
-    pair_faded: Tensor
-    """float32[2M, P], events with them in either direction, fading"""
+    pair_marks: Tensor
+    """int64[2M, 5]: second and event of the last event received from the entry's other user, the same of the last one
+    done to them, the second of this entry"""
+    pair_sums: Tensor
+    """float32[2M, 5 + P]: whether there is one received, one done, whether this one was received; the logarithms of 1 +
+    events done to and received from them; events with them in either direction, fading"""
     pair_labels: Tensor
     """int64[Q], user * N + other of every ordered pair that met, ascending"""
     pair_key: Tensor
@@ -90,18 +85,29 @@ class Activity:
         faded = [by_user.faded(got, second, h) for h in RECEIVED_HALF_LIVES]
         faded += [by_user.faded(done, second, h) for h in DONE_HALF_LIVES]
         pair_weight, pair_second = contact[order].astype(np.float32), second[order]
+        pair_faded = [of_pair(by_pair.faded(pair_weight, pair_second, h)) for h in PAIR_HALF_LIVES]
+
+        def marks(*lasts: np.ndarray) -> list[np.ndarray]:
+            """Second and event of each, NEVER for -1."""
+            return [np.where(last >= 0, of[last], NEVER) for last in lasts for of in (second, event)]
+
+        def logs(*counts: np.ndarray) -> list[np.ndarray]:
+            return [torch.from_numpy(count).log1p().numpy() for count in counts]  # PyTorch's, in one with those of ages
+
+        got_last, done_last = by_user.last(received & sign), by_user.last(~received & sign)
+        user_marks = [*marks(got_last, done_last), second[by_user.start], second]
+        nobody = np.array([[NEVER, NEVER, NEVER, NEVER, -NEVER, NEVER]])
+        counts = logs(by_user.sums(done), by_user.sums(got))
+        user_sums = np.stack([np.ones(places), got_last >= 0, done_last >= 0, *counts, *faded], 1, dtype=np.float32)
+        pair_counts = logs(of_pair(by_pair.sums(done[order])), of_pair(by_pair.sums(got[order])))
+        pair_flags = [pair_last[1] >= 0, pair_last[0] >= 0, received]
         arrays = {
-            "last_done": by_user.last(~received & sign),
-            "last_received": by_user.last(received & sign),
-            "joined": second[by_user.start],
-            "counts": np.stack([by_user.sums(done), by_user.sums(got)], 1),
-            "faded": np.stack(faded, 1),
+            "user_marks": np.concatenate([np.stack(user_marks, 1).astype(np.int64), nobody]),
+            "user_sums": np.pad(user_sums, ((0, 1), (0, 0))),
             "next_entry": by_user.following(event, m),
             "next_with_other": of_pair(by_pair.following(event[order], m)),
-            "pair_done": pair_last[0],
-            "pair_received": pair_last[1],
-            "pair_counts": of_pair(np.stack([by_pair.sums(done[order]), by_pair.sums(got[order])], 1)),
-            "pair_faded": of_pair(np.stack([by_pair.faded(pair_weight, pair_second, h) for h in PAIR_HALF_LIVES], 1)),
+            "pair_marks": np.stack([*marks(pair_last[1], pair_last[0]), second], 1).astype(np.int64),
+            "pair_sums": np.stack([*pair_flags, *pair_counts, *pair_faded], 1, dtype=np.float32),
             "pair_labels": label[by_pair.fresh],
             "pair_key": (by_pair.fresh.cumsum() - 1) * np.int64(m + 1) + event[order],
             "pair_place": order,
@@ -140,15 +146,12 @@ class Activity:
 
         place: int64[...], from `places`; visible, horizon: int64[...], broadcast against it.
         """
-        visible, horizon = visible.expand_as(place), horizon.expand_as(place)
-        seen, place = place >= 0, place.clamp(min=0)
-        parts = [seen.float()]
-        for last in (self.last_received[place], self.last_done[place]):
-            parts += self._ages(last, last.ge(0) & seen, visible, horizon)
-        parts.append(_log(torch.where(seen, horizon - self.joined[place], 0)))
-        counts = torch.where(seen[..., None], self.counts[place], 0)
-        faded = torch.where(seen[..., None], self._fade(self.faded, _rates(*_FADING), place, horizon), 0)
-        return torch.cat([torch.stack(parts, -1), counts.log1p(), (faded + FLOOR).log()], -1)
+        marks, sums = self.user_marks[place], self.user_sums[place]
+        age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon, horizon), -1) - marks
+        logs = self._logs(age[..., :5])
+        received, done, joined = logs[..., :2], logs[..., 2:4], logs[..., 4:]
+        told = (sums[..., :1], received, sums[..., 1:2], done, sums[..., 2:3], joined, sums[..., 3:5])
+        return torch.cat([*told, _fade(sums[..., 5:], _FADING, age[..., 5])], -1)
 
     def pair_features(self, place: Tensor, end: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., PAIR_FEATURES]: what is known of a user and the other of an entry, their latest.
@@ -157,16 +160,14 @@ class Activity:
         events, -1 for pairs that never met, whose features are 0; end: int64[...], one past the user's last visible
         place; visible, horizon: int64[...]. Broadcast against place.
         """
-        h = self.histories
-        met, place = place >= 0, place.clamp(min=0)
-        end, visible, horizon = (x.expand_as(place) for x in (end, visible, horizon))
-        parts = []
-        for last in (self.pair_received[place], self.pair_done[place]):
-            parts += self._ages(last, last >= 0, visible, horizon)
-        parts += [_log(end - 1 - place), _log(horizon - h.timestamp[h.event[place]]), h.received[place].float()]
-        faded = self._fade(self.pair_faded, _rates(*PAIR_HALF_LIVES), place, horizon)
-        features = torch.cat([torch.stack(parts, -1), self.pair_counts[place].log1p(), (faded + FLOOR).log()], -1)
-        return torch.where(met[..., None], features, 0)
+        met, at = place >= 0, place.clamp(min=0)
+        marks, sums = self.pair_marks[at], self.pair_sums[at]
+        age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon), -1) - marks
+        logs = self._logs(age)
+        between = (end - 1 - at).clamp(min=0).float().log1p()[..., None]
+        received, done, own = logs[..., :2], logs[..., 2:4], logs[..., 4:]
+        told = (received, sums[..., :1], done, sums[..., 1:2], between, own, sums[..., 2:5])
+        return torch.cat([*told, _fade(sums[..., 5:], PAIR_HALF_LIVES, age[..., 4])], -1) * met[..., None]
 
     def contacts(self, end: Tensor, users: Tensor, visible: Tensor, entries: int) -> Tensor:
         """Places of the latest entry with each distinct other user among a user's last `entries` visible ones.
@@ -201,7 +202,7 @@ class Activity:
 
     def in_contact(self, place: Tensor) -> Tensor:
         """bool[...]: whether the two of each entry have been in contact by then; False for place -1."""
-        return (place >= 0) & (self.pair_counts[place.clamp(min=0)].sum(-1) > 0)
+        return (place >= 0) & (self.pair_sums[place.clamp(min=0), 3:5].sum(-1) > 0)
 
     def partners(self, users: Tensor, end: Tensor, count: int) -> Tensor:
         """int64[..., count]: the other users of the last entries before a place, -1 where there are fewer.
@@ -213,17 +214,10 @@ class Activity:
         known = place >= h.indptr[users][..., None]
         return torch.where(known, h.other[torch.where(known, place, 0)].long(), -1)
 
-    def _ages(self, last: Tensor, known: Tensor, visible: Tensor, horizon: Tensor) -> list[Tensor]:
-        """Age in seconds and in events of the log of what happened last, as logarithms; whether it ever did."""
-        h = self.histories
-        event = h.event[last.clamp(min=0)]
-        seconds = torch.where(known, horizon - h.timestamp[event], LONGEST)
-        return [_log(seconds), _log(torch.where(known, visible - event, len(h.timestamp))), known.float()]
-
-    def _fade(self, sums: Tensor, rates: Tensor, place: Tensor, horizon: Tensor) -> Tensor:
-        h = self.histories
-        age = (horizon - h.timestamp[h.event[place]]).float()
-        return sums[place] * torch.exp(age[..., None] * rates.to(age.device))
+    def _logs(self, age: Tensor) -> Tensor:
+        """float32[..., 4 or 5]: logarithms of 1 + ages, int64, of which the second and fourth count events."""
+        most = torch.tensor([LONGEST, len(self.histories.timestamp)] * 2 + [LONGEST], device=age.device)
+        return torch.minimum(age.clamp(min=0), most).float().log1p()
 
 
 _FADING = (*RECEIVED_HALF_LIVES, *DONE_HALF_LIVES)
@@ -231,12 +225,11 @@ USER_FEATURES = 8 + 2 + len(_FADING)
 PAIR_FEATURES = 9 + 2 + len(PAIR_HALF_LIVES)
 
 
-def _rates(*half_lives: int) -> Tensor:
-    return -np.log(2) / torch.tensor(half_lives, dtype=torch.float32)
-
-
-def _log(count: Tensor) -> Tensor:
-    return count.clamp(min=0).float().log1p()
+def _fade(sums: Tensor, half_lives: tuple[int, ...], age: Tensor) -> Tensor:
+    """float32[..., H]: logarithms of sums after some seconds, int64[...], at least that of FLOOR."""
+    rates = -np.log(2) / torch.tensor(half_lives, dtype=torch.float32, device=age.device)
+    left = (age.float()[..., None] * rates).clamp_(min=-80).exp_()  # what is less still would be a subnormal, and slow
+    return left.mul_(sums).add_(FLOOR).log_()
 
 
 class _Segments:
