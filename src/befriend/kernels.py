@@ -31,3 +31,8 @@ def held() -> str:
     """A short name of how this process rounds, as far as the environment says: the same where equal runs are equal."""
     said = [f"{name}={os.environ.get(name, '')}" for name in KERNELS if name != "OMP_NUM_THREADS"]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+
+
+def cores() -> int:
+    """How many processors this process may use: for work in pieces whose bytes do not depend on who does them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

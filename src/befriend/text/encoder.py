@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from befriend import files
+from befriend import files, kernels
 from befriend.errors import DataError
 from befriend.progress import track
 
@@ -145,27 +146,36 @@ def encode(encoder: SentenceTransformer, features: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.normalize(found.float(), dim=1)
 
 
-@torch.no_grad()
 def encode_all(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
     """float32[n, D], of length 1. Texts of like length go together, so that little of a batch is padding.
 
     Batches have one size, and lengths that are multiples of STEP: what is made of a text on one device does not depend
-    on which others are read with it, not even in the last bit.
+    on which others are read with it, not even in the last bit. On a CPU, every core reads batches of its own.
     """
     out = np.zeros((len(texts), width(encoder)), np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
     encoder.to(device())
-    size = ROWS[encoder.device.type != "cpu"]
-    for low in track(range(0, len(texts), BLOCK), "embedding texts", -(-len(texts) // BLOCK)):
-        block = order[low : low + BLOCK]
-        features = tokens(encoder, [texts[k] for k in block])
-        lengths = features["attention_mask"].sum(1)
-        padded = torch.minimum(-(-lengths // STEP) * STEP, torch.tensor(encoder.max_seq_length))
-        for length in padded.unique().tolist():
-            for some in (padded == length).nonzero().squeeze(1).split(size):
-                filled = torch.cat([some, some[:1].expand(size - len(some))])
-                batch = {name: _of_length(encoder, name, value[filled], length) for name, value in features.items()}
-                out[block[some.numpy()]] = encode(encoder, batch)[: len(some)].cpu().numpy()
+    on_cpu = encoder.device.type == "cpu"
+    size, readers = ROWS[not on_cpu], kernels.cores() // torch.get_num_threads() if on_cpu else 1
+
+    @torch.no_grad()
+    def read(batch: dict[str, Tensor]) -> np.ndarray:
+        return encode(encoder, batch).cpu().numpy()
+
+    with ThreadPoolExecutor(max(1, readers)) as pool:
+        for low in track(range(0, len(texts), BLOCK), "embedding texts", -(-len(texts) // BLOCK)):
+            block = order[low : low + BLOCK]
+            features = tokens(encoder, [texts[k] for k in block])
+            lengths = features["attention_mask"].sum(1)
+            padded = torch.minimum(-(-lengths // STEP) * STEP, torch.tensor(encoder.max_seq_length))
+            places, batches = [], []
+            for length in padded.unique().tolist():
+                for some in (padded == length).nonzero().squeeze(1).split(size):
+                    filled = torch.cat([some, some[:1].expand(size - len(some))])
+                    places.append(block[some.numpy()])
+                    batches.append({n: _of_length(encoder, n, value[filled], length) for n, value in features.items()})
+            for place, found in zip(places, pool.map(read, batches), strict=True):
+                out[place] = found[: len(place)]
     encoder.to("cpu")
     return out
 
