@@ -34,6 +34,7 @@ from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, T
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu import NextTargetPredictionSTU
 from befriend.models.two_tower import NextTargetPredictionUserIDs
+from befriend.models.users import Rows
 from befriend.tokens import residual_kmeans
 from befriend.tokens.collisions import reassigned
 from befriend.tokens.user_vectors import Spectrum
@@ -146,7 +147,7 @@ class Beauty(ABC):
         return Losses(self.softmax(query, target, rows).mean(), len(target), {})
 
     @abstractmethod
-    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+    def softmax(self, query: Query, target: Tensor, rows: Rows) -> Tensor:
         """float32[P]: the loss of each query's target, int64[P]; rows: of the items."""
 
     def validate(self) -> dict[str, float]:
@@ -184,7 +185,7 @@ class TwoTowers(Beauty):
         seen = np.bincount(np.concatenate([items[1:] for items in self.training]), minlength=self.items)
         self.model.popularity.copy_(torch.from_numpy(seen / seen.sum()))
 
-    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+    def softmax(self, query: Query, target: Tensor, rows: Rows) -> Tensor:
         everything = torch.arange(self.items, device=target.device)
         columns = draw(target, self.model.popularity, everything, "mixed", RANDOM)
         scores = self.model.score_columns(query, Targets(columns.users), rows)
@@ -206,7 +207,7 @@ class Stu(Beauty):
         stus = reassigned(vectors, quantizer.codebooks, torch.zeros(0, len(TOKENS), dtype=torch.long))
         self.model = NextTargetPredictionSTU(1, len(TOKENS), TOKENS, stus=stus, **MODEL)
 
-    def softmax(self, query: Query, target: Tensor, rows: Tensor) -> Tensor:
+    def softmax(self, query: Query, target: Tensor, rows: Rows) -> Tensor:
         return -self.model.log_probs(query.static, target[:, None]).squeeze(1)
 
 

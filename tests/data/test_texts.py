@@ -27,7 +27,8 @@ def texts(users: int = 4) -> TextVectors:
 
 
 def at(user: int, second: int) -> list[float]:
-    return texts().features(torch.tensor(user), torch.tensor(second)).tolist()
+    told, row = texts().told(torch.tensor(user), torch.tensor(second))
+    return [*told.tolist(), *texts().of(row).tolist()]
 
 
 def test_a_text_counts_from_the_second_after_it_was_written() -> None:

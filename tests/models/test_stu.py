@@ -161,15 +161,16 @@ def test_before_anything_is_learned_everyone_is_as_probable() -> None:
 
 def test_a_target_is_also_the_people_it_was_last_in_contact_with_by_their_tokens() -> None:
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    m, rows = model(stus=stus, partners=True), torch.arange(9)
+    m = model(stus=stus, partners=True)
     torch.nn.init.normal_(m.tokens.nobody)
+    rows = m.users.rows()
     users = [m.tokens.mean(stu) for stu in stus] + [m.tokens.nobody]
     partners = torch.tensor([[[0, 3], [5, -1], [-1, -1]], [[6, 6], [7, 99], [1, 2]]])  # 99 came later
     means = [
         [(users[0] + users[3]) / 2, users[5], 0 * users[0]],
         [users[6], (users[7] + users[8]) / 2, (users[1] + users[2]) / 2],
     ]
-    found = m.social(partners, rows, m.tokens.weight)
+    found = m.social(partners, rows)
     assert torch.allclose(found, torch.stack([torch.stack(row) for row in means]), atol=1e-6)
     asked = torch.randn(2, 8)
     by_hand = torch.einsum("pd,pkd->pk", asked, found)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from befriend.evaluation.regimes import HIDDEN
-from befriend.models.batch import NextTargetPredictionBatch, Positions, Targets
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Targets, Written
 from befriend.training.losses import softmax_loss
 from befriend.training.negatives import draw, everyone
 from tests.models.conftest import ACTIONS, USERS, B, N, batch, ids_only, model
@@ -268,16 +268,16 @@ def test_the_social_term_is_the_inner_product_with_the_partners_mean_embedding()
     g = torch.Generator().manual_seed(0)
     partners = torch.randint(-1, USERS + 9, (5, 7, 3), generator=g)
     query, rows = torch.randn(5, 16, generator=g), m.users.rows()
-    by_hand = torch.einsum("pd,pkd->pk", query, m.social(partners, rows, m.users.own.weight))
+    by_hand = torch.einsum("pd,pkd->pk", query, m.social(partners, rows))
     assert torch.allclose(m.social_scores(query, partners, rows), by_hand, atol=1e-5)
 
 
 def test_dropped_embeddings_are_dropped_in_training_alone() -> None:
     m = model(id_dropout=0.5)
-    assert torch.equal(m.users.rows(0.5)[:-1], torch.arange(USERS))
+    assert torch.equal(m.users.rows(0.5).number[:-1], torch.arange(USERS))
     m.train()
     torch.manual_seed(0)
-    dropped = (m.users.rows(0.5)[:-1] == USERS).float().mean().item()
+    dropped = (m.users.rows(0.5).number[:-1] == USERS).float().mean().item()
     assert 0.3 < dropped < 0.7
 
 
@@ -319,3 +319,24 @@ def test_negatives_by_their_kind() -> None:
     share = draw(target, popularity, universe, "in_batch", 0).log_share
     assert share.exp().tolist() == pytest.approx([1 - math.exp(-0.03)] * 2)
     assert draw(target, popularity, universe, "mixed", 1, log_q=False).log_share.abs().max() == 0
+
+
+def test_the_score_of_what_changes_is_the_inner_product_with_moments_and_texts() -> None:
+    m = model(user_features=4 + 3, text_width=3)
+    g = torch.Generator().manual_seed(0)
+    query, told = torch.randn(2, m.moment_width, generator=g), torch.randn(2, 5, 4, generator=g)
+    row, vectors = torch.tensor([[0, -1, 2, 2, -1], [-1, 0, 0, 2, 2]]), torch.randn(3, 3, generator=g)
+    written = Written.of(row, vectors)
+    assert len(written.vectors) == 3  # rows 0 and 2, and nothing
+    wrote = torch.where(row[..., None] >= 0, vectors[row.clamp(min=0)], 0)
+    assert torch.equal(written.vectors[written.place], wrote)
+    users = torch.zeros(2, 5, dtype=torch.long)
+    targets = Targets(users, features=told, written=written)
+    assert torch.equal(m.moments(targets)[..., -3:], wrote)
+    by_hand = torch.einsum("pt,pkt->pk", query, m.moments(targets))
+    assert torch.allclose(m.moment_scores(query, targets), by_hand, atol=1e-5)
+    more = Written.of(torch.tensor([[1], [-1]]), vectors)
+    both = targets.beside(Targets(users[:, :1], features=told[:, :1], written=more)).written
+    assert both is not None
+    expected = torch.cat([wrote, torch.stack([vectors[1:2], torch.zeros(1, 3)])], 1)
+    assert torch.equal(both.vectors[both.place], expected)

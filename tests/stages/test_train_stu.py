@@ -64,6 +64,15 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
     assert digests(tmp_path) == digests(project)
 
 
+def test_it_trains_in_bfloat16_too(project: Path, tmp_path: Path) -> None:
+    for part in ("prepared", "models/text", "models/tokens"):
+        shutil.copytree(project / part, tmp_path / part)
+    settings = StuSettings(**SMALL | {"mixed_precision": "bf16"})
+    folders = tmp_path / "prepared", tmp_path / "models", tmp_path / "reports", tmp_path / ".checkpoints"
+    assert 0 < train_stu.run(settings, *folders).value < 1
+    assert digests(tmp_path) != digests(project)
+
+
 def test_the_folder_names_the_tokens_and_takes_no_others(project: Path, tmp_path: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
     tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))

@@ -56,6 +56,17 @@ def loss_of(t: TwoTowerTrainee) -> float:
         return t.loss(t.batches(0)[len(t.batches(0)) - 1]).loss.item()  # the latest: most users are known
 
 
+def test_the_loss_can_be_computed_in_bfloat16(log: EventLog) -> None:
+    t = trainee(log)
+    t.model.eval()
+    batch = t.batches(0)[2]
+    with torch.no_grad():
+        exact = t.loss(batch).loss.item()
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = t.loss(batch).loss.item()
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+
+
 def test_clusters_inside_the_model_learn_from_the_next_one_asked_for(log: EventLog) -> None:
     t = trainee(log, clusters=5, cluster_weight=0.5)
     batch = t.batches(0)[len(t.batches(0)) - 1]

@@ -50,7 +50,13 @@ class Observed:
 
         place: int64[...], from `Activity.places`; users, visible, horizon: int64[...], broadcast against it.
         """
+        told, row = self.told(users, place, visible, horizon)
+        return told if row is None else torch.cat([told, self.texts.of(row)], -1)
+
+    def told(self, users: Tensor, place: Tensor, visible: Tensor, horizon: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `features`, with the vectors of texts by their rows, int64[...], -1 for nothing; None without texts."""
         found = self.activity.user_features(place, visible, horizon)
         if not self.texts.width:
-            return found
-        return torch.cat([found, self.texts.features(users.expand_as(place), horizon.expand_as(place))], -1)
+            return found, None
+        told, row = self.texts.told(users.expand_as(place), horizon.expand_as(place))
+        return torch.cat([found, told], -1), row

@@ -87,19 +87,25 @@ class TextVectors:
         """bool[...]: who wrote anything before `horizon`."""
         return self.places(users, horizon) >= 0
 
-    def features(self, users: Tensor, horizon: Tensor) -> Tensor:
-        """float32[..., STATISTICS + E]: whether, how long ago and how much somebody wrote, and what; 0 for nothing."""
+    def told(self, users: Tensor, horizon: Tensor) -> tuple[Tensor, Tensor]:
+        """float32[..., STATISTICS]: whether, how long ago and how much somebody wrote, 0 for nothing; and what.
+
+        That is a row of `vectors`, int64[...], -1 for nothing.
+        """
         place = self.places(users, horizon)
         some, at = place >= 0, place.clamp(min=0)
         age = (horizon - self.second[at]).clamp(min=0).float().log1p()
         count = (at - self._first[users.clamp(0, self.num_users - 1)] + 1).clamp(min=0).float().log1p()
-        told = torch.stack([torch.ones_like(age), age, count], -1)
-        return torch.cat([told, self.vectors[self.row[at]]], -1) * some[..., None]
+        told = torch.stack([torch.ones_like(age), age, count], -1) * some[..., None]
+        return told, torch.where(some, self.row[at], -1)
+
+    def of(self, row: Tensor) -> Tensor:
+        """float32[..., E]: vectors by their rows, int64[...], 0 for -1."""
+        return self.vectors[row.clamp(min=0)] * (row >= 0)[..., None]
 
     def latest(self, users: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., E]: the vector of each user at a moment, 0 without one."""
-        place = self.places(users, horizon)
-        return self.vectors[self.row[place.clamp(min=0)]] * (place >= 0)[..., None]
+        return self.of(self.told(users, horizon)[1])
 
     def without(self, gone: Tensor) -> Self:
         """Without what some users wrote. gone: bool[N]."""

@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Batch:
@@ -21,10 +22,13 @@ class Batch:
 
     def beside(self, other: Self) -> Self:
         """Both, joined along the second dimension."""
-        joined = {}
+        joined: dict[str, Tensor | Batch | None] = {}
         for field in fields(self):  # type: ignore[arg-type]
             ours, theirs = getattr(self, field.name), getattr(other, field.name)
-            joined[field.name] = None if ours is None else torch.cat([ours, theirs], 1)
+            if isinstance(ours, Batch):
+                joined[field.name] = ours.beside(theirs)
+            else:
+                joined[field.name] = None if ours is None else torch.cat([ours, theirs], 1)
         return replace(self, **joined)  # type: ignore[type-var]
 
 
@@ -71,6 +75,33 @@ class Positions(Batch):
 
 
 @dataclass(frozen=True)
+class Written(Batch):
+    """What users wrote, as places in a table of distinct vectors: there are fewer than users at moments."""
+
+    place: Tensor
+    """int64[...], a row of the table, the last for somebody who wrote nothing"""
+    vectors: Tensor
+    """float32[U + 1, E], the last is 0"""
+
+    @classmethod
+    def of(cls, row: Tensor, vectors: Tensor) -> Self:
+        """row: int64[...], the vector of each user, -1 for nothing; vectors: float32[S, E]."""
+        used = torch.zeros(len(vectors) + 1, dtype=torch.bool)
+        used[row] = used[-1] = True
+        return cls((used.cumsum(0) - 1)[row], F.pad(vectors[used[:-1]], (0, 0, 0, 1)))
+
+    def beside(self, other: Self) -> Self:
+        place = torch.where(other.place == len(other.vectors) - 1, -1, other.place) + len(self.vectors)
+        ours = torch.where(self.place == len(self.vectors) - 1, len(self.vectors) + len(other.vectors) - 1, self.place)
+        return replace(self, place=torch.cat([ours, place], 1), vectors=torch.cat([self.vectors, other.vectors]))
+
+    def scores(self, query: Tensor) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, E], with what K users each wrote, or K users for all."""
+        product = query @ self.vectors.T
+        return product[:, self.place] if self.place.dim() == 1 else product.gather(1, self.place)
+
+
+@dataclass(frozen=True)
 class Targets(Batch):
     """Users as targets at a moment; what is None is not known."""
 
@@ -80,6 +111,8 @@ class Targets(Batch):
     """int64[..., m], users with whom each was last in contact, -1 where there are fewer"""
     features: Tensor | None = None
     """float32[..., F], their own activity"""
+    written: Written | None = None
+    """of places int64[...]"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +144,7 @@ class Query(Batch):
     plain: Tensor | None = None
     """bool[P, N], users who are to be judged by the moment alone, in a step of training; None: nobody"""
 
-    def of(self, rows: slice) -> Query:
+    def of(self, rows: slice | Tensor) -> Query:
         """The queries of some positions."""
         social, moment = (None if x is None else x[rows] for x in (self.social, self.moment))
         return Query(self.static[rows], social, moment, self.hidden[rows])

@@ -53,4 +53,4 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float[..., width]. Returns the same shape, within 5 deviations of the mean."""
-        return ((x - self.mean) * self.scale).clamp(-5, 5)
+        return torch.sub(x, self.mean).mul_(self.scale).clamp_(-5, 5)

@@ -19,7 +19,7 @@ from befriend.models.interaction import InteractionMoE
 from befriend.models.layers import MLP
 from befriend.models.settings import ActivationName, HistoryEncoderName
 from befriend.models.terms import Pointer, TargetMoment
-from befriend.models.users import UserEmbedding
+from befriend.models.users import Rows, UserEmbedding
 
 
 class TowerArguments(TypedDict, total=False):
@@ -62,7 +62,7 @@ class QueryTower(nn.Module):
         latent_cross: Add actor x history and actor x action to the query's parts (Beutel et al. 2018).
         user_features: Width of the activity features of users; 0 turns the freshness term off.
         pair_features: Width of the features of pairs; 0 turns the pointer term off.
-        text_width: Width of the vectors of what users wrote, the last columns of the activity features; 0 for none.
+        text_width: Width of the vectors of what users wrote, the last columns of an actor's activity; 0 for none.
         id_dropout: Share of users who are nobody in particular in a training step.
         user_weight: How much it counts who a target is, once training is over. In training that was learned up to a
             moment ago, later it gets old; less than 1 brings all users nearer to each other.
@@ -149,7 +149,7 @@ class QueryTower(nn.Module):
     def device(self) -> torch.device:
         return self.empty.device
 
-    def encode_history(self, batch: NextTargetPredictionBatch, rows: Tensor | None = None) -> Tensor:
+    def encode_history(self, batch: NextTargetPredictionBatch, rows: Rows | None = None) -> Tensor:
         """float32[B, N + 1, S]: the state after the first 0 to N columns of each history, all in one causal pass."""
         rows = self.users.rows() if rows is None else rows
         return self.encode(batch, self.users(batch.actor_history_targets, rows))
@@ -173,7 +173,7 @@ class QueryTower(nn.Module):
         return torch.cat([self.empty.expand(b, 1, -1), after], 1)
 
     def query(
-        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
+        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Rows | None = None
     ) -> Query:
         """What is asked for at each position. states: float32[B, N + 1, S], from `encode_history`."""
         rows = self.users.rows() if rows is None else rows
@@ -233,73 +233,77 @@ class QueryTower(nn.Module):
 
     def moments(self, targets: Targets) -> Tensor:
         """float32[..., T]: what the users have been doing lately, and wrote; 0 where it is not known."""
-        if targets.features is None:
+        told, written = targets.features, targets.written
+        if self.moment is None or told is None:
             return self.empty.new_zeros(*targets.users.shape, self.moment_width)
-        return self.moment_of(targets.features)
-
-    def moment_of(self, features: Tensor) -> Tensor:
-        """As `moments`, of features, float32[..., F + E]."""
-        assert self.moment is not None
-        told, written = self._split(features)
         moment = self.moment(told)
-        return torch.cat([moment, written], -1) if self.text_width else moment
+        if not self.text_width:
+            return moment
+        nothing = moment.new_zeros(*moment.shape[:-1], self.text_width)
+        return torch.cat([moment, nothing if written is None else written.vectors[written.place]], -1)
 
-    def standardise_moments(self, examples: Tensor) -> None:
-        """Fits shift and scale of what users do. examples: float32[n, F + E]."""
-        if self.moment is not None:
-            self.moment.standardise.fit(self._split(examples)[0])
+    def moment_scores(self, query: Tensor, targets: Targets) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, T], with the `moments` of K users each."""
+        assert self.moment is not None and targets.features is not None
+        of_moment, of_text = query.split([self.moment.width, self.text_width], -1)
+        score = self.moment.scores(of_moment, targets.features)
+        return score if targets.written is None else score + targets.written.scores(of_text)
 
-    def social(self, partners: Tensor, rows: Tensor, table: Tensor) -> Tensor:
+    def social(self, partners: Tensor, rows: Rows) -> Tensor:
         """float32[..., D]: the mean embedding of the users with whom a target was last in contact.
 
-        partners: int64[..., m], -1 for nobody; table: float32[., D], what users are of their own.
+        partners: int64[..., m], -1 for nobody.
         """
         mask = partners >= 0
-        weight = mask.to(table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+        weight = mask.to(rows.table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
         m = partners.shape[-1]
-        known = rows[partners.clamp(0, len(rows) - 1)].view(-1, m)
-        bags = F.embedding_bag(known, table, mode="sum", per_sample_weights=weight.view(-1, m))
+        known = rows.of(partners.clamp(min=0)).view(-1, m)
+        bags = F.embedding_bag(known, rows.table, mode="sum", per_sample_weights=weight.view(-1, m))
         return bags.view(*partners.shape[:-1], -1)
 
-    def social_scores(self, query: Tensor, partners: Tensor, rows: Tensor, learns: Tensor | None = None) -> Tensor:
+    def social_scores(self, query: Tensor, partners: Tensor, rows: Rows, learns: Tensor | None = None) -> Tensor:
         """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].
 
         Every target's partners are those at the moment of its own query. Distinct embeddings are multiplied once, and
         the products gathered: that is much less work than to add up the embeddings of each pair.
         """
         mask = partners >= 0
-        known = rows[partners.clamp(0, len(rows) - 1)]
-        used = torch.zeros(self.users.own.num_embeddings, dtype=torch.bool, device=known.device)
+        known = rows.of(partners.clamp(min=0))
+        used = torch.zeros(len(rows.table), dtype=torch.bool, device=known.device)
         used[known] = True
-        product = products(query, self.users.own(used.nonzero().squeeze(1)), learns)  # (P, distinct)
+        distinct = F.embedding(used.nonzero().squeeze(1), rows.table)
+        product = products(query, distinct, learns)  # (P, distinct)
         found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
         return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_each(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         """float32[P, K]: scores of K users for each position, by what does not change. targets: shape [P, K]."""
         raise NotImplementedError
 
-    def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_columns(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         """float32[P, C]: scores of C users for all positions, by what does not change. targets: users [C]."""
         raise NotImplementedError
 
-    def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Tensor) -> Tensor:
+    def score_each(self, query: Query, targets: Targets, pairs: Pairs | None, rows: Rows) -> Tensor:
         """float32[P, K]: scores of K users for each position. targets, pairs: shape [P, K]."""
         score = self._with_changes(self.static_each(query, targets, rows), query, targets, rows)
         if self.pointer is not None and pairs is not None:
-            score = score + self.pointer(query.hidden[:, None], pairs.features, pairs.kinds) * pairs.met
+            met = pairs.met.nonzero(as_tuple=True)  # few: most candidates are nobody's contacts
+            asked = query.hidden.index_select(0, met[0])
+            pointed = self.pointer(asked, pairs.features[met], pairs.kinds[met]).to(score.dtype)
+            score = score.index_put(met, pointed, accumulate=True)
         return score
 
-    def score_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def score_columns(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         """float32[P, C]: scores of C users for all positions. users [C]; partners [P, C, m]; features [P, C, F]."""
         return self._with_changes(self.static_columns(query, targets, rows), query, targets, rows)
 
-    def _with_changes(self, score: Tensor, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def _with_changes(self, score: Tensor, query: Query, targets: Targets, rows: Rows) -> Tensor:
         if query.social is not None and targets.partners is not None:
             score = score + self.social_scores(query.social, targets.partners, rows, query.learns)
         if query.moment is None or targets.features is None:
             return score
-        return score + torch.einsum("pd,pkd->pk", query.moment, self.moments(targets))
+        return score + self.moment_scores(query.moment, targets)
 
 
 def inside(mask: Tensor, received: Tensor | None, most: int | None) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from befriend.models.layers import MLP
 from befriend.models.paths import Paths
 from befriend.models.query_tower import QueryTower, TowerArguments, inside
 from befriend.models.settings import TowerName
-from befriend.models.users import StuEmbedding, UserEmbedding
+from befriend.models.users import Rows, StuEmbedding, UserEmbedding
 
 DAILY = REGIMES.index("daily")
 FLOOR = 1e-30  # of a sum of probabilities, so that its logarithm is finite
@@ -185,7 +185,7 @@ class NextTargetPredictionSTU(QueryTower):
         return out if self.training else self.user_weight * out
 
     def query(
-        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor | None = None
+        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Rows | None = None
     ) -> Query:
         query = super().query(batch, positions, states, rows)
         if not (self.token_dropout and self.training) or positions.refresh is None:
@@ -195,14 +195,14 @@ class NextTargetPredictionSTU(QueryTower):
         plain = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
         return replace(query, plain=plain & (positions.refresh == DAILY)[:, None])
 
-    def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_each(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         static = self.log_probs(query.static, targets.users, query.learns)
         if query.plain is None:
             return static
         plain = query.plain.gather(1, targets.users.expand(len(static), -1))
         return torch.where(plain, -math.log(query.plain.shape[1]), static)
 
-    def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_columns(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         return self.static_each(query, targets, rows)
 
     def log_probs(self, asked: Tensor, users: Tensor, learns: Tensor | None = None) -> Tensor:

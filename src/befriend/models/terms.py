@@ -27,6 +27,20 @@ class TargetMoment(nn.Module):
         features = self.standardise(features)
         return torch.cat([features, self.hidden(features).relu()], -1)
 
+    def scores(self, query: Tensor, features: Tensor) -> Tensor:
+        """float32[P, K]: inner products of queries, float32[P, width], with the vectors of features, float32[P, K, F].
+
+        The vectors are never put together: no gradient goes to the larger part of them.
+        """
+        features = self.standardise(features)
+        as_told, as_made = query.split([features.shape[-1], self.hidden.out_features], -1)
+        return each(as_told, features) + each(as_made, self.hidden(features).relu())
+
+
+def each(query: Tensor, vectors: Tensor) -> Tensor:
+    """float32[P, K]: inner products of queries, float32[P, D], each with vectors of its own, float32[P, K, D]."""
+    return torch.bmm(query[:, None], vectors.transpose(1, 2)).squeeze(1)
+
 
 class Pointer(nn.Module):
     """The extra score of somebody from one's own history, by what happened between the two and by the query.

@@ -15,7 +15,8 @@ from befriend.models.batch import NextTargetPredictionBatch, Positions, Query, T
 from befriend.models.clusters import Clusters
 from befriend.models.query_tower import QueryTower, TowerArguments, inside, products, taught
 from befriend.models.settings import NegativesName
-from befriend.models.users import UserEmbedding
+from befriend.models.terms import each
+from befriend.models.users import Rows, UserEmbedding
 from befriend.training.losses import SoftmaxLoss, softmax_loss
 from befriend.training.negatives import draw
 
@@ -72,7 +73,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         query = super().ask(positions, states, actor)
         return query if self.training else replace(query, static=self.user_weight * query.static)
 
-    def target_vectors(self, targets: Targets, rows: Tensor | None = None) -> Tensor:
+    def target_vectors(self, targets: Targets, rows: Rows | None = None) -> Tensor:
         """float32[..., W]: vectors of the users as targets; what is not known of them is 0."""
         rows = self.users.rows() if rows is None else rows
         parts = [self.users(targets.users, rows)]
@@ -80,16 +81,16 @@ class NextTargetPredictionUserIDs(QueryTower):
         if self.to_social is not None:
             none = parts[0].new_zeros(*shape, self.to_social.out_features)
             known = targets.partners
-            parts.append(none if known is None else self.social(known, rows, self.users.own.weight))
+            parts.append(none if known is None else self.social(known, rows))
         if self.moment is not None:
             parts.append(self.moments(targets))
         return torch.cat(parts, -1)
 
-    def static_each(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_each(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         users = taught(self.users(targets.users, rows), query.learns)
-        return torch.einsum("pd,pkd->pk", query.static, users)
+        return each(query.static, users)
 
-    def static_columns(self, query: Query, targets: Targets, rows: Tensor) -> Tensor:
+    def static_columns(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         return products(query.static, self.users(targets.users, rows), query.learns)
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:
@@ -148,7 +149,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         )
 
     def _softmax(
-        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Tensor, num_rand_negs: int
+        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: Rows, num_rand_negs: int
     ) -> SoftmaxLoss:
         """Loss of positions whose negatives are each other's targets and random users.
 

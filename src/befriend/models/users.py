@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,12 +47,26 @@ class StuEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """float32[N + 1, D]: all rows, as a table of its own would have them."""
+        """float32[N + 1, D]: all rows, as a table of its own would have them; made anew at each call."""
         return torch.cat([self.mean(self.stus), self.nobody[None]])
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """rows: int64[...]. Returns float32[..., D]. A step has more rows than users: each user is averaged once."""
-        return self.weight[rows]
+
+@dataclass(frozen=True)
+class Rows:
+    """What users are of their own in one step: a table, and the row of each user."""
+
+    number: Tensor
+    """int64[num_users + 1], the last for anybody who joined later"""
+    table: Tensor
+    """float32[R, D], the last for somebody without a row"""
+
+    def of(self, users: Tensor) -> Tensor:
+        """int64[...]: their rows; users: int64[...], any number but below 0."""
+        return self.number[users.clamp(max=len(self.number) - 1)]
+
+    def __call__(self, users: Tensor) -> Tensor:
+        """float32[..., D], of users, int64[...]."""
+        return F.embedding(self.of(users), self.table)
 
 
 class UserEmbedding(nn.Module):
@@ -84,28 +100,28 @@ class UserEmbedding(nn.Module):
                 nn.init.normal_(table.weight, std=NEUTRAL)
         self.clusters = clusters
 
-    def rows(self, dropout: float = 0.0) -> Tensor:
-        """int64[num_users + 1]: the row of each user; some are left out in training. One draw serves a whole step."""
+    def rows(self, dropout: float = 0.0) -> Rows:
+        """What users are of their own; some are left out in training. One draw serves a whole step."""
         nobody = self.own.num_embeddings - 1
         known = self.known
         if dropout and self.training:
             known = known & (torch.rand(len(known), device=known.device) >= dropout)
         rows = torch.where(known, torch.arange(len(known), device=known.device), nobody)
-        return torch.cat([rows, rows.new_tensor([nobody])])
+        return Rows(torch.cat([rows, rows.new_tensor([nobody])]), self.own.weight)
 
     def describe(self, categorical: Tensor, numeric: Tensor) -> None:
         """Sets the attributes of N users: int64[N, C], 0 for unknown; float32[N, M], standardised."""
         self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.known.device)  # the last row: nothing known
         self.numbers = F.pad(numeric, (0, 0, 0, 1)).to(self.known.device)
 
-    def forward(self, users: Tensor, rows: Tensor) -> Tensor:
-        """users: int64[...], anybody beyond the table joined later; rows: from `rows`. Returns float32[..., width]."""
+    def forward(self, users: Tensor, rows: Rows) -> Tensor:
+        """users: int64[...]. Returns float32[..., width]."""
         out = self.alone(users, rows)
         return out if self.clusters is None else out + self.clusters(out)
 
-    def alone(self, users: Tensor, rows: Tensor) -> Tensor:
+    def alone(self, users: Tensor, rows: Rows) -> Tensor:
         """As `forward`, but for the clusters."""
-        out = self.own(rows[users.clamp(max=len(rows) - 1)])
+        out = rows(users)
         if self.categories or self.numeric is not None:
             described = users.clamp(max=len(self.categorical) - 1)
             for k, table in enumerate(self.categories):

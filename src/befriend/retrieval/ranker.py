@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from befriend import kernels
 from befriend.data.activity import Activity
 from befriend.errors import DataError
 from befriend.evaluation.protocol import Ranker, Request
@@ -41,7 +42,6 @@ RULES = (
 MODELS = ("two-tower", "stu")
 HEAD = 30  # of each list,
 LONG = 100  # unless a longer list than this is asked for
-ROWS = 64  # compared with whole lists at a time
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,11 @@ def features(activity: Activity, request: Request, lists: Lists, users: np.ndarr
 
 def ranks_of(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
     """int64[R, K]: where each user stands on a list, from 0; -1 for those not on it. ids: [R, k]; users: [R, K]."""
-    rank = np.full(users.shape, -1)
-    for low in range(0, len(ids), ROWS):
-        part = slice(low, low + ROWS)
-        same = (users[part, :, None] == ids[part, None]) & (users[part, :, None] >= 0)
-        rank[part] = np.where(same.any(2), same.argmax(2), -1)
-    return rank
+    listed, place = torch.from_numpy(ids).long().sort(1)
+    wanted = torch.from_numpy(np.ascontiguousarray(users))
+    found = torch.searchsorted(listed, wanted).clamp(max=ids.shape[1] - 1)
+    same = (listed.gather(1, found) == wanted) & (wanted >= 0)
+    return torch.where(same, place.gather(1, found), -1).numpy()
 
 
 class RankedCandidates:
@@ -144,7 +143,7 @@ class RankedCandidates:
         real = users >= 0
         score = np.full(users.shape, -np.inf, np.float32)
         rows = features(self.activity, request, lists, users, SOURCES[name])[real]
-        score[real] = self.boosters[name].predict(rows)
+        score[real] = self.boosters[name].predict(rows, num_threads=kernels.cores())
         best = np.argsort(-score, 1, kind="stable")[:, : request.k]
         ids = np.full((len(request), request.k), -1, np.int32)
         scores = np.full((len(request), request.k), -np.inf, np.float32)

@@ -47,13 +47,14 @@ class Retriever(ABC, Generic[M]):
         self.activity = observed.activity
         people = observed.log.num_users
         self.rows, social = model.users.rows(), model.to_social.out_features if model.to_social is not None else 0
-        self.table = model.users.own.weight if social else None
         self.vectors = torch.zeros(people, width + social + model.moment_width)
         self.social, self.moment = self.vectors[:, width : width + social], self.vectors[:, width + social :]
         self.place = torch.full((people,), -1)
         """int64[N], the last visible entry of each user in the histories, -1 for those not seen yet"""
         self.found = torch.zeros(people, dtype=torch.bool)
         """bool[N], who may be found: those seen so far, and in service those who wrote something"""
+        self.written = torch.full((people,), -1)
+        """int64[N], which vector stands for what each user wrote so far, -1 for nothing"""
         self.now = (0, -1)
 
     @abstractmethod
@@ -81,12 +82,16 @@ class Retriever(ABC, Generic[M]):
         self.found = self.place >= 0
         if self.observed.profiles:
             self.found = self.found | self.observed.texts.known(everyone, torch.tensor(horizon))
-        if self.table is not None and len(changed):
+        if self.social.shape[1] and len(changed):
             partners = a.partners(changed, self.place[changed] + 1, self.tower.partners)
-            self.social[changed] = self.model.social(partners, self.rows, self.table)
+            self.social[changed] = self.model.social(partners, self.rows)
         if self.model.moment is not None:
-            features = self.observed.features(everyone, self.place, torch.tensor(visible), torch.tensor(horizon))
-            self.moment.copy_(self.model.moment_of(features))
+            told, row = self.observed.told(everyone, self.place, torch.tensor(visible), torch.tensor(horizon))
+            self.moment[:, : self.model.moment.width] = self.model.moment(told)
+            if row is not None:
+                other = (row != self.written).nonzero().squeeze(1)
+                self.moment[other, self.model.moment.width :] = self.observed.texts.of(row[other])
+                self.written = row
         self.now = visible, horizon
         self.refreshed(changed)
 
@@ -100,6 +105,9 @@ class Retriever(ABC, Generic[M]):
         A user whose number the log does not have has no history and no embedding.
         """
         a, length = self.activity, self.tower.history_length
+        # Both lists of an event ask the same: it is asked once.
+        asked = torch.stack([user, visible, horizon, action])
+        (user, visible, horizon, action), ask = asked.unique_consecutive(return_inverse=True, dim=1)
         known = user < self.observed.log.num_users
         somebody = torch.where(known, user, 0)
         visible = torch.where(known, visible, 0)
@@ -111,7 +119,7 @@ class Retriever(ABC, Generic[M]):
         features = self.observed.features(somebody, place, visible, horizon) if self.tower.freshness else None
         row = torch.arange(len(user))
         positions = Positions(row, torch.full_like(row, length), action, user, torch.full_like(row, refresh), features)
-        return self.model.query(batch, positions, self.model.encode_history(batch))
+        return self.model.query(batch, positions, self.model.encode_history(batch)).of(ask)
 
     @torch.no_grad()
     def contacts(self, query: Query, user: Tensor) -> Contacts:

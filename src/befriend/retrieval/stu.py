@@ -52,7 +52,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
             high = min(low + rows, len(user))
             hidden = slice(exclude_indptr[low], exclude_indptr[high])
             hidden_row = np.repeat(np.arange(high - low), np.diff(exclude_indptr[low : high + 1]))
-            terms = self.vectors[self.users] @ query.of(slice(low, high)).changing().T
+            terms = (self.vectors @ query.of(slice(low, high)).changing().T)[self.users]
             here = near.real[low:high]
             row = here.nonzero(as_tuple=True)[0]
             terms[self.leaves[near.users[low:high][here]], row] += near.score[low:high][here]

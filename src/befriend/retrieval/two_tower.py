@@ -26,12 +26,10 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         self, model: NextTargetPredictionUserIDs, observed: Observed, tower: TowerSettings, approximate: bool = False
     ):
         """approximate: search with inverted lists instead of looking at everyone."""
-        everyone = torch.arange(observed.log.num_users)
-        model.eval()
-        static = model.users(everyone, model.users.rows())
-        super().__init__(model, observed, tower, static.shape[1])
+        width = model.users.own.embedding_dim
+        super().__init__(model, observed, tower, width)
         self.approximate = approximate
-        self.vectors[:, : static.shape[1]] = static
+        self.vectors[:, :width] = model.users(torch.arange(observed.log.num_users), self.rows)
         self.index: ExactIndex | IvfIndex = ExactIndex(self.vectors)
 
     def refreshed(self, changed: Tensor) -> None:

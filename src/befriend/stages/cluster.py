@@ -132,7 +132,7 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
 def standing(model: Any, users: int) -> Tensor:
     """float32[N, D]: what the two-tower model knows of users, less what it knows of somebody unknown."""
     rows = model.users.rows()
-    return model.users.alone(torch.arange(users), rows) - model.users.own(rows[-1:])
+    return model.users.alone(torch.arange(users), rows) - rows.table[rows.number[-1]]
 
 
 def _figures(of: np.ndarray, count: int, share: np.ndarray, graph: csr_array, seed: int) -> dict[str, Any]:

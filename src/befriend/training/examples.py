@@ -22,7 +22,7 @@ from befriend.data.log import first_seen
 from befriend.data.observed import Observed
 from befriend.data.split import SEGMENTS, segments
 from befriend.evaluation.regimes import HIDDEN, REGIMES
-from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Positions, Targets
+from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Positions, Targets, Written
 from befriend.models.settings import RetrievalSettings
 from befriend.training.negatives import Columns, draw, everyone
 
@@ -51,7 +51,7 @@ class AskedBatch(Batch):
     """bool[P, K], existing contacts"""
     columns: Columns
     column_targets: Targets
-    """users [C]; partners [P, C, m]; features [P, C, F]"""
+    """users [C]; partners [P, C, m]; features [P, C, F]; written of places [P, C]"""
     column_allowed: Tensor
     """bool[P, C]"""
     column_contact: Tensor
@@ -237,14 +237,15 @@ class Examples:
     def targets(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Targets:
         """Users as targets at each position's moment. users: int64[P, K] or int64[C]; visible, horizon: int64[P, 1]."""
         s, activity = self.settings, self.activity
-        partners = features = None
+        partners = features = written = None
         if s.freshness or s.partners:
             place = activity.places(users, visible)
         if s.freshness:
-            features = self.observed.features(users, place, visible, horizon)
+            features, row = self.observed.told(users, place, visible, horizon)
+            written = None if row is None else Written.of(row, self.observed.texts.vectors)
         if s.partners:
             partners = activity.partners(users.expand_as(place), place + 1, s.partners)
-        return Targets(users, partners, features)
+        return Targets(users, partners, features, written)
 
     def _features(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor | None:
         if not self.settings.freshness:

@@ -40,4 +40,4 @@ def adamw(
         for rate in dict.fromkeys(rates.values())
         for decays in (True, False)
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)

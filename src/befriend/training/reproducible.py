@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.utils import deterministic
 
 
 @contextmanager
@@ -19,14 +20,18 @@ def reproducible(threads: int, device: torch.device) -> Iterator[None]:
     threads_before = torch.get_num_threads()
     deterministic_before = torch.are_deterministic_algorithms_enabled()
     warn_only_before = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill_before = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses matrix products
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
+            # Nobody reads memory that nobody wrote: there is no need to fill it first.
+            deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             yield
         finally:
+            deterministic.fill_uninitialized_memory = fill_before  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(deterministic_before, warn_only=warn_only_before)
             torch.set_num_threads(threads_before)
 
@@ -46,5 +51,8 @@ def limited(threads: int) -> Iterator[None]:
 
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
     """Seeds torch's generators, on every device, for one step of one process."""
-    mixed = np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)
-    torch.manual_seed(int(mixed[0]))
+    mixed = int(np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)[0])
+    if torch.accelerator.is_available():
+        torch.manual_seed(mixed)
+    else:  # for a device that there is not, torch would note down each time where it is to be seeded from
+        torch.default_generator.manual_seed(mixed)

@@ -21,6 +21,7 @@ from befriend.models.batch import Query, Targets
 from befriend.models.folder import Codes
 from befriend.models.query_tower import QueryTower
 from befriend.models.settings import RetrievalSettings
+from befriend.models.users import Rows
 from befriend.training.examples import AskedBatch, Examples
 from befriend.training.losses import softmax_loss
 from befriend.training.trainee import Losses
@@ -87,9 +88,9 @@ class RetrievalTrainee(ABC, Generic[M]):
         return losses
 
     @torch.no_grad()
-    def _nearest(self, query: Query, rows: Tensor) -> Tensor:
+    def _nearest(self, query: Query, rows: Rows) -> Tensor:
         """int64[P, H]: the users of the training part whom an index would give first, by what they are alone."""
-        universe = self.examples.universe.to(rows.device)
+        universe = self.examples.universe.to(self.model.device)
         scores = self.model.static_columns(query, Targets(universe), rows)
         return universe[scores.topk(min(self.settings.hard_negatives, len(universe))).indices]
 
@@ -124,7 +125,7 @@ class RetrievalTrainee(ABC, Generic[M]):
             if batch.near.features is not None and batch.column_targets.features is not None:
                 users += [batch.near.features[:, 1:][batch.near_allowed], batch.near.features[:, 0]]
                 users.append(batch.column_targets.features[batch.column_allowed])
-        if users:
-            self.model.standardise_moments(torch.cat(users))
+        if self.model.moment is not None and users:
+            self.model.moment.standardise.fit(torch.cat(users))
         if self.model.pointer is not None and pairs:
             self.model.pointer.standardise.fit(torch.cat(pairs))
