@@ -24,6 +24,7 @@ from befriend.evaluation.search_space import SHARES, search_curve
 from befriend.models import cluster_folder
 from befriend.models.cluster_settings import ClusterSettings, SearchSettings
 from befriend.models.folder import load
+from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever
 from befriend.tokens.catalogue import agreement, communities, use
 from befriend.tokens.figures import draw_map
@@ -129,7 +130,7 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
 
 
 @torch.no_grad()
-def standing(model: Any, users: int) -> Tensor:
+def standing(model: NextTargetPredictionUserIDs, users: int) -> Tensor:
     """float32[N, D]: what the two-tower model knows of users, less what it knows of somebody unknown."""
     rows = model.users.rows()
     return model.users.alone(torch.arange(users), rows) - rows.table[rows.number[-1]]
