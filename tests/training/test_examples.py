@@ -107,6 +107,19 @@ def test_every_training_event_is_asked_for_once_in_each_regime(log: EventLog) ->
         assert sorted(expected) == sorted(a for a in asked if a[0] == k)
 
 
+def test_frozen_asks_see_what_a_list_made_up_to_an_eighth_of_training_earlier_sees(log: EventLog) -> None:
+    slow_then_fast = replace(log, timestamp=10_000_000 - np.arange(log.num_events)[::-1] ** 2)
+    found = examples(slow_then_fast, regimes=("frozen",))
+    longest = found.end // 8
+    asked = [found.asks(np.random.default_rng(seed)) for seed in range(20)]
+    for asks in asked:
+        assert (slow_then_fast.timestamp[asks.visible] == asks.horizon).all()
+    event, lag = (np.concatenate([x.event for x in asked]), np.concatenate([x.event - x.visible for x in asked]))
+    late = lag[event >= found.end - longest]  # by then everyone is known
+    assert lag.min() == 0 and lag.max() == longest
+    assert late.mean() == pytest.approx(longest / 2, rel=0.05)  # evenly, by events and not by seconds
+
+
 def test_a_position_reads_the_state_after_all_its_user_has_visibly_done_and_received(log: EventLog) -> None:
     found = examples(log)
     h = found.activity.histories

@@ -18,6 +18,7 @@ from befriend.data.split import split_by_time
 from befriend.models.batch import Query
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.loop import fit
+from befriend.training.optimizer import adamw
 from befriend.training.two_tower import TwoTowerTrainee
 from tests.conftest import make_log, random_log
 
@@ -65,6 +66,20 @@ def test_the_loss_can_be_computed_in_bfloat16(log: EventLog) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rounded = t.loss(batch).loss.item()
     assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+
+
+def test_what_the_moment_is_worth_is_learned_faster_than_the_rest(log: EventLog) -> None:
+    t = trainee(log, moment_rate=4, learning_rate=0.001, weight_decay=0)
+    optimizer = adamw(t.model, t.settings, t.scale)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["scale"]
+    before = {name: value.detach().clone() for name, value in t.model.named_parameters()}
+    t.model.train()
+    t.loss(t.batches(0)[2]).loss.backward()
+    optimizer.step()
+    step = {name: (value - before[name]).abs().max().item() for name, value in t.model.named_parameters()}
+    assert step["to_moment.weight"] == pytest.approx(0.004, rel=1e-3)  # the first step of Adam is the rate
+    assert step["to_static.weight"] == pytest.approx(0.001, rel=1e-3)
 
 
 def test_clusters_inside_the_model_learn_from_the_next_one_asked_for(log: EventLog) -> None:

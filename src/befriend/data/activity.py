@@ -148,10 +148,10 @@ class Activity:
         """
         marks, sums = self.user_marks[place], self.user_sums[place]
         age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon, horizon), -1) - marks
-        logs = self._logs(age[..., :5])
-        received, done, joined = logs[..., :2], logs[..., 2:4], logs[..., 4:]
-        told = (sums[..., :1], received, sums[..., 1:2], done, sums[..., 2:3], joined, sums[..., 3:5])
-        return torch.cat([*told, _fade(sums[..., 5:], _FADING, age[..., 5])], -1)
+        received, done, joined = self._logs(age[..., :5]).split([2, 2, 1], -1)
+        there, ever_received, ever_done, counts, fading = sums.split([1, 1, 1, 2, len(_FADING)], -1)
+        faded = _fade(fading, _FADING, age[..., 5])
+        return torch.cat([there, received, ever_received, done, ever_done, joined, counts, faded], -1)
 
     def pair_features(self, place: Tensor, end: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., PAIR_FEATURES]: what is known of a user and the other of an entry, their latest.
@@ -163,11 +163,12 @@ class Activity:
         met, at = place >= 0, place.clamp(min=0)
         marks, sums = self.pair_marks[at], self.pair_sums[at]
         age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon), -1) - marks
-        logs = self._logs(age)
+        received, done, own = self._logs(age).split([2, 2, 1], -1)
+        ever_received, ever_done, this_received, counts, fading = sums.split([1, 1, 1, 2, len(PAIR_HALF_LIVES)], -1)
         between = (end - 1 - at).clamp(min=0).float().log1p()[..., None]
-        received, done, own = logs[..., :2], logs[..., 2:4], logs[..., 4:]
-        told = (received, sums[..., :1], done, sums[..., 1:2], between, own, sums[..., 2:5])
-        return torch.cat([*told, _fade(sums[..., 5:], PAIR_HALF_LIVES, age[..., 4])], -1) * met[..., None]
+        faded = _fade(fading, PAIR_HALF_LIVES, age[..., 4])
+        told = (received, ever_received, done, ever_done, between, own, this_received, counts, faded)
+        return torch.cat(told, -1) * met[..., None]
 
     def contacts(self, end: Tensor, users: Tensor, visible: Tensor, entries: int) -> Tensor:
         """Places of the latest entry with each distinct other user among a user's last `entries` visible ones.

@@ -105,7 +105,8 @@ class TextVectors:
 
     def latest(self, users: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., E]: the vector of each user at a moment, 0 without one."""
-        return self.of(self.told(users, horizon)[1])
+        place = self.places(users, horizon)
+        return self.of(torch.where(place >= 0, self.row[place.clamp(min=0)], -1))
 
     def without(self, gone: Tensor) -> Self:
         """Without what some users wrote. gone: bool[N]."""

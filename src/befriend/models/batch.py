@@ -10,6 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def distinct(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """int64[U], the rows of a table of this size that there are, ascending; int64[...], the place of each among them.
+
+    As `unique` tells, without sorting.
+    """
+    used = torch.zeros(size, dtype=torch.bool, device=rows.device)
+    used[rows] = True
+    return used.nonzero().squeeze(1), (used.cumsum(0) - 1)[rows]
+
+
 class Batch:
     """Dataclasses of tensors that move between devices."""
 
@@ -79,26 +89,24 @@ class Written(Batch):
     """What users wrote, as places in a table of distinct vectors: there are fewer than users at moments."""
 
     place: Tensor
-    """int64[...], a row of the table, the last for somebody who wrote nothing"""
+    """int64[...], a row of the table, 0 for somebody who wrote nothing"""
     vectors: Tensor
-    """float32[U + 1, E], the last is 0"""
+    """float32[U + 1, E], the first is 0"""
 
     @classmethod
     def of(cls, row: Tensor, vectors: Tensor) -> Self:
         """row: int64[...], the vector of each user, -1 for nothing; vectors: float32[S, E]."""
-        used = torch.zeros(len(vectors) + 1, dtype=torch.bool)
-        used[row] = used[-1] = True
-        return cls((used.cumsum(0) - 1)[row], F.pad(vectors[used[:-1]], (0, 0, 0, 1)))
+        used, place = distinct(F.pad(row.flatten() + 1, (1, 0)), len(vectors) + 1)
+        return cls(place[1:].view(row.shape), F.pad(vectors[used[1:] - 1], (0, 0, 1, 0)))
 
     def beside(self, other: Self) -> Self:
-        place = torch.where(other.place == len(other.vectors) - 1, -1, other.place) + len(self.vectors)
-        ours = torch.where(self.place == len(self.vectors) - 1, len(self.vectors) + len(other.vectors) - 1, self.place)
-        return replace(self, place=torch.cat([ours, place], 1), vectors=torch.cat([self.vectors, other.vectors]))
+        theirs = torch.where(other.place > 0, other.place + len(self.vectors) - 1, 0)
+        vectors = torch.cat([self.vectors, other.vectors[1:]])
+        return replace(self, place=torch.cat([self.place, theirs], 1), vectors=vectors)
 
     def scores(self, query: Tensor) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, E], with what K users each wrote, or K users for all."""
-        product = query @ self.vectors.T
-        return product[:, self.place] if self.place.dim() == 1 else product.gather(1, self.place)
+        """float32[P, K]: inner products of queries, float32[P, E], with what K users each wrote."""
+        return (query @ self.vectors.T).gather(1, self.place)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from befriend.evaluation.regimes import HIDDEN, REGIMES
-from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets
+from befriend.models.batch import NextTargetPredictionBatch, Pairs, Positions, Query, Targets, distinct
 from befriend.models.history import MeanPooling, SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
 from befriend.models.layers import MLP
@@ -268,12 +268,9 @@ class QueryTower(nn.Module):
         the products gathered: that is much less work than to add up the embeddings of each pair.
         """
         mask = partners >= 0
-        known = rows.of(partners.clamp(min=0))
-        used = torch.zeros(len(rows.table), dtype=torch.bool, device=known.device)
-        used[known] = True
-        distinct = F.embedding(used.nonzero().squeeze(1), rows.table)
-        product = products(query, distinct, learns)  # (P, distinct)
-        found = product.gather(1, (used.cumsum(0) - 1)[known].flatten(1)).view(known.shape)
+        known, place = distinct(rows.of(partners.clamp(min=0)), len(rows.table))
+        product = products(query, F.embedding(known, rows.table), learns)  # (P, distinct)
+        found = product.gather(1, place.flatten(1)).view(place.shape)
         return (found * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
     def static_each(self, query: Query, targets: Targets, rows: Rows) -> Tensor:

@@ -127,6 +127,9 @@ class RetrievalSettings(QuerySettings, AskSettings, TrainingSettings):
     """passes over the training events, at most; in chronological order, the second already knows how it went on"""
     final_learning_rate: Share = 1.0
     """share of the peak that is left at the end of the cosine decay; below 1, the latest events are learned least"""
+    moment_rate: Annotated[float, Field(gt=0)] = 3.0
+    """how many times as fast as the rest the model learns what recent activity is worth, which changes as a network
+    grows and slows down"""
     validation_events: Annotated[int, Field(ge=1)] = 1000
     """events of the validation part, evenly spaced, by which the best epoch is chosen"""
 

@@ -10,6 +10,7 @@ from befriend.data.observed import Observed
 from befriend.models.batch import Query
 from befriend.models.settings import StuTowerSettings
 from befriend.models.stu import NextTargetPredictionSTU
+from befriend.models.terms import each
 from befriend.retrieval.beam import Following, Maxima, exhaustive, search
 from befriend.retrieval.knn import Neighbours
 from befriend.retrieval.serving import Retriever, RetrieverRanker
@@ -40,7 +41,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
 
     @torch.no_grad()
     def score(self, query: Query, users: Tensor) -> Tensor:
-        changing = torch.einsum("bt,bct->bc", query.changing(), self.vectors[users])
+        changing = each(query.changing(), self.vectors[users])
         return self.model.log_probs(query.static, users) + changing
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from befriend.data.observed import Observed
 from befriend.models.batch import Query
 from befriend.models.settings import TowerSettings
+from befriend.models.terms import each
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.knn import ExactIndex, IvfIndex, Neighbours
 from befriend.retrieval.serving import Retriever, RetrieverRanker
@@ -39,7 +40,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
 
     @torch.no_grad()
     def score(self, query: Query, users: Tensor) -> Tensor:
-        return torch.einsum("bw,bcw->bc", query.vector(), self.vectors[users])
+        return each(query.vector(), self.vectors[users])
 
     @torch.no_grad()
     def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:

@@ -107,10 +107,11 @@ class Examples:
             elif name == "daily":
                 horizon = t // DAY * DAY
             else:
-                # Shown for up to as long as the latest eighth of training took, which is what a part of the split
-                # is to it. Each event is asked for at a moment of its own: a few for all would be learned by heart.
-                longest = log.timestamp[self.end - 1] - log.timestamp[self.end - max(1, self.end // 8)]
-                horizon = t - rng.integers(int(longest) + 1, size=len(events))
+                # By events, not by seconds, as a part of the split goes: a list made at its start is shown for up to
+                # an eighth as many events as training has. Each event is asked for at a moment of its own: a few for
+                # all would be learned by heart.
+                lag = rng.integers(max(1, self.end // 8) + 1, size=len(events))
+                horizon = log.timestamp[np.maximum(events - lag, 0)]
             asks = Asks(events, log.before(horizon), horizon, np.full(len(events), REGIMES.index(name)))
             first_target = self.first_event.numpy()[log.target[events]]
             found.append(_take(asks, (first_target < asks.visible)))

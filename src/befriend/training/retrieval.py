@@ -57,6 +57,10 @@ class RetrievalTrainee(ABC, Generic[M]):
     def ranker(self, model: M) -> Ranker:
         """The model as what validation asks, which it does on a CPU."""
 
+    def scale(self, name: str) -> float:
+        """How many times as fast as the rest a parameter learns."""
+        return self.settings.moment_rate if name.startswith(("moment.", "to_moment.")) else 1.0
+
     def batches(self, epoch: int) -> Sequence[AskedBatch]:
         return self.examples.epoch(epoch)
 
