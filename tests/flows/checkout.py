@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,14 +164,16 @@ class Server:
     """Prefect's API, as one that looks at the page sees it."""
 
     client: PrefectHttpxSyncClient
-    """asks once more where the server says that it is busy (503), as SQLite's is now and then with a stage beside it"""
+    """asks again where the server says that it is busy (503), as SQLite's is now and then with a stage beside it"""
 
     def post(self, path: str, **body: Any) -> Any:
         return self.client.post(path, json=body).json()
 
     def start(self, deployment: str, **parameters: bool) -> str:
         found = self.client.get(f"deployments/name/{deployment}/{deployment}").json()
-        return self.post(f"deployments/{found['id']}/create_flow_run", parameters=parameters)["id"]
+        once = uuid.uuid4().hex  # the client asks again after a timeout too, and the first time may have been heard
+        run = self.post(f"deployments/{found['id']}/create_flow_run", parameters=parameters, idempotency_key=once)
+        return run["id"]
 
     def finished(self, run: str) -> dict[str, Any]:
         end, found = time.monotonic() + RUN, {"state_name": "unknown"}
