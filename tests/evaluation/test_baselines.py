@@ -147,6 +147,14 @@ def test_attention_is_the_sum_of_fading_events_received() -> None:
     assert one_day / ten_days == pytest.approx(10**ATTENTION_DECAY, rel=0.1)  # fades as a power of age
 
 
+def test_what_was_seen_later_is_never_told_of_an_earlier_moment() -> None:
+    log = random_log(days=60)
+    past = Past(log)
+    past.advance(90, int(log.timestamp[90]))
+    with pytest.raises(ValueError, match="after"):
+        past.advance(5, int(log.timestamp[5]))
+
+
 def test_top_breaks_ties_by_place_also_at_the_cut() -> None:
     scores = np.array([1.0, 2, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0])
     place = np.array([3, 1, 2, 0, 0, *range(5, 13)])

@@ -97,7 +97,11 @@ class TextVectors:
         age = (horizon - self.second[at]).clamp(min=0).float().log1p()
         count = (at - self._first[users.clamp(0, self.num_users - 1)] + 1).clamp(min=0).float().log1p()
         told = torch.stack([torch.ones_like(age), age, count], -1) * some[..., None]
-        return told, torch.where(some, self.row[at], -1)
+        return told, self._row(place)
+
+    def _row(self, place: Tensor) -> Tensor:
+        """int64[...]: the row of a post's vector, -1 for place -1."""
+        return torch.where(place >= 0, self.row[place.clamp(min=0)], -1)
 
     def of(self, row: Tensor) -> Tensor:
         """float32[..., E]: vectors by their rows, int64[...], 0 for -1."""
@@ -105,8 +109,7 @@ class TextVectors:
 
     def latest(self, users: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., E]: the vector of each user at a moment, 0 without one."""
-        place = self.places(users, horizon)
-        return self.of(torch.where(place >= 0, self.row[place.clamp(min=0)], -1))
+        return self.of(self._row(self.places(users, horizon)))
 
     def without(self, gone: Tensor) -> Self:
         """Without what some users wrote. gone: bool[N]."""

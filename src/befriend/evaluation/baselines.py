@@ -37,7 +37,7 @@ ATTENTION_DECAY = 0.8
 
 
 class Baselines:
-    """A Ranker of all baselines at once. Requests must come in time order, as the protocol makes them."""
+    """A Ranker of all baselines at once, for one regime: requests come in time order, as the protocol makes them."""
 
     def __init__(self, log: EventLog, histories: Histories):
         self.past = Past(log)
@@ -128,9 +128,11 @@ class Past:
         self._forget()
 
     def advance(self, visible: int, horizon: int) -> None:
-        """Makes the first `visible` events visible, at the second `horizon`."""
+        """Makes the first `visible` events visible, at the second `horizon`. Time never goes back: ValueError."""
         if (visible, horizon) == (self.visible, self.horizon):
             return
+        if visible < self.visible or horizon < self.horizon:
+            raise ValueError(f"asked for {horizon}, {visible:,} events, after {self.horizon}, {self.visible:,} events")
         log, new = self.log, slice(self.visible, visible)
         u, v, t = log.actor[new], log.target[new], log.timestamp[new]
         self.seen[u] = self.seen[v] = True
