@@ -16,19 +16,18 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from befriend import files
+from befriend.config import EvaluateSettings
 from befriend.data.attributes import Attributes
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import Split, read_split, split_by_time
 from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.measure import COLD
-from befriend.evaluation.metrics import METRICS, per_list
-from befriend.evaluation.protocol import Ranker, ask, ranks, requests
-from befriend.evaluation.regimes import REGIMES, Regime
+from befriend.evaluation.measure import measure
+from befriend.evaluation.protocol import ask
+from befriend.evaluation.ranked import ranked
+from befriend.evaluation.regimes import REGIMES
 from befriend.models.settings import TwoTowerSettings
 from befriend.settings import parse, split_override
 from befriend.training.loop import fit
@@ -36,40 +35,36 @@ from befriend.training.two_tower import TwoTowerTrainee
 
 MOMENTS = [0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8]
 PART = 0.1  # of the log, behind a moment
-CELLS = [f"{kind} {regime}" for kind in ("new", "any") for regime in REGIMES]
+WHOLE = {"new": "new", "any": "all"}  # list -> the segment that is all of it
+CELLS = [f"{kind}_{regime}" for kind in WHOLE for regime in REGIMES]
 MODEL = "two-tower"
-GAIN = METRICS.index("ndcg@10")
 Figures = dict[str, dict[str, float]]
-"""list and regime -> how many lists (`n`), and NDCG@10 of each model"""
+"""list and regime -> NDCG@10 by model; of the rules with `n`, how many lists"""
 
 
-def measure(log: EventLog, histories: Histories, split: Split, model: Ranker | None, size: int) -> Figures:
-    """On the part behind the moment; of the rules without a model."""
+def of_rules(log: EventLog, split: Split, size: int) -> Figures:
+    """On the part behind the moment."""
+    histories = Histories.of(log)
+    asked = {regime: ask(log, split, "validation", size, regime) for regime in REGIMES}
+    lists = ranked(log, histories, asked, lambda: [Baselines(log, histories)], "rules")
     found: Figures = {}
-    regime: Regime
-    for regime in REGIMES:
-        ranker = model or Baselines(log, histories)  # rules go forward in time, and each regime begins anew
-        q = ask(log, split, "validation", size, regime)
-        made = [ranker.rank(request) for request in requests(log, histories, q, regime)]
-        target = log.target[q.events[q.row_event]]
-        warm = q.segment[q.row_event] != COLD
-        for kind, chosen in (("new", q.row_is_new), ("any", ~q.row_is_new & warm)):
-            found[f"{kind} {regime}"] = {"n": int(chosen.sum())} | {
-                name: float(
-                    per_list(ranks(np.concatenate([lists[name] for lists in made]), target))[GAIN, chosen].mean()
-                )
-                for name in made[0]
-            }
+    for regime, questions in asked.items():
+        metrics = measure(log, histories, split, questions, lists[regime], EvaluateSettings()).metrics
+        for kind, segment in WHOLE.items():
+            by_rule = metrics[kind][segment]
+            found[f"{kind}_{regime}"] = {name: figures["ndcg@10"] for name, figures in by_rule.items()}
+            found[f"{kind}_{regime}"]["n"] = next(iter(by_rule.values()))["n"]  # equal for all
     return found
 
 
-def train(log: EventLog, prepared: Path, split: Split, settings: TwoTowerSettings) -> Ranker:
-    """On what lies before the moment."""
+def of_model(log: EventLog, prepared: Path, split: Split, settings: TwoTowerSettings) -> Figures:
+    """Trained on what lies before the moment; the part behind it is what training validates on."""
     observed = Observed.of(log, settings.received_events)
     trainee = TwoTowerTrainee(observed, Attributes.read(prepared), split, settings)
     with tempfile.TemporaryDirectory() as folder:
-        fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
-    return trainee.ranker(trainee.model.cpu())
+        fitted = fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
+    best_epoch = fitted.history[fitted.best_epoch - 1]
+    return {cell: {MODEL: best_epoch[f"validation/{cell}"]} for cell in CELLS}
 
 
 def best(cells: list[dict[str, float]]) -> tuple[str, float]:
@@ -89,9 +84,10 @@ def main() -> None:
     arguments = parser.parse_args()
     prepared: Path = arguments.prepared
     log = EventLog.read(prepared)
-    histories, end = Histories.of(log), read_split(prepared, log).test_start
+    end = read_split(prepared, log).test_start
     base = dict(split_override(item) for item in arguments.overrides)
     every = [parse(TwoTowerSettings, base | {"seed": seed}, "--set") for seed in range(arguments.seeds)]
+    size = every[0].validation_events
     found: dict[str, Figures] = files.read_json(arguments.json) if arguments.json.is_file() else {}
     table: dict[float, Figures] = {}
     for moment in sorted(arguments.moments):
@@ -101,12 +97,11 @@ def main() -> None:
         split = split_by_time(log.timestamp, moment, moment + PART)
         measured = []
         for settings in (None, *every):
-            who = settings.model_dump_json() if settings else f"rules, {every[0].validation_events} events"
+            who = settings.model_dump_json() if settings else f"rules, {size} events"
             key = f"{prepared} {log.lineage()} {moment:g} {who}"
             if key not in found:
                 print(f"{moment:g}: {f'seed {settings.seed}' if settings else 'rules'}", flush=True)
-                model = train(log, prepared, split, settings) if settings else None
-                found[key] = measure(log, histories, split, model, every[0].validation_events)
+                found[key] = of_model(log, prepared, split, settings) if settings else of_rules(log, split, size)
                 files.write_json(arguments.json, found)
             measured.append(found[key])
         rules, *models = measured
@@ -117,14 +112,14 @@ def main() -> None:
         rows = [table[moment][cell] for moment in table]
         rule, mean = best(rows)
         ahead = sum(row[MODEL] > row[rule] for row in rows)
-        of_model = statistics.fmean(row[MODEL] for row in rows)
-        print(f"\n### {cell}\n\n| moment | lists | two-tower | {rule} | best there | which |")
+        own = statistics.fmean(row[MODEL] for row in rows)
+        print(f"\n### {cell.replace('_', ' ')}\n\n| moment | lists | two-tower | {rule} | best there | which |")
         print("|---:|---:|---:|---:|---:|---|")
         for moment, row in zip(table, rows, strict=True):
             there, value = best([row])
             print(f"| {moment:g} | {row['n']:,.0f} | {row[MODEL]:.3f} | {row[rule]:.3f} | {value:.3f} | {there} |")
-        print(f"| mean | | {of_model:.3f} | {mean:.3f} | | |")
-        print(f"\n{of_model / mean:.2f} x the rule, ahead at {ahead} of {len(rows)} moments")
+        print(f"| mean | | {own:.3f} | {mean:.3f} | | |")
+        print(f"\n{own / mean:.2f} x the rule, ahead at {ahead} of {len(rows)} moments")
 
 
 if __name__ == "__main__":
