@@ -126,6 +126,9 @@ class Beauty(ABC):
         self.training = [items[:-2][-KEPT - 1 :] for items in customers]
         torch.manual_seed(seed)
 
+    def scale(self, name: str) -> float:
+        return 1.0
+
     def batches(self, epoch: int) -> Batches:
         # equally many in every epoch: the lengths, in order, are always the same
         return Batches(self.training, self.items, np.random.default_rng([self.seed, epoch]))

@@ -75,6 +75,21 @@ def test_only_matrices_and_embeddings_decay() -> None:
         assert torch.allclose(parameter, before[name] * kept), name
 
 
+class Settled(Tiny):
+    """Its users learn nothing, the rest as ever."""
+
+    def scale(self, name: str) -> float:
+        return 0.0 if name.startswith("users.") else 1.0
+
+
+def test_a_parameter_learns_as_fast_as_its_trainee_says(tmp_path: Path) -> None:
+    trainee = Settled()
+    before = {name: value.detach().clone() for name, value in trainee.model.named_parameters()}
+    train(trainee, tmp_path)
+    kept = {name for name, value in trainee.model.named_parameters() if torch.equal(value, before[name])}
+    assert kept == {"users.weight"}
+
+
 class Watching(Tiny):
     """Its loss is steep; records the norm of the gradient that each epoch's last step was taken with."""
 

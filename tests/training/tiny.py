@@ -86,6 +86,9 @@ class Tiny:
         self.losses = self.validations = 0
         self.seen: list[float] = []
 
+    def scale(self, name: str) -> float:
+        return 1.0
+
     def batches(self, epoch: int) -> Sequence[Rows]:
         return EpochRows(epoch, self.count)
 

@@ -126,6 +126,9 @@ class RqVaeTrainee:
         torch.manual_seed(settings.seed)
         self.model = RqVae(vectors, sizes, settings)
 
+    def scale(self, name: str) -> float:
+        return 1.0
+
     def batches(self, epoch: int) -> Batches:
         return Batches(self.vectors, [self.seed, epoch])
 

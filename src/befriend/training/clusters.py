@@ -104,6 +104,9 @@ class ClusterTrainee:
             self.settings.entries,
         )
 
+    def scale(self, name: str) -> float:
+        return 1.0
+
     def batches(self, epoch: int) -> Batches:
         return Batches(self, epoch)
 

@@ -104,7 +104,7 @@ class _Run(Generic[B]):
         self.trainee, self.settings, self.accelerator, self.file = trainee, settings, accelerator, file
         self.main = accelerator.is_main_process
         self.module = accelerator.prepare_model(_LossModule(trainee, accelerator.device, settings))
-        self.optimizer = adamw(trainee.model, settings, getattr(trainee, "scale", None))
+        self.optimizer = adamw(trainee.model, settings, trainee.scale)
         self.state = State(trainee.model, self.optimizer, accelerator.num_processes)
         self.means = Means()
         self.steps = settings.epochs * self._steps_of(trainee.batches(0))

@@ -45,6 +45,9 @@ class Trainee(Protocol[B]):
     def metric(self) -> str:
         """The name among validate()'s figures that early stopping watches; larger is better."""
 
+    def scale(self, name: str) -> float:
+        """How many times the learning rate a parameter of the model learns with."""
+
     def batches(self, epoch: int) -> Sequence[B]:
         """The batches of an epoch, counted from 0, each built when it is asked for; as many in every epoch.
 
