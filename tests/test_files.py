@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,109 @@ with files.atomic(Path({str(tmp_path / "a")!r})) as path:
     assert len(list(tmp_path.iterdir())) == 2
     files.write_text(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]  # what it left is gone
+
+
+def folder_of(path: Path, content: str) -> Path:
+    """A folder with one file, written as the stages do."""
+    with files.atomic(path) as new:
+        new.mkdir()
+        (new / "content").write_text(content)
+    return path
+
+
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "folder", "old")
+
+    def breaks(self: Path, target: Path, move: Callable[[Path, Path], Path]) -> Path:
+        if (self / "content").read_text() == "new":
+            raise OSError("it breaks")
+        return move(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="it breaks"):
+        for name in ("rename", "replace"):
+            patch.setattr(Path, name, functools.partialmethod(breaks, move=getattr(Path, name)))
+        patch.setattr(files, "_exchange", lambda *_: False, raising=False)
+        folder_of(folder, "new")
+    assert (folder / "content").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+KILLED_AT_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from befriend import files
+
+folder = Path(sys.argv[1]) / "folder"
+in_one_step = sys.argv[2] == "True"
+
+def write(content):
+    with files.atomic(folder) as new:
+        new.mkdir()
+        (new / "content").write_text(content)
+
+def kill_at(step):
+    def count(event, arguments):
+        nonlocal step
+        if event.startswith(("os.", "shutil.", "open")):
+            step -= 1
+            if step == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+
+if not in_one_step:
+    files._exchange = lambda one, other: False
+for step in range(1, 1000):
+    write("old")
+    child = os.fork()
+    if child == 0:
+        kill_at(step)
+        write("new")
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    if not in_one_step:
+        files.recover(folder)
+    content = folder / "content"
+    print(content.read_text() if content.exists() else "neither")
+    if not killed:
+        break
+"""
+
+
+@pytest.mark.parametrize("in_one_step", [True, False], ids=["in one step", "in two"])
+def test_killed_at_any_step_of_the_swap_a_folder_is_the_former_or_the_new_one(
+    in_one_step: bool, tmp_path: Path
+) -> None:
+    """In two steps, as on file systems that cannot exchange folders, it is once `recover` was called."""
+    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path), str(in_one_step)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(found) == {"old", "new"}
+    assert len(found) > 10
+    folder_of(tmp_path / "folder", "later")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]  # what the killed ones left is gone
+
+
+def test_a_writer_of_another_container_keeps_what_it_writes(tmp_path: Path) -> None:
+    """Its process number says nothing here; in this test nobody has it."""
+    code = f"""
+import os, sys
+from pathlib import Path
+os.getpid = lambda: 2**22 + 1
+from befriend import files
+with files.atomic(Path({str(tmp_path / "a")!r})) as path:
+    path.write_text("theirs")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"writing\n"
+        files.write_text(tmp_path / "a", "ours")
+        other.communicate(b"go on\n")
+    assert other.returncode == 0
+    assert (tmp_path / "a").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_json_is_canonical_and_refuses_nan(tmp_path: Path) -> None:

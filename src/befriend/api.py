@@ -51,6 +51,9 @@ class Befriend:
         """marks: of people who asked to be forgotten, beside those that the project knows of; prepared: a later log, in
         the numbers of the project's own (`befriend.data.renumber`), to be used in its place."""
         self.root, self.prepared = root, prepared or root / layout.PREPARED
+        for folder in layout.TRAINED:
+            if not (root / folder).exists():
+                files.recover(root / folder)  # from a stage that was killed while it replaced the folder
         self.marks = read_marks(root / layout.PREPARED) | marks
         self.log = without(EventLog.read(self.prepared), self.marks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import glob
 import hashlib
@@ -9,14 +11,17 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from befriend.errors import BusyError
 
 LOCK_VARIABLE = "BEFRIEND_LOCK_HOLDER"
+LOCK, NEW, OLD = "lock", "new", "old"
+"""in the folder of a writer: its lock, what it writes, and what was there before, where that cannot be exchanged"""
 
 
 def _fsync(path: Path) -> None:
@@ -29,40 +34,99 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` for a file or a folder, and moves it there once it is complete.
+    """Yields a temporary path beside `path` for a file or a folder, and puts it in its place once it is complete.
 
-    After an error, or when the process is killed, `path` is as it was before; what a killed one left beside it goes.
+    At every moment, however the process ends, `path` is whole: as it was before, or new. The temporary path lies in a
+    folder `.<name>.*.tmp`, which is locked as long as its writer runs; what a killed one left goes (`recover`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not _runs(left.name.split(".")[-2]):
-            remove(left)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove(temporary)
+    recover(path)
+    work, lock = _work(path)
     try:
+        temporary = work / NEW / path.name
+        temporary.parent.mkdir()
         yield temporary
         if temporary.is_dir():
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
                     _fsync(file)
         _fsync(temporary)
-        if temporary.is_dir():
-            remove(path)
-        temporary.replace(path)
+        if temporary.is_dir() and os.path.lexists(path):
+            _swap(temporary, path, work / OLD / path.name)
+        else:
+            temporary.replace(path)
         _fsync(path.parent)
     finally:
-        remove(temporary)
+        remove(work)
+        lock.close()
 
 
-def _runs(process: str) -> bool:
-    """Whether there is a process of this number."""
+def _work(path: Path) -> tuple[Path, TextIO]:
+    """A new folder to write `path` in, and its lock."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):
+            lock = _taken(work / LOCK)
+            if lock is not None:
+                return work, lock
+        # somebody's `recover` took it for one that a killed writer left, before it was locked
+
+
+def _swap(new: Path, path: Path, aside: Path) -> None:
+    """Puts a folder in the place of what is at `path`, which may remain at `new` or at `aside`."""
+    if _exchange(new, path):
+        return
+    aside.parent.mkdir()
+    path.rename(aside)  # a process that is killed here has `recover` put it back
     try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
+        new.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two paths changed places in one step. Linux can, on most file systems."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
         return False
-    except PermissionError:
-        pass
-    return True
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def recover(path: Path) -> None:
+    """Mends what killed writers of `path` left beside it: what was there returns if nothing took its place yet."""
+    for work in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not work.is_dir():
+            remove(work)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its writer, or somebody else's `recover`, has just removed it
+            lock = _taken(work / LOCK)
+            if lock is None:
+                continue  # its writer runs, here or in another container
+            with lock:
+                for former in (work / OLD).glob("*"):
+                    if not os.path.lexists(path.parent / former.name):
+                        former.rename(path.parent / former.name)
+                remove(work)
+
+
+def _taken(path: Path) -> TextIO | None:
+    """The lock file `path`, for its holder alone until it is closed; None where somebody else has it.
+
+    The kernel drops the lock when its holder dies, so there is no stale lock to clean up.
+    """
+    while True:
+        handle = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle
+        handle.close()  # the former holder removed it together with the folder it lay in
 
 
 def remove(path: Path) -> None:

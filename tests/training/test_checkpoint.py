@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from befriend import files
 from befriend.training import checkpoint
 from befriend.training.checkpoint import Checkpoint
 
@@ -69,3 +70,11 @@ def test_what_a_kill_left_half_written_is_swept_up(tmp_path: Path) -> None:
     (tmp_path / ".a.123.tmp").write_bytes(b"half")
     assert checkpoint.load(tmp_path / "a") is not None
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_somebody_still_writes_stays(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a", Checkpoint(TENSORS, {"step": 1}))
+    with files.atomic(tmp_path / "a") as new:
+        new.write_bytes((tmp_path / "a").read_bytes())
+        assert checkpoint.load(tmp_path / "a") is not None
+    assert checkpoint.load(tmp_path / "a") is not None

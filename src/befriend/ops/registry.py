@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -177,7 +176,7 @@ def _size(root: Path) -> int:
 
 def _serve(root: Path, folder: Path, how: str) -> None:
     link = root / layout.CHAMPION
-    new = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    new = link.with_name(f".{link.name}.tmp")  # one name for all: whoever serves holds the registry's lock
     files.remove(new)
     new.symlink_to(folder.relative_to(link.parent))
     new.replace(link)

@@ -41,8 +41,7 @@ def load(path: Path) -> Checkpoint | None:
     """The checkpoint at `path`. None if there is none, or none that can be used: then a line says why."""
     from safetensors import SafetensorError, safe_open
 
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process killed while it wrote
-        files.remove(leftover)
+    files.recover(path)
     if not path.exists():
         return None
     try:
