@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from befriend import files
-from befriend.errors import StorageError, explain
+from befriend.errors import BusyError, StorageError, explain
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -158,6 +161,85 @@ with files.atomic(Path({str(tmp_path / "a")!r})) as path:
     assert other.returncode == 0
     assert (tmp_path / "a").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_stage_lock_holds_other_threads_and_lets_its_own_in_again(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    def enter() -> str:
+        with files.stage_lock(lock):
+            return "in"
+
+    with ThreadPoolExecutor(1) as other:
+        with files.stage_lock(lock):
+            assert enter() == "in"
+            with pytest.raises(BusyError, match=f"stages are being run here already, by process {os.getpid()}"):
+                other.submit(enter).result()
+            with files.stage_lock(tmp_path / "another project's"), pytest.raises(BusyError):
+                other.submit(enter).result()
+        assert other.submit(enter).result() == "in"
+
+
+ENTER = """
+import sys
+from pathlib import Path
+from befriend import files
+from befriend.errors import BusyError
+if sys.argv[2] == "late":
+    sys.stdin.readline()
+try:
+    with files.stage_lock(Path(sys.argv[1])):
+        print("in", flush=True)
+        sys.stdin.readline()
+except BusyError as error:
+    print(error)
+"""
+START_AND_END = """
+import subprocess, sys
+from pathlib import Path
+from befriend import files
+with files.stage_lock(Path(sys.argv[1])):
+    subprocess.Popen([sys.executable, "-c", *sys.argv[2:]])
+    if sys.argv[4] == "soon":
+        sys.stdin.readline()
+"""
+
+
+@contextmanager
+def outlives_its_holder(lock: Path, when: str) -> Iterator[subprocess.Popen[str]]:
+    """Something that a holder of the lock started and that still runs, `soon` inside of the lock."""
+    command = [sys.executable, "-c", START_AND_END, str(lock), ENTER, str(lock), when]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        if when == "soon":
+            assert holder.stdout.readline() == "in\n"
+            holder.kill()
+        holder.wait()
+        yield holder
+
+
+def test_what_outlives_its_holder_does_not_come_in_beside_the_next(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with outlives_its_holder(lock, "late") as other, files.stage_lock(lock):
+        assert other.stdin is not None and other.stdout is not None
+        other.stdin.write("now\n")
+        other.stdin.flush()
+        assert other.stdout.readline().startswith(f"stages are being run here already, by process {os.getpid()}")
+
+
+def test_the_lock_is_not_free_while_what_its_killed_holder_started_is_inside(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with outlives_its_holder(lock, "soon") as other:
+        with (
+            pytest.raises(BusyError, match=f"by process {other.pid}: .*, or by what it started"),
+            files.stage_lock(lock),
+        ):
+            pass
+        assert other.stdin is not None and other.stdout is not None
+        other.stdin.close()  # it ends
+        assert other.stdout.read() == ""
+        with files.stage_lock(lock):
+            pass
 
 
 def test_json_is_canonical_and_refuses_nan(tmp_path: Path) -> None:

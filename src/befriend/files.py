@@ -9,9 +9,11 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,31 +163,94 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file alone; BusyError, `what` and the name of the holder, if somebody else does.
+
+    Who removes the folder in which the file lies while holding it has removed the lock too.
+    """
+    handle = _opened(path)
+    if handle is None:
+        raise _busy(path, what)
+    with handle:
+        _sign(handle)
+        yield
+
+
+def _opened(path: Path) -> TextIO | None:
+    """`_taken`, in a folder that is made if it is not there."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the former holder removed the folder just now
+            return _taken(path)
+
+
+def _sign(handle: TextIO, *more: str) -> None:
+    """Writes into a lock file who holds it, and lines for those who read it."""
+    handle.truncate(0)
+    process = f"process {os.getpid()}: {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
+    handle.write("\n".join([process.replace("\n", " "), *more, ""]))
+    handle.flush()
+
+
+def _busy(path: Path, what: str, more: str = "") -> BusyError:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    holder = lines[0] if lines else "a process that just started"
+    return BusyError(f"{what}, by {holder}{more}. Wait for it to end, or stop it, then run the command again.")
+
+
+_inside: dict[Path, int] = {}
+"""lock file -> the thread of this process in which stages run"""
+_entering = threading.Lock()
+
+
+@contextmanager
 def stage_lock(path: Path) -> Iterator[None]:
     """Holds the project's one lock while stages run; BusyError names the holder if somebody else does.
 
-    The kernel drops the lock when its holder dies, so there is no stale lock to clean up. A command that
-    the holder itself starts (a flow starts `dvc`, which starts a stage) finds the lock taken for it.
+    The thread that holds it may take it again. A command that the holder itself starts (a flow starts `dvc`, which
+    starts a stage) comes in too: it shares the lock, which is free once the last of them has ended.
     """
-    if os.environ.get(LOCK_VARIABLE):
+    lock = path.resolve()
+    if _inside.get(lock) == threading.get_ident():
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise BusyError(
-                f"stages are being run here already, by {handle.read().strip() or 'a process that just started'}. "
-                "Wait for it to end, or stop it, then run the command again."
-            ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}: {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}\n")
-        handle.flush()
-        os.environ[LOCK_VARIABLE] = str(os.getpid())
-        try:
-            yield
-        finally:
-            del os.environ[LOCK_VARIABLE]
-            handle.truncate(0)
+    with _entering:
+        handle, word = _entered(lock)
+        _inside[lock] = threading.get_ident()
+        os.environ[LOCK_VARIABLE] = " ".join([*_words(), word])
+    try:
+        yield
+    finally:
+        with _entering, handle:
+            del _inside[lock]
+            words = _words()
+            if word in words:
+                words.remove(word)  # once: who was started by the holder was told it before
+            os.environ[LOCK_VARIABLE] = " ".join(words)
+
+
+def _words() -> list[str]:
+    """By which those who hold a lock know whom they started."""
+    return os.environ.get(LOCK_VARIABLE, "").split()
+
+
+def _entered(lock: Path) -> tuple[TextIO, str]:
+    """The lock file, shared with whomever this process starts, and the word by which they are known."""
+    busy = "stages are being run here already", ", or by what it started"
+    if lock in _inside:
+        raise _busy(lock, *busy)
+    handle = _opened(lock)
+    if handle is not None:
+        words = [secrets.token_hex(8)]
+        _sign(handle, *words)
+    else:
+        words = _words()
+        handle = lock.open("a+", encoding="utf-8")
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        handle.seek(0)
+        held_by = handle.read().splitlines()[-1:]  # between the two kinds of lock somebody else may have taken it
+        if held_by and held_by[0] in words:
+            return handle, held_by[0]
+    handle.close()
+    raise _busy(lock, *busy)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +125,22 @@ def test_what_may_pass_is_tried_again(stages: dict[str, list[Any]]) -> None:
 def test_a_flow_does_not_start_where_stages_run_already(stages: dict[str, list[Any]]) -> None:
     from flows.pipeline import pipeline
 
-    with files.stage_lock(layout.LOCK):
-        holder = os.environ.pop(files.LOCK_VARIABLE)  # as seen by a process that is not the holder's child
+    with ThreadPoolExecutor(1) as other:  # what holds the lock is no part of the flow
+        holds, ends = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with files.stage_lock(layout.LOCK):
+                holds.set()
+                ends.wait()
+
+        done = other.submit(hold)
+        holds.wait()
         try:
             with pytest.raises(BusyError, match=f"process {os.getpid()}"):
                 pipeline()
         finally:
-            os.environ[files.LOCK_VARIABLE] = holder
+            ends.set()
+            done.result()
     assert stages["order"] == []
 
 
