@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from befriend.api import Befriend
+from befriend.data.forgotten import add_marks, mark
 from befriend.models.cluster_settings import ClusterSettings
+from befriend.retrieval import recommend as core
+from befriend.retrieval.recommend import Recommender
 from befriend.stages import cluster
 from tests.conftest import call
 from tests.stages.conftest import small_project
@@ -55,6 +62,38 @@ def test_all_users_of_a_file_as_parquet(project: Path, tmp_path: Path) -> None:
     done = call(project, "recommend", "--all", "-k", "3", "--new-only", "--out", str(tmp_path / "all"))
     assert pl.read_parquet(tmp_path / "all").drop("user").equals(lists.drop("user"))  # ids of a text file are text
     assert done.stdout.startswith(f"{len(ids):,} lists are in ")
+
+
+def test_whoever_is_forgotten_meanwhile_is_on_none_of_the_lists_and_in_no_export(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, vectors, gone = Recommender.lists, Befriend.vectors, []
+
+    def forgets(self: Any, *arguments: Any, made: Callable[..., pl.DataFrame]) -> pl.DataFrame:
+        table = made(self, *arguments)
+        add_marks(project / "prepared", [mark(one) for one in gone])
+        return table
+
+    monkeypatch.setattr(core, "AT_ONCE", 30)
+    monkeypatch.setattr(Recommender, "lists", functools.partialmethod(forgets, made=lists))
+    monkeypatch.setattr(Befriend, "vectors", functools.partialmethod(forgets, made=vectors))
+    out = tmp_path / "lists.parquet"
+    asked = ("recommend", "--all", "-k", "3", "--out", str(out))
+    assert call(project, *asked).returncode == 0
+    ids = pl.read_parquet(out)["recommended"].value_counts(sort=True)["recommended"].to_list()
+    out.unlink()
+    try:
+        for one, command in zip(ids, (asked, ("export", str(out))), strict=False):
+            gone.append(one)
+            done = call(project, *command)
+            assert done.returncode == 1
+            assert "somebody asked to be forgotten while" in done.stderr
+            assert "Run the same command again" in done.stderr
+            assert not out.exists()
+        assert call(project, *asked).returncode == 0
+        assert not set(gone) & set(pl.read_parquet(out)["recommended"])
+    finally:
+        (project / "prepared" / "forgotten.txt").unlink()
 
 
 def test_nobody_blocked_is_recommended(project: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from befriend.data.forgotten import add_marks, mark
+from befriend.data.log import EventLog
+from befriend.ops import tokens as ops
 from befriend.stages import tokenize
 from befriend.tokens.settings import TokenizeSettings
 from tests.conftest import call
@@ -53,7 +57,8 @@ def test_nobody_by_that_id(project: Path) -> None:
     assert done.returncode == 2 and "there is no user nobody in prepared" in done.stderr
 
 
-def test_assign_gives_stus_to_those_who_joined_and_leaves_the_others_alone(project: Path, tmp_path: Path) -> None:
+def later(project: Path, path: Path) -> str:
+    """Events since those of the project, of two people who joined."""
     log = pl.read_parquet(project / "log" / "events.parquet")
     last, known = log["timestamp"].max(), log["actor_id"].unique().sort()
     events = pl.DataFrame(
@@ -65,9 +70,13 @@ def test_assign_gives_stus_to_those_who_joined_and_leaves_the_others_alone(proje
         },
         schema_overrides={"actor_id": log.schema["actor_id"], "target_id": log.schema["target_id"]},
     )
-    events.write_parquet(tmp_path / "later.parquet")
+    events.write_parquet(path)
+    return str(path)
+
+
+def test_assign_gives_stus_to_those_who_joined_and_leaves_the_others_alone(project: Path, tmp_path: Path) -> None:
     out = tmp_path / "stus.parquet"
-    done = call(project, "tokens", "assign", str(tmp_path / "later.parquet"), "--out", str(out))
+    done = call(project, "tokens", "assign", later(project, tmp_path / "later.parquet"), "--out", str(out))
     assert done.returncode == 0, done.stderr
     stus = pl.read_parquet(out)
     assert stus.head(table(project).height).equals(table(project))
@@ -76,3 +85,23 @@ def test_assign_gives_stus_to_those_who_joined_and_leaves_the_others_alone(proje
     assert f"{stus.height - table(project).height:,} users got an STU" in done.stdout
     done = call(project, "tokens", "assign", str(project / "log" / "events.parquet"), "--out", str(out))
     assert done.returncode == 1 and "is later than those in prepared" in done.stderr
+
+
+def test_whoever_is_forgotten_while_stus_are_assigned_gets_none(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, read = table(project)["user_id"][7], ops._later
+
+    def forgets(*arguments: Any) -> EventLog:
+        log = read(*arguments)
+        add_marks(project / "prepared", [mark(gone)])
+        return log
+
+    monkeypatch.setattr(ops, "_later", forgets)
+    out = tmp_path / "stus.parquet"
+    try:
+        done = call(project, "tokens", "assign", later(project, tmp_path / "later.parquet"), "--out", str(out))
+    finally:
+        (project / "prepared" / "forgotten.txt").unlink()
+    assert done.returncode == 0, done.stderr
+    assert gone not in pl.read_parquet(out)["user_id"]

@@ -36,6 +36,7 @@ GATE = RUNS / "gate"
 TINY = RUNS / "tiny"
 LISTS = RUNS / "lists.parquet"
 LISTS_OF = RUNS / "lists" / "champion.json"
+WRITER = "lock"  # in `parts_of` lists: of whoever writes them
 TEXT_DEMO = RUNS / "text_demo"
 TEXT_CACHE = Path(".cache/text")
 TEXT_TOWERS = TEXT / "towers"
@@ -47,3 +48,8 @@ PAGE = REPORTS / "report" / "index.html"
 MODEL_CARD = PAGE.with_name("model_card.md")
 CLUSTER_REPORT = REPORTS / "clusters" / "report.md"
 TOKEN_REPORT = REPORTS / "tokens" / "report.md"
+
+
+def parts_of(lists: Path) -> Path:
+    """The folder that holds the blocks of a file of lists until all are made."""
+    return lists.with_name(f"{lists.name}.parts")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from befriend import files
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
+from befriend.errors import BusyError, DataError, StorageError
 from befriend.evaluation.protocol import Request
 from befriend.retrieval import batch, recommend
 from befriend.retrieval.recommend import Asked, Recommender, blocks
@@ -80,3 +85,71 @@ def test_the_cap_spans_the_blocks(tmp_path: Path) -> None:
     out = tmp_path / "lists.parquet"
     batch.write(recommender(ASKED["capped"], Lister()), LOG.user_ids, out, "one")
     assert pl.read_parquet(out)["recommended"].value_counts()["count"].max() == 6
+
+
+def test_parts_that_are_gone_at_the_end_are_not_left_out_silently(tmp_path: Path) -> None:
+    out, asked = tmp_path / "lists.parquet", ASKED["ranked"]
+    whole = recommender(asked, Lister())
+    expected = pl.concat(whole.lists(some) for some in blocks(LOG.user_ids))
+    made = 0
+
+    def finish(lists: pl.DataFrame) -> pl.DataFrame:
+        nonlocal made
+        made += 1
+        if made == 3:
+            files.remove(tmp_path / "lists.parquet.parts")
+        return lists
+
+    with pytest.raises(StorageError, match=r"2 of the 5 parts .* are gone .* Run the same command again"):
+        batch.write(recommender(asked, Lister()), LOG.user_ids, out, "one", finish)
+    assert not out.exists()
+    assert batch.write(recommender(asked, Lister()), LOG.user_ids, out, "one") == USERS - 2 * BLOCK
+    assert_frame_equal(pl.read_parquet(out), expected)
+
+
+def test_two_cannot_write_the_same_lists_at_once(tmp_path: Path) -> None:
+    out, (begun, goes_on) = tmp_path / "lists.parquet", (threading.Event(), threading.Event())
+
+    def finish(lists: pl.DataFrame) -> pl.DataFrame:
+        begun.set()
+        goes_on.wait()
+        return lists
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(batch.write, recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one", finish)
+        try:
+            begun.wait()
+            with pytest.raises(BusyError, match=rf"lists.parquet is being written already, by process {os.getpid()}"):
+                batch.write(recommender(ASKED["drawn"], Lister()), LOG.user_ids, out, "other")
+        finally:
+            goes_on.set()
+        assert first.result() == 0
+    assert pl.read_parquet(out)["user"].n_unique() == USERS
+    assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
+
+
+def test_blocks_of_another_size_do_not_stand_for_those_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "lists.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        batch.write(recommender(ASKED["ranked"], Lister(2)), LOG.user_ids, out, "one")
+    monkeypatch.setattr(recommend, "AT_ONCE", BLOCK + 3)
+    batch.write(recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one")
+    assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == LOG.user_ids.to_list()
+
+
+@pytest.mark.parametrize("asks", [1, 3, 6], ids=["at the start", "between", "at the end"])
+def test_what_is_not_right_any_more_is_not_written(asks: int, tmp_path: Path) -> None:
+    left = asks
+
+    def still_right() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise DataError("somebody was forgotten")
+
+    out = tmp_path / "lists.parquet"
+    with pytest.raises(DataError, match="somebody was forgotten"):
+        batch.write(recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one", still_right=still_right)
+    assert not out.exists()

@@ -12,7 +12,7 @@ from befriend import files, layout
 from befriend.data.columns import USER_ID
 from befriend.data.forgotten import FORGOTTEN_FILE, add_marks, mark
 from befriend.data.log import USERS_FILE
-from befriend.errors import CallError
+from befriend.errors import BusyError, CallError
 from befriend.ops.registry import locked, promoted
 
 SEARCHED = (layout.PREPARED, layout.MODELS, layout.REPORTS, layout.RUNS)
@@ -22,7 +22,10 @@ TEXT = (".json", ".md", ".html", ".csv", ".txt", ".js")
 
 
 def forget(root: Path, users: list[str]) -> None:
-    """Marks people, here and in every promoted run, and takes them out of the lists that lie here."""
+    """Marks people, here and in every promoted run, and takes them out of the lists that lie here.
+
+    BusyError where stages or lists are being made: people are marked then, but lists that lie here were left alone.
+    """
     folders = [root / layout.PREPARED, *(entry.folder / layout.PREPARED for entry in promoted(root))]
     tables = [folder / USERS_FILE for folder in folders if (folder / USERS_FILE).is_file()]
     known = {str(user) for path in tables for user in pl.read_parquet(path, columns=[USER_ID])[USER_ID]}
@@ -32,17 +35,30 @@ def forget(root: Path, users: list[str]) -> None:
     with locked(root):  # nobody is promoted meanwhile
         for folder in {*folders, *(entry.folder / layout.PREPARED for entry in promoted(root))}:
             add_marks(folder, map(mark, users))
-    lists = root / layout.LISTS
-    files.remove(lists.with_name(f"{lists.name}.parts"))
-    if lists.is_file():
-        table = pl.read_parquet(lists)
-        gone = pl.any_horizontal(pl.col(name).cast(pl.String).is_in(users) for name in ("user", "recommended"))
-        with files.atomic(lists) as new:
-            table.filter(~gone).write_parquet(new, compression="zstd")
+    try:
+        with files.stage_lock(root / layout.LOCK):
+            _take_off(root / layout.LISTS, users)
+    except BusyError as error:
+        raise BusyError(
+            f"{', '.join(users)}: marked, so no list that is begun from now on has them, and lists for everybody that "
+            f"are being made stop. {layout.LISTS} may still have them, since {error}"
+        ) from None
     typer.echo(
         f"{', '.join(users)}: on no list from now on. The next run leaves them out of everything: dvc repro\n"
         f"Commit {layout.PREPARED / FORGOTTEN_FILE}, so that every clone does."
     )
+
+
+def _take_off(lists: Path, users: list[str]) -> None:
+    """Removes people from a file of lists that is there, and what was made of one that is not finished."""
+    parts = layout.parts_of(lists)
+    with files.held(parts / layout.WRITER, f"{lists} is being written"):
+        if lists.is_file():
+            table = pl.read_parquet(lists)
+            gone = pl.any_horizontal(pl.col(name).cast(pl.String).is_in(users) for name in ("user", "recommended"))
+            with files.atomic(lists) as new:
+                table.filter(~gone).write_parquet(new, compression="zstd")
+        files.remove(parts)
 
 
 def prove(root: Path, users: list[str]) -> None:

@@ -20,7 +20,7 @@ from befriend.data.columns import USER_ID
 from befriend.data.forgotten import read_marks
 from befriend.data.log import USERS_FILE
 from befriend.data.renumber import renumber
-from befriend.errors import CallError
+from befriend.errors import CallError, DataError
 from befriend.ops.registry import champion
 from befriend.retrieval import batch
 from befriend.retrieval.recommend import Asked, blocks, numbers
@@ -49,6 +49,7 @@ def recommend(
     out: Path | None,
 ) -> None:
     """Lists for one user, for those of a file or for everybody: a table, JSON, or a Parquet file."""
+    marks = read_marks(layout.PREPARED)
     people, moment = serving(run, newest), _moment(at)
     wanted = people.log.user_ids if everybody else pl.Series([user]) if users is None else _read_users(users)
     if only is not None:
@@ -69,7 +70,8 @@ def recommend(
 
     if out is not None:
         told = f"{people.digest} {asked} {model} {approximate} {clusters} {why} {wanted.to_list()}"
-        served = batch.write(recommender, wanted, out, hashlib.sha256(told.encode()).hexdigest()[:16], finish)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        served = batch.write(recommender, wanted, out, digest, finish, lambda: _nobody_forgotten(people, marks, out))
         kept = f" ({served:,} of them were made before)" if served else ""
         typer.echo(
             f"{pl.scan_parquet(out).select(pl.col('user').n_unique()).collect().item():,} lists{kept} are in {out}."
@@ -152,9 +154,22 @@ def serving(run: Path | None, newest: bool = False) -> Befriend:
     return load(run or Path())
 
 
+def _nobody_forgotten(people: Befriend, marks: frozenset[str], out: Path) -> None:
+    """DataError where somebody was marked, here or in the run that is served, since these marks were read."""
+    now = read_marks(layout.PREPARED) | read_marks(people.root / layout.PREPARED)
+    if now - marks - people.marks:
+        raise DataError(
+            f"somebody asked to be forgotten while {out} was made, so it was not written. Run the same command again: "
+            "it leaves them out."
+        )
+
+
 def export(run: Path | None, out: Path) -> None:
     """Vectors and STUs of everyone, as Parquet."""
-    vectors = serving(run).vectors()
+    marks = read_marks(layout.PREPARED)
+    people = serving(run)
+    vectors = people.vectors()
     with files.atomic(out) as path:
         vectors.write_parquet(path, compression="zstd")
+        _nobody_forgotten(people, marks, out)
     typer.echo(f"vectors and STUs of {vectors.height:,} users are in {out}.")

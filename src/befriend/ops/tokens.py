@@ -65,14 +65,13 @@ def assign(events: Path, out: Path, data: DataSettings) -> None:
     """Writes the STUs of all users, those of later events too: one row a user."""
     log = EventLog.read(layout.PREPARED)
     tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
-    marks = read_marks(layout.PREPARED)
-    later = without(_later(events, data), marks)
+    later = without(_later(events, data), read_marks(layout.PREPARED))
     grown = tokens.extended(later)
-    grown.table.write(out, later.user_ids)
-    if marks:
-        everybody = pl.read_parquet(out)
-        with files.atomic(out) as new_file:
-            everybody.filter(~marked(everybody[USER_ID], marks)).write_parquet(new_file)
+    with files.atomic(out) as new_file:
+        grown.table.write(new_file, later.user_ids)
+        everybody = pl.read_parquet(new_file)
+        gone = marked(everybody[USER_ID], read_marks(layout.PREPARED))  # somebody may have been forgotten since
+        everybody.filter(~gone).write_parquet(new_file)
     new = len(grown.table) - len(tokens.table)
     typer.echo(f"{new:,} users got an STU, {len(tokens.table):,} keep theirs; all are in {out}.")
 

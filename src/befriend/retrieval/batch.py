@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
-from befriend import files
+from befriend import files, layout
+from befriend.errors import StorageError
 from befriend.progress import track
 from befriend.retrieval.recommend import Recommender, blocks
 
@@ -18,29 +20,47 @@ def write(
     path: Path,
     digest: str,
     finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda lists: lists,
+    still_right: Callable[[], None] = lambda: None,
 ) -> int:
     """Writes the lists of users, by original ids, to `path`. Returns how many users an earlier run had served.
 
+    BusyError where somebody else writes them; StorageError where blocks that were made are gone at the end.
+
     digest: of all that the lists depend on, the users among it; what an earlier run made for another digest is dropped.
     finish: what becomes of each block before it is written. Until the end, blocks lie in `path`.parts.
+    still_right: raises where lists may not go on as they were begun; called before each block, and at the end.
     """
-    folder = path.with_name(path.name + ".parts")
-    parts = folder / digest
-    for other in folder.glob("*"):
-        if other != parts:
-            files.remove(other)
-    parts.mkdir(parents=True, exist_ok=True)
-    served, asked = 0, list(blocks(users))
-    for number, some in track(enumerate(asked), "recommend", len(asked)):
-        part = parts / f"{number:08}.parquet"
-        if part.is_file():
-            recommender.remember(pl.read_parquet(part, columns=["recommended"]))
-            served += len(some)
-            continue
-        lists = finish(recommender.lists(some))
-        with files.atomic(part) as new:
-            lists.write_parquet(new, compression="zstd")
-    with files.atomic(path) as new:
-        pl.scan_parquet(parts / "*.parquet", glob=True).sink_parquet(new, compression="zstd")
-    files.remove(folder)
-    return served
+    folder = layout.parts_of(path)
+    with files.held(folder / layout.WRITER, f"{path} is being written already"):
+        parts = folder / digest
+        for other in folder.glob("*"):
+            if other not in (parts, folder / layout.WRITER):
+                files.remove(other)
+        parts.mkdir(parents=True, exist_ok=True)
+        served, asked = 0, list(blocks(users))
+        made = [parts / f"{number:08}-{_digest(some)}.parquet" for number, some in enumerate(asked)]
+        for part, some in track(zip(made, asked, strict=True), "recommend", len(asked)):
+            still_right()
+            if part.is_file():
+                recommender.remember(pl.read_parquet(part, columns=["recommended"]))
+                served += len(some)
+                continue
+            lists = finish(recommender.lists(some))
+            with files.atomic(part) as new:
+                lists.write_parquet(new, compression="zstd")
+        gone = [part for part in made if not part.is_file()]
+        if gone:
+            raise StorageError(
+                f"{path} was not written: {len(gone)} of the {len(made)} parts of it that were made are gone from "
+                f"{parts}; something else removed them. Run the same command again, and it makes these anew."
+            )
+        with files.atomic(path) as new:
+            pl.scan_parquet(made, glob=False).sink_parquet(new, compression="zstd")
+            still_right()
+        files.remove(folder)
+        return served
+
+
+def _digest(users: pl.Series) -> str:
+    """Tells for whom a block was made: an earlier version may have cut the users into others."""
+    return hashlib.sha256(repr(users.to_list()).encode()).hexdigest()[:16]
