@@ -506,6 +506,30 @@ def test_an_earlier_log_does_not_survive_a_refused_one(project: Project, raw_eve
     project.refuse(project.root / "log")
 
 
+@pytest.mark.parametrize(
+    ("source", "rules", "data", "message"),
+    [
+        ("nowhere", {}, {}, "the event log .* does not exist"),
+        ("log", {"previous_users": Path("nowhere")}, {}, "previous_users names nowhere, which is not there"),
+        ("folder", {}, {"texts": {"file": "texts.parquet"}}, "names texts.parquet, but there is no such file"),
+        ("empty", {}, {}, "is a folder without files"),
+    ],
+    ids=["log", "earlier users", "table of texts", "folder"],
+)
+def test_what_is_not_there_leaves_everything_as_it_was(
+    source: str, rules: dict[str, Any], data: dict[str, Any], message: str, project: Project, raw_events: pl.DataFrame
+) -> None:
+    for name in ("folder", "empty"):
+        (project.root / name).mkdir()
+    for name in ("log", "folder/log"):
+        raw_events.write_parquet(project.root / name)
+    project.run(project.root / "log")
+    before = {path: files.sha256(path) for path in project.root.rglob("*") if path.is_file()}
+    with pytest.raises(BefriendError, match=message):
+        project.run(project.root / source, rules, **data)
+    assert {path: files.sha256(path) for path in project.root.rglob("*") if path.is_file()} == before
+
+
 def test_a_prepared_log_that_was_tampered_with_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")

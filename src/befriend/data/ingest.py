@@ -123,7 +123,7 @@ def ingest(
 
     marks: of people who asked to be forgotten: their rows are counted, and kept nowhere.
     """
-    earlier = _previous_ids(rules.previous_users, data)
+    earlier = previous_ids(rules.previous_users, data)
     number = _Numbering(earlier.filter(~marked(earlier, marks)) if marks else earlier)
     previous = number.table.height
     labels: dict[str, int] = {}
@@ -254,7 +254,7 @@ def _users(events: pl.DataFrame, ids: pl.Series, final: np.ndarray) -> pl.DataFr
     )
 
 
-def _previous_ids(path: Path | None, data: DataSettings) -> pl.Series:
+def previous_ids(path: Path | None, data: DataSettings) -> pl.Series:
     """Ids of an earlier run's users, in their order; empty without one."""
     dtype = pl.Int64 if data.id_type == "integer" else pl.String
     if path is None:

@@ -38,8 +38,21 @@ def find_files(settings: DataSettings, source: Path) -> list[Path]:
     In a folder, names that begin with a dot or an underscore are not part of the log (as Spark and Hadoop have it),
     and the tables beside the events are not; those need not be there for the events to be read.
     """
+    found, apart = _listed(settings, source)
     try:
-        names = [getattr(settings, table).file for table in BESIDE]
+        for file in [*found, *apart]:
+            file.open("rb").close()
+    except PermissionError as error:
+        raise _unreadable(error) from None
+    except FileNotFoundError as error:
+        raise SourceError(f"{error.filename} in the event log is a link to nowhere. Mend or remove it.") from None
+    return found
+
+
+def _listed(settings: DataSettings, source: Path) -> tuple[list[Path], list[Path]]:
+    """The log's files in name order, at least one, and those of the tables beside the events; none is opened."""
+    names = [getattr(settings, table).file for table in BESIDE]
+    try:
         apart = [source / name for name in names if name is not None and (source / name).is_file()]
         if source.is_dir():
             found = sorted(file for file in _walk(source) if file not in apart)
@@ -50,18 +63,23 @@ def find_files(settings: DataSettings, source: Path) -> list[Path]:
                 f"the event log {source} does not exist. `dvc repro` brings it from the place that data.dvc names; "
                 "`befriend use SOURCE` names another place."
             )
-        for file in [*found, *apart]:
-            file.open("rb").close()
     except PermissionError as error:
-        raise SourceError(
-            f"the event log {error.filename} may not be read by this user. Grant read access, then run again."
-        ) from None
-    except FileNotFoundError as error:
-        raise SourceError(f"{error.filename} in the event log is a link to nowhere. Mend or remove it.") from None
+        raise _unreadable(error) from None
     if not found:
         but = f" other than {', '.join(file.name for file in apart)}" if apart else ""
         raise SourceError(f"the event log {source} is a folder without files{but}. Put the log's files into it.")
-    return found
+    return found, apart
+
+
+def _unreadable(error: PermissionError) -> SourceError:
+    return SourceError(
+        f"the event log {error.filename} may not be read by this user. Grant read access, then run again."
+    )
+
+
+def require_log(settings: DataSettings, source: Path) -> None:
+    """SourceError where there is no log at all; whether the one that is there may be read is told by reading it."""
+    _listed(settings, source)
 
 
 def require_tables(settings: DataSettings, source: Path) -> None:

@@ -15,7 +15,7 @@ from befriend.data.contracts import ATTRIBUTES, EVENTS, REJECTED, STATEMENTS, TE
 from befriend.data.expectations import Verdict, check_log, facts_row
 from befriend.data.facts import describe
 from befriend.data.forgotten import read_marks
-from befriend.data.ingest import Ingested, ingest
+from befriend.data.ingest import Ingested, ingest, previous_ids
 from befriend.data.ingest_attributes import IngestedAttributes, ingest_attributes
 from befriend.data.ingest_texts import IngestedTable, ingest_texts
 from befriend.data.log import (
@@ -28,7 +28,7 @@ from befriend.data.log import (
     EventLog,
 )
 from befriend.data.rejected import RejectedWriter
-from befriend.data.sources import require_tables
+from befriend.data.sources import require_log, require_tables
 from befriend.data.split import split_by_time
 from befriend.data.validation_report import write_report
 from befriend.errors import DataError, SettingsError
@@ -65,9 +65,12 @@ def run(data: DataSettings, rules: ValidateSettings, source: Path, prepared: Pat
             f"validate.previous_users names {rules.previous_users}, which this stage writes anew. "
             "Copy it to another place, and name that."
         )
+    require_tables(data, source)
+    require_log(data, source)
+    previous_ids(rules.previous_users, data)
+    # There is a log, which may be refused: the tables of an earlier one must not be taken for its own.
     for path in [*outputs, reports / "validation.json"]:
         path.unlink(missing_ok=True)
-    require_tables(data, source)
     with files.atomic(prepared / REJECTED_FILE) as rejected_file:
         with RejectedWriter(rejected_file) as keep:
             marks = read_marks(prepared)
