@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from befriend.ops.understood import Seen, look, look_beside, show
 from befriend.settings import parse
 
 DATA_FILE = Path("data.dvc")
+ASIDE, DONE = Path(".data.former"), Path(".data.replaced")
+KEPT = {layout.DATA: ASIDE / "data", DATA_FILE: ASIDE / "import"}
+"""where the former log and its data.dvc lie while another is imported; DVC would take any *.dvc for one of its own"""
 SAMPLE_SETTINGS: dict[str, Any] = {
     "actions": ["accept", "block", "message", "request", "view"],
     "roles": {"view": "signal", "block": "exclude"},
@@ -61,13 +65,15 @@ def use(
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
     load_params()
     told = (columns, unit, separator, header, parse(DataSettings, beside, "befriend use"))
-    with _restored():
+    if source is not None and "://" not in source:  # looked at before anything is moved
+        if Path(source).absolute().is_relative_to(layout.DATA.absolute()):
+            raise CallError(f"{source} lies in {layout.DATA}/, which befriend fills and empties: put it elsewhere.")
+        settings = detect(Path(source), *told)
+    with files.stage_lock(layout.LOCK), _restored():
         if source is None:
             settings = parse(DataSettings, SAMPLE_SETTINGS, "befriend use --sample")
             _import(str(layout.SAMPLE / "log"))
         else:
-            if "://" not in source:
-                settings = detect(Path(source), *told)
             _import(source)
             if "://" in source:
                 settings = detect(layout.DATA, *told)
@@ -79,31 +85,43 @@ def use(
         if source is not None:
             settings = _with_actions(settings, seen, roles)
         tables = look_beside(settings)
-    _write_settings(settings)
+        _write_settings(settings)
     show(Console(), settings, seen, tables)
 
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Puts data.dvc and data back if anything fails. DVC would import into an existing folder, so it is moved aside."""
-    before = DATA_FILE.read_text() if DATA_FILE.is_file() else None
-    DATA_FILE.unlink(missing_ok=True)  # DVC would keep the layout of the old one
-    aside = layout.DATA.with_name(f".{layout.DATA.name}.before")
-    files.remove(aside)
-    if layout.DATA.exists():
-        layout.DATA.rename(aside)
+    """Puts data and data.dvc back if anything fails; where the process was killed, the next call does so first.
+
+    Both are moved aside: DVC would import into an existing folder, and keep the layout of the old data.dvc.
+    """
+    _put_back()
+    files.remove(DONE)
+    ASIDE.mkdir()
     try:
-        yield
+        for path, kept in KEPT.items():
+            if os.path.lexists(path):
+                path.rename(kept)
+        try:
+            yield
+        except BaseException:
+            for path in KEPT:  # what was imported
+                files.remove(path)
+            raise
     except BaseException:
-        files.remove(layout.DATA)
-        if aside.exists():
-            aside.rename(layout.DATA)
-        if before is None:
-            DATA_FILE.unlink(missing_ok=True)
-        else:
-            files.write_text(DATA_FILE, before)
+        _put_back()
         raise
-    files.remove(aside)
+    ASIDE.rename(DONE)  # in this step the new log takes the place of the former one
+    files.remove(DONE)
+
+
+def _put_back() -> None:
+    """Returns what a call that did not come to its end moved aside, if there is any."""
+    for path, kept in KEPT.items():
+        if os.path.lexists(kept):
+            files.remove(path)
+            kept.rename(path)
+    files.remove(ASIDE)
 
 
 def use_tiny() -> None:
@@ -111,10 +129,11 @@ def use_tiny() -> None:
     from befriend.data.simulate import write
     from befriend.data.traits import PROFILES
 
-    write(PROFILES["tiny"], layout.TINY)
-    roles = SAMPLE_SETTINGS["roles"]
-    use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {})
-    _set(TINY)
+    with files.stage_lock(layout.LOCK):
+        write(PROFILES["tiny"], layout.TINY)
+        roles = SAMPLE_SETTINGS["roles"]
+        use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {})
+        _set(TINY)
     typer.echo(
         "\nThe settings of the stages are those of a quick look now, whose figures mean little. To go back:\n"
         "  git checkout params.yaml data.dvc"
