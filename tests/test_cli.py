@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -56,6 +58,32 @@ def test_a_users_mistake_is_one_message_and_an_exit_code(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("befriend: ")
     assert message in done.stderr
+
+
+def test_ctrl_c_says_where_it_stopped_and_what_to_do(tmp_path: Path) -> None:
+    """In a process of its own, at a stage that has begun."""
+    (tmp_path / "params.yaml").write_text("data: {format: csv}\n")
+    with (tmp_path / "log").open("w") as log:
+        log.write("actor_id,action,target_id,timestamp\n")
+        log.writelines(f"{k % 97},message,{k % 89 + 100},{1_600_000_000 + k}\n" for k in range(20_000))
+    with subprocess.Popen(
+        [BEFRIEND, "validate", "--source", "log"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
+    ) as child:
+        record = tmp_path / "runs" / "validate.json"
+        while not record.exists():
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert said.startswith("befriend: stopped")
+    assert "Run the same command again" in said and "Traceback" not in said
+    told = files.read_json(record)
+    assert (told["exit_code"], told["error"][:17]) == (130, "stopped by Ctrl-C")
 
 
 def test_a_stage_records_how_it_ended(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import typer
 from befriend import kernels, layout
 from befriend.cli_operating import app as operating
 from befriend.cli_text import app as text
-from befriend.errors import explain
+from befriend.errors import STOPPED, explain
+from befriend.progress import standing
 
 app = typer.Typer(
     name="befriend",
@@ -67,9 +68,15 @@ def main() -> None:
             raise
         typer.echo(f"befriend: {known}", err=True)
         sys.exit(known.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("befriend: stopped. Run the same command again to go on.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == STOPPED:  # typer makes that of a KeyboardInterrupt
+            at = f" at {standing()}" if standing() else ""
+            typer.echo(
+                f"befriend: stopped{at}. Run the same command again: a training, texts that are read and lists that go "
+                "into a file go on where they were; everything else begins anew.",
+                err=True,
+            )
+        raise
 
 
 def _run_stage(stage: str, work: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ import errno
 import re
 
 __all__ = [
+    "STOPPED",
     "BefriendError",
     "BusyError",
     "CallError",
@@ -26,6 +27,9 @@ __all__ = [
     "StorageError",
     "explain",
 ]
+
+
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 
 class BefriendError(Exception):

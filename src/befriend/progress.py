@@ -9,10 +9,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINE_EVERY = 60.0  # seconds
+_standing = ""
+
+
+def standing() -> str:
+    """Where the work that is tracked stands, for whom it is stopped; empty where none is."""
+    return _standing
+
+
+def _noted(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    global _standing
+    for k, item in enumerate(items):
+        _standing = f"{description}: {k:,} of {total:,}" if total is not None else f"{description}: {k:,} parts"
+        yield item
+    _standing = ""
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """The items, while progress is shown on standard error. total: how many will come; None if nobody knows."""
+    items = _noted(items, description, total)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as bar

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from befriend import files
-from befriend.errors import explain
+from befriend.errors import STOPPED, explain
+from befriend.progress import standing
 
 
 class Result(Protocol):
@@ -44,17 +45,16 @@ def recorded(stage: str, runs: Path, work: Callable[[], T]) -> T:
         "packages": {name: version(name) for name in PACKAGES},
     }
     path = runs / f"{stage}.json"
-    files.write_json(path, record)
     start = time.perf_counter()
     try:
+        files.write_json(path, record)
         result = work()
     except BaseException as error:
         known = explain(error)
-        record |= {
-            "status": "failed",
-            "exit_code": known.exit_code if known else 70,
-            "error": str(known or repr(error)),
-        }
+        code, said = (known.exit_code, str(known)) if known else (70, repr(error))
+        if isinstance(error, KeyboardInterrupt):
+            code, said = STOPPED, f"stopped by Ctrl-C{f' at {standing()}' if standing() else ''}"
+        record |= {"status": "failed", "exit_code": code, "error": said}
         _close(path, record, start)
         if known is None or known is error:
             raise
