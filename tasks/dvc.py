@@ -142,7 +142,7 @@ def failure(target: str, code: int, lines: list[str], record: Path | None) -> St
     if code < 0 or (ended[1] in _KILLED if ended else said.get("status") == "running"):
         return StageError(
             f"{target} was killed before it could say why, most often for lack of memory. "
-            "Nothing half-written was left behind: run it again, with more memory if it happens again.",
+            "Run it again, with more memory if it happens again.",
             exit_code=137,
             began=record is not None,
             may_pass=True,

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from befriend import files
-from befriend.errors import BusyError, StorageError, explain
+from befriend.errors import BusyError, NetworkError, StorageError, explain
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -255,3 +257,45 @@ def test_failures_of_the_system_become_messages() -> None:
     assert "the disk is full (x/events.parquet)" in str(full)
     assert isinstance(explain(RuntimeError("write failed: No space left on device (os error 28)")), StorageError)
     assert explain(KeyError("a defect of our own")) is None
+
+
+def test_a_message_claims_no_more_than_is_known() -> None:
+    refused = explain(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+    unknown = explain(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    for found in (refused, unknown, explain(RuntimeError("error sending request (os error 111)"))):
+        assert isinstance(found, NetworkError)
+        assert "another machine could not be reached" in str(found) and "the network" in str(found)
+        assert "file" not in str(found)
+    missing = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "models/about.json"))
+    assert str(missing).startswith("there is no such file or folder (models/about.json): ")
+    assert "half-written" not in str(missing)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Permission denied: you have no permission to read this model"),
+        ValueError("bad row (os error 13)"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # of a process, for example
+        OSError(errno.EBADF, "Bad file descriptor"),
+        OSError("something odd"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_failure_of_a_file_or_the_network_keeps_its_traceback(error: Exception) -> None:
+    assert explain(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)"),
+    ],
+    ids=["the system's", "a table library's"],
+)
+def test_a_failure_names_the_output_that_was_written(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, files.atomic(tmp_path / "a"):
+        raise error
+    assert str(explain(caught.value)).startswith(f"the disk is full (while {tmp_path / 'a'} was written): ")

@@ -5,7 +5,8 @@
     │   ├── SettingsError    2   params.yaml or --set holds an unknown or impossible setting
     │   └── SourceError      2   the event log is not there, or may not be read
     ├── DataError            1   the data is not what it was said to be, or failed a check
-    ├── StorageError         1   an output could not be written: disk full, no permission
+    ├── StorageError         1   a file could not be read or written: disk full, no permission
+    ├── NetworkError         1   another machine could not be reached
     └── BusyError            1   somebody else is running stages here
 
 A message says what is wrong, where, what was found, what is allowed, and what to do next.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 
 __all__ = [
     "STOPPED",
@@ -22,6 +24,7 @@ __all__ = [
     "BusyError",
     "CallError",
     "DataError",
+    "NetworkError",
     "SettingsError",
     "SourceError",
     "StorageError",
@@ -58,35 +61,63 @@ class StorageError(BefriendError):
     pass
 
 
+class NetworkError(BefriendError):
+    pass
+
+
 class BusyError(BefriendError):
     pass
 
 
-_STORAGE = {
+_DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an error",
+}
+_FILE = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
+    errno.ENOENT: "there is no such file or folder",
 }
+_NETWORK = {
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ETIMEDOUT,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+}
+_WRAP = ("polars", "pyarrow", "safetensors")
+"""packages whose own errors hold no more than the text of the system's"""
 
 
 def explain(error: BaseException) -> BefriendError | None:
-    """The BefriendError that a failure of the operating system amounts to; None for a defect of our own.
-
-    Table libraries wrap the system's error in one of their own and keep only its text, so that is read too.
-    """
+    """The BefriendError that a failure of the operating system amounts to; None for a defect of our own."""
     if isinstance(error, BefriendError):
         return error
-    found = re.search(r"os error (\d+)|(No space left on device)|(Permission denied)", str(error))
-    if isinstance(error, OSError) and error.errno is not None:
-        code = error.errno
-    elif found:
-        code = int(found[1]) if found[1] else errno.ENOSPC if found[2] else errno.EACCES
-    else:
+    code, wrapped = _code(error)
+    if isinstance(error, socket.gaierror) or code in _NETWORK:
+        return NetworkError(
+            f"another machine could not be reached: {error}\n"
+            "Check its address and the network, then run the same command again."
+        )
+    name = getattr(error, "filename", None)
+    if code is None or not (name or wrapped or code in _DISK):
         return None
-    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-    return StorageError(
-        f"{_STORAGE.get(code, 'a file could not be read or written')}{where}: {error}\n"
-        "Nothing half-written was left behind. Mend that, then run the same command again."
-    )
+    what = (_DISK | _FILE).get(code, "a file could not be read or written")
+    where = name or next(reversed(getattr(error, "__notes__", [])), None)  # `files.atomic` notes what it writes
+    return StorageError(f"{what}{f' ({where})' if where else ''}: {error}\nMend that, then run the same command again.")
+
+
+def _code(error: BaseException) -> tuple[int | None, bool]:
+    """The number of the system's error, None where it is none, and whether it was read from a text about a file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno, False
+    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.split(".")[0] in _WRAP:
+        found = re.search(r"\(os error (\d+)\)|(No space left on device)", str(error))
+        if found:
+            return int(found[1] or errno.ENOSPC), True
+    return None, False

@@ -58,6 +58,9 @@ def atomic(path: Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
         _fsync(path.parent)
+    except Exception as error:
+        error.add_note(f"while {path} was written")
+        raise
     finally:
         remove(work)
         lock.close()
