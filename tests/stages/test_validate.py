@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import tempfile
@@ -17,11 +18,13 @@ import pytest
 
 from befriend import files
 from befriend.config import DataSettings, ValidateSettings
+from befriend.data.chunk import damaged
 from befriend.data.columns import REASON
 from befriend.data.ingest import ingest
 from befriend.data.log import EventLog
 from befriend.data.rejected import RejectedWriter
-from befriend.errors import BefriendError, DataError, SettingsError, SourceError
+from befriend.data.sources import find_files
+from befriend.errors import BefriendError, DataError, SettingsError, SourceError, StorageError
 from befriend.stages import validate
 
 COLUMNS = {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}
@@ -344,6 +347,13 @@ def test_a_parquet_file_damaged_inside_is_refused(project: Project, raw_events: 
     assert "is damaged" in project.refuse(project.root / "log")
 
 
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file() -> None:
+    with pytest.raises(StorageError, match="the disk reports an error"):
+        damaged(OSError(errno.EIO, "Input/output error"), "log.csv is damaged")
+    with pytest.raises(DataError, match=r"log.csv is damaged: Corrupt snappy compressed data"):
+        damaged(OSError("Corrupt snappy compressed data"), "log.csv is damaged")
+
+
 def test_text_said_to_be_parquet_and_the_other_way_round(project: Project, raw_events: pl.DataFrame) -> None:
     write_text(project.root / "csv", raw_events)
     assert "not a readable Parquet file" in project.refuse(project.root / "csv")
@@ -426,6 +436,47 @@ def test_no_part_of_a_folder_is_left_out_silently(project: Project, raw_events: 
     assert project.run(folder).read == raw_events.height
     (folder / "broken").symlink_to(project.root / "nowhere")
     assert "is a link to nowhere" in project.refuse(folder)
+
+
+def test_a_file_counts_once_however_many_links_lead_to_it(project: Project, raw_events: pl.DataFrame) -> None:
+    folder, elsewhere = project.root / "folder", project.root / "elsewhere"
+    (folder / "sub").mkdir(parents=True)
+    raw_events[:150].write_parquet(folder / "sub" / "one")
+    raw_events[150:300].write_parquet(folder / "two")
+    raw_events[300:].write_parquet(elsewhere)
+    (folder / "a_link_to_two").symlink_to("two")
+    (folder / "latest").symlink_to("sub")
+    for name in ("linked", "linked_again"):
+        (folder / name).symlink_to(elsewhere)
+    assert [file.name for file in find_files(DataSettings(), folder)] == ["linked", "one", "two"]
+    assert project.run(folder).events == raw_events.height
+    (folder / "people.csv").write_text("user_id,town\n1,Bern\n")
+    (folder / "copy.csv").symlink_to("people.csv")
+    settings = DataSettings(attributes={"file": "people.csv", "categorical": ["town"]})
+    assert [file.name for file in find_files(settings, folder)] == ["linked", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("again", ".", "folder/again in the event log leads back to .*/folder, which holds it"),
+        ("sub/up", "../..", "folder/sub/up in the event log leads back to .*, which holds it"),
+        ("sub/other", "../third", "folder/sub/other/back in the event log leads back to .*/folder/sub, which holds it"),
+        ("itself", "itself", "folder/itself in the event log is a link that leads to itself"),
+    ],
+)
+def test_a_loop_of_links_is_refused_by_name(
+    link: str, target: str, message: str, project: Project, raw_events: pl.DataFrame
+) -> None:
+    folder = project.root / "folder"
+    (folder / "sub").mkdir(parents=True)
+    raw_events.write_parquet(folder / "log")
+    if link == "sub/other":
+        (folder / "third").mkdir()
+        (folder / "third" / "back").symlink_to("../sub")
+    (folder / link).symlink_to(target)
+    with pytest.raises(SourceError, match=message):
+        find_files(DataSettings(), folder)
 
 
 def test_corrupt_compressed_text_and_lines_ending_in_CR(project: Project, raw_events: pl.DataFrame) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 
 from befriend.config import AttributeSettings, DataSettings, StatementSettings, TextSettings
 from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_ID
-from befriend.errors import DataError
+from befriend.errors import DataError, explain
 
 SHOWN_NAMES = 400  # characters of a list of columns in a message
 
@@ -102,6 +102,9 @@ def name_in(file: Path, source: Path) -> str:
 
 
 def damaged(error: Exception, what: str) -> NoReturn:
-    """Raises the DataError that a reader's failure amounts to."""
+    """Raises the DataError that a reader's failure amounts to; what the disk fails to give is no fault of the file."""
+    known = explain(error)
+    if known is not None:
+        raise known from None
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise DataError(f"{what}: {first_line}. It may have been cut off on its way: fetch it again.") from None

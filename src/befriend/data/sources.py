@@ -7,8 +7,9 @@ valid row is, in `judging`. Reading goes chunk by chunk, so that a log larger th
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -35,6 +36,7 @@ SHOWN_FILES = 20  # in a message
 def find_files(settings: DataSettings, source: Path) -> list[Path]:
     """The log's files in name order, links followed; SourceError where there is none, or one may not be read.
 
+    A file to which links lead as well is there once. A link to a folder that holds it is a SourceError.
     In a folder, names that begin with a dot or an underscore are not part of the log (as Spark and Hadoop have it),
     and the tables beside the events are not; those need not be there for the events to be read.
     """
@@ -46,6 +48,10 @@ def find_files(settings: DataSettings, source: Path) -> list[Path]:
         raise _unreadable(error) from None
     except FileNotFoundError as error:
         raise SourceError(f"{error.filename} in the event log is a link to nowhere. Mend or remove it.") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SourceError(f"{error.filename} in the event log is a link that leads to itself. Remove it.") from None
     return found
 
 
@@ -55,7 +61,8 @@ def _listed(settings: DataSettings, source: Path) -> tuple[list[Path], list[Path
     try:
         apart = [source / name for name in names if name is not None and (source / name).is_file()]
         if source.is_dir():
-            found = sorted(file for file in _walk(source) if file not in apart)
+            elsewhere = set(map(os.path.realpath, apart))
+            found = [file for file in _once(_walk(source), source) if os.path.realpath(file) not in elsewhere]
         elif source.exists():
             found = [source]
         else:
@@ -105,13 +112,28 @@ def _beside(settings: DataSettings, table: str, source: Path) -> list[Path]:
     return [file]
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    def stop(error: OSError) -> None:
-        raise error
+def _walk(folder: Path, inside: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below a folder, links followed. inside: the real folders that lead to it."""
+    real = Path(os.path.realpath(folder))
+    if any(outer.is_relative_to(real) for outer in inside):
+        raise SourceError(f"{folder} in the event log leads back to {real}, which holds it. Remove that link.")
+    for path in folder.iterdir():
+        if path.name[0] in "._":
+            continue
+        if path.is_dir():
+            yield from _walk(path, (*inside, real))
+        else:
+            yield path
 
-    for folder, below, names in os.walk(source, onerror=stop, followlinks=True):
-        below[:] = [name for name in below if name[0] not in "._"]
-        yield from (Path(folder) / name for name in names if name[0] not in "._")
+
+def _once(paths: Iterable[Path], source: Path) -> list[Path]:
+    """In name order, each file once: as it lies in `source`, or by the first link to it where it lies elsewhere."""
+    real = {path: Path(os.path.realpath(path)) for path in paths}
+    root = Path(os.path.realpath(source))
+    names: dict[Path, Path] = {}
+    for path in sorted(real, key=lambda path: (real[path] != root / path.relative_to(source), path)):
+        names.setdefault(real[path], path)
+    return sorted(names.values())
 
 
 def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
