@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,8 +233,8 @@ class Corpus:
 
 
 def hash_of(platform: str) -> int:
-    """A number that is the same in every process."""
-    return int.from_bytes(platform.encode()[:7].ljust(7, b"\0"), "big")
+    """A number that is the same in every process, and another one for another name."""
+    return int.from_bytes(hashlib.sha256(platform.encode()).digest()[:7], "big")
 
 
 def _numbers(person: Person) -> np.ndarray:
