@@ -154,3 +154,23 @@ def test_a_run_that_is_not_whole_cannot_be_promoted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Run `dvc repro` first"):
         promote(tmp_path, DECISION, keep=5)
     assert champion(tmp_path) is None
+
+
+def test_a_history_whose_last_line_was_cut_off_still_tells_what_was_taken_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content in ("one", "two"):
+        lay(tmp_path, content)
+        promote(tmp_path, DECISION, keep=5)
+    rollback(tmp_path)
+    history = tmp_path / layout.REGISTRY / registry.HISTORY
+    whole = history.read_text()
+    history.write_text(whole + '{"how": "promote", "num')
+    assert [entry.number for entry in taken_back(tmp_path)] == [2]
+    assert f"the last line of {history} was cut off" in capsys.readouterr().err
+    rollback(tmp_path, 2)
+    assert [json.loads(line)["number"] for line in history.read_text().splitlines()] == [1, 2, 1, 2]
+    assert [entry.number for entry in taken_back(tmp_path)] == [1]
+    history.write_text("x" + whole)
+    with pytest.raises(DataError, match=r"line 1 of .*history.jsonl is damaged"):
+        taken_back(tmp_path)

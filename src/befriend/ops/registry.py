@@ -113,10 +113,8 @@ def promote(root: Path, decision: dict[str, Any], keep: int) -> Promoted:
 
 def taken_back(root: Path) -> list[Promoted]:
     """Runs from which somebody went back, and which were not served again since."""
-    path = root / layout.REGISTRY / HISTORY
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     gone, now = set[int](), None
-    for line in lines:
+    for line in _history(root):
         if line["how"] == "rollback" and now is not None:
             gone.add(now)
         now = line["number"]
@@ -180,9 +178,23 @@ def _serve(root: Path, folder: Path, how: str) -> None:
     files.remove(new)
     new.symlink_to(folder.relative_to(link.parent))
     new.replace(link)
-    line = {"how": how, "number": int(folder.name), "when": _now()}
-    with (root / layout.REGISTRY / HISTORY).open("a", encoding="utf-8") as history:
-        history.write(json.dumps(line) + "\n")
+    lines = [*_history(root), {"how": how, "number": int(folder.name), "when": _now()}]
+    files.write_text(root / layout.REGISTRY / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _history(root: Path) -> list[dict[str, Any]]:
+    """Who was served when, and how that came about; without a last line that was cut off, of which a warning tells."""
+    path = root / layout.REGISTRY / HISTORY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise DataError(f"line {number} of {path} is damaged: mend or remove it.") from None
+            print(f"befriend: the last line of {path} was cut off, and does not count.", file=sys.stderr)
+    return found
 
 
 def _prune(root: Path, keep: int) -> None:
