@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -42,15 +43,22 @@ def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
     options = [*["--new-only"] * new_only, *["--newest"] * newest]
     befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *options)
     now = registry.champion(Path())
-    files.write_json(layout.LISTS_OF, {"champion": now.number if now else None})
+    files.write_json(layout.LISTS_OF, _lists_of(now.number if now else None, k, new_only, newest))
     link(layout.LISTS, LISTS_KEY, "Lists for everybody")
     return layout.LISTS
 
 
-def listed(number: int) -> bool:
-    """Whether the lists for everybody are those of this champion."""
-    told = files.read_json(layout.LISTS_OF) if layout.LISTS_OF.is_file() else {}
-    return layout.LISTS.is_file() and told.get("champion") == number
+def listed(number: int, k: int = 20, new_only: bool = True, newest: bool = False) -> bool:
+    """Whether the lists for everybody that lie here are those that `recommend` would make by this champion."""
+    if not (layout.LISTS.is_file() and layout.LISTS_OF.is_file()):
+        return False
+    return files.read_json(layout.LISTS_OF) == _lists_of(number, k, new_only, newest)
+
+
+def _lists_of(champion: int | None, k: int, new_only: bool, newest: bool) -> dict[str, Any]:
+    """Whose the lists for everybody are, what was asked of them, and their digest: others are put there by hand."""
+    asked = {"champion": champion, "k": k, "new_only": new_only, "newest": newest}
+    return asked | {"lists": files.sha256(layout.LISTS)}
 
 
 @stage_task("commit", "Commit what made the champion.", run_name="commit")
