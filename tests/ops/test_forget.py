@@ -15,7 +15,7 @@ import pytest
 from befriend import files, layout
 from befriend.data.forgotten import mark, read_marks
 from befriend.errors import BusyError
-from befriend.ops.forget import forget
+from befriend.ops.forget import forget, traces
 
 PARTS = Path("runs/lists.parquet.parts")
 
@@ -39,6 +39,13 @@ def test_lists_that_lie_here_lose_them_and_those_half_made_go(project: Path) -> 
     forget(project, ["3"])
     assert rows(project) == [(1, 2), (2, 1)]
     assert not (project / PARTS).exists()
+
+
+def test_a_table_that_cannot_be_read_is_no_proof(project: Path) -> None:
+    forget(project, ["3"])
+    assert traces(project, "3") == ["prepared/users.parquet"]
+    (project / "prepared" / "users.parquet").write_bytes(b"PAR1 half")
+    assert traces(project, "3") == ["prepared/users.parquet (cannot be read)"]
 
 
 @contextmanager

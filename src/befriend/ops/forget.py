@@ -73,8 +73,9 @@ def prove(root: Path, users: list[str]) -> None:
 def traces(root: Path, user: str) -> list[str]:
     """Files of the run that lies here which hold an id.
 
-    Tables are searched by value, in every column of ids. Text is searched for ids that are no numbers: a number in a
-    report may be anything, and what a report says of people comes from the tables.
+    Tables are searched by value, in every column of ids; one that cannot be read may hold anything. Text is searched
+    for ids that are no numbers: a number in a report may be anything, and what a report says of people comes from the
+    tables.
     """
     word = None if user.isdecimal() else re.compile(rf"(?<!\w){re.escape(user)}(?!\w)")
     found = []
@@ -85,7 +86,11 @@ def traces(root: Path, user: str) -> list[str]:
             if not path.is_file() or elsewhere:
                 continue
             if path.suffix == ".parquet":
-                held = _in_table(path, user)
+                try:
+                    held = _in_table(path, user)
+                except (OSError, pl.exceptions.PolarsError):  # one that a killed process left half-written, for example
+                    found.append(f"{inside} (cannot be read)")
+                    continue
             else:
                 text = word is not None and path.suffix in TEXT
                 held = text and bool(word and word.search(path.read_text(encoding="utf-8", errors="replace")))
