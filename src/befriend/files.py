@@ -23,7 +23,7 @@ from befriend.errors import BusyError
 
 LOCK_VARIABLE = "BEFRIEND_LOCK_HOLDER"
 LOCK, NEW, OLD = "lock", "new", "old"
-"""in the folder of a writer: its lock, what it writes, and what was there before, where that cannot be exchanged"""
+"""in the folder of a writer: its lock, what it writes, and what was there before, until the new one is in its place"""
 
 
 def _fsync(path: Path) -> None:
@@ -62,8 +62,8 @@ def atomic(path: Path) -> Iterator[Path]:
         error.add_note(f"while {path} was written")
         raise
     finally:
-        remove(work)
         lock.close()
+        _sweep(work, path.name)
 
 
 def _work(path: Path) -> tuple[Path, TextIO]:
@@ -78,16 +78,13 @@ def _work(path: Path) -> tuple[Path, TextIO]:
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
-    """Puts a folder in the place of what is at `path`, which may remain at `new` or at `aside`."""
+    """Puts a folder in the place of what is at `path`, and that at `new`."""
     if _exchange(new, path):
         return
     aside.parent.mkdir()
-    path.rename(aside)  # a process that is killed here has `recover` put it back
-    try:
-        new.rename(path)
-    except BaseException:
-        aside.rename(path)
-        raise
+    path.rename(aside)  # from here `_sweep` puts it back, unless the new one takes its place
+    new.rename(path)
+    aside.rename(new)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -102,18 +99,32 @@ def _exchange(one: Path, other: Path) -> bool:
 def recover(path: Path) -> None:
     """Mends what killed writers of `path` left beside it: what was there returns if nothing took its place yet."""
     for work in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not work.is_dir():
+        if work.is_dir():
+            _sweep(work, path.name)
+        else:
             remove(work)
-            continue
-        with contextlib.suppress(FileNotFoundError):  # its writer, or somebody else's `recover`, has just removed it
-            lock = _taken(work / LOCK)
-            if lock is None:
-                continue  # its writer runs, here or in another container
-            with lock:
-                for former in (work / OLD).glob("*"):
-                    if not os.path.lexists(path.parent / former.name):
-                        former.rename(path.parent / former.name)
-                remove(work)
+
+
+def _sweep(work: Path, name: str) -> None:
+    """Removes the folder of a writer, unless one that runs, here or in another container, holds its lock."""
+    with contextlib.suppress(FileNotFoundError):  # somebody else has just removed it
+        lock = _taken(work / LOCK)
+        if lock is None:
+            return
+        with lock:
+            for former in (work / OLD).glob("*"):
+                if not os.path.lexists(work.parent / former.name):
+                    former.rename(work.parent / former.name)
+            doomed = _doomed(work, name)
+        remove(doomed)
+
+
+def _doomed(folder: Path, name: str) -> Path:
+    """Renames a folder whose lock is held, so that nobody takes the lock any more; `recover` of `name` would find it.
+
+    It is to be removed once the lock is closed: NFS keeps files that are open in their folder.
+    """
+    return folder.rename(folder.with_name(f".{name}.{secrets.token_hex(4)}.tmp"))
 
 
 def _taken(path: Path) -> TextIO | None:
@@ -166,17 +177,22 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file alone; BusyError, `what` and the name of the holder, if somebody else does.
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Holds a folder alone; BusyError, `what` and the name of the holder, if somebody else does.
 
-    Who removes the folder in which the file lies while holding it has removed the lock too.
+    It is made if it is not there, and goes if in the end nothing but its lock is left in it.
     """
-    handle = _opened(path)
+    recover(folder)
+    handle = _opened(folder / LOCK)
     if handle is None:
-        raise _busy(path, what)
-    with handle:
+        raise _busy(folder / LOCK, what)
+    with contextlib.ExitStack() as then, handle:
         _sign(handle)
-        yield
+        try:
+            yield
+        finally:
+            if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+                then.callback(remove, _doomed(folder, folder.name))
 
 
 def _opened(path: Path) -> TextIO | None:

@@ -36,7 +36,6 @@ GATE = RUNS / "gate"
 TINY = RUNS / "tiny"
 LISTS = RUNS / "lists.parquet"
 LISTS_OF = RUNS / "lists" / "champion.json"
-WRITER = "lock"  # in `parts_of` lists: of whoever writes them
 TEXT_DEMO = RUNS / "text_demo"
 TEXT_CACHE = Path(".cache/text")
 TEXT_TOWERS = TEXT / "towers"

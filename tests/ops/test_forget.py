@@ -70,7 +70,7 @@ def in_another_thread(lock: AbstractContextManager[None]) -> Iterator[None]:
 
 LOCKS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
     "stages run": lambda root: files.stage_lock(root / layout.LOCK),
-    "lists are made": lambda root: files.held(root / PARTS / layout.WRITER, "busy"),
+    "lists are made": lambda root: files.held(root / PARTS, "busy"),
 }
 
 

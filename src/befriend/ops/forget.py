@@ -52,13 +52,15 @@ def forget(root: Path, users: list[str]) -> None:
 def _take_off(lists: Path, users: list[str]) -> None:
     """Removes people from a file of lists that is there, and what was made of one that is not finished."""
     parts = layout.parts_of(lists)
-    with files.held(parts / layout.WRITER, f"{lists} is being written"):
+    with files.held(parts, f"{lists} is being written"):
         if lists.is_file():
             table = pl.read_parquet(lists)
             gone = pl.any_horizontal(pl.col(name).cast(pl.String).is_in(users) for name in ("user", "recommended"))
             with files.atomic(lists) as new:
                 table.filter(~gone).write_parquet(new, compression="zstd")
-        files.remove(parts)
+        for made in parts.iterdir():
+            if made.name != files.LOCK:
+                files.remove(made)
 
 
 def prove(root: Path, users: list[str]) -> None:

@@ -31,10 +31,10 @@ def write(
     still_right: raises where lists may not go on as they were begun; called before each block, and at the end.
     """
     folder = layout.parts_of(path)
-    with files.held(folder / layout.WRITER, f"{path} is being written already"):
+    with files.held(folder, f"{path} is being written already"):
         parts = folder / digest
         for other in folder.glob("*"):
-            if other not in (parts, folder / layout.WRITER):
+            if other.name not in (digest, files.LOCK):
                 files.remove(other)
         parts.mkdir(parents=True, exist_ok=True)
         served, asked = 0, list(blocks(users))
@@ -57,7 +57,7 @@ def write(
         with files.atomic(path) as new:
             pl.scan_parquet(made, glob=False).sink_parquet(new, compression="zstd")
             still_right()
-        files.remove(folder)
+        files.remove(parts)
         return served
 
 
