@@ -107,8 +107,10 @@ def test_two_cannot_run_stages_at_once_and_the_holder_is_named(tmp_path: Path) -
         )
         assert other.returncode == BusyError.exit_code
         assert f"process {os.getpid()}" in other.stderr
-        # What the holder starts itself goes through.
+        # What the holder does and starts itself goes through.
         assert "does not exist" in call(tmp_path, "validate").stderr
+        own = subprocess.run([BEFRIEND, "validate"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (own.returncode, "does not exist" in own.stderr) == (2, True)
     assert "does not exist" in call(tmp_path, "validate").stderr
 
 
