@@ -207,7 +207,7 @@ class Stu(Beauty):
         super().__init__(customers, seed)
         vectors = collaborative(self.training, self.items, seed)
         quantizer = residual_kmeans.fit(vectors, TOKENS, iterations=10, seed=seed, threads=1)
-        stus = reassigned(vectors, quantizer.codebooks, torch.zeros(0, len(TOKENS), dtype=torch.long))
+        stus = reassigned(vectors, quantizer.codebooks)
         self.model = NextTargetPredictionSTU(1, len(TOKENS), TOKENS, stus=stus, **MODEL)
 
     def softmax(self, query: Query, target: Tensor, rows: Rows) -> Tensor:

@@ -67,7 +67,6 @@ def measure(users: int, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     settings, graph = TokenizeSettings(), network(users)
     sizes = settings.sizes(users)
-    nobody = torch.zeros(0, len(sizes), dtype=torch.long)
     clock = [time.perf_counter()]
 
     def lap() -> None:
@@ -79,7 +78,7 @@ def measure(users: int, threads: int) -> dict[str, float]:
     lap()
     codes = quantizer.codes(vectors)
     lap()
-    stus = reassigned(vectors, quantizer.codebooks, nobody)
+    stus = reassigned(vectors, quantizer.codebooks)
     lap()
     trie = Trie.of(stus)
     lap()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,44 @@ def test_whoever_is_forgotten_while_stus_are_assigned_gets_none(
         (project / "prepared" / "forgotten.txt").unlink()
     assert done.returncode == 0, done.stderr
     assert gone not in pl.read_parquet(out)["user_id"]
+
+
+def test_an_stu_that_was_assigned_stays_whatever_comes_later(project: Path, tmp_path: Path) -> None:
+    log = pl.read_parquet(project / "log" / "events.parquet")
+    last, known = log["timestamp"].max(), log["actor_id"].unique().sort()
+    later = [
+        (999_001, known[0]),
+        *((999_001, other) for other in known[1:30]),
+        (known[0], 999_002),
+        (999_003, known[0]),
+    ]
+    events = pl.DataFrame(
+        {
+            "actor_id": [int(actor) for actor, _ in later],
+            "action": ["message"] * len(later),
+            "target_id": [int(target) for _, target in later],
+            "timestamp": [last + 10 * k for k in range(1, 1 + len(later))],  # type: ignore[operator]
+        },
+        schema_overrides={"actor_id": log.schema["actor_id"], "target_id": log.schema["target_id"]},
+    )
+    found = []
+    for night, count in enumerate((1, len(later) - 1, len(later))):
+        events.head(count).write_parquet(tmp_path / "later.parquet")
+        out = tmp_path / f"{night}.parquet"
+        assert call(project, "tokens", "assign", str(tmp_path / "later.parquet"), "--out", str(out)).returncode == 0
+        found.append(pl.read_parquet(out))
+    assert [table.height - found[0].height for table in found] == [0, 1, 2]
+    assert all(table.head(earlier.height).equals(earlier) for earlier, table in pairwise(found))
+
+
+def test_show_tells_of_newcomers_what_the_models_know_of_them(project: Path) -> None:
+    from befriend.data.log import EventLog
+    from befriend.data.texts import TextVectors
+    from befriend.tokens.folder import load
+
+    log = EventLog.read(project / "prepared")
+    tokens = load(project / "models" / "tokens", log, TextVectors.read(project / "models" / "text", log))
+    stus = tokens.joined(log).table.stus
+    for newcomer in range(len(tokens.table), log.num_users):
+        rows = json.loads(call(project, "tokens", "show", str(log.user_ids[newcomer]), "--json").stdout)
+        assert [row["token"] for row in rows] == stus[newcomer].tolist()

@@ -107,7 +107,7 @@ def test_every_setting_changes_the_table(project: Path, another: Path, option: d
     one, other = (load(root / "models" / "tokens", log) for root in (project, another))
     assert one.table.digest() != other.table.digest()
     assert len(other.table) == len(one.table)
-    again = other.extended(log)
+    again = other.joined(log)
     assert torch.equal(again.table.stus[: len(other.table)], other.table.stus)
     assert len(again.table) == log.num_users
 

@@ -63,7 +63,7 @@ def _windows(root: Path, champion: Promoted, settings: DriftSettings) -> tuple[t
         renumber(root / layout.PREPARED, before.user_ids, Path(name) / "log")
         now = EventLog.read(Path(name) / "log")
     written = TextVectors.read(champion.folder / layout.TEXT, now)
-    tokens = load_tokens(champion.folder / layout.TOKENS, now, written).extended(now).table.stus[:, 0].numpy()
+    tokens = load_tokens(champion.folder / layout.TOKENS, now, written).joined(now).table.stus[:, 0].numpy()
     one, two, compared = windows(before, now, settings.least_events)
     return (Window(before, one, tokens[: before.num_users]), Window(now, two, tokens)), compared
 

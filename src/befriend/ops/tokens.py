@@ -66,7 +66,7 @@ def assign(events: Path, out: Path, data: DataSettings) -> None:
     log = EventLog.read(layout.PREPARED)
     tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
     later = without(_later(events, data), read_marks(layout.PREPARED))
-    grown = tokens.extended(later)
+    grown = tokens.joined(later)
     with files.atomic(out) as new_file:
         grown.table.write(new_file, later.user_ids)
         everybody = pl.read_parquet(new_file)
@@ -99,7 +99,7 @@ def _later(source: Path, data: DataSettings) -> EventLog:
 def _find(user: str) -> tuple[EventLog, Tokens, int]:
     """The log, the tokens, and the user's number."""
     log = EventLog.read(layout.PREPARED)
-    tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).extended(log)
+    tokens = load(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).joined(log)
     number = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
     if not len(number) or mark(user) in read_marks(layout.PREPARED):
         raise CallError(f"there is no user {user} in {layout.PREPARED}.")

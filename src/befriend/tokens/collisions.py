@@ -1,8 +1,9 @@
 """One STU for each user: nearest codes level by level, and what happens where two users would get the same.
 
-`reassigned` lets no prefix have more users than STUs begin with it: the users farthest from a full code move to the
-nearest one with room, on whichever level that is (on the last, where a code holds one, mostly). `with_digit` leaves the
-codes as they are, and numbers the users who share them. Neither touches an STU that somebody has already.
+No prefix has more users than STUs begin with it: whoever finds a code full moves to the nearest one with room, on
+whichever level that is (on the last, where a code holds one, mostly). Of the users whom a table begins with, those
+farthest from the code move (`reassigned`); of those who join it, whoever comes later (`one_by_one`). `with_digit`
+leaves the codes as they are, and numbers the users who share them. Nothing touches an STU that somebody has already.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,26 +19,37 @@ from befriend.errors import DataError
 from befriend.tokens.quantizer import BLOCK, distances, nearest
 
 
-def reassigned(vectors: Tensor, codebooks: Sequence[Tensor], taken: Tensor, balance: float | None = None) -> Tensor:
-    """int64[n, L]: STUs of n more users, different from each other and from those taken, int64[m, L].
+def reassigned(vectors: Tensor, codebooks: Sequence[Tensor], balance: float | None = None) -> Tensor:
+    """int64[n, L]: STUs of the first n users of a table, all different; who lies nearest to a code has it.
 
-    balance: most users beneath a prefix, as a multiple of the mean over all prefixes of its length; whoever joins a
+    balance: most users beneath a prefix, as a multiple of the mean over all prefixes of its length; whoever joins the
     table later is not bound by it.
     """
-    sizes = [len(codebook) for codebook in codebooks]
-    if len(vectors) + len(taken) > math.prod(sizes):
-        raise DataError(
-            f"{len(vectors) + len(taken):,} users need an STU, and {' x '.join(map(str, sizes))} codes make "
-            f"{math.prod(sizes):,}. Raise tokenize.codes or tokenize.num_codebooks."
-        )
+    sizes = _enough(codebooks, len(vectors))
     left, stus = vectors, []
-    prefix, taken_prefix = (torch.zeros(len(x), dtype=torch.long, device=vectors.device) for x in (vectors, taken))
+    prefix = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
     for level, codebook in enumerate(codebooks):
         room = math.prod(sizes[level + 1 :])
-        if balance is not None and not len(taken):
+        if balance is not None:
             room = min(room, math.ceil(balance * len(vectors) / math.prod(sizes[: level + 1])))
+        code = _nearest_first(left, codebook, prefix, room)
+        prefix = prefix * sizes[level] + code
+        left = left - codebook[code]
+        stus.append(code)
+    return torch.stack(stus, 1)
+
+
+def one_by_one(vectors: Tensor, codebooks: Sequence[Tensor], taken: Tensor) -> Tensor:
+    """int64[n, L]: STUs of users who join a table one after the other, in the order of the rows; taken: int64[m, L].
+
+    On each level everyone has the nearest code with room for them, so no row depends on one below it.
+    """
+    sizes = _enough(codebooks, len(vectors) + len(taken))
+    left, stus = vectors, []
+    prefix, taken_prefix = (torch.zeros(len(x), dtype=torch.long) for x in (vectors, taken))
+    for level, codebook in enumerate(codebooks):
         taken_prefix = taken_prefix * sizes[level] + taken[:, level]
-        code = _with_room(left, codebook, prefix, taken_prefix.sort().values, room)
+        code = _earliest_first(left, codebook, prefix, taken_prefix.sort().values, math.prod(sizes[level + 1 :]))
         prefix = prefix * sizes[level] + code
         left = left - codebook[code]
         stus.append(code)
@@ -46,7 +59,7 @@ def reassigned(vectors: Tensor, codebooks: Sequence[Tensor], taken: Tensor, bala
 def with_digit(codes: Tensor, taken: Tensor, vocabulary: int) -> Tensor:
     """int64[n, L + 1]: codes, int64[n, L], and a digit that tells apart the users who share them.
 
-    taken: int64[m, L + 1]. Digits go on where those taken end, in the order of the rows.
+    taken: int64[m, L + 1]. Digits go on where those taken end, in the order of the rows: none depends on a later one.
     """
     both = torch.cat([taken[:, :-1], codes])
     group = torch.unique(both, dim=0, return_inverse=True)[1]
@@ -62,20 +75,30 @@ def with_digit(codes: Tensor, taken: Tensor, vocabulary: int) -> Tensor:
     return torch.cat([codes, digit[len(taken) :, None]], 1)
 
 
-def _with_room(vectors: Tensor, codebook: Tensor, prefix: Tensor, taken: Tensor, room: int) -> Tensor:
-    """int64[n]: the nearest code of each vector with room for it beneath its prefix.
+def _enough(codebooks: Sequence[Tensor], users: int) -> list[int]:
+    """Codes of each level; a DataError where they make fewer STUs than there are users."""
+    sizes = [len(codebook) for codebook in codebooks]
+    if users > math.prod(sizes):
+        raise DataError(
+            f"{users:,} users need an STU, and {' x '.join(map(str, sizes))} codes make {math.prod(sizes):,}. "
+            "Raise tokenize.codes or tokenize.num_codebooks."
+        )
+    return sizes
 
-    prefix: int64[n], of the levels above; taken: int64[m], prefix * K + code of users who are there already,
-    ascending; room: how many users a code may have beneath one prefix.
+
+def _nearest_first(vectors: Tensor, codebook: Tensor, prefix: Tensor, room: int) -> Tensor:
+    """int64[n]: the nearest code of each vector with room for it beneath its prefix; the nearest vectors choose first.
+
+    prefix: int64[n], of the levels above; room: how many users a code may have beneath one prefix.
     """
     size = len(codebook)
     code = nearest(vectors, codebook)
     key = prefix * size + code
     distance = (vectors - codebook[code]).square().sum(1)
-    rank = _rank(key, distance) + _count(taken, key)
+    rank = _rank(key, distance)
     moving = (rank >= room).nonzero().squeeze(1)
     moving = moving[prefix[moving].argsort(stable=True)]
-    held = torch.cat([taken, key[rank < room]]).sort().values
+    held = key[rank < room].sort().values
     for part in moving.split(max(1, BLOCK // size)):
         groups, group = prefix[part].unique(return_inverse=True)
         keys = groups[:, None] * size + torch.arange(size, device=key.device)
@@ -91,6 +114,32 @@ def _with_room(vectors: Tensor, codebook: Tensor, prefix: Tensor, taken: Tensor,
             free.view(-1).sub_(torch.bincount(wanted[gets], minlength=free.numel()))
             waiting = waiting[~gets]
         held = torch.cat([held, prefix[part] * size + code[part]]).sort().values
+    return code
+
+
+def _earliest_first(vectors: Tensor, codebook: Tensor, prefix: Tensor, taken: Tensor, room: int) -> Tensor:
+    """As `_nearest_first`, but the rows choose in their order, after users who are there already.
+
+    taken: int64[m], prefix * K + code of these users, ascending.
+    """
+    size = len(codebook)
+    code = nearest(vectors, codebook)
+    key = prefix * size + code
+    full = _rank(key, torch.arange(len(key))) + _count(taken, key) >= room
+    # Whoever finds a code full takes a place that somebody further down might want, so beneath such a prefix it goes
+    # row by row; beneath all others everyone has what is nearest.
+    crowded = torch.isin(prefix, prefix[full]).nonzero().squeeze(1)
+    crowded = crowded[prefix[crowded].argsort(stable=True)]
+    held, chosen, at = taken.numpy(), code.numpy(), -1
+    for part in crowded.split(max(1, BLOCK // size)):
+        far = distances(vectors[part], codebook).numpy()
+        for row, beneath, of_row in zip(part.tolist(), prefix[part].tolist(), far, strict=True):
+            if beneath != at:
+                low, high = np.searchsorted(held, [beneath * size, (beneath + 1) * size])
+                free, at = room - np.bincount(held[low:high] - beneath * size, minlength=size), beneath
+            if not free[chosen[row]]:
+                chosen[row] = np.where(free > 0, of_row, np.inf).argmin()
+            free[chosen[row]] -= 1
     return code
 
 

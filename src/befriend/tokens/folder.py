@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -16,14 +16,17 @@ from befriend import files
 from befriend.data.log import EventLog, first_seen
 from befriend.data.texts import TextVectors, first_moments
 from befriend.errors import DataError
-from befriend.tokens.collisions import reassigned, with_digit
-from befriend.tokens.quantizer import Quantizer
+from befriend.tokens.collisions import one_by_one, reassigned, with_digit
+from befriend.tokens.quantizer import Quantizer, encode
 from befriend.tokens.settings import TokenizeSettings
 from befriend.tokens.table import Table
 from befriend.tokens.trie import Trie
 from befriend.tokens.user_vectors import Graph, Spectrum
 
-LATEST = 2**40  # later than any second
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+LATEST = 2**40  # later than any second: when somebody is there of whom nothing is known
 TABLE_FILE, TRIE_FILE, CODEBOOKS_FILE, ABOUT_FILE = (
     "table.parquet",
     "trie.safetensors",
@@ -50,51 +53,81 @@ class Tokens:
     texts: TextVectors
     """what users wrote"""
 
-    def vectors(
-        self, log: EventLog, events: np.ndarray, users: np.ndarray, horizon: np.ndarray | None = None
-    ) -> Tensor:
+    def vectors(self, log: EventLog, events: np.ndarray, users: np.ndarray) -> Tensor:
         """float32[n, D]: vectors of users, int64[n], from their ties by some events, int64, to users of the graph.
 
-        horizon: int64[n], UTC seconds before which their texts count; None: that of the last of the events.
+        Texts count up to the last of the events.
         """
-        s, known = self.settings, len(self.spectrum.basis)
         until = int(log.timestamp[events].max(initial=0))
-        ties = Graph(s.half_life, s.action_weights).adjacency(log, events, until)[users][:, :known]
-        spectral = torch.from_numpy(self.spectrum.place(ties))
-        horizon = np.full(len(users), until + 1) if horizon is None else horizon
-        return user_vectors(spectral, s, log, users, self.texts, horizon)
+        ties = Graph(self.settings.half_life, self.settings.action_weights).adjacency(log, events, until)[users]
+        return self._vectors(ties, log, users, np.full(len(users), until + 1))
+
+    def first_vectors(self, log: EventLog, users: np.ndarray) -> Tensor:
+        """float32[n, D]: vectors of users who joined, int64[n], from the event or text by which each is first there.
+
+        Nothing later is looked at, and no event fades: each is seen in its own second.
+        """
+        first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[users]
+        first, begun = first.clip(max=log.num_events), self._begun(log)[users]
+        by_event = np.append(log.timestamp, -1)[first] == begun
+        ties = Graph(np.inf, self.settings.action_weights).adjacency(log, np.unique(first[by_event]), 0)[users]
+        return self._vectors(ties, log, users, begun + 1)
+
+    def _vectors(self, ties: csr_array, log: EventLog, users: np.ndarray, horizon: np.ndarray) -> Tensor:
+        """float32[n, D]. ties: float64[n, N]; horizon: int64[n], UTC seconds before which texts count."""
+        spectral = torch.from_numpy(self.spectrum.place(ties[:, : len(self.spectrum.basis)]))
+        return user_vectors(spectral, self.settings, log, users, self.texts, horizon)
+
+    def _begun(self, log: EventLog) -> np.ndarray:
+        """int64[N]: the UTC second by which something is known of each user that vectors are made of."""
+        graph = self.settings.source == "graph"
+        return (log.first_seen if graph else first_moments(log, self.texts)).clip(max=LATEST)
 
     def with_users(self, vectors: Tensor, log: EventLog) -> Self:
-        """With as many more users, by their vectors, float32[n, D]. Nobody else's STU changes."""
-        s, q, taken = self.settings, self.quantizer, self.table.stus
+        """Of nobody yet, with the users of the training part, by their vectors, float32[n, D]."""
+        s, q = self.settings, self.quantizer
         if s.collisions == "digit":
-            stus = with_digit(q.codes(vectors), taken, s.digits)
-        else:
-            stus = reassigned(q.latents(vectors), q.codebooks, taken, s.balance)
-        table = self.table.extended(stus)
-        return replace(self, table=table, lineage=log.lineage(len(table)))
+            return self._with(with_digit(q.codes(vectors), self.table.stus, s.digits), log)
+        return self._with(reassigned(q.latents(vectors), q.codebooks, s.balance), log)
 
     def joined(self, log: EventLog) -> Self:
-        """With everyone of a later log, each by the first event and earlier texts, or the first text alone.
+        """With everyone of a later log, one after the other as they are first there, by event or text.
 
-        By then somebody can be on a list.
+        By then somebody can be on a list. An STU depends on nothing that comes later, so it never changes.
         """
-        joined = np.arange(len(self.table), log.num_users)
-        if not len(joined):
-            return self
-        first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[joined]
-        events = np.unique(first[first < log.num_events])  # somebody may have none: forgotten, or of an earlier log
-        acted = first < log.num_events
-        begun = first_moments(log, self.texts)[joined]
-        horizon = np.where(acted, log.timestamp[np.where(acted, first, 0)], np.minimum(begun, LATEST) + 1)
-        return self.with_users(self.vectors(log, events, joined, horizon), log)
+        users = np.arange(len(self.table), log.num_users)
+        return self._joined(log, users, self.first_vectors(log, users), self._begun(log)[users])
 
-    def extended(self, log: EventLog, visible: int | None = None) -> Self:
-        """With the users who joined since, by the first `visible` events of a later log (all by default)."""
-        events = np.arange(log.num_events if visible is None else visible)
+    def extended(self, log: EventLog, visible: int) -> Self:
+        """With the users who joined since, one after the other, by the first `visible` events of a later log."""
+        events = np.arange(visible)
         present = int(max(log.actor[events].max(initial=-1), log.target[events].max(initial=-1))) + 1
-        joined = np.arange(len(self.table), max(present, len(self.table)))
-        return self.with_users(self.vectors(log, events, joined), log) if len(joined) else self
+        users = np.arange(len(self.table), max(present, len(self.table)))
+        last = int(log.timestamp[events].max(initial=0))
+        moment = self._begun(log)[users].clip(max=last + 1)  # who comes after the last event is in no order yet
+        return self._joined(log, users, self.vectors(log, events, users), moment)
+
+    def _joined(self, log: EventLog, users: np.ndarray, vectors: Tensor, moment: np.ndarray) -> Self:
+        """With users, the next n numbers, who join in the order of their moments, int64[n], then of their ids.
+
+        Not of their numbers: who only writes stands behind all who have an event, and may have one tomorrow.
+        """
+        if not len(users):
+            return self
+        s, q, taken = self.settings, self.quantizer.double(), self.table.stus
+        joining = pl.DataFrame({"moment": moment, "id": log.user_ids[users]})
+        order = joining.select(pl.arg_sort_by("moment", "id")).to_series().cast(pl.Int64).to_torch()
+        latents = q.latents(vectors.double()[order])
+        if s.collisions == "digit":
+            found = with_digit(encode(latents, q.codebooks), taken, s.digits)
+        else:
+            found = one_by_one(latents, q.codebooks, taken)
+        return self._with(torch.empty_like(found).index_copy_(0, order, found), log)
+
+    def _with(self, stus: Tensor, log: EventLog) -> Self:
+        """With more users, int64[n, L]. Nobody else's STU changes."""
+        table = self.table.extended(stus)
+        return replace(self, table=table, lineage=log.lineage(len(table)))
 
 
 def user_vectors(

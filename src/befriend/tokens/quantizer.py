@@ -6,6 +6,7 @@ one `Quantizer`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Quantizer:
         """int64[n, L]: the plain codes of vectors, float32[n, D]; users may share them."""
         return encode(self.latents(vectors), self.codebooks)
 
+    def double(self) -> Quantizer:
+        """The same in double precision, for vectors, float64[n, D]."""
+        coders = (copy.deepcopy(coder).double() for coder in (self.encoder, self.decoder))
+        return Quantizer(tuple(codebook.double() for codebook in self.codebooks), *coders)
+
     @torch.no_grad()
     def decoded(self, codes: Tensor) -> Tensor:
         """float32[n, D]: what codes of the first l levels, int64[n, l], say of vectors."""
@@ -63,8 +69,12 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def distances(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """float32[n, K]: squared distances, less the squared length of the vector, which changes no order in a row."""
-    return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2)
+    """float32[n, K]: squared distances, less the squared length of the vector, which changes no order in a row.
+
+    In double precision, float64[n, d] and [K, d], they do not hang on how many vectors are asked for at once, as the
+    last bits of a product of matrices do.
+    """
+    return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).float()
 
 
 def encode(latents: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
