@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,3 +203,13 @@ def test_nothing_later_changes_an_stu_or_a_vector(
     newcomers = [who for who in there if who >= KNOWN]
     rows = [np.array([past.who.index(who) for who in newcomers], int) for past in (now, later)]
     assert torch.equal(one.first_vectors(now.log, rows[0]), two.first_vectors(later.log, rows[1]))
+
+
+def test_newcomers_without_a_row_in_another_table_of_vectors_have_none_of_it(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user_id": range(KNOWN), "vector": [[float(k % 3), 1.0] for k in range(KNOWN)]})
+    rows.write_parquet(tmp_path / "vectors.parquet")
+    tokens = trained(source="graph", vectors=str(tmp_path / "vectors.parquet"))
+    past = Past.of([*TRAINING, (20, "hi", 7, START + 20)], [])
+    vector = tokens.first_vectors(past.log, np.array([KNOWN]))
+    assert vector.shape == (1, 3 + 2) and not vector[0, 3:].any() and vector[0, :3].any()
+    assert len(past.stus(tokens)) == KNOWN + 1

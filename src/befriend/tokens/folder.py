@@ -149,13 +149,14 @@ def user_vectors(
         written = texts.latest(torch.from_numpy(users), torch.from_numpy(horizon))
         share = settings.text_weight
         spectral = written if source == "text" else torch.cat([(1 - share) ** 0.5 * spectral, share**0.5 * written], 1)
-    return beside(spectral, settings, log.user_ids[users])
+    return beside(spectral, settings, log.user_ids, users)
 
 
-def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series) -> Tensor:
+def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series, users: np.ndarray) -> Tensor:
     """float32[n, D + E]: vectors and those of the table that the settings name, each of its share of length.
 
-    Users without a row there have zeros; without a table the vectors are what they were.
+    user_ids: of the log; users: int64[n]. Users without a row there have zeros, though not all users of the log;
+    without a table the vectors are what they were.
     """
     if settings.vectors is None:
         return spectral
@@ -166,15 +167,16 @@ def beside(spectral: Tensor, settings: TokenizeSettings, user_ids: pl.Series) ->
         raise DataError(f"{where}, cannot be read: {error}") from None
     if not {"user_id", "vector"} <= set(rows.columns):
         raise DataError(f"{where}, has the columns {', '.join(rows.columns)}; needed: user_id, vector.")
+    rows = rows.select(pl.col("user_id").cast(pl.String), "vector").drop_nulls()
+    rows = rows.unique("user_id", keep="first", maintain_order=True)
     ids = pl.DataFrame({"user_id": user_ids.cast(pl.String)})
-    found = ids.join(rows.with_columns(pl.col("user_id").cast(pl.String)).unique("user_id"), on="user_id", how="left")
-    given = [row for row in found["vector"].to_list() if row is not None]
-    widths = {len(row) for row in given}
+    widths = {len(row) for row in rows.join(ids, on="user_id", how="semi")["vector"].to_list()}
     if len(widths) != 1:
         what = f"vectors of {len(widths)} widths" if widths else "no vector of these users"
         raise DataError(f"{where}, holds {what}; all vectors must be equally wide.")
     width = widths.pop()
-    more = torch.tensor([row or [0.0] * width for row in found["vector"].to_list()], dtype=torch.float32)
+    found = ids[users].join(rows, on="user_id", how="left", maintain_order="left")["vector"].to_list()
+    more = torch.tensor([row or [0.0] * width for row in found], dtype=torch.float32).view(len(users), width)
     more = nn.functional.normalize(more, dim=1)
     share = settings.vectors_weight
     return torch.cat([(1 - share) ** 0.5 * spectral, share**0.5 * more], 1)
