@@ -101,12 +101,17 @@ def validate(
 ) -> None:
     """Check the event log, number its users, split it by time, and report on it."""
     from befriend.config import load_params
+    from befriend.ops import caches
     from befriend.stages import validate as stage
 
     settings = load_params(params, overrides, "validate")
-    _run_stage(
-        "validate", lambda: stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
-    )
+
+    def work() -> stage.ValidateResult:
+        result = stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
+        caches.settle(Path())
+        return result
+
+    _run_stage("validate", work)
 
 
 @app.command(rich_help_panel="Stages")

@@ -24,6 +24,7 @@ from typing import Any
 from befriend import files, layout
 from befriend.errors import CallError, DataError
 from befriend.evaluation.evaluated import PREPARED
+from befriend.ops import caches
 
 MANIFEST = "manifest.json"
 HISTORY = "history.jsonl"
@@ -150,8 +151,9 @@ def to_commit(root: Path) -> list[str]:
 
 
 def tidy(root: Path, keep: int, commits: int) -> int:
-    """Removes promoted runs beyond `keep`, checkpoints that nobody went on with for a month, and what neither the
-    workspace, nor branches, tags, experiments and the last commits need of DVC's cache. Returns bytes freed."""
+    """Removes promoted runs beyond `keep`, checkpoints that nobody went on with for a month, caches that may hold
+    somebody who was forgotten, and what neither the workspace, nor branches, tags, experiments and the last commits
+    need of DVC's cache. Returns bytes freed."""
     before = _size(root)
     with locked(root):
         if champion(root):
@@ -159,6 +161,7 @@ def tidy(root: Path, keep: int, commits: int) -> int:
     for path in (root / layout.CHECKPOINTS).glob("*/*"):
         if time.time() - path.stat().st_mtime > STALE:
             files.remove(path)
+    caches.settle(root)
     dvc = [str(Path(sys.executable).with_name("dvc")), "gc", "--force", "--workspace", "--all-branches", "--all-tags"]
     dvc += ["--all-experiments", "--rev", "HEAD", "--num", str(commits)]
     done = subprocess.run(dvc, cwd=root, capture_output=True, text=True)
@@ -168,8 +171,8 @@ def tidy(root: Path, keep: int, commits: int) -> int:
 
 
 def _size(root: Path) -> int:
-    folders = (root / layout.REGISTRY, root / layout.CHECKPOINTS, root / ".dvc" / "cache")
-    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    folders = (layout.REGISTRY, *caches.CACHES, Path(".dvc/cache"))
+    return sum(path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file())
 
 
 def _serve(root: Path, folder: Path, how: str) -> None:
@@ -197,10 +200,15 @@ def _history(root: Path) -> list[dict[str, Any]]:
     return found
 
 
+def sweep(root: Path) -> None:
+    """Removes half a run, which nobody serves, where a promotion was killed; the caller holds the registry's lock."""
+    for left in (root / layout.REGISTRY).glob(".*.tmp"):
+        files.remove(left)
+
+
 def _prune(root: Path, keep: int) -> None:
     """Removes the oldest runs beyond `keep`, but never the champion, or the one to which a rollback would go."""
-    for left in (root / layout.REGISTRY).glob(".*.tmp"):  # of a promotion that was killed
-        files.remove(left)
+    sweep(root)
     now = champion(root)
     assert now is not None
     spared = {now.number, now.manifest["previous"]}
