@@ -50,6 +50,13 @@ def test_who_wrote_nothing_has_0(user: int) -> None:
     assert texts().places(torch.tensor(user), torch.tensor(10**10)) == -1
 
 
+def test_where_all_who_wrote_are_forgotten_nobody_wrote_anything() -> None:
+    left = texts().without(torch.tensor([True, False, True, False]))
+    told, row = left.told(torch.arange(4), torch.tensor(10**10))
+    assert left.width == 2 and not told.any() and (row == -1).all()
+    assert not left.latest(torch.arange(4), torch.tensor(10**10)).any()
+
+
 def test_users_and_moments_broadcast() -> None:
     known = texts().known(torch.arange(4)[None], torch.tensor([[50], [160], [300]]))
     assert known.tolist() == [[False] * 4, [True, False, True, False], [True, False, True, False]]

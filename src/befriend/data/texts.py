@@ -94,14 +94,14 @@ class TextVectors:
         """
         place = self.places(users, horizon)
         some, at = place >= 0, place.clamp(min=0)
-        age = (horizon - self.second[at]).clamp(min=0).float().log1p()
+        age = (horizon - _taken(self.second, at)).clamp(min=0).float().log1p()
         count = (at - self._first[users.clamp(0, self.num_users - 1)] + 1).clamp(min=0).float().log1p()
         told = torch.stack([torch.ones_like(age), age, count], -1) * some[..., None]
         return told, self._row(place)
 
     def _row(self, place: Tensor) -> Tensor:
         """int64[...]: the row of a post's vector, -1 for place -1."""
-        return torch.where(place >= 0, self.row[place.clamp(min=0)], -1)
+        return torch.where(place >= 0, _taken(self.row, place.clamp(min=0)), -1)
 
     def of(self, row: Tensor) -> Tensor:
         """float32[..., E]: vectors by their rows, int64[...], 0 for -1."""
@@ -147,6 +147,11 @@ class TextVectors:
                 f"this log has {log.num_users:,} users and lineage {log.lineage()[:12]}. {again}."
             )
         return found
+
+
+def _taken(values: Tensor, place: Tensor) -> Tensor:
+    """int64[...]: of values, int64[P], those at some places; 0 without any, where all who wrote are forgotten."""
+    return values[place] if len(values) else place.new_zeros(place.shape)
 
 
 def first_moments(log: EventLog, texts: TextVectors) -> np.ndarray:
