@@ -277,3 +277,13 @@ def test_the_same_epoch_gives_the_same_batches_and_another_one_others(log: Event
     assert a["positions.target"].shape != c["positions.target"].shape or not torch.equal(
         a["positions.target"], c["positions.target"]
     )
+
+
+def test_epochs_ask_for_the_same_live_events_and_for_others_of_long_ago_so_their_batches_differ_in_number() -> None:
+    """Whether a target was known when a list of weeks was made depends on when that was, which each epoch draws."""
+    found = examples(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
+    epochs = [Epoch(found, epoch) for epoch in range(3)]
+    live = [epoch.asks.refresh != REGIMES.index("frozen") for epoch in epochs]
+    events = [np.sort(epoch.asks.event[known]) for epoch, known in zip(epochs, live, strict=True)]
+    assert all(np.array_equal(events[0], other) for other in events)
+    assert len({len(epoch) for epoch in epochs}) > 1

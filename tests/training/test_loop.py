@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from befriend.errors import DataError
 from befriend.training.loop import Losses
@@ -61,6 +62,30 @@ def test_the_rate_of_an_epochs_last_step_is_drawn(tmp_path: Path) -> None:
     assert [row["learning_rate"] for row in fitted.history] == [
         learning_rate(step, 3 * BATCHES, SETTINGS) for step in (BATCHES, 2 * BATCHES, 3 * BATCHES)
     ]
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("lengths", [(20, 23, 19, 17), (20, 23, 24, 22)], ids=["fewer steps", "more steps"])
+def test_epochs_of_any_length_each_cover_their_share_of_the_schedule(
+    lengths: tuple[int, ...], warmup: float, tmp_path: Path
+) -> None:
+    trainee = Tiny(batches=20)
+    trainee.uneven = tuple(length - 20 for length in lengths)
+    settings = SETTINGS.model_copy(update={"epochs": 4, "warmup": warmup, "final_learning_rate": 0.1})
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        fitted = train(trainee, tmp_path, settings)
+    finally:
+        hook.remove()
+    assert len(rates) == sum(lengths)
+    assert rates[-1] == pytest.approx(settings.learning_rate * (1.0 if warmup == 1 else 0.1))
+    ends = [rates[sum(lengths[: epoch + 1]) - 1] for epoch in range(4)]
+    assert [row["learning_rate"] for row in fitted.history] == ends
+    quarters = [learning_rate(quarter * 1000, 4 * 1000, settings) for quarter in (1, 2, 3, 4)]
+    assert ends == pytest.approx(quarters, rel=0.03)  # but for whole steps of warm-up
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
 
 
 def test_only_matrices_and_embeddings_decay() -> None:

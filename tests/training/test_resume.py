@@ -41,6 +41,24 @@ def test_a_run_killed_in_any_step_ends_in_the_same_bytes(
     assert fitted.epochs == 3
 
 
+class Uneven(Tiny):
+    """Its epochs have 5, 8 and 4 batches."""
+
+    uneven = (0, 3, -1)
+
+
+@pytest.mark.parametrize("step", [3, 6, 11, 15])
+def test_epochs_of_unequal_length_are_resumed_in_the_same_bytes(step: int, tmp_path: Path) -> None:
+    undisturbed = Uneven()
+    train(undisturbed, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(Uneven(dies_at_loss=step), tmp_path / "killed")
+    trainee = Uneven()
+    train(trainee, tmp_path / "killed")
+    assert weights(trainee) == weights(undisturbed)
+    assert content(tmp_path / "killed" / "curves") == content(tmp_path / "whole" / "curves")
+
+
 def test_a_run_killed_twice_in_validation_ends_in_the_same_bytes(
     whole: tuple[bytes, dict[str, bytes]], tmp_path: Path
 ) -> None:

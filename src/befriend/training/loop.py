@@ -107,9 +107,6 @@ class _Run(Generic[B]):
         self.optimizer = adamw(trainee.model, settings, trainee.scale)
         self.state = State(trainee.model, self.optimizer, accelerator.num_processes)
         self.means = Means()
-        self.steps = settings.epochs * self._steps_of(trainee.batches(0))
-        if not self.steps:
-            raise DataError("there is nothing to train on: the training part gives not one batch of examples.")
         self.positions = self.seconds = 0.0
 
     @property
@@ -122,6 +119,8 @@ class _Run(Generic[B]):
         """The steps of the running epoch that are left, and its row in the history."""
         place = self.state.place
         batches = self.trainee.batches(place.epoch)
+        if not len(batches):
+            raise DataError("there is nothing to train on: the training part gives not one batch of examples.")
         self.module.train()
         self.positions -= self._sums().get(POSITIONS, 0.0)  # those before a resumption took none of the time below
         start = time.perf_counter()
@@ -132,7 +131,7 @@ class _Run(Generic[B]):
                 batch = coming.result()
                 if step + 1 < steps.stop:
                     coming = ahead.submit(self._batch, batches, step + 1)
-                self._take(batch, step, len(batches))
+                self._take(batch, step, batches)
                 if (step + 1) * ROWS // steps.stop > step * ROWS // steps.stop:
                     self._note()
                 if place.steps % self.settings.checkpoint_every == 0:
@@ -145,7 +144,7 @@ class _Run(Generic[B]):
             raise DataError(f"epoch {place.epoch + 1} had nothing to learn from: no position carried a loss.")
         self.positions += positions
         means = {f"train/{name}": value / positions for name, value in sums.items()}
-        rate = learning_rate(place.steps, self.steps, self.settings)
+        rate = self._rate(place.step, batches)
         place.history.append({"epoch": place.epoch + 1, "learning_rate": rate, **means})
 
     def _number(self, step: int) -> int:
@@ -155,13 +154,22 @@ class _Run(Generic[B]):
     def _batch(self, batches: Sequence[B], step: int) -> B:
         return batches[self._number(step) % len(batches)]
 
-    def _take(self, batch: B, step: int, count: int) -> None:
+    def _rate(self, step: int, batches: Sequence[B]) -> float:
+        """The learning rate of the running epoch's step, counted from 1.
+
+        As if all epochs had as many steps as this one: epochs differ by a few, and nobody knows how many others have
+        until they are drawn. So each covers its share of the schedule, and the last one ends where the schedule does.
+        """
+        steps = self._steps_of(batches)
+        return learning_rate(self.state.place.epoch * steps + step, self.settings.epochs * steps, self.settings)
+
+    def _take(self, batch: B, step: int, batches: Sequence[B]) -> None:
         place = self.state.place
         seed_step(self.settings.seed, place.epoch, step, self.accelerator.process_index)
         batch = batch.to(self.accelerator.device)
         self._read_figures()  # of the step before: the device worked on it while this batch was built
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(place.steps + 1, self.steps, self.settings)
+            group["lr"] = group["scale"] * self._rate(step + 1, batches)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.module(batch)
         self.accelerator.backward(losses.loss)
@@ -170,7 +178,7 @@ class _Run(Generic[B]):
         self.optimizer.step()
         place.step, place.steps = step + 1, place.steps + 1
         # A process that is left without a batch in the last step takes one of the first again; no mean counts it.
-        self.means.add(losses, losses.positions if self._number(step) < count else 0)
+        self.means.add(losses, losses.positions if self._number(step) < len(batches) else 0)
 
     def _note(self) -> None:
         """One more point of the curve of losses."""

@@ -17,7 +17,7 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     warm = round(settings.warmup * steps)
     if step <= warm:
         return settings.learning_rate * step / warm
-    share = (1 + math.cos(math.pi * min(1.0, (step - warm) / (steps - warm)))) / 2
+    share = (1 + math.cos(math.pi * ((step - warm) / (steps - warm)))) / 2
     return settings.learning_rate * (settings.final_learning_rate + (1 - settings.final_learning_rate) * share)
 
 

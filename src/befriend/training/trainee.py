@@ -49,7 +49,7 @@ class Trainee(Protocol[B]):
         """How many times the learning rate a parameter of the model learns with."""
 
     def batches(self, epoch: int) -> Sequence[B]:
-        """The batches of an epoch, counted from 0, each built when it is asked for; as many in every epoch.
+        """The batches of an epoch, counted from 0, each built when it is asked for; maybe not as many in every epoch.
 
         Equal epochs give equal batches: a resumed run goes straight to the step where it stopped.
         """
