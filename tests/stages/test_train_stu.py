@@ -109,3 +109,28 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
     assert np.array_equal(np.sort(found[None]), np.sort(found[200]))
     assert (found[None] == found[200]).mean() > 0.99  # but for what is as good to the last digit
     assert (found[None] >= len(tokens.table)).any()
+
+
+def test_who_is_not_there_yet_is_asked_for_as_a_stranger(project: Path) -> None:
+    """An STU is made of the first event: a list that is made before must not know it."""
+    from befriend.data.observed import Observed
+    from befriend.evaluation.protocol import Request
+    from befriend.evaluation.regimes import HIDDEN
+    from befriend.retrieval.stu import StuRanker
+
+    log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
+    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
+    ranker = StuRanker(trained.model, tokens.joined(log).table.stus, Observed.of(log), trained.tower)
+    newcomers = np.arange(len(tokens.table), log.num_users)
+    moment = int(log.first_seen[newcomers].min())
+    assert len(newcomers) > 3
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        alike = np.ones(len(users), np.int64)
+        now = alike * moment
+        nobody = np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int64)
+        return ranker.scored(Request(users, log.before(now), now, alike * HIDDEN, *nobody, refresh=1))[1]
+
+    strangers = scores(np.full(len(newcomers), log.num_users))
+    assert np.array_equal(scores(newcomers), strangers)

@@ -102,7 +102,7 @@ class Retriever(ABC, Generic[M]):
     def queries(self, user: Tensor, visible: Tensor, horizon: Tensor, action: Tensor, refresh: int) -> Query:
         """What B users ask for. user, visible, horizon, action: int64[B]; refresh: index into REGIMES.
 
-        A user whose number the log does not have has no history and no embedding.
+        A user whose number the log does not have has no history and no embedding. One who is not there yet is no other.
         """
         a, length = self.activity, self.tower.history_length
         # Both lists of an event ask the same: it is asked once.
@@ -112,10 +112,12 @@ class Retriever(ABC, Generic[M]):
         somebody = torch.where(known, user, 0)
         visible = torch.where(known, visible, 0)
         got = self.observed.encoded.gather(somebody, visible, length)
+        place = a.places(somebody, visible)
+        there = known & ((place >= 0) | self.observed.texts.known(somebody, horizon))
+        user = torch.where(there, user, self.observed.log.num_users)  # what later events make of somebody is not known
         batch = NextTargetPredictionBatch(
             user, got.action, got.other, got.mask, action, user, got.received, got.timestamp
         )
-        place = a.places(somebody, visible)
         features = self.observed.features(somebody, place, visible, horizon) if self.tower.freshness else None
         row = torch.arange(len(user))
         positions = Positions(row, torch.full_like(row, length), action, user, torch.full_like(row, refresh), features)
