@@ -1,10 +1,10 @@
-"""How the making of STUs grows with the number of users: vectors, codebooks, codes, one to one, trie.
+"""How the making of STUs grows with the number of users: vectors, codebooks, codes, one to one, trie; and joining them.
 
     python bench/tokens_scale.py [--users N ...] [--threads T]
 
 Each size runs in a process of its own; memory is the peak of that process. The interaction graph has communities whose
 sizes fall as rank^-0.7, 250 users each on average, and 20 ties a user, four of five within the community; how many a
-user has is log-normal with deviation 1.
+user has is log-normal with deviation 1. A tenth as many more users join, each near somebody who is there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from befriend.tokens import residual_kmeans
-from befriend.tokens.collisions import reassigned
+from befriend.tokens.collisions import one_by_one, reassigned
 from befriend.tokens.settings import TokenizeSettings
 from befriend.tokens.trie import Trie
 from befriend.tokens.user_vectors import Spectrum
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 COMMUNITY, TIES, WITHIN, DIMENSIONS = 250, 20, 0.8, 64
-STEPS = ("vectors", "fit", "encode", "resolve", "trie")
+STEPS = ("vectors", "fit", "encode", "resolve", "trie", "join")
+NEAR = 0.05  # deviation of who joins from somebody who is there, in each dimension
 
 
 def network(users: int, seed: int = 0) -> csr_array:
@@ -82,6 +83,11 @@ def measure(users: int, threads: int) -> dict[str, float]:
     lap()
     trie = Trie.of(stus)
     lap()
+    near = vectors[torch.randperm(users, generator=torch.Generator().manual_seed(0))[: users // 10]]
+    joining = near + NEAR * torch.randn(near.shape, generator=torch.Generator().manual_seed(1))
+    double = quantizer.double()
+    one_by_one(double.latents(torch.nn.functional.normalize(joining, dim=1).double()), double.codebooks, stus)
+    lap()
     seconds = dict(zip(STEPS, np.diff(clock).tolist(), strict=True))
     arrays = (*trie.tokens, *trie.starts, trie.users, trie.leaves)
     return seconds | {
@@ -112,15 +118,17 @@ def main() -> None:
     if arguments.single:
         print(json.dumps(measure(arguments.single, arguments.threads)))
         return
-    heads = ["users", "codes", *STEPS, "fit to trie", "time for 10x", "trie, bytes a user", "moved", "peak memory"]
+    heads = ["users", "codes", *STEPS[:-1], "fit to trie", "time for 10x", "trie, bytes a user", "moved", "peak memory"]
+    heads.append("a tenth more join")
     print(f"| {' | '.join(heads)} |\n|{'---:|' * len(heads)}")
     before: tuple[int, float] | None = None
     for users in arguments.users:
         found, memory = apart(users, arguments.threads)
-        total = sum(found[step] for step in STEPS[1:])
+        total = sum(found[step] for step in STEPS[1:-1])
         growth = f"{(total / before[1]) ** (np.log(10) / np.log(users / before[0])):.1f}x" if before else ""
-        cells = [f"{users:,}", f"{found['codes']:.0f} x 3", *(f"{found[step]:.1f} s" for step in STEPS)]
+        cells = [f"{users:,}", f"{found['codes']:.0f} x 3", *(f"{found[step]:.1f} s" for step in STEPS[:-1])]
         cells += [f"{total:.1f} s", growth, f"{found['bytes']:.1f}", f"{found['moved']:.0%}", f"{memory:.2f} GiB"]
+        cells.append(f"{found['join']:.1f} s")
         print(f"| {' | '.join(cells)} |", flush=True)
         before = users, total
 
