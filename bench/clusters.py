@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ from befriend.evaluation.search_space import SHARES, Partition, search_curve
 from befriend.models import cluster_folder
 from befriend.models.cluster_settings import SearchSettings
 from befriend.models.folder import load
-from befriend.retrieval.clusters import ClusterRetriever
+from befriend.retrieval.clusters import ClusterRetriever, ClusterView
+from befriend.retrieval.moment import Moment
+from befriend.retrieval.retriever import Pairs, View
 from befriend.retrieval.two_tower import TwoTowerRetriever
 from befriend.tokens.catalogue import communities
 from befriend.tokens.folder import load as load_tokens
@@ -61,11 +64,11 @@ class Lists:
     def __init__(self, count: int):
         self.count = count
 
-    def __call__(self, retriever: TwoTowerRetriever) -> tuple[Tensor, int]:
-        vectors = retriever.vectors.numpy()
+    def __call__(self, view: View) -> tuple[Tensor, int]:
+        vectors = view.vectors.numpy()
         if self.means is None:
             self.means = faiss.Kmeans(vectors.shape[1], self.count, niter=20, seed=0, min_points_per_centroid=1)
-            self.means.train(vectors[retriever.place.numpy() >= 0])
+            self.means.train(vectors)
         return torch.from_numpy(self.means.index.search(vectors, 1)[1][:, 0]), self.count
 
 
@@ -78,29 +81,37 @@ def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: T
     placed = np.where(tied, found, rng.choice(found[tied], len(found)))  # newcomers: anywhere
     groups = torch.from_numpy(np.unique(placed, return_inverse=True)[1])
     shuffled = torch.from_numpy(rng.integers(count, size=log.num_users))
+
+    def of(lists: Tensor) -> Partition:
+        return lambda view: (lists[view.moment.ids], int(lists.max()) + 1)
+
+    def by_cluster(view: View) -> tuple[Tensor, int]:
+        assert isinstance(view, ClusterView)
+        return view.of[view.moment.ids], count
+
     return {
-        "in-model clusters": lambda _: (retriever.of, count),
+        "in-model clusters": by_cluster,
         "faiss IVF": Lists(count),
-        "first STU token": lambda _: (stus[:, 0], int(stus[:, 0].max()) + 1),
-        "graph communities": lambda _: (groups, int(groups.max()) + 1),
-        "random groups": lambda _: (shuffled, count),
+        "first STU token": of(stus[:, 0]),
+        "graph communities": of(groups),
+        "random groups": of(shuffled),
     }
 
 
 def waits(retriever: TwoTowerRetriever, log: EventLog, questions: Questions) -> float:
     """Milliseconds of a list for one user."""
-    *_, request = requests(log, retriever.activity.histories, questions, "daily")
+    *_, (request, _) = requests(log, retriever.activity.histories, {"daily": questions})
+    visible, horizon = (np.full(len(request), x[-1]) for x in (request.visible, request.horizon))
+    request = replace(request, visible=visible, horizon=horizon)
     rows = np.linspace(0, len(request) - 1, ONE_BY_ONE).astype(int)
-    user = torch.from_numpy(request.user)
-    visible, horizon = (torch.full_like(user, int(x[-1])) for x in (request.visible, request.horizon))
-    query = retriever.queries(user, visible, horizon, torch.from_numpy(request.action), request.refresh)
-    retriever.refresh(int(visible[0]), int(horizon[0]))
-    nobody, none = np.zeros(2, np.int64), np.empty(0, np.int64)
+    query = retriever.queries(request).to_dtype(torch.float32)
+    view = retriever.at(Moment(retriever.observed, int(visible[0]), int(horizon[0])))
+    none = torch.empty(0, dtype=torch.long)
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
         for row in rows:
-            retriever.nearest(query.of(slice(row, row + 1)), user[row : row + 1], 10, nobody, none)
+            retriever.propose(view, query.of(slice(row, row + 1)), 10, Pairs(none, none), None)
         best = min(best, time.perf_counter() - start)
     return 1000 * best / len(rows)
 
@@ -181,7 +192,9 @@ def main() -> None:
     found = {}
     for name, option in VARIANTS.items() if arguments.variants else ():
         other = trained(root, log, texts, split, option)
-        alone = search_curve(other, log, questions, "daily", {"all": lambda r: (torch.zeros_like(r.place), 1)}, FRESH)
+        alone = search_curve(
+            other, log, questions, "daily", {"all": lambda view: (torch.zeros_like(view.moment.ids), 1)}, FRESH
+        )
         found[name] = float(alone["recall"][-1])
         print(f"{name}: Recall@10 {found[name]:.4f} ({found[name] / full:.1%})", flush=True)
     if arguments.figure:

@@ -23,12 +23,13 @@ from befriend.data.histories import Histories
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import Split, read_split, split_by_time
-from befriend.evaluation.baselines import Baselines
 from befriend.evaluation.measure import measure
 from befriend.evaluation.protocol import ask
 from befriend.evaluation.ranked import ranked
 from befriend.evaluation.regimes import REGIMES
 from befriend.models.settings import TwoTowerSettings
+from befriend.retrieval.heuristics import RULES, Heuristics
+from befriend.retrieval.recommender import Recommender
 from befriend.settings import parse, split_override
 from befriend.training.loop import fit
 from befriend.training.two_tower import TwoTowerTrainee
@@ -46,10 +47,12 @@ def of_rules(log: EventLog, split: Split, size: int) -> Figures:
     """On the part behind the moment."""
     histories = Histories.of(log)
     asked = {regime: ask(log, split, "validation", size, regime) for regime in REGIMES}
-    lists = ranked(log, histories, asked, lambda: [Baselines(log, histories)], "rules")
+    observed = Observed.of(log)
+    recommender = Recommender([], Heuristics(log, observed.activity), observed=observed)
+    lists = ranked(recommender, log, histories, asked, RULES, "rules").protocol
     found: Figures = {}
     for regime, questions in asked.items():
-        metrics = measure(log, histories, split, questions, lists[regime], EvaluateSettings()).metrics
+        metrics = measure(log, histories, split, questions, lists[regime], {}, EvaluateSettings()).metrics
         for kind, segment in WHOLE.items():
             by_rule = metrics[kind][segment]
             found[f"{kind}_{regime}"] = {name: figures["ndcg@10"] for name, figures in by_rule.items()}

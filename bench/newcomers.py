@@ -28,12 +28,13 @@ from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.data.texts import TextVectors
-from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.protocol import Request
 from befriend.evaluation.regimes import HIDDEN
 from befriend.models.folder import load
 from befriend.models.settings import TwoTowerSettings
-from befriend.retrieval.two_tower import TwoTowerRanker
+from befriend.retrieval.heuristics import Heuristics
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.requests import Request
+from befriend.retrieval.two_tower import TwoTowerRetriever
 from befriend.settings import split_override
 from befriend.stages import embed_text, train_two_tower, validate
 from befriend.text.settings import EmbedTextSettings
@@ -94,16 +95,16 @@ def one(
     second = asked["timestamp"].to_numpy()
     action = np.array([log.actions.index(a) if a in log.actions else HIDDEN for a in asked["action"]])
     zero = np.zeros(len(user) + 1, np.int64)
-    request = Request(user, np.asarray(log.before(second)), second, action, zero, zero[:0])
+    regime = np.zeros_like(user)
+    request = Request(user, np.asarray(log.before(second)), second, action, regime, zero, zero[:0])
 
     texts_of = TextVectors.read(root / "models" / "text", log)
     trained = load(root / "models" / "two_tower", log, Attributes.read(root / "prepared"))
-    observed = trained.look(log, texts_of, profiles=True)
-    everyone = np.where(user < log.num_users, user, 0)  # somebody of whom nothing is known is nobody's rule
-    rows = Request(everyone, request.visible, second, action, zero, zero[:0])
-    baselines = Baselines(log, observed.activity.histories).rank(rows)
-    lists = {"two-tower with texts": TwoTowerRanker(trained.model, observed, trained.tower).rank(request)["two-tower"]}
-    lists |= {name: baselines[name] for name in RULES}
+    observed = trained.look(log, texts_of)
+    retriever = TwoTowerRetriever(trained.model, observed, trained.tower)
+    ranking = Recommender([retriever], Heuristics(log, observed.activity)).rank(request, ("two-tower", *RULES))
+    lists = {"two-tower with texts": ranking.head("two-tower").ids}
+    lists |= {name: ranking.head(name).ids for name in RULES}
     lists["last to write"] = last_to_write(texts_of, user, second)
     found = {name: gain(made, target) for name, made in lists.items()}
     return found | {"newcomer": asked["actor_id"].to_numpy()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ import pytest
 
 import befriend
 from befriend.api import Befriend, Sampling
-from befriend.data.activity import DAY
 from befriend.errors import CallError
-from befriend.retrieval.explain import Event, Evidence, sentences
 from tests.conftest import call
 from tests.stages.conftest import small_project
 
@@ -39,97 +36,24 @@ def test_lists_are_those_of_the_command_line(project: Path, people: Befriend) ->
     assert drawn["recommended"].n_unique() == 5
 
 
-def evidence_of(people: Befriend, user: int, persons: list[int], model: str = "both") -> list[Evidence]:
-    kept: list[Evidence] = []
-
-    def keep(found: Evidence) -> list[str]:
-        kept.append(found)
-        return sentences(found)
-
-    people.explain(user, persons, model=model, wording=keep)  # type: ignore[arg-type]
-    return kept
-
-
-@pytest.mark.parametrize("model", ["two-tower", "stu"])
-def test_all_that_is_said_is_in_the_log(people: Befriend, model: str) -> None:
-    log, ids = people.log, people.log.user_ids.to_list()
-    events = list(zip(log.actor.tolist(), log.target.tolist(), log.is_contact, log.timestamp.tolist(), strict=True))
-    for user in ids[:6]:
-        asked = [person for person in ids if person != user][:10]
-        for e in evidence_of(people, user, asked, model):
-            u, p = ids.index(e.user), ids.index(e.person)
-            done = [t for a, b, contact, t in events if contact and (a, b) == (u, p)]
-            received = [t for a, b, contact, t in events if contact and (a, b) == (p, u)]
-            assert (e.done, e.received) == (len(done), len(received))
-            assert e.last == max([*done, *received], default=None)
-            circles = [{a + b - x for a, b, contact, _ in events if contact and x in (a, b)} for x in (u, p)]
-            assert {ids.index(c) for c in e.common} == circles[0] & circles[1]
-            since = e.moment - 7 * DAY
-            assert e.lately == sum(contact and b == p and t >= since for _, b, contact, t in events)
-            one, other = people.models.stus[u].tolist(), people.models.stus[p].tolist()
-            assert one[: e.prefix] == other[: e.prefix] and (e.prefix == 3 or one[e.prefix] != other[e.prefix])
-            for event in e.carried:
-                o = ids.index(event.other)
-                pair = (o, u) if event.received else (u, o)
-                found = np.flatnonzero(
-                    (log.actor == pair[0]) & (log.target == pair[1]) & (log.timestamp == event.second)
-                )
-                assert event.action in {log.actions[log.action[k]] for k in found}
-
-
-def test_sentences_name_nothing_but_the_evidence() -> None:
-    e = Evidence(
-        user=1, person=42, moment=100 * DAY, common=(7, 8, 9, 10), done=1, received=3, last=98 * DAY,
-        last_active=100 * DAY - 3 * 3600, lately=2, prefix=2, tokens=3,
-        carried=(Event("message", 8, True, 99 * DAY, 0.4),),
-    )  # fmt: skip
-    assert sentences(e) == [
-        "42 and you have been in contact, once from you, 3 times to you, last 2 days ago.",
-        "You have 4 contacts in common: 7, 8, 9 and 1 more.",
-        "You lie close in the network: your STUs begin with the same 2 of 3 tokens.",
-        "42 was last active 3 hours ago, and was contacted 2 times within a week.",
-        "Your history points there: message from 8 to you, 1 day ago.",
-    ]
-    nothing = Evidence(1, 42, 100 * DAY, (), 0, 0, None, 50 * DAY, 0, 0, 3, ())
-    assert sentences(nothing) == ["Nothing in the log ties you to 42 yet."]
-    assert set(re.findall(r"\d+", " ".join(sentences(e)))) <= {"42", "3", "2", "4", "7", "8", "9", "1"}
-
-
-def test_an_event_carries_who_falls_without_it(people: Befriend) -> None:
-    """Leaving events out one by one by hand gives the weights that are told."""
-    import torch
-
-    from befriend.evaluation.protocol import Request
-    from befriend.retrieval.explain import LEAST, influences
-
-    log = people.log
-    user = int(np.bincount(log.actor).argmax())
-    one, zero = np.array([user]), np.zeros(2, np.int64)
-    moment = int(log.timestamp[-1]) + 1
-    request = Request(one, np.array([log.num_events]), np.array([moment]), np.array([0]), zero, zero[:0], 0)
-    persons = np.array([k for k in range(12) if k != user])
-    for ranker in people.models.rankers():
-        model = ranker.retriever.model
-        with torch.no_grad():  # so that histories matter
-            torch.manual_seed(0)
-            kept = {name: p.clone() for name, p in model.named_parameters()}
-            for p in model.parameters():
-                p.add_(0.2 * torch.randn_like(p))
-            found = influences(ranker.retriever, request, persons)
-            for name, p in model.named_parameters():
-                p.copy_(kept[name])
-        assert any(found)
-        for events in found:
-            weights = [event.weight for event in events]
-            assert weights == sorted(weights, reverse=True) and all(w >= LEAST for w in weights)
-
-
 def test_nothing_is_said_of_whom_nothing_is_known(people: Befriend) -> None:
     known = people.log.user_ids[0]
     with pytest.raises(CallError, match="nothing is known of 987654321"):
         people.explain(known, [987654321])
-    with pytest.raises(CallError, match="nothing is known of 987654321"):
-        people.explain(987654321, [known])
+
+
+def test_somebody_unknown_gets_reasons_that_hold_for_everybody(people: Befriend) -> None:
+    found = people.recommend([987654321], k=5)
+    assert not found["known"].any()
+    for sentences in people.explain(987654321, found["recommended"]):
+        assert sentences and "You" not in " ".join(sentences)
+
+
+def test_ids_are_those_that_the_log_writes(people: Befriend) -> None:
+    known = people.log.user_ids[3]
+    assert people.recommend([str(known)], k=1)["known"].all()
+    for other in (f"0{known}", f"+{known}", f" {known}", f"{known}.0"):
+        assert not people.recommend([other], k=1)["known"].any(), other
 
 
 def test_reasons_on_the_command_line(project: Path, people: Befriend) -> None:

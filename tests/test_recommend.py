@@ -15,7 +15,7 @@ from befriend.api import Befriend
 from befriend.data.forgotten import add_marks, mark
 from befriend.models.cluster_settings import ClusterSettings
 from befriend.retrieval import recommend as core
-from befriend.retrieval.recommend import Recommender
+from befriend.retrieval.recommend import ListMaker
 from befriend.stages import cluster
 from tests.conftest import call
 from tests.stages.conftest import small_project
@@ -67,7 +67,7 @@ def test_all_users_of_a_file_as_parquet(project: Path, tmp_path: Path) -> None:
 def test_whoever_is_forgotten_meanwhile_is_on_none_of_the_lists_and_in_no_export(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lists, vectors, gone = Recommender.lists, Befriend.vectors, []
+    lists, vectors, gone = ListMaker.lists, Befriend.vectors, []
 
     def forgets(self: Any, *arguments: Any, made: Callable[..., pl.DataFrame]) -> pl.DataFrame:
         table = made(self, *arguments)
@@ -75,7 +75,7 @@ def test_whoever_is_forgotten_meanwhile_is_on_none_of_the_lists_and_in_no_export
         return table
 
     monkeypatch.setattr(core, "AT_ONCE", 30)
-    monkeypatch.setattr(Recommender, "lists", functools.partialmethod(forgets, made=lists))
+    monkeypatch.setattr(ListMaker, "lists", functools.partialmethod(forgets, made=lists))
     monkeypatch.setattr(Befriend, "vectors", functools.partialmethod(forgets, made=vectors))
     out = tmp_path / "lists.parquet"
     asked = ("recommend", "--all", "-k", "3", "--out", str(out))

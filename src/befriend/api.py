@@ -11,11 +11,12 @@ people.vectors()
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,29 +24,26 @@ import torch
 
 from befriend import files, layout
 from befriend.data.attributes import Attributes
-from befriend.data.columns import OPTED_OUT
-from befriend.data.contracts import USERS, read_table
 from befriend.data.forgotten import marked, read_marks, without
-from befriend.data.log import USERS_FILE, EventLog
-from befriend.data.observed import Observed
+from befriend.data.log import EventLog
 from befriend.errors import CallError
+from befriend.evaluation.regimes import Regime
 from befriend.models import cluster_folder
-from befriend.retrieval import recommend as core
-from befriend.retrieval.explain import Wording, explain, sentences
+from befriend.retrieval.explain import Explainer, Wording, sentences
+from befriend.retrieval.facts import Facts
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.recommend import ListMaker, ModelName, RecommendOptions, blocks
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.request_table import USER_ID, requests_table
 from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
-from befriend.retrieval.serving import RetrieverRanker
-from befriend.retrieval.stu import BEAM
 
-__all__ = ["Befriend", "Rules", "Sampling", "load"]
-
-ModelName = Literal["two-tower", "stu", "both"]
+__all__ = ["Befriend", "ModelName", "RecommendOptions", "Rules", "Sampling", "load"]
 
 
 class Befriend:
-    """The log and the trained models of a project."""
+    """The log and the trained models of a project. Threads may share it."""
 
     def __init__(self, root: Path, marks: frozenset[str] = frozenset(), prepared: Path | None = None):
         """marks: of people who asked to be forgotten, beside those that the project knows of; prepared: a later log, in
@@ -56,15 +54,8 @@ class Befriend:
                 files.recover(root / folder)  # from a stage that was killed while it replaced the folder
         self.marks = read_marks(root / layout.PREPARED) | marks
         self.log = without(EventLog.read(self.prepared), self.marks)
-
-    @cached_property
-    def models(self) -> Models:
-        gone = marked(self.log.user_ids, self.marks).to_numpy()
-        return Models.read(self.prepared, self.root / layout.MODELS, self.log, profiles=True, gone=gone)
-
-    @cached_property
-    def _rankers(self) -> list[RetrieverRanker[Any]]:
-        return self.models.rankers()
+        self._lock = threading.RLock()
+        self._recommenders: dict[tuple[bool, bool], Recommender] = {}
 
     def recommend(
         self,
@@ -78,17 +69,72 @@ class Befriend:
         approximate: bool = False,
         rules: Rules | None = None,
         clusters: bool = False,
+        regime: Regime | None = None,
+        filter_at: datetime | None = None,
     ) -> pl.DataFrame:
         """People for each user, by ids of the log; what happened before `at` (all of the log by default) counts.
 
         Columns: user, known (False: nothing was known of the user), rank, recommended, score, contact, last_active.
-        sampling: draw the lists; approximate: search faster, and miss a few; rules: who may be on a list, how different
-        its people are, and how often one person is shown; clusters: the two-tower model looks at the best clusters of
-        people and whoever was active last, instead of at everybody.
+        action: what the user is about to do, if that is known; sampling: draw the lists; approximate: search faster,
+        and miss a few; rules: who may be on a list, how different its people are, and how often one person is shown;
+        clusters: the two-tower model looks at the best clusters of people and whoever was active last, instead of at
+        everybody; regime: how the list is used, live without and streaming with an action by default, daily for a
+        nightly list; filter_at: contacts and blocks up to this moment count, where the list is shown later than `at`.
         """
-        asked = core.Asked(at, action, k, new_only, sampling, rules or Rules())
-        recommender = self.recommender(asked, model, approximate, clusters)
-        return pl.concat(recommender.lists(some) for some in core.blocks(pl.Series(users)))
+        requests = requests_table(pl.Series(users), at, filter_at, regime, action, new_only)
+        options = RecommendOptions(model, k, sampling, rules or Rules())
+        return self.answer(requests, options, approximate, clusters).drop("request")
+
+    def answer(
+        self,
+        requests: pl.DataFrame,
+        options: RecommendOptions | None = None,
+        approximate: bool = False,
+        clusters: bool = False,
+    ) -> pl.DataFrame:
+        """A list for each row of a table with the columns user_id, at, filter_at, regime, action and list.
+
+        See `befriend.retrieval.request_table.COLUMNS`. Columns as of `recommend`, with request, the row of the table.
+        """
+        maker, parts, row = self.lists(options or RecommendOptions(), approximate, clusters), [], 0
+        for block in blocks(requests):
+            parts.append(maker.lists(block).with_columns(pl.col("request") + row))
+            row += block.height
+        return pl.concat(parts)
+
+    def lists(
+        self, options: RecommendOptions | None = None, approximate: bool = False, clusters: bool = False
+    ) -> ListMaker:
+        """What makes the lists of `answer`, a thousand requests at a time, for those who write them as they come."""
+        options = options or RecommendOptions()
+        recommender = self.recommender(approximate, clusters)
+        vectors = self._directions if options.rules.rearranges else np.empty((self.log.num_users, 0), np.float32)
+        observed, since = recommender.observed, self.models.findable
+        return ListMaker(recommender, observed, since, self._attributes, vectors, options)
+
+    def recommender(self, approximate: bool = False, clusters: bool = False) -> Recommender:
+        """What ranks people, made once."""
+        with self._lock:
+            if (approximate, clusters) not in self._recommenders:
+                learned = cluster_folder.load(self.root / layout.CLUSTERS, self.log) if clusters else None
+                self._recommenders[approximate, clusters] = self.models.recommender(
+                    read_boosters(self.root / layout.RANKER), approximate, learned
+                )
+            return self._recommenders[approximate, clusters]
+
+    @property
+    def models(self) -> Models:
+        with self._lock:
+            return self._models
+
+    @cached_property
+    def _models(self) -> Models:
+        gone = marked(self.log.user_ids, self.marks).to_numpy()
+        return Models.read(self.prepared, self.root / layout.MODELS, self.log, gone)
+
+    @cached_property
+    def _attributes(self) -> Attributes:
+        return Attributes.read(self.prepared)
 
     @cached_property
     def digest(self) -> str:
@@ -99,17 +145,6 @@ class Befriend:
         digests += sorted(self.marks)
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
-    def recommender(
-        self, asked: core.Asked, model: ModelName = "both", approximate: bool = False, clusters: bool = False
-    ) -> core.Recommender:
-        """What makes the lists of `recommend`, a thousand users at a time: for those who write them as they come."""
-        lister, observed, actions = self._lister(model, approximate, clusters)
-        attributes = Attributes.read(self.prepared)
-        users = read_table(self.prepared / USERS_FILE, USERS)
-        unwilling = np.flatnonzero(users[OPTED_OUT].to_numpy())
-        directions = torch.nn.functional.normalize(self._static, dim=1).numpy()
-        return core.Recommender(lister, observed, actions, asked, attributes, directions, unwilling)
-
     def explain(
         self,
         user: Any,
@@ -117,25 +152,42 @@ class Befriend:
         at: datetime | None = None,
         action: str | None = None,
         model: ModelName = "both",
+        regime: Regime | None = None,
+        filter_at: datetime | None = None,
         wording: Wording = sentences,
     ) -> list[list[str]]:
-        """Sentences for each of the people, why they are recommended to a user: facts of the log and the model.
+        """Sentences for each of the people, why they are recommended to a user: facts of the log and of the list.
 
-        wording: turns a `befriend.retrieval.explain.Evidence` into sentences, in the place of templates. Of `both`, the
-        two-tower model says which events of the history carried the prediction.
+        wording: turns a `befriend.retrieval.explain.Evidence` into sentences, in the place of templates.
         """
-        ranker = self._rankers[model == "stu"]
-        trained = self.models.stu if model == "stu" else self.models.two_tower
-        visible, moment, number = core.situation(
-            self.log, trained.actions, core.Asked(at, action), self.models.observed.texts
-        )
-        ids = pl.Series([str(user), *map(str, people)])
-        who = core.present(self.log, ids, moment, self.models.observed.texts)
-        if (who == self.log.num_users).any():
-            unknown = ids.filter(pl.Series(who == self.log.num_users))
-            raise CallError(f"nothing is known of {', '.join(unknown)} at that moment.")
-        request = core.request_of(who[:1], visible, moment, number, [who[:0]], len(people))
-        return [wording(found) for found in explain(ranker.retriever, request, who[1:], self.models.stus)]
+        requests = requests_table(pl.Series([user]), at, filter_at, regime, action)
+        lists = pl.DataFrame({"request": 0, "recommended": pl.Series(people)})
+        return self.reasons(requests, lists, model, wording)
+
+    def reasons(
+        self, requests: pl.DataFrame, lists: pl.DataFrame, model: ModelName = "both", wording: Wording = sentences
+    ) -> list[list[str]]:
+        """Sentences for each row of lists, as of `answer`, that were made for some requests."""
+        explainer, maker = self._explainer, self.lists()
+        who = self.log.numbers(lists["recommended"])
+        found: list[list[str]] = [[] for _ in who]
+        for number, rows in lists.with_row_index("row").group_by("request", maintain_order=True):
+            one = requests[int(str(number[0]))]
+            request, places = maker.request(one), rows["row"].to_numpy()
+            people = who[places]
+            moment = explainer.recommender.at(int(request.visible[0]), int(request.horizon[0])).moment
+            there = np.append(moment.findable.numpy(), False)[people]
+            if not there.all():
+                unknown = rows["recommended"].filter(pl.Series(~there)).cast(pl.String)
+                raise CallError(f"nothing is known of {', '.join(unknown)} at that moment.")
+            for place, evidence in zip(places, explainer.explain(request, one[USER_ID][0], people, model), strict=True):
+                found[place] = wording(evidence)
+        return found
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        recommender = self.recommender()
+        return Explainer(recommender, Facts(recommender.observed, self._attributes, self.prepared))
 
     @cached_property
     def _static(self) -> torch.Tensor:
@@ -143,6 +195,11 @@ class Befriend:
         model = self.models.two_tower.model
         with torch.no_grad():
             return model.users(torch.arange(self.log.num_users), model.users.rows())
+
+    @cached_property
+    def _directions(self) -> np.ndarray:
+        """float32[N, D], of length 1."""
+        return torch.nn.functional.normalize(self._static, dim=1).numpy()
 
     def vectors(self) -> pl.DataFrame:
         """Everyone of the log: user_id, vector (what the two-tower model knows of them, but for the moment), stu."""
@@ -155,22 +212,6 @@ class Befriend:
             }
         )
         return table.filter(~marked(self.log.user_ids, self.marks))
-
-    def _lister(
-        self, model: ModelName, approximate: bool, clusters: bool
-    ) -> tuple[core.Lister, Observed, tuple[str, ...]]:
-        """Who recommends, the log as it looks at it, and the labels of actions that it knows."""
-        models = self.models
-        learned = cluster_folder.load(self.root / layout.CLUSTERS, self.log) if clusters else None
-        width = BEAM if approximate else None
-        if model == "both":
-            boosters = read_boosters(self.root / layout.RANKER)
-            listed = models.ranked(boosters, approximate, width, learned)
-            return listed, models.observed, models.two_tower.actions
-        two_tower, stu = models.rankers(approximate, width, learned)
-        if model == "stu":
-            return stu, models.watched, models.stu.actions
-        return two_tower, models.observed, models.two_tower.actions
 
 
 def load(root: str | Path = ".") -> Befriend:

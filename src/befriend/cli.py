@@ -45,6 +45,15 @@ class Model(StrEnum):
     both = "both"
 
 
+class RegimeName(StrEnum):
+    """How a list is used."""
+
+    streaming = "streaming"
+    live = "live"
+    daily = "daily"
+    frozen = "frozen"
+
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -212,7 +221,20 @@ def recommend(
         Path | None, typer.Option(help="A file of ids instead, one a line, or Parquet with the column user_id.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Everybody of the log instead; with --out.")] = False,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of requests instead, Parquet or JSON Lines: user_id, at, filter_at, regime, action, list."
+        ),
+    ] = None,
     at: Annotated[str | None, typer.Option(help="As of this moment (ISO 8601, UTC); all of the log without.")] = None,
+    filter_at: Annotated[
+        str | None, typer.Option(help="Leave out contacts and blocks up to this later moment, when the list is shown.")
+    ] = None,
+    regime: Annotated[
+        RegimeName | None,
+        typer.Option(help="How lists are used: live for one user, daily for many, streaming with an action."),
+    ] = None,
     action: Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")] = 10,
     new_only: Annotated[bool, typer.Option("--new-only", help="Leave out existing contacts.")] = False,
@@ -238,6 +260,7 @@ def recommend(
     same: Annotated[list[str] | None, typer.Option(help="Only people with the user's value of this attribute.")] = None,
     different: Annotated[list[str] | None, typer.Option(help="Only people with another value of it.")] = None,
     only: Annotated[Path | None, typer.Option(help="Only people of this file: ids, as for --users.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Nobody of this file: ids, as for --users.")] = None,
     diversity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="0 to 1: how much it counts that people on a list differ.")
     ] = 0.0,
@@ -258,17 +281,27 @@ def recommend(
     from befriend.retrieval.rules import Rules
     from befriend.retrieval.sampling import Sampling
 
-    if (user is not None) + (users is not None) + everybody != 1:
-        raise CallError("name one person (--user ID), a file of them (--users FILE), or everybody (--all).")
+    if (user is not None) + (users is not None) + everybody + (requests is not None) != 1:
+        raise CallError(
+            "name one person (--user ID), a file of them (--users FILE), everybody (--all), or a file of requests "
+            "(--requests FILE)."
+        )
+    if requests is not None and (at or filter_at or regime or action or new_only):
+        raise CallError(
+            "--requests says for each list what --at, --filter-at, --regime, --action and --new-only say for all: "
+            "leave these out."
+        )
     if clusters and (approximate or model == Model.stu):
         raise CallError("--clusters is a search of the two-tower model: leave out --approximate, and --model stu.")
     if everybody and out is None:
         raise CallError("lists for everybody go into a file: add --out FILE.")
     sampling = Sampling(temperature, top_k, nucleus, seed) if sample else None
     name: Any = model.value
-    rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), None, diversity, cap)
-    how = (approximate, clusters, why, as_json, out)
-    ops.recommend(run, newest, user, users, everybody, at, action, k, new_only, sampling, rules, only, name, *how)
+    rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), diversity=diversity, cap=cap)
+    served: Any = None if regime is None else regime.value
+    wanted = ops.Wanted(user, users, everybody, requests, at, filter_at, served, action, new_only)
+    options, output = ops.RecommendOptions(name, k, sampling, rules), ops.Output(why, as_json, out)
+    ops.recommend(run, newest, wanted, options, only, exclude, approximate, clusters, output)
 
 
 @app.command(rich_help_panel="Recommending")

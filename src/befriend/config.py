@@ -237,7 +237,7 @@ class RankerSettings(Settings):
     """validation events, at most, evenly spaced, in each regime"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
     """what is visible when lists are made"""
-    trees: Annotated[int, Field(ge=1)] = 50
+    trees: Annotated[int, Field(ge=1)] = 100
     """trees"""
     leaves: Annotated[int, Field(ge=2)] = 15
     """leaves of a tree"""
@@ -257,7 +257,10 @@ class EvaluateSettings(Settings):
     events: Annotated[int, Field(ge=1)] = 3000
     """evaluated events, at most, evenly spaced over the part"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
-    """what is visible: streaming (all before the event), daily (before its UTC day), frozen (before the part)"""
+    """what is visible: streaming (all before the event, which action is known), live (all before the event, without the
+    action), daily (before its UTC day), frozen (before the part)"""
+    served: Annotated[int, Field(ge=0)] = 60
+    """requests, drawn from all, that are sent through the API and as a file as well: their lists have to be the same"""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """resamplings of the users behind each confidence interval"""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

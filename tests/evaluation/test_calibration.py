@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from befriend.evaluation.calibration import probabilities, reliability
 
 
 def test_probabilities_are_the_softmax_over_everybody_who_may_be_listed() -> None:
-    with np.errstate(divide="ignore"):
-        scores = np.log(np.array([[8.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
-    assert probabilities(scores.astype(np.float32)) == pytest.approx(np.array([[0.8, 0.1, 0.1], [0.5, 0.5, 0.0]]))
-    assert probabilities(np.full((1, 2), -np.inf)).sum() == 0
+    likely, column = probabilities(torch.tensor([[1.0, 8.0, 1.0], [0.0, 1.0, 1.0]]).log())
+    assert likely[0].tolist() == pytest.approx([0.8, 0.1, 0.1, *[0] * 7]) and column[0, 0] == 1
+    assert likely[1].tolist() == pytest.approx([0.5, 0.5, *[0] * 8])
+    assert sorted(column[1].tolist()) == [-1] * 8 + [1, 2]
+    assert probabilities(torch.full((1, 2), -torch.inf))[0].sum() == 0
 
 
 def test_a_coin_that_is_called_right_lies_on_the_diagonal() -> None:

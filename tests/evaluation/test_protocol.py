@@ -18,7 +18,8 @@ NOON = 100 * DAY + DAY // 2
 def asked(log: EventLog, regime: Regime, size: int = 3000) -> tuple[Split, Questions, list[Request]]:
     split = split_by_time(log.timestamp, 0.8, 0.9)
     questions = ask(log, split, "test", size, regime)
-    return split, questions, list(requests(log, Histories.of(log), questions, regime, size=7))
+    found = [request for request, _ in requests(log, Histories.of(log), {regime: questions}, size=7)]
+    return split, questions, found
 
 
 def rows(found: list[Request]) -> list[tuple[int, int, int, int, list[int]]]:
@@ -46,6 +47,34 @@ def test_streaming_knows_all_before_the_event_and_its_action() -> None:
         (2, 29, NOON + 2 * DAY, ask_, []),
         (2, 29, NOON + 2 * DAY, ask_, [1]),  # the list `new`: without 2's contact
     ]
+
+
+def test_live_is_streaming_without_the_action_and_shares_its_requests() -> None:
+    log = tiny()
+    _, questions, found = asked(log, "live")
+    _, _, streaming = asked(log, "streaming")
+    assert rows(found) == [(user, visible, horizon, HIDDEN, out) for user, visible, horizon, _, out in rows(streaming)]
+    both = list(requests(log, Histories.of(log), {"streaming": questions, "live": questions}, size=7))
+    assert [[regime for regime, _ in regimes] for _, regimes in both] == [["streaming", "live"]]
+    ((request, ((_, one), (_, other))),) = both
+    assert request.regime.tolist() == [0] * 4 + [1] * 4
+    assert request.visible[one].tolist() == request.visible[other].tolist()
+
+
+def test_a_first_contact_with_somebody_findable_who_has_no_event_is_first_ever() -> None:
+    """3 wrote something at 25 and has no event before the last one; 4 wrote nothing."""
+    events = [(0, "ask", 1, k) for k in range(18)] + [(0, "ask", 3, 30), (1, "ask", 4, 31)]
+    log = make_log(events)
+    split = split_by_time(log.timestamp, 0.8, 0.9)
+    since = log.first_seen.copy()
+    since[3] = 25
+    found = ask(log, split, "test", 100, "streaming", since)
+    assert [SEGMENTS[k] for k in found.segment] == ["first ever", "cold"]
+    assert found.row_is_new.tolist() == [False, True, False] and not found.scored_new.any()
+    without = ask(log, split, "test", 100, "streaming")
+    assert [SEGMENTS[k] for k in without.segment] == ["cold", "cold"] and not without.row_is_new.any()
+    frozen = ask(log, split, "test", 100, "frozen", np.where(since == 25, 30, since))
+    assert [SEGMENTS[k] for k in frozen.segment] == ["cold", "cold"]  # what they wrote came later
 
 
 def test_daily_knows_all_before_the_day_and_not_the_action() -> None:

@@ -181,7 +181,7 @@ def test_who_is_left_out_of_a_nightly_list_is_as_probable_as_anybody() -> None:
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
     m = model(stus=stus, token_dropout=0.5)
     row = torch.tensor([0, 1, 2])
-    positions = Positions(row, row.clamp(max=1), row, row, refresh=torch.tensor([1, 0, 2]))  # daily, streaming, frozen
+    positions = Positions(row, row.clamp(max=1), row, row, refresh=torch.tensor([2, 0, 3]))  # daily, streaming, frozen
     histories = NextTargetPredictionBatch(
         *(torch.tensor([0, 1, 6]), torch.zeros(3, 1).long(), torch.tensor([[2], [3], [7]])),
         *(torch.ones(3, 1).bool(), torch.tensor([0, 1, 1]), torch.tensor([4, 5, 6])),

@@ -71,6 +71,7 @@ def test_each_rule_says_what_was_found_and_what_is_required(decision: dict[str, 
     names = {
         "validation",
         "figures",
+        "served as measured",
         "not taken back",
         "drift",
         *(f"{rule}, {part}" for rule in ("floor", "level") for part in parts),
@@ -120,6 +121,22 @@ def test_floor_level_and_drift_bind(served: Path) -> None:
     failed = {rule["name"] for rule in gate.decide(served, params)["rules"] if not rule["passed"]}
     assert "floor, list new, daily" in failed
     files.remove(served / layout.DRIFT)
+
+
+@pytest.mark.parametrize("found", [{"requests": 300, "differ": 1}, None])
+def test_one_list_that_is_served_otherwise_than_measured_is_too_many(
+    served: Path, found: dict[str, int] | None
+) -> None:
+    path = served / layout.METRICS
+    sound = path.read_text()
+    try:
+        files.write_json(path, files.read_json(path) | {"served": found})
+        refused = gate.decide(served, PARAMS)
+    finally:
+        path.write_text(sound)
+    rule = next(rule for rule in refused["rules"] if rule["name"] == "served as measured")
+    assert refused["verdict"] == "refuse" and not rule["passed"]
+    assert rule["found"] == ("1 of 300 differ" if found else "none was looked at")
 
 
 def test_figures_of_other_models_judge_nothing(served: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,11 @@ from befriend import files
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
 from befriend.errors import BusyError, DataError, StorageError
-from befriend.evaluation.protocol import Request
 from befriend.retrieval import batch, recommend
-from befriend.retrieval.recommend import Asked, Recommender, blocks
+from befriend.retrieval.recommend import ListMaker, RecommendOptions, blocks
+from befriend.retrieval.recommender import Filter
+from befriend.retrieval.request_table import requests_table
+from befriend.retrieval.requests import Ranked, Request
 from befriend.retrieval.rules import Rules
 from befriend.retrieval.sampling import Sampling
 from tests.conftest import random_log
@@ -26,25 +29,31 @@ from tests.conftest import random_log
 USERS, BLOCK = 30, 7
 LOG = random_log(users=USERS, events=400, seed=5)
 ASKED = {
-    "ranked": Asked(k=4),
-    "drawn": Asked(k=4, sampling=Sampling(seed=2)),
-    "capped": Asked(k=4, rules=Rules(cap=6)),
+    "ranked": RecommendOptions(k=4),
+    "drawn": RecommendOptions(k=4, sampling=Sampling(seed=2)),
+    "capped": RecommendOptions(k=4, rules=Rules(cap=6)),
 }
+TABLE = requests_table(LOG.user_ids)
 
 
-class Lister:
-    """Scores that differ from user to user; gives up after so many blocks."""
+class Scores:
+    """In the place of a recommender: scores that differ from user to user; gives up after so many blocks."""
 
     def __init__(self, blocks: int = 99):
         self.left = blocks
+        self.user = np.empty(0, np.int64)
 
-    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+    def rank(self, request: Request, names: tuple[str, ...]) -> Scores:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
-        scores = np.sin(request.user[:, None] * 3.7 + np.arange(USERS)).astype(np.float32)
-        ids = np.argsort(-scores, 1)[:, : request.k]
-        return ids.astype(np.int32), np.take_along_axis(scores, ids, 1)
+        self.user = request.user
+        return self
+
+    def head(self, name: str, k: int, only: Filter | None) -> Ranked:
+        scores = np.sin(self.user[:, None] * 3.7 + np.arange(USERS)).astype(np.float32)
+        ids = np.argsort(-scores, 1)[:, :k]
+        return Ranked(ids, np.take_along_axis(scores, ids, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -52,22 +61,30 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recommend, "AT_ONCE", BLOCK)
 
 
-def recommender(asked: Asked, lister: Lister) -> Recommender:
+def recommender(options: RecommendOptions, scores: Scores) -> ListMaker:
     nothing = Attributes(np.zeros((USERS, 0), np.int32), {}, np.zeros((USERS, 0), np.float32), ())
-    return Recommender(lister, Observed.of(LOG), LOG.actions, asked, nothing, np.ones((USERS, 1), np.float32))
+    made: Any = scores
+    return ListMaker(made, Observed.of(LOG), LOG.first_seen, nothing, np.ones((USERS, 1), np.float32), options)
+
+
+def in_one_go(options: RecommendOptions) -> pl.DataFrame:
+    """All lists, without a file."""
+    maker, parts = recommender(options, Scores()), []
+    for number, some in enumerate(blocks(TABLE)):
+        parts.append(maker.lists(some).with_columns(pl.col("request") + number * BLOCK))
+    return pl.concat(parts)
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_a_stopped_run_ends_with_the_lists_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     asked = ASKED[name]
-    whole = recommender(asked, Lister())
-    expected = pl.concat(whole.lists(some) for some in blocks(LOG.user_ids))
+    expected = in_one_go(asked)
     out = tmp_path / "lists.parquet"
     with pytest.raises(KeyboardInterrupt):
-        batch.write(recommender(asked, Lister(2)), LOG.user_ids, out, "one")
+        batch.write(recommender(asked, Scores(2)), TABLE, out, "one")
     assert not out.exists()
-    again = Lister()
-    assert batch.write(recommender(asked, again), LOG.user_ids, out, "one") == 2 * BLOCK
+    again = Scores()
+    assert batch.write(recommender(asked, again), TABLE, out, "one") == 2 * BLOCK
     assert again.left == 99 - 3  # of five blocks three were left
     assert_frame_equal(pl.read_parquet(out), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
@@ -76,21 +93,20 @@ def test_a_stopped_run_ends_with_the_lists_of_an_undisturbed_one(name: str, tmp_
 def test_what_was_made_for_something_else_is_made_anew(tmp_path: Path) -> None:
     out = tmp_path / "lists.parquet"
     with pytest.raises(KeyboardInterrupt):
-        batch.write(recommender(ASKED["ranked"], Lister(2)), LOG.user_ids, out, "one")
-    assert batch.write(recommender(ASKED["drawn"], Lister()), LOG.user_ids, out, "other") == 0
+        batch.write(recommender(ASKED["ranked"], Scores(2)), TABLE, out, "one")
+    assert batch.write(recommender(ASKED["drawn"], Scores()), TABLE, out, "other") == 0
     assert pl.read_parquet(out)["user"].n_unique() == USERS
 
 
 def test_the_cap_spans_the_blocks(tmp_path: Path) -> None:
     out = tmp_path / "lists.parquet"
-    batch.write(recommender(ASKED["capped"], Lister()), LOG.user_ids, out, "one")
+    batch.write(recommender(ASKED["capped"], Scores()), TABLE, out, "one")
     assert pl.read_parquet(out)["recommended"].value_counts()["count"].max() == 6
 
 
 def test_parts_that_are_gone_at_the_end_are_not_left_out_silently(tmp_path: Path) -> None:
     out, asked = tmp_path / "lists.parquet", ASKED["ranked"]
-    whole = recommender(asked, Lister())
-    expected = pl.concat(whole.lists(some) for some in blocks(LOG.user_ids))
+    expected = in_one_go(asked)
     made = 0
 
     def finish(lists: pl.DataFrame) -> pl.DataFrame:
@@ -101,9 +117,9 @@ def test_parts_that_are_gone_at_the_end_are_not_left_out_silently(tmp_path: Path
         return lists
 
     with pytest.raises(StorageError, match=r"2 of the 5 parts .* are gone .* Run the same command again"):
-        batch.write(recommender(asked, Lister()), LOG.user_ids, out, "one", finish)
+        batch.write(recommender(asked, Scores()), TABLE, out, "one", finish)
     assert not out.exists()
-    assert batch.write(recommender(asked, Lister()), LOG.user_ids, out, "one") == USERS - 2 * BLOCK
+    assert batch.write(recommender(asked, Scores()), TABLE, out, "one") == USERS - 2 * BLOCK
     assert_frame_equal(pl.read_parquet(out), expected)
 
 
@@ -116,11 +132,11 @@ def test_two_cannot_write_the_same_lists_at_once(tmp_path: Path) -> None:
         return lists
 
     with ThreadPoolExecutor(1) as other:
-        first = other.submit(batch.write, recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one", finish)
+        first = other.submit(batch.write, recommender(ASKED["ranked"], Scores()), TABLE, out, "one", finish)
         try:
             begun.wait()
             with pytest.raises(BusyError, match=rf"lists.parquet is being written already, by process {os.getpid()}"):
-                batch.write(recommender(ASKED["drawn"], Lister()), LOG.user_ids, out, "other")
+                batch.write(recommender(ASKED["drawn"], Scores()), TABLE, out, "other")
         finally:
             goes_on.set()
         assert first.result() == 0
@@ -133,9 +149,9 @@ def test_blocks_of_another_size_do_not_stand_for_those_of_today(
 ) -> None:
     out = tmp_path / "lists.parquet"
     with pytest.raises(KeyboardInterrupt):
-        batch.write(recommender(ASKED["ranked"], Lister(2)), LOG.user_ids, out, "one")
+        batch.write(recommender(ASKED["ranked"], Scores(2)), TABLE, out, "one")
     monkeypatch.setattr(recommend, "AT_ONCE", BLOCK + 3)
-    batch.write(recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one")
+    batch.write(recommender(ASKED["ranked"], Scores()), TABLE, out, "one")
     assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == LOG.user_ids.to_list()
 
 
@@ -151,5 +167,5 @@ def test_what_is_not_right_any_more_is_not_written(asks: int, tmp_path: Path) ->
 
     out = tmp_path / "lists.parquet"
     with pytest.raises(DataError, match="somebody was forgotten"):
-        batch.write(recommender(ASKED["ranked"], Lister()), LOG.user_ids, out, "one", still_right=still_right)
+        batch.write(recommender(ASKED["ranked"], Scores()), TABLE, out, "one", still_right=still_right)
     assert not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,21 @@ from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
+from befriend.data.texts import TextVectors
 from befriend.evaluation.protocol import ask, ranks, requests_and_events
 from befriend.evaluation.search_space import SHARES, search_curve
 from befriend.models.cluster_settings import SearchSettings
 from befriend.models.clusters import UserClusters
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.clusters import ClusterRetriever, Lists, active_last
-from befriend.retrieval.two_tower import TwoTowerRanker, TwoTowerRetriever
+from befriend.retrieval.clusters import ClusterRetriever, ClusterView, Lists, active_last
+from befriend.retrieval.moment import Moment
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.requests import Request
+from befriend.retrieval.retriever import Pairs, View
+from befriend.retrieval.two_tower import TwoTowerRetriever
 from tests.conftest import random_log
+from tests.retrieval.asking import request, search
 
 USERS = 40
 TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, own_contacts=12)
@@ -50,16 +57,10 @@ def retriever(log: EventLog, **search: Any) -> ClusterRetriever:
     return ClusterRetriever(model(), Observed.of(log), TOWER, clusters, SearchSettings(**search))
 
 
-def search(r: TwoTowerRetriever, log: EventLog, visible: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    horizon = int(log.timestamp[visible - 1]) + 3600
-    r.refresh(visible, horizon)
-    user = torch.arange(0, USERS, 3)
-    full = torch.full_like(user, visible)
-    query = r.queries(user, full, torch.full_like(user, horizon), torch.zeros_like(user), 1)
-    hidden = [np.array([(u * 7 + k) % USERS for k in range(u % 4)], np.int64) for u in user.tolist()]
-    indptr = np.cumsum([0, *map(len, hidden)])
-    found = r.search(query, user, 10, indptr, np.concatenate(hidden))
-    return found.ids, found.scores, (query, user, hidden)
+def asked(log: EventLog, visible: int) -> Request:
+    users = range(0, USERS, 3)
+    hidden = [[(u * 7 + k) % USERS for k in range(u % 4)] for u in users]
+    return request(users, visible, int(log.timestamp[visible - 1]) + 3600, regime=1, excluded=hidden)
 
 
 @pytest.mark.parametrize("search_settings", [{"share": 1.0, "fresh": 0}, {"share": 0.01, "fresh": USERS}])
@@ -67,32 +68,42 @@ def test_looking_at_everybody_is_the_full_search(log: EventLog, search_settings:
     exact = TwoTowerRetriever(model(), Observed.of(log), TOWER)
     clustered = retriever(log, **search_settings)
     for visible in (150, 500, 90):  # forth and back
-        ids, scores, _ = search(exact, log, visible)
-        same, alike, _ = search(clustered, log, visible)
-        assert torch.equal(ids, same)
-        assert torch.allclose(scores, alike, atol=1e-4)
+        one, other = (search(r, asked(log, visible), 10)[0] for r in (exact, clustered))
+        assert torch.equal(one.ids, other.ids) and torch.equal(one.scores, other.scores)
+
+
+def test_what_is_taken_from_another_moment_changes_nothing(log: EventLog) -> None:
+    r = retriever(log, share=0.2, fresh=5)
+    before = None
+    for visible in (150, 500, 90, 300):
+        moment = Moment(r.observed, visible, int(log.timestamp[visible - 1]) + 3600)
+        anew, before = r.at(moment), r.at(moment, before)
+        assert torch.equal(anew.of, before.of) and torch.equal(anew.vectors, before.vectors)
 
 
 def test_lists_are_the_best_of_whom_a_query_looks_at(log: EventLog) -> None:
     r, exact = retriever(log, share=0.2, fresh=5), TwoTowerRetriever(model(), Observed.of(log), TOWER)
-    ids, _, (query, user, hidden) = search(r, log, 400)
-    search(exact, log, 400)
-    last = active_last(r)
+    ids, query, view = search(r, asked(log, 400), 10)
+    plain = search(exact, asked(log, 400), 10)[2]
+    assert isinstance(view, ClusterView)
+    user = torch.from_numpy(asked(log, 400).user)
+    last = torch.full((USERS,), -1)
+    last[view.moment.ids] = active_last(r, view.moment)
     seen = int((last >= 0).sum())
     fresh = last.topk(5).indices.tolist()
-    looks = r.lists.looks(query.vector(), math.ceil(0.2 * seen))
+    looks = view.lists.looks(query.vector().float(), math.ceil(0.2 * seen))
     assert (looks.sum(1) == math.ceil(0.2 * seen)).all()
     for b in range(len(user)):
-        own = r.contacts(query.of(slice(b, b + 1)), user[b : b + 1])
+        own = r.contacts(view, query.of(slice(b, b + 1)), user[b : b + 1])
         there = {*own.users[own.real].tolist(), *fresh}
         for c in range(r.count):  # of each cluster, those active last come first
-            people = [u for u in range(USERS) if last[u] >= 0 and r.of[u] == c and u not in fresh]
+            people = [u for u in range(USERS) if last[u] >= 0 and view.of[u] == c and u not in fresh]
             there |= set(sorted(people, key=lambda u: -int(last[u]))[: int(looks[b, c])])
-        there -= {int(user[b]), *hidden[b].tolist()}
-        score = exact.score(query.of(slice(b, b + 1)), torch.arange(USERS)[None])[0]
+        there -= {int(user[b]), *asked(log, 400).excluded(b).tolist()}
+        score = exact.score(plain, query.of(slice(b, b + 1)), torch.arange(USERS)[None])[0]
         score[own.users[own.real]] += own.score[own.real]
         best = sorted(there, key=lambda u: -float(score[u]))[:10]
-        assert [int(u) for u in ids[b] if u >= 0] == best
+        assert [int(u) for u in ids.ids[b] if u >= 0] == best
 
 
 def test_lists_that_score_best_on_average_are_looked_at_first() -> None:
@@ -112,15 +123,19 @@ def test_the_curve_ends_at_the_recall_of_the_full_search(log: EventLog) -> None:
     split = split_by_time(log.timestamp, 0.6, 0.8)
     r = retriever(log)
     questions = ask(log, split, "validation", 100, "daily")
-    halves = torch.arange(USERS) % 2
-    curve = search_curve(
-        r, log, questions, "daily", {"own": lambda _: (r.of, r.count), "halves": lambda _: (halves, 2)}, 4
-    )
-    full, row, hits = TwoTowerRanker(model(), Observed.of(log), TOWER), 0, []
-    for request, events in requests_and_events(log, r.activity.histories, questions, "daily"):
-        new = questions.row_is_new[row : row + len(request)]
-        row += len(request)
-        hits.append(ranks(full.rank(request)["two-tower"], log.target[events])[new] <= 10)
+
+    def own(view: View) -> tuple[torch.Tensor, int]:
+        assert isinstance(view, ClusterView)
+        return view.of[view.moment.ids], r.count
+
+    parts = {"own": own, "halves": lambda view: (view.moment.ids % 2, 2)}
+    curve = search_curve(r, log, questions, "daily", parts, 4)
+    full, row, hits = Recommender([TwoTowerRetriever(model(), Observed.of(log), TOWER)]), 0, []
+    for some, events in requests_and_events(log, r.activity.histories, questions, "daily"):
+        new = questions.row_is_new[row : row + len(some)]
+        row += len(some)
+        made = full.rank(some, ("two-tower",)).head("two-tower").ids
+        hits.append(ranks(made, log.target[events])[new] <= 10)
     expected = np.concatenate(hits).mean()
     ends = curve.filter(share=1.0)
     assert ends.height == 4
@@ -129,3 +144,34 @@ def test_the_curve_ends_at_the_recall_of_the_full_search(log: EventLog) -> None:
     for (name, _), part in curve.group_by("partition", "beside_fresh"):
         part = part.sort("share")
         assert part["looked"].is_sorted() and (part["looked"] >= pl.Series(SHARES) - 1e-6).all(), name
+
+
+def test_rules_leave_whom_they_allow_to_clusters_too(log: EventLog) -> None:
+    """Among few people who may be listed, all of them are looked at by their clusters and the freshest."""
+    r, exact = (retriever(log, share=1.0, fresh=3), TwoTowerRetriever(model(), Observed.of(log), TOWER))
+    some = asked(log, 400)
+    user, allowed = torch.from_numpy(some.user), torch.arange(USERS) % 5 == 0
+    found = []
+    for one in (r, exact):
+        view = one.at(Moment(one.observed, int(some.visible[0]), int(some.horizon[0])))
+        found.append(one.search(view, one.queries(some), user, 10, Pairs.of(some), allowed).ids)
+    assert torch.equal(*found) and (found[0][found[0] >= 0] % 5 == 0).all()
+
+
+def test_who_wrote_something_and_has_no_event_has_a_cluster_and_is_found(log: EventLog) -> None:
+    silent = int(np.flatnonzero(log.first_seen > log.timestamp[-1])[0])
+    row = torch.tensor([0])
+    texts = replace(TextVectors.none(USERS), user=torch.tensor([silent]), second=row, row=row, vectors=torch.ones(1, 2))
+    observed = Observed.of(log, texts=texts)
+    torch.manual_seed(5)
+    m = NextTargetPredictionUserIDs(USERS, 1, embedding_dim=16, hidden_dim=32).eval()
+    clusters, tower = (
+        UserClusters(torch.randn(USERS, 16), 6),
+        TowerSettings(embedding_dim=16, partners=0, freshness=False),
+    )
+    tower = tower.model_copy(update={"pointer": False})
+    r = ClusterRetriever(m, observed, tower, clusters, SearchSettings(share=1.0, fresh=5))
+    found, _, view = search(r, asked(log, 600), USERS)
+    assert isinstance(view, ClusterView) and view.of[silent] >= 0
+    others = asked(log, 600).user != silent
+    assert (found.ids == silent).any(1)[others].all()

@@ -26,15 +26,16 @@ CITY = Attributes(np.array([[1], [1], [2], [0], [2]], np.int32), {"city": ("a", 
         (Rules(different=("city",)), 3, [0, 1, 2, 3, 4]),  # whose own is not known
         (Rules(same=("city",)), 99, [0, 1, 2, 3, 4]),
         (Rules(same=("city",), min_age_days=5), 2, [0, 1, 3, 4]),
+        (Rules(exclude=frozenset({0, 4})), 0, [0, 4]),
     ],
 )
 def test_only_those_who_may_are_left(rules: Rules, user: int, excluded: list[int]) -> None:
-    assert Eligible(rules, LOG, CITY, 10 * DAY).excluded(user).tolist() == excluded
+    assert np.flatnonzero(~Eligible(rules, LOG.first_seen, CITY).allows(user, 10 * DAY)).tolist() == excluded
 
 
 def test_an_attribute_that_there_is_not_is_named() -> None:
     with pytest.raises(CallError, match=r"no categorical attribute town\. Attributes: city"):
-        Eligible(Rules(same=("town",)), LOG, CITY, 10 * DAY)
+        Eligible(Rules(same=("town",)), LOG.first_seen, CITY)
 
 
 POOL = np.array([[0, 1, 2, 3, -1]], np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from befriend.evaluation.protocol import ask, requests
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.recommend import Asked, Recommender
-from befriend.retrieval.two_tower import TwoTowerRanker, TwoTowerRetriever
+from befriend.retrieval.recommend import ListMaker, RecommendOptions
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.request_table import requests_table
+from befriend.retrieval.two_tower import TwoTowerRetriever
 from tests.conftest import random_log
+from tests.retrieval.asking import request, search
 
 TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, partners=3, own_contacts=12)
 USERS = 30
@@ -48,12 +52,8 @@ def test_the_pointer_and_the_moment_move_the_lists(log: EventLog) -> None:
     observed = Observed.of(log)
 
     def lists(m: NextTargetPredictionUserIDs, tower: TowerSettings, later: int) -> torch.Tensor:
-        r = TwoTowerRetriever(m, observed, tower)
         horizon = int(log.timestamp[299]) + later
-        r.refresh(300, horizon)
-        user = torch.arange(10)
-        query = r.queries(user, torch.full_like(user, 300), torch.full_like(user, horizon), torch.zeros_like(user), 0)
-        return r.search(query, user, 10, np.zeros(11, np.int64), np.empty(0, np.int64)).ids
+        return search(TwoTowerRetriever(m, observed, tower), request(range(10), 300, horizon), 10)[0].ids
 
     plain = lists(model(), TOWER, 60)
     assert not torch.equal(plain, lists(model(), TOWER, 86_400 * 30))  # time alone has passed
@@ -65,12 +65,11 @@ def test_the_pointer_and_the_moment_move_the_lists(log: EventLog) -> None:
 def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
     split = split_by_time(log.timestamp, 0.8, 0.9)
     observed = Observed.of(log)
+    recommender = Recommender([TwoTowerRetriever(model(), observed, TOWER)])
     for regime in REGIMES:
         questions = ask(log, split, "test", 40, regime)
-        ranker = TwoTowerRanker(model(), observed, TOWER)
-        lists = np.concatenate(
-            [ranker.rank(x)["two-tower"] for x in requests(log, observed.activity.histories, questions, regime)]
-        )
+        asked = requests(log, observed.activity.histories, {regime: questions})
+        lists = np.concatenate([recommender.rank(x, ("two-tower",)).head("two-tower").ids for x, _ in asked])
         assert len(lists) == len(questions.row_event)
         actors = log.actor[questions.events[questions.row_event]]
         for row, users in enumerate(lists):
@@ -82,49 +81,72 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
         assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
 
 
-def people_for(log: EventLog, users: pl.Series, asked: Asked) -> pl.DataFrame:
+def people_for(log: EventLog, users: pl.Series, k: int = 10, **asked: Any) -> pl.DataFrame:
     observed, n = Observed.of(log), log.num_users
     nothing = Attributes(np.zeros((n, 0), np.int32), {}, np.zeros((n, 0), np.float32), ())
-    lister = TwoTowerRanker(model(), observed, TOWER)
-    return Recommender(lister, observed, log.actions, asked, nothing, np.ones((n, 1), np.float32)).lists(users)
+    recommender = Recommender([TwoTowerRetriever(model(), observed, TOWER)])
+    options = RecommendOptions("two-tower", k)
+    maker = ListMaker(recommender, observed, log.first_seen, nothing, np.ones((n, 1), np.float32), options)
+    return maker.lists(requests_table(users, **asked))
 
 
 def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
-    lists = people_for(log, pl.Series([105, 111]), Asked(k=20))
+    lists = people_for(log, pl.Series([105, 111]), k=20)
     assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
     assert not (lists["user"] == lists["recommended"]).any()
     assert lists["contact"].any() and lists["known"].all()
     contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
     assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
-    new = people_for(log, pl.Series([105]), Asked(k=20, new_only=True))
+    new = people_for(log, pl.Series([105]), k=20, new_only=True)
     assert not new["contact"].any()
     assert not set(new["recommended"]) & contacts
 
 
 def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
-    lists = people_for(log, pl.Series([99_999, 105]), Asked(k=5))
+    lists = people_for(log, pl.Series([99_999, 105]), k=5)
     assert lists["known"].to_list() == [False] * 5 + [True] * 5
     assert not lists.filter(~pl.col("known"))["contact"].any()
 
 
 def test_the_moment_is_respected(log: EventLog) -> None:
-    from datetime import UTC, datetime
-
     at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
-    lists = people_for(log, pl.Series([100]), Asked(at=at, k=USERS))
+    lists = people_for(log, pl.Series([100]), at=at, k=USERS)
     known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
     assert set(lists["recommended"]) == known
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
-        people_for(log, pl.Series([100]), Asked(at=datetime(2000, 1, 1, tzinfo=UTC)))
+        people_for(log, pl.Series([100]), at=datetime(2000, 1, 1, tzinfo=UTC))
     with pytest.raises(CallError, match="Actions: hi"):
-        people_for(log, pl.Series([100]), Asked(action="wave"))
+        people_for(log, pl.Series([100]), action="wave")
 
 
 def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:
-    observed = Observed.of(log)
-    r = TwoTowerRetriever(model(), observed, TOWER)
-    user, seen = torch.tensor([3]), torch.tensor([200])
-    horizon = torch.tensor([int(log.timestamp[200])])
-    known = r.queries(user, seen, horizon, torch.tensor([0]), 0).vector()
-    assert not torch.allclose(known, r.queries(user, seen, horizon, torch.tensor([HIDDEN]), 0).vector())
+    r = TwoTowerRetriever(model(), Observed.of(log), TOWER)
+    horizon = int(log.timestamp[200])
+    known, hidden = (r.queries(request([3], 200, horizon, action)).vector() for action in (0, HIDDEN))
+    assert not torch.allclose(known, hidden)
+
+
+def test_what_is_known_in_streaming_alone_is_refused_elsewhere(log: EventLog) -> None:
+    with pytest.raises(CallError, match="known in regime streaming, and in no other: regime daily has the action hi"):
+        people_for(log, pl.Series([105]), action="hi", regime="daily")
+    with pytest.raises(CallError, match="regime streaming has no action"):
+        people_for(log, pl.Series([105]), regime="streaming")
+
+
+def test_a_list_that_is_shown_later_leaves_out_contacts_made_since(log: EventLog) -> None:
+    at, later = (datetime.fromtimestamp(int(log.timestamp[k]), UTC) for k in (300, 499))
+    then = people_for(log, pl.Series([105]), k=USERS, at=at, new_only=True)["recommended"].to_list()
+    shown = people_for(log, pl.Series([105]), k=USERS, at=at, filter_at=later, new_only=True)["recommended"].to_list()
+    met = {100 + int(o) for a, b in ((log.actor, log.target), (log.target, log.actor)) for o in b[:499][a[:499] == 5]}
+    assert shown == [person for person in then if person not in met] and len(shown) < len(then)
+
+
+def test_somebody_without_an_event_asks_as_nobody_in_particular(log: EventLog) -> None:
+    """Their number says when they will join, and must say nothing before."""
+    r = TwoTowerRetriever(model(), Observed.of(log), TOWER)
+    late = int(np.where(log.first_seen > log.timestamp[-1], 0, log.first_seen).argmax())
+    horizon = int(log.first_seen[late])
+    visible = int(log.before(horizon))
+    one, nobody = (r.queries(request([user], visible, horizon)).vector() for user in (late, USERS))
+    assert torch.equal(one, nobody)

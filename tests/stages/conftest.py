@@ -37,11 +37,17 @@ TINY_TOWERS: dict[str, Any] = {
 }
 
 
-def prepare(root: Path, users: int, events: int) -> None:
-    """Simulates a log into root/log and validates it."""
-    write(SimulateSettings(users=users, events=events, seed=1), root / "log")
-    data = DataSettings(roles={"view": "signal", "block": "exclude"})
-    validate.run(data, ValidateSettings(), root / "log" / "events.parquet", root / "prepared", root / "reports")
+def prepare(root: Path, users: int, events: int, texts: float = 0.0) -> None:
+    """Simulates a log into root/log and validates it. texts: a user, on average."""
+    write(SimulateSettings(users=users, events=events, seed=1, texts=texts), root / "log")
+    beside: dict[str, Any] = {}
+    if texts:
+        beside = {"texts": {"file": "texts.parquet", "platform": "platform"}}
+        beside["statements"] = {"file": "statements.parquet"}
+        (root / "log" / "truth.parquet").rename(root / "truth.parquet")
+    data = DataSettings(roles={"view": "signal", "block": "exclude"}, **beside)
+    source = root / "log" if texts else root / "log" / "events.parquet"
+    validate.run(data, ValidateSettings(), source, root / "prepared", root / "reports")
     embed(root)
 
 
@@ -67,9 +73,9 @@ def train_tokens(root: Path, **options: Any) -> TrainResult:
     return train_stu.run(StuSettings(**SMALL | options), *folders)
 
 
-def small_project(root: Path) -> Path:
-    """A log of 80 users, and all models trained on it."""
-    prepare(root, users=80, events=1500)
+def small_project(root: Path, texts: float = 0.0) -> Path:
+    """A log of 80 users, and all models trained on it. texts: a user, on average."""
+    prepare(root, 80, 1500, texts)
     train_everything(root)
     return root
 

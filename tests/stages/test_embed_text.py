@@ -18,6 +18,7 @@ from befriend.data.texts import TextVectors
 from befriend.errors import DataError
 from befriend.evaluation.protocol import ask, requests
 from befriend.retrieval.models import Models
+from befriend.retrieval.recommender import WithEvents
 from befriend.stages import tokenize, validate
 from befriend.tokens.folder import load as load_tokens
 from befriend.tokens.settings import TokenizeSettings
@@ -105,11 +106,23 @@ def test_somebody_with_a_profile_and_no_event_gets_tokens_a_query_and_a_place_on
         own = people.recommend([WRITER], k=5, model=model)
         assert own["known"].all() and own.height == 5 and WRITER not in own["recommended"]
         others = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model=model)
-        if model != "both":  # whose candidates are the first of each list
-            assert others.filter(recommended=WRITER).height == 3
+        assert others.filter(recommended=WRITER).height == 3
     written = pl.read_parquet(project / "whole" / "texts.parquet").filter(user_id=WRITER)["timestamp"][0]
     row = people.recommend(people.log.user_ids[:1], k=people.log.num_users - 1, model="stu").filter(recommended=WRITER)
     assert row["last_active"].dt.epoch("s").item() == written
+
+
+def test_rules_leave_out_whom_they_name_and_nobody_else(project: Path) -> None:
+    """Whoever has no event is no stranger to a rule: they have been there since they wrote."""
+    people = api.load(project)
+    users, everybody = people.log.user_ids[:3], people.log.num_users - 1
+    for rules in (api.Rules(exclude=frozenset({5})), api.Rules(diversity=0.001), api.Rules(min_age_days=1e-6)):
+        lists = people.recommend(users, k=everybody, model="stu", rules=rules)
+        assert lists.filter(recommended=WRITER).height == 3, rules
+    assert (
+        WRITER
+        not in people.recommend(users, k=everybody, model="stu", rules=api.Rules(min_age_days=1e4))["recommended"]
+    )
 
 
 def test_who_asked_to_be_forgotten_is_found_by_no_text(project: Path) -> None:
@@ -123,10 +136,15 @@ def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:
     log = EventLog.read(project / "prepared")
     models = Models.read(project / "prepared", project / "models", log)
     questions = ask(log, read_split(project / "prepared", log), "test", 5, "daily")
-    two_tower, stu = models.rankers()
-    for request in requests(log, models.activity.histories, questions, "daily"):
-        for ranker in (two_tower, stu):
-            assert log.num_users - 1 not in ranker.scored(request)[0]
+    recommender = models.recommender({})
+    some = 0
+    for request, _ in requests(log, models.activity.histories, {"daily": questions}):
+        ranking = recommender.rank(request, ("two-tower", "stu"))
+        for name in ("two-tower", "stu"):
+            whole = ranking.head(name, log.num_users)
+            some += (whole.ids == log.num_users - 1).sum()
+            assert log.num_users - 1 not in ranking.head(name, log.num_users, WithEvents(log.first_seen)).ids
+    assert some  # who is found by a text in service
 
 
 def test_tokens_can_come_from_texts_alone(project: Path, tmp_path: Path) -> None:

@@ -134,9 +134,7 @@ def test_every_model_has_its_lists_in_every_regime(project: Path) -> None:
     for regime in REGIMES:
         models = set(metrics[regime]["any"]["all"])
         assert models == {p.parent.name for p in (project / "reports" / "predictions").rglob(f"{regime}.parquet")}
-        counts = {
-            kind: {name: m["popularity"]["n"] for name, m in metrics[regime][kind].items()} for kind in ("any", "new")
-        }
+        counts = {kind: {name: m["both"]["n"] for name, m in metrics[regime][kind].items()} for kind in ("any", "new")}
         assert counts["any"]["all"] == sum(counts["any"].get(k, 0) for k in ("repeat", "reply", "new"))
         assert counts["new"]["new"] == counts["any"]["new"]
 
@@ -144,7 +142,7 @@ def test_every_model_has_its_lists_in_every_regime(project: Path) -> None:
 def test_the_report_shows_each_regime_and_the_slices(project: Path) -> None:
     folder = project / "reports" / "evaluation"
     report = (folder / "report.md").read_text()
-    assert "| model | streaming | daily | frozen |" in report
+    assert "| model | streaming | live | daily | frozen |" in report
     slices = pl.read_csv(folder / "slices.csv")
     assert set(slices["by"]) == {"segment", "events of the actor", "actor", "target", "contact back"}
     for (_, _), part in slices.filter(list="any", model="popularity").group_by("regime", "by"):

@@ -92,7 +92,8 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
     from befriend.data.observed import Observed
     from befriend.data.split import read_split
     from befriend.evaluation.protocol import ask, requests
-    from befriend.retrieval.stu import StuRanker
+    from befriend.retrieval.recommender import Recommender
+    from befriend.retrieval.stu import StuRetriever
 
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
     tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
@@ -103,9 +104,9 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
     questions = ask(log, read_split(project / "prepared", log), "test", 50, "streaming")
     found = {}
     for width in (None, 200):
-        ranker = StuRanker(trained.model, stus, observed, trained.tower, width)
-        asked = requests(log, observed.activity.histories, questions, "streaming")
-        found[width] = np.concatenate([ranker.rank(request)["stu"] for request in asked])
+        recommender = Recommender([StuRetriever(trained.model, stus, observed, trained.tower, width)])
+        asked = requests(log, observed.activity.histories, {"streaming": questions})
+        found[width] = np.concatenate([recommender.rank(request, ("stu",)).head("stu").ids for request, _ in asked])
     assert np.array_equal(np.sort(found[None]), np.sort(found[200]))
     assert (found[None] == found[200]).mean() > 0.99  # but for what is as good to the last digit
     assert (found[None] >= len(tokens.table)).any()
@@ -114,23 +115,20 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
 def test_who_is_not_there_yet_is_asked_for_as_a_stranger(project: Path) -> None:
     """An STU is made of the first event: a list that is made before must not know it."""
     from befriend.data.observed import Observed
-    from befriend.evaluation.protocol import Request
     from befriend.evaluation.regimes import HIDDEN
-    from befriend.retrieval.stu import StuRanker
+    from befriend.retrieval.stu import StuRetriever
+    from tests.retrieval.asking import request
 
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
     tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
     trained = load_stu(project / "models" / "stu", log, attributes, tokens)
-    ranker = StuRanker(trained.model, tokens.joined(log).table.stus, Observed.of(log), trained.tower)
+    retriever = StuRetriever(trained.model, tokens.joined(log).table.stus, Observed.of(log), trained.tower)
     newcomers = np.arange(len(tokens.table), log.num_users)
     moment = int(log.first_seen[newcomers].min())
+    visible = int(log.before(moment))
     assert len(newcomers) > 3
 
-    def scores(users: np.ndarray) -> np.ndarray:
-        alike = np.ones(len(users), np.int64)
-        now = alike * moment
-        nobody = np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int64)
-        return ranker.scored(Request(users, log.before(now), now, alike * HIDDEN, *nobody, refresh=1))[1]
+    def asked(users: np.ndarray) -> np.ndarray:
+        return retriever.queries(request(users, visible, moment, HIDDEN, 2)).static.numpy()
 
-    strangers = scores(np.full(len(newcomers), log.num_users))
-    assert np.array_equal(scores(newcomers), strangers)
+    assert np.array_equal(asked(newcomers), asked(np.full(len(newcomers), log.num_users)))

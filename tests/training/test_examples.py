@@ -12,6 +12,7 @@ import torch
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
+from befriend.data.texts import TextVectors
 from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.examples import BATCHES, AskedBatch, Epoch, Examples
@@ -95,7 +96,7 @@ def test_every_training_event_is_asked_for_once_in_each_regime(log: EventLog) ->
             strict=True,
         )
     ]
-    for k, regime in enumerate(REGIMES[:2]):
+    for k, regime in ((REGIMES.index(name), name) for name in ("streaming", "daily")):
         horizon = log.timestamp[: found.end]
         if regime == "daily":
             horizon = horizon // DAY * DAY
@@ -105,6 +106,47 @@ def test_every_training_event_is_asked_for_once_in_each_regime(log: EventLog) ->
             if log.first_seen[log.target[e]] < horizon[e]
         ]
         assert sorted(expected) == sorted(a for a in asked if a[0] == k)
+    streaming, live = ([a[1:] for a in asked if a[0] == k] for k in (0, 1))
+    assert set(live) < set(streaming) and 0.1 * len(streaming) < len(live) < 0.4 * len(streaming)
+
+
+def test_the_action_is_known_in_streaming_alone(log: EventLog) -> None:
+    for b in batches(examples(log)):
+        assert b.positions.refresh is not None
+        assert torch.equal(b.positions.action != HIDDEN, b.positions.refresh == REGIMES.index("streaming"))
+
+
+def test_live_alone_is_asked_for_at_every_event(log: EventLog) -> None:
+    live, streaming = (sum(len(b.weight) for b in batches(examples(log, regimes=[r]))) for r in ("live", "streaming"))
+    assert live == streaming
+
+
+def test_who_wrote_something_and_has_no_event_yet_is_a_target_and_a_negative_as_in_service() -> None:
+    """3 wrote at 50 and is contacted first at 60, from 70 on it has an event; 4 wrote at 10 and is never contacted."""
+    events = [(0, "hi", 1, t) for t in range(20)] + [
+        (0, "hi", 3, 60),
+        (1, "hi", 2, 70),
+        (2, "hi", 0, 80),
+        (0, "hi", 2, 90),
+    ]
+    log = make_log([*events, *[(0, "hi", 1, t) for t in range(100, 110)]], users=5)
+    texts = replace(
+        TextVectors.none(5), user=torch.tensor([3, 4]), second=torch.tensor([50, 10]), row=torch.tensor([0, 1])
+    )
+    texts = replace(texts, vectors=torch.eye(2))
+    settings = TwoTowerSettings(**SMALL | {"regimes": ["streaming"], "num_rand_negs": 64, "positions_per_batch": 4})
+    found = Examples(Observed.of(log, texts=texts), 24, settings)
+    assert set(found.universe.tolist()) == {0, 1, 2, 3, 4}
+    asked = {}
+    for b in batches(found):
+        for k in range(len(b.weight)):
+            columns = {int(u) for u, ok in zip(b.columns.users, b.column_allowed[k], strict=True) if ok}
+            asked[int(b.horizon[k])] = int(b.positions.target[k]), bool(b.is_new[k]), columns
+    assert asked[60][:2] == (3, True)  # before their first event
+    negatives = {horizon: columns for horizon, (_, _, columns) in asked.items()}
+    assert any(4 in columns for horizon, columns in negatives.items() if horizon > 10)
+    assert not any(4 in columns for horizon, columns in negatives.items() if horizon <= 10)
+    assert not any(3 in columns for horizon, columns in negatives.items() if horizon <= 50)
 
 
 def test_frozen_asks_see_what_a_list_made_up_to_an_eighth_of_training_earlier_sees(log: EventLog) -> None:
@@ -219,10 +261,10 @@ def test_chronological_batches_go_from_the_earliest_moments_to_the_latest(log: E
 def test_users_are_learned_from_the_freshest_regime_alone_where_time_goes_by(log: EventLog) -> None:
     for b in batches(examples(log)):
         assert b.positions.learns is not None and b.positions.refresh is not None
-        assert torch.equal(b.positions.learns, b.positions.refresh == 0)
+        assert torch.equal(b.positions.learns, b.positions.refresh <= 1)  # streaming and live
     for b in batches(examples(log, regimes=["frozen", "daily"])):
         assert b.positions.learns is not None and b.positions.refresh is not None
-        assert torch.equal(b.positions.learns, b.positions.refresh == 1)
+        assert torch.equal(b.positions.learns, b.positions.refresh == REGIMES.index("daily"))
     assert all(b.positions.learns is None for b in batches(examples(log, order="shuffled")))
 
 
@@ -279,11 +321,12 @@ def test_the_same_epoch_gives_the_same_batches_and_another_one_others(log: Event
     )
 
 
-def test_epochs_ask_for_the_same_live_events_and_for_others_of_long_ago_so_their_batches_differ_in_number() -> None:
+def test_epochs_ask_for_the_same_events_in_the_regimes_that_draw_nothing_and_their_batches_differ_in_number() -> None:
     """Whether a target was known when a list of weeks was made depends on when that was, which each epoch draws."""
     found = examples(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
     epochs = [Epoch(found, epoch) for epoch in range(3)]
-    live = [epoch.asks.refresh != REGIMES.index("frozen") for epoch in epochs]
+    drawn = [REGIMES.index(name) for name in ("live", "frozen")]
+    live = [~np.isin(epoch.asks.refresh, drawn) for epoch in epochs]
     events = [np.sort(epoch.asks.event[known]) for epoch, known in zip(epochs, live, strict=True)]
     assert all(np.array_equal(events[0], other) for other in events)
     assert len({len(epoch) for epoch in epochs}) > 1

@@ -15,6 +15,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
+from befriend.evaluation.regimes import REGIMES
 from befriend.models.batch import Query
 from befriend.models.settings import TwoTowerSettings
 from befriend.training.loop import fit
@@ -165,7 +166,7 @@ def test_validation_is_a_figure_a_list_and_regime_and_their_geometric_mean(log: 
     with torch.no_grad():
         figures = t.validate()
     parts = [v for name, v in figures.items() if name != "ndcg@10"]
-    assert len(parts) == 6
+    assert len(parts) == 2 * len(REGIMES)
     assert figures["ndcg@10"] == pytest.approx(math.exp(np.mean([math.log(max(v, 1e-4)) for v in parts])))
 
 

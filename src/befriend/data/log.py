@@ -106,6 +106,30 @@ class EventLog:
         keys, index = np.unique(pairs, return_index=True)
         return keys, self.timestamp[events[index]]
 
+    @cached_property
+    def _by_id(self) -> tuple[pl.Series, np.ndarray]:
+        """The ids in ascending order, and the number of each."""
+        order = self.user_ids.arg_sort()
+        return self.user_ids.gather(order), order.to_numpy().astype(np.int64)
+
+    def numbers(self, ids: pl.Series) -> np.ndarray:
+        """int64: the number of each id, as the log writes it, `num_users` for one it does not have.
+
+        Of integer ids text has to be the number itself: neither "007" nor "+7" is 7.
+        """
+        known, number = self._by_id
+        wanted = ids.cast(known.dtype, strict=False)
+        if ids.dtype == pl.String and known.dtype.is_integer():
+            wanted = pl.select(pl.when(wanted.cast(pl.String) == ids).then(wanted)).to_series()
+        there = wanted.is_not_null().to_numpy()
+        place = np.zeros(len(ids), np.int64)
+        place[there] = np.minimum(known.search_sorted(wanted.drop_nulls()).to_numpy(), max(len(known) - 1, 0))
+        found = np.full(len(ids), self.num_users)
+        if len(known):
+            same = there & (known.gather(place) == wanted).fill_null(False).to_numpy()
+            found[same] = number[place[same]]
+        return found
+
     def before(self, timestamp: int | np.ndarray) -> Any:
         """How many events lie before a timestamp; they are the first so many."""
         return np.searchsorted(self.timestamp, timestamp)

@@ -22,8 +22,8 @@ class Observed:
     """what a history encoder sees: all events of a user, or only those done"""
     texts: TextVectors
     """what users wrote"""
-    profiles: bool = False
-    """whether somebody who wrote something and has no event yet may be found: so in service, not in the protocol"""
+    action_number: Tensor
+    """int64[actions of the log], the model's own number of each"""
 
     @classmethod
     def of(
@@ -32,18 +32,27 @@ class Observed:
         received_events: bool = True,
         actions: tuple[str, ...] | None = None,
         texts: TextVectors | None = None,
-        profiles: bool = False,
+        activity: Activity | None = None,
     ) -> Self:
         """actions: the labels a model knows, by its own numbers; a label it does not know becomes the number behind.
 
-        texts: None for those who know nothing of them.
+        texts: None for those who know nothing of them; activity: of the same log, which is shared then.
         """
         actions = log.actions if actions is None else actions
         number = torch.tensor([actions.index(a) if a in actions else len(actions) for a in log.actions])
         whole = Histories.of(log)
         whole = replace(whole, action=number[whole.action.long()].to(torch.uint8))
         encoded = whole if received_events else replace(Histories.of(log, received=False), action=whole.action)
-        return cls(log, Activity.of(log, whole), encoded, texts or TextVectors.none(log.num_users), profiles)
+        activity = Activity.of(log, whole) if activity is None else replace(activity, histories=whole)
+        return cls(log, activity, encoded, texts or TextVectors.none(log.num_users), number)
+
+    def known(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
+        """bool[...]: of whom anything is known at a moment: an event in either role, or a text.
+
+        users: int64[...], any number; visible, horizon: int64[...].
+        """
+        seen = self.activity.places(users, visible) >= 0
+        return seen | self.texts.known(users, horizon) if self.texts.width else seen
 
     def features(self, users: Tensor, place: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
         """float32[..., F]: what is known of users at a moment, from their events and, where there are any, their texts.

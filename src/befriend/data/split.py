@@ -1,4 +1,4 @@
-"""The global time split, and what an event is to its past: repeat, reply, new or cold."""
+"""The global time split, and what an event is to its past: repeat, reply, new, cold or first ever."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from befriend import files
 from befriend.data.log import SPLIT_FILE, EventLog
 from befriend.errors import DataError
 
-SEGMENTS = ("repeat", "reply", "new", "cold")
+SEGMENTS = ("repeat", "reply", "new", "cold", "first ever")
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,20 @@ def split_by_time(timestamps: np.ndarray, train_until: float, validation_until: 
     return Split(t_validation, t_test, int(starts[0]), int(starts[1]), m)
 
 
-def segments(log: EventLog, events: np.ndarray, horizons: np.ndarray) -> np.ndarray:
+def segments(log: EventLog, events: np.ndarray, horizons: np.ndarray, findable: np.ndarray | None = None) -> np.ndarray:
     """int8[len(events)], index into SEGMENTS of each event, by the true past before its own timestamp.
 
-    `cold` is an event whose target is not seen before its horizon: nobody can rank the target. Only events of
-    role contact make somebody a contact.
+    An event whose target has no event before the horizon is `first ever` where it is a first contact and the target was
+    findable then, by a text; otherwise `cold`: nobody can rank the target. Only events of role contact make somebody a
+    contact. findable: int64[N], the second after which each user may stand on a list; None: after their first event.
     """
     u, v, t = log.actor[events].astype(np.int64), log.target[events].astype(np.int64), log.timestamp[events]
     never = np.iinfo(np.int64).max
     repeat = time_of(log.first_contacts, u * log.num_users + v, never) < t
     reply = time_of(log.first_contacts, v * log.num_users + u, never) < t
     cold = log.first_seen[v] >= horizons
-    return np.select([cold, repeat, reply], [3, 0, 1], default=2).astype(np.int8)
+    first_ever = cold & ~repeat & ~reply & ((log.first_seen if findable is None else findable)[v] < horizons)
+    return np.select([first_ever, cold, repeat, reply], [4, 3, 0, 1], default=2).astype(np.int8)
 
 
 def time_of(pairs: tuple[np.ndarray, np.ndarray], wanted: np.ndarray, missing: int) -> np.ndarray:

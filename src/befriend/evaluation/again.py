@@ -32,9 +32,9 @@ def rank_again(run: Path, prepared: Path, settings: EvaluateSettings, out: Path)
     log = EventLog.read(out / "prepared")
     split = read_split(out / "prepared", log)
     models, boosters = Models.read(out / "prepared", run / "models", log), read_boosters(run / "models" / "ranker")
-    histories = models.activity.histories
     asked = {regime: ask(log, split, settings.part, settings.events, regime) for regime in settings.regimes}
-    lists = ranked(log, histories, asked, lambda: [models.ranked(boosters)], "the champion's lists")
+    recommender = models.recommender(boosters)
+    lists = ranked(recommender, log, models.activity.histories, asked, (MODEL,), "the champion's lists").protocol
     with files.atomic(out / "reports" / "predictions") as folder:
         (folder / MODEL).mkdir(parents=True)
         for regime, questions in asked.items():

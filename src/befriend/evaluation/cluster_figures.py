@@ -9,6 +9,7 @@ import polars as pl
 import torch
 
 from befriend.retrieval.clusters import ClusterRetriever
+from befriend.retrieval.moment import Moment
 from befriend.tokens.figures import SHOWN, place_codes, placed
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -38,10 +39,10 @@ def draw_curve(curve: pl.DataFrame, path: Path) -> None:
 
 
 @torch.no_grad()
-def place_users(retriever: ClusterRetriever, of: np.ndarray, seed: int) -> pl.DataFrame:
+def place_users(retriever: ClusterRetriever, moment: Moment, of: np.ndarray, seed: int) -> pl.DataFrame:
     """user (number), x, y, cluster: clusters by t-SNE, users between those to which they belong."""
     shown = np.unique(np.linspace(0, max(len(of) - 1, 0), SHOWN).astype(np.int64))
-    share = retriever.shares(torch.from_numpy(shown)).exp().numpy()
+    share = retriever.shares(torch.from_numpy(shown), moment).exp().numpy()
     centres = place_codes(retriever.clusters.clusters.centres.numpy(), seed)
     spread = np.random.default_rng(seed).normal(0, np.ptp(centres) / 150, (len(shown), 2))
     return placed(shown, share @ centres + spread, "cluster", of[shown])

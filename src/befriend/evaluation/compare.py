@@ -13,10 +13,9 @@ from befriend.data.log import EventLog
 from befriend.data.split import SEGMENTS, read_split, segments
 from befriend.errors import DataError
 from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
-from befriend.evaluation.protocol import horizons
+from befriend.evaluation.protocol import COLD, horizons
 from befriend.evaluation.regimes import REGIMES, Regime
 
-COLD = SEGMENTS.index("cold")
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
 EVENT = ["actor", "action", "target", "timestamp", "turn", "list"]
 """what tells an event of the log, whatever the position it has there; turn: of several in one second"""

@@ -48,7 +48,7 @@ def shown_by_group(
     last list.
     """
     q = questions
-    rows = np.flatnonzero(q.row_is_new)
+    rows = np.flatnonzero(q.scored_new)
     horizon = q.horizon[q.row_event[rows]]
     visible, last = log.before(horizon), log.before(q.horizon[-1:])
     target = log.target[q.events[q.row_event[rows]]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from befriend.data.split import SEGMENTS, Split, time_of
 from befriend.evaluation.exposure import exposure, shown_by_group
 from befriend.evaluation.groups import ACTIVITY, JOINED, UNSEEN, activity, joined
 from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
-from befriend.evaluation.protocol import Questions, ranks
+from befriend.evaluation.protocol import COLD, FIRST_EVER, Questions, ranks
 
-COLD = SEGMENTS.index("cold")
-NEWCOMERS = "newcomers"
+NEWCOMERS, FIRST_CONTACTS = "newcomers", "first contacts"
 FIGURES = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 Slices = dict[tuple[str, str, str], np.ndarray]
 
@@ -29,8 +28,9 @@ class Measured:
     """Figures of one regime."""
 
     metrics: dict[str, Any]
-    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10; `newcomers`, beside the segments of the
-    protocol, are the events of actors unseen in training"""
+    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10. Beside the segments of the protocol there
+    are `newcomers`, the events of actors unseen in training, and of lists as they are served `first ever`, whose
+    targets had no event, and `first contacts`, these and those of segment new"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: the segments and every other cut of the events"""
     exposure: pl.DataFrame
@@ -51,21 +51,26 @@ def measure(
     split: Split,
     questions: Questions,
     lists: dict[str, np.ndarray],
+    served: dict[str, np.ndarray],
     settings: EvaluateSettings,
 ) -> Measured:
-    """lists: model -> int32[R, k], a row for each row of the questions."""
+    """lists, served: model -> int32[R, k], a row for each row of the questions: among people who have an event, and as
+    they are served."""
     q = questions
     events = q.events[q.row_event]
     bootstrap = UserBootstrap(log.actor[events], settings.bootstrap, settings.confidence, settings.seed)
-    models = list(lists)
-    values = np.concatenate(
-        [per_list(ranks(lists[name], log.target[events])) for name in models]
-    )  # (models * METRICS, R)
+    nothing = np.empty((0, len(events)))
+    tables = {
+        kind: np.concatenate([nothing, *(per_list(ranks(x, log.target[events])) for x in of.values())])
+        for kind, of in (("lists", lists), ("served", served))
+    }  # (models * METRICS, R)
     metrics: dict[str, Any] = {}
     rows = []
     for (kind, by, name), chosen in _slices(log, histories, split, q).items():
         if not chosen.any():
             continue
+        as_served = name in (SEGMENTS[FIRST_EVER], FIRST_CONTACTS)
+        models, values = list(served if as_served else lists), tables["served" if as_served else "lists"]
         means = values[:, chosen].mean(axis=1).reshape(len(models), len(METRICS))
         bounds = bootstrap.intervals(values[:: len(METRICS)], chosen)
         for k, model in enumerate(models):
@@ -81,20 +86,23 @@ def measure(
     return Measured(
         metrics,
         pl.DataFrame(rows, figures_schema("list", "by", "slice", "model")),
-        exposure({model: table[q.row_is_new] for model, table in lists.items()}, candidates),
+        exposure({model: table[q.scored_new] for model, table in lists.items()}, candidates),
         shown_by_group(log, histories, split, questions, lists),
     )
 
 
 def _slices(log: EventLog, histories: Histories, split: Split, q: Questions) -> Slices:
-    """(list, by, slice) -> bool[R]. Cold events, whose target nobody can rank, count only as segment `cold`."""
-    events, segment = q.events[q.row_event], q.segment[q.row_event]
+    """(list, by, slice) -> bool[R]. Events whose target has no event count only as `cold`, which nobody can rank, or as
+    `first ever`."""
+    events, segment = q.events[q.row_event], q.row_segment
     actor, target = log.actor[events], log.target[events]
-    is_any, is_new = ~q.row_is_new & (segment != COLD), q.row_is_new
+    is_any, is_new = ~q.row_is_new & ~np.isin(segment, (COLD, FIRST_EVER)), q.scored_new
     out: Slices = {("any", "segment", "all"): is_any}
-    for k, name in enumerate(SEGMENTS):
+    for k, name in enumerate(SEGMENTS[:FIRST_EVER]):
         out["any", "segment", name] = ~q.row_is_new & (segment == k)
     out["new", "segment", "new"] = is_new
+    out["new", "segment", SEGMENTS[FIRST_EVER]] = q.row_is_new & ~is_new
+    out["new", "segment", FIRST_CONTACTS] = q.row_is_new
     visible = log.before(q.horizon[q.row_event])
     bucket = activity(histories, actor, visible)
     answered = _answered(log, events)
@@ -117,7 +125,13 @@ def _answered(log: EventLog, events: np.ndarray) -> np.ndarray:
 
 
 def predictions(log: EventLog, questions: Questions, lists: np.ndarray) -> pl.DataFrame:
-    """The lists of one model as a table: event (position in the log), list, users (original ids, best first)."""
+    """The lists of one model as a table: event (position in the log), list, users (original ids, best first).
+
+    With the rows that the protocol scores, and no others.
+    """
+    kept = ~questions.row_is_new | questions.scored_new
+    questions = replace(questions, row_event=questions.row_event[kept], row_is_new=questions.row_is_new[kept])
+    lists = lists[kept]
     k = lists.shape[1]
     flat = lists.ravel()
     ids = log.user_ids.gather(flat[flat >= 0])

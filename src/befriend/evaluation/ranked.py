@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
-from befriend.evaluation.protocol import Questions, Ranker, Request, requests
+from befriend.evaluation.protocol import Questions, requests
 from befriend.evaluation.regimes import Regime
 from befriend.progress import track
+from befriend.retrieval.recommender import Recommender, WithEvents
 
 EVENTS_AT_ONCE = 256
+Lists = dict[Regime, dict[str, np.ndarray]]
+"""regime -> model -> int32[R, DEPTH], a list for each row of the questions"""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The lists of an evaluation."""
+
+    protocol: Lists
+    """among people who have an event"""
+    served: Lists
+    """as they are served, people without an event included; of those who know such people"""
 
 
 def ranked(
-    log: EventLog, histories: Histories, asked: dict[Regime, Questions], rankers: Callable[[], list[Ranker]], label: str
-) -> dict[Regime, dict[str, np.ndarray]]:
-    """Regime -> model -> int32[R, k], a list for each row of the questions.
-
-    rankers: makes them anew, for time starts over with each regime; label: of the progress.
-    """
-
-    def steps() -> Iterator[tuple[Regime, Ranker, Request]]:
-        for regime, questions in asked.items():
-            started = rankers()
-            for request in requests(log, histories, questions, regime, EVENTS_AT_ONCE):
-                for ranker in started:
-                    yield regime, ranker, request
-
-    blocks: dict[Regime, dict[str, list[np.ndarray]]] = {regime: {} for regime in asked}
-    total = sum(-(-len(questions.events) // EVENTS_AT_ONCE) for questions in asked.values())
-    for regime, ranker, request in track(steps(), label, total):
-        for name, lists in ranker.rank(request).items():
-            blocks[regime].setdefault(name, []).append(lists)
-    return {r: {name: np.concatenate(parts) for name, parts in found.items()} for r, found in blocks.items()}
+    recommender: Recommender,
+    log: EventLog,
+    histories: Histories,
+    asked: Mapping[Regime, Questions],
+    names: Sequence[str],
+    label: str,
+) -> Evaluated:
+    """names: whose lists, of the recommender's names; label: of the progress."""
+    only = WithEvents(log.first_seen)
+    knows = [name for name in names if name in recommender.retrievers or name == "both"]
+    parts: dict[tuple[str, Regime, str], list[np.ndarray]] = {}
+    blocks = list(requests(log, histories, asked, EVENTS_AT_ONCE))
+    for request, regimes in track(blocks, label, len(blocks)):
+        ranking = recommender.rank(request, names)
+        for name in names:
+            if name in knows:
+                found = {"protocol": ranking.head(name, only=only).ids, "served": ranking.head(name).ids}
+            else:  # rules know nobody without an event
+                found = {"protocol": ranking.head(name).ids}
+            for kind, ids in found.items():
+                for regime, rows in regimes:
+                    parts.setdefault((kind, regime, name), []).append(ids[rows].astype(np.int32))
+    lists: dict[str, Lists] = {kind: {regime: {} for regime in asked} for kind in ("protocol", "served")}
+    for (kind, regime, name), tables in parts.items():
+        lists[kind][regime][name] = np.concatenate(tables)
+    return Evaluated(**lists)

@@ -34,7 +34,12 @@ def headline(metrics: dict[str, Any]) -> pl.DataFrame:
 
 
 def write_report(
-    folder: Path, metrics: dict[str, Any], slices: pl.DataFrame, exposure: pl.DataFrame, settings: EvaluateSettings
+    folder: Path,
+    metrics: dict[str, Any],
+    slices: pl.DataFrame,
+    exposure: pl.DataFrame,
+    findable: pl.DataFrame,
+    settings: EvaluateSettings,
 ) -> None:
     """report.md, headline.png, and as CSV the headline (whole and cell by cell), slices and exposure."""
     table = headline(metrics)
@@ -44,9 +49,12 @@ def write_report(
             table.filter(list=kind, regime=regime).write_csv(folder / f"{kind}_{regime}.csv")
     slices.write_csv(folder / "slices.csv")
     exposure.write_csv(folder / "exposure.csv")
+    findable.write_csv(folder / "findable.csv")
     if table.height:
         draw(table, list(metrics), folder / FIGURE)
-    (folder / "report.md").write_text(_markdown(table, slices, exposure, list(metrics), settings), encoding="utf-8")
+    (folder / "report.md").write_text(
+        _markdown(table, slices, exposure, findable, list(metrics), settings), encoding="utf-8"
+    )
 
 
 def draw(table: pl.DataFrame, regimes: list[str], path: Path, top: int = 10) -> None:
@@ -80,7 +88,12 @@ def draw(table: pl.DataFrame, regimes: list[str], path: Path, top: int = 10) -> 
 
 
 def _markdown(
-    table: pl.DataFrame, slices: pl.DataFrame, exposure: pl.DataFrame, regimes: list[str], settings: EvaluateSettings
+    table: pl.DataFrame,
+    slices: pl.DataFrame,
+    exposure: pl.DataFrame,
+    findable: pl.DataFrame,
+    regimes: list[str],
+    settings: EvaluateSettings,
 ) -> str:
     n = {kind: sum(table.filter(list=kind)["n"][:1]) for kind in LISTS}
     lines = [
@@ -90,12 +103,22 @@ def _markdown(
         f"{n['any']} events, {n['new']} of them "
         f"new links. In brackets the {settings.confidence:.0%} interval over users. "
         "Regimes: what is visible when the list "
-        "is made: everything before the event (streaming), before its UTC day (daily), before the part (frozen).",
+        "is made: everything before the event (streaming, where the action is known; live, where it is not), before "
+        "its UTC day (daily), before the part (frozen).",
         "",
         f"![the best of each regime]({FIGURE})",
     ]
     for kind, (_, title) in LISTS.items():
         lines += ["", f"## {title}", "", *_grid(table.filter(list=kind), regimes)]
+    if findable.height:
+        lines += ["", "## People without an event, who are found by what they wrote", ""]
+        lines += ["NDCG@10 of all first contacts, with such people on the lists, as they are served, and without.", ""]
+        heads = ("regime", "model", "contacts", "with them", "shown", "hidden", "difference", "of the first ten")
+        lines += [f"| {' | '.join(heads)} |", "|---|---|---:|---:|---:|---:|---|---:|"]
+        for row in findable.iter_rows(named=True):
+            apart = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            cells = (row["regime"], row["model"], f"{row['n']:,}", f"{row['first_ever']:,}", f"{row['shown']:.4f}")
+            lines.append(f"| {' | '.join(cells)} | {row['hidden']:.4f} | {apart} | {row['share']:.2%} |")
     newcomers = slices.filter(by="actor", slice=UNSEEN)
     lines += ["", "## Newcomers: the events of people unseen in training", ""]
     for kind in LISTS:

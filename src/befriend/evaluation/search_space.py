@@ -15,14 +15,16 @@ from befriend.data.log import EventLog
 from befriend.evaluation.protocol import Questions, requests_and_events
 from befriend.evaluation.regimes import Regime
 from befriend.retrieval.clusters import Lists, active_last
-from befriend.retrieval.serving import moments
+from befriend.retrieval.moment import Moment
+from befriend.retrieval.requests import moments
+from befriend.retrieval.retriever import Pairs, View
 from befriend.retrieval.two_tower import TwoTowerRetriever
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 HEAD = 10
 COLUMNS = ("share", "looked", "recall", "kept")
-Partition = Callable[[TwoTowerRetriever], tuple[Tensor, int]]
-"""Of a retriever at a moment: int64[N], the list of each user, from 0, whatever for unseen ones; how many lists."""
+Partition = Callable[[View], tuple[Tensor, int]]
+"""Of a model at a moment: int64[F], the list of each row of the view, from 0; how many lists."""
 
 
 @torch.no_grad()
@@ -44,59 +46,59 @@ def search_curve(
     hits: dict[tuple[str, bool, int], list[np.ndarray]] = {}
     looked: dict[tuple[str, bool, int], list[np.ndarray]] = {}
     row = 0
+    before: View | None = None
     for request, events in requests_and_events(log, retriever.activity.histories, questions, regime):
-        new = np.flatnonzero(questions.row_is_new[row : row + len(request)])
+        new = np.flatnonzero(questions.scored_new[row : row + len(request)])
         row += len(request)
         if not len(new):
             continue
         some, target = request.of(new), torch.from_numpy(log.target[events[new]].astype(np.int64))
-        user, visible, horizon, action = (
-            torch.from_numpy(x) for x in (some.user, some.visible, some.horizon, some.action)
-        )
-        query = retriever.queries(user, visible, horizon, action, some.refresh)
-        for low, high in moments(some):
-            retriever.refresh(int(some.visible[low]), int(some.horizon[low]))
-            vector = query.of(slice(low, high)).vector()
-            scores = vector @ retriever.vectors.T
-            unseen = retriever.place < 0
-            scores[:, unseen] = -torch.inf
-            for b in range(low, high):
-                scores[b - low, some.excluded(b)] = -torch.inf
-                scores[b - low, some.user[b]] = -torch.inf
-            own = scores.gather(1, target[low:high, None])
+        query = retriever.queries(some)
+        for rows in moments(some):
+            moment = Moment(retriever.observed, int(some.visible[rows[0]]), int(some.horizon[rows[0]]))
+            view = before = retriever.at(moment, before)
+            here, b = some.of(rows), len(rows)
+            vector = query.of(torch.from_numpy(rows)).vector().float()
+            scores = vector @ view.vectors.T  # (B, F)
+            hidden = Pairs.of(here).beside(torch.arange(b), torch.from_numpy(here.user))
+            place = torch.cat([moment.row, torch.tensor([-1])])[hidden.user]
+            scores[hidden.row[place >= 0], place[place >= 0]] = -torch.inf
+            wanted = moment.row[target[rows]]
+            own = scores.gather(1, wanted.clamp(min=0)[:, None]).masked_fill(wanted[:, None] < 0, -torch.inf)
             found = (own > -torch.inf).squeeze(1)
             at, better = ((scores > own) & found[:, None]).nonzero(as_tuple=True)
-            last = active_last(retriever)
-            newest = last.topk(min(fresh, int((~unseen).sum()))).indices
-            rows_ = torch.arange(high - low)
+            last = active_last(retriever, moment)
+            newest = last.topk(min(fresh, len(last))).indices
             for name, partition in partitions.items():
-                of, count = partition(retriever)
+                of, count = partition(view)
                 for beside in (False, True):
-                    on = of.masked_fill(unseen, -1)
+                    on = of.clone()
                     if beside:
                         on[newest] = -1
-                    lists = Lists.of(on, count, retriever.vectors, last)
+                    lists = Lists.of(on, count, view.vectors, last)
                     first = (lists.place - lists.starts[on.clamp(min=0)]).masked_fill(on < 0, 0)  # place on the list
                     always = torch.zeros(len(on), dtype=torch.bool)
                     always[newest] = beside
                     for number, share in enumerate(SHARES):
-                        looks = lists.looks(vector, math.ceil(share * int((~unseen).sum())))
+                        looks = lists.looks(vector, math.ceil(share * len(last)))
                         seen = _seen(looks, on, first, always, at, better)
-                        rank = torch.zeros(high - low).index_add_(0, at, seen.float())
-                        there = _seen(looks, on, first, always, rows_, target[low:high]) & found
+                        rank = torch.zeros(b).index_add_(0, at, seen.float())
+                        there = _seen(looks, on, first, always, torch.arange(b), wanted.clamp(min=0)) & found
                         hits.setdefault((name, beside, number), []).append((there & (rank < HEAD)).numpy())
-                        part = (looks.sum(1) + int(always.sum())) / int((~unseen).sum())
+                        part = (looks.sum(1) + int(always.sum())) / len(last)
                         looked.setdefault((name, beside, number), []).append(part.numpy())
-    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for (name, beside, number), parts in hits.items():
         recall, full = np.concatenate(parts).mean(), np.concatenate(hits[name, beside, len(SHARES) - 1]).mean()
         share = np.concatenate(looked[name, beside, number]).mean()
         figures = {"looked": share, "recall": recall, "kept": recall / max(full, 1e-9)}
-        rows.append(
+        table.append(
             {"partition": name, "beside_fresh": beside, "share": SHARES[number]}
             | {key: round(float(value), 6) for key, value in figures.items()}
         )
-    return pl.DataFrame(rows, {"partition": pl.String, "beside_fresh": pl.Boolean} | dict.fromkeys(COLUMNS, pl.Float64))
+    return pl.DataFrame(
+        table, {"partition": pl.String, "beside_fresh": pl.Boolean} | dict.fromkeys(COLUMNS, pl.Float64)
+    )
 
 
 def _seen(looks: Tensor, on: Tensor, first: Tensor, always: Tensor, row: Tensor, user: Tensor) -> Tensor:

@@ -157,6 +157,11 @@ class Query(Batch):
         social, moment = (None if x is None else x[rows] for x in (self.social, self.moment))
         return Query(self.static[rows], social, moment, self.hidden[rows])
 
+    def to_dtype(self, dtype: torch.dtype) -> Query:
+        """The same query with another precision."""
+        social, moment = (None if x is None else x.to(dtype) for x in (self.social, self.moment))
+        return Query(self.static.to(dtype), social, moment, self.hidden.to(dtype))
+
     def vector(self) -> Tensor:
         """float32[P, W]: the whole query; its inner product with `target_vectors` is the score but for the pointer."""
         return torch.cat([self.static, self.changing()], -1)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from befriend import files
-from befriend.data.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.data.activity import PAIR_FEATURES, USER_FEATURES, Activity
 from befriend.data.attributes import Attributes
 from befriend.data.log import EventLog
 from befriend.data.observed import Observed
@@ -58,15 +58,15 @@ class Trained(Generic[M, S]):
     text_width: int = 0
     """width of the vectors of what users wrote that it was trained with, 0 for a model that has none"""
 
-    def look(self, log: EventLog, texts: TextVectors, profiles: bool = False) -> Observed:
-        """A log and what its users wrote as this model looks at them. profiles: as of `Observed`."""
+    def look(self, log: EventLog, texts: TextVectors, activity: Activity | None = None) -> Observed:
+        """A log and what its users wrote as this model looks at them. activity: of the log, if it is there already."""
         if self.text_width not in (0, texts.width):
             raise DataError(
                 f"the model was trained with vectors of texts of width {self.text_width}, and they have {texts.width} "
                 "now. Run `dvc repro train_two_tower train_stu`."
             )
         seen = texts if self.text_width else None
-        return Observed.of(log, self.tower.received_events, self.actions, seen, profiles)
+        return Observed.of(log, self.tower.received_events, self.actions, seen, activity)
 
 
 class Widths(TypedDict):

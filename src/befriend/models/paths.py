@@ -18,11 +18,13 @@ class Paths:
     prefixes: tuple[Tensor, ...]
     """L times int64[n, l], the tokens that lead to each node above level l; the root for level 0"""
     sizes: tuple[Tensor, ...]
-    """L times float32[n, V], log of how many users lie beneath each token after a node above level l, -inf for none"""
+    """L times float32[n, V], log of how many users that count lie beneath each token after a node above level l, -inf
+    for none"""
 
     @classmethod
-    def of(cls, stus: Tensor, vocabulary: tuple[int, ...]) -> Self:
-        """stus: int64[N, L]; vocabulary: L sizes."""
+    def of(cls, stus: Tensor, vocabulary: tuple[int, ...], counted: Tensor | None = None) -> Self:
+        """stus: int64[N, L]; vocabulary: L sizes; counted: bool[N], who is there yet, None: everybody."""
+        weight = torch.ones(len(stus), device=stus.device) if counted is None else counted.float()
         nodes, prefixes, sizes = [], [], []
         above, prefix = torch.zeros(len(stus), dtype=torch.long, device=stus.device), stus.new_zeros(1, 0)
         for level, size in enumerate(vocabulary):
@@ -30,7 +32,8 @@ class Paths:
             keys, node = key.unique(return_inverse=True)
             nodes.append(node)
             prefixes.append(prefix)
-            sizes.append(key.bincount(minlength=len(prefix) * size).view(len(prefix), size).float().log())
+            count = key.bincount(weight, minlength=len(prefix) * size)
+            sizes.append(count.view(len(prefix), size).float().log())
             prefix = torch.cat([prefix[keys // size], (keys % size)[:, None]], 1)
             above = node
         return cls(tuple(nodes), tuple(prefixes), tuple(sizes))

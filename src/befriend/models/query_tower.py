@@ -166,7 +166,8 @@ class QueryTower(nn.Module):
         if timestamp is not None:
             gap = torch.zeros_like(timestamp)
             gap[:, 1:] = (timestamp[:, 1:] - timestamp[:, :-1]) * mask[:, :-1]
-            happened = happened + self.gap(torch.stack([gap.float().log1p() / 10, (gap > 0).float()], -1))
+            seconds = gap.to(self.empty.dtype)
+            happened = happened + self.gap(torch.stack([seconds.log1p() / 10, (seconds > 0).to(seconds.dtype)], -1))
         tokens = torch.cat([self.history_scale * others, happened], -1) * mask[..., None]
         after = self.projection(self.encoder(tokens, mask, timestamp))
         after = torch.where(mask[..., None], after, self.empty)
@@ -259,7 +260,7 @@ class QueryTower(nn.Module):
         m = partners.shape[-1]
         known = rows.of(partners.clamp(min=0)).view(-1, m)
         bags = F.embedding_bag(known, rows.table, mode="sum", per_sample_weights=weight.view(-1, m))
-        return bags.view(*partners.shape[:-1], -1)
+        return bags.view(*partners.shape[:-1], bags.shape[1])
 
     def social_scores(self, query: Tensor, partners: Tensor, rows: Rows, learns: Tensor | None = None) -> Tensor:
         """float32[P, K]: inner products of queries, float32[P, D], with what `social` says of partners, int64[P, K, m].

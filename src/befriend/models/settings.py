@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from befriend.evaluation.regimes import Regime
+from befriend.evaluation.regimes import REGIMES, Regime
 from befriend.settings import Settings, Share
 from befriend.training.settings import TrainingSettings
 
@@ -94,8 +94,9 @@ class StuTowerSettings(QuerySettings):
 class AskSettings(Settings):
     """What training asks the model: at which moments, with what visible, against whom."""
 
-    regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily", "frozen"]
-    """what is visible when a training event is asked for; each event is asked for once in each regime an epoch"""
+    regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
+    """what is visible when a training event is asked for; each event is asked for once an epoch in each of them, and in
+    live, which sees what streaming sees, every fourth beside it"""
     positions_per_batch: Annotated[int, Field(ge=2)] = 128
     """training events asked for in one step"""
     temporal_positions: Annotated[int, Field(ge=1)] = 25

@@ -136,12 +136,15 @@ class NextTargetPredictionSTU(QueryTower):
         assert isinstance(self.users.own, StuEmbedding)
         return self.users.own
 
-    def with_users(self, stus: Tensor) -> None:
-        """Tells the model of the users that there are, int64[N, L]: those it was trained with, and more behind them."""
+    def with_users(self, stus: Tensor, there: Tensor | None = None) -> None:
+        """Tells the model of the users that there are, int64[N, L]: those it was trained with, and more behind them.
+
+        there: bool[N], those among whom probabilities are shared; None: everybody.
+        """
         known = self.users.known
         self.tokens.stus = stus.to(self.device)
         self.users.known = F.pad(known, (0, len(stus) - len(known)), value=True)
-        self._paths = Paths.of(self.tokens.stus, self.vocabulary)
+        self._paths = Paths.of(self.tokens.stus, self.vocabulary, there)
 
     @property
     def paths(self) -> Paths:
@@ -358,6 +361,7 @@ def log_sums(wanted: Tensor, following: Tensor) -> Tensor:
     wanted: float32[P, V]; following: float32[U, V], at least one of each row finite.
     """
     high, most = wanted.detach().amax(1, keepdim=True), following.detach().amax(1, keepdim=True)
+    precise = torch.promote_types(torch.promote_types(wanted.dtype, following.dtype), torch.float32)
     with torch.autocast(wanted.device.type, enabled=False):
-        sums = (wanted - high).float().exp() @ (following - most).float().exp().T
+        sums = (wanted - high).to(precise).exp() @ (following - most).to(precise).exp().T
     return sums.clamp(min=FLOOR).log() + high + most.T

@@ -87,7 +87,9 @@ class UserEmbedding(nn.Module):
         super().__init__()
         width = own.embedding_dim
         self.own = own
-        self.register_buffer("known", torch.full((num_users,), own.num_embeddings > 1))
+        # Tokens are everybody's: who has them is told by the table of STUs, not by the weights.
+        known = torch.full((num_users,), own.num_embeddings > 1)
+        self.register_buffer("known", known, persistent=isinstance(own, nn.Embedding))
         self.categories = nn.ModuleList(nn.Embedding(size, width) for size in categories)
         self.numeric = nn.Linear(numeric, width, bias=False) if numeric else None
         self.register_buffer("categorical", torch.zeros(1, len(categories), dtype=torch.long), persistent=False)

@@ -13,7 +13,7 @@ from befriend.errors import BefriendError, DataError
 from befriend.evaluation.again import MODEL, rank_again
 from befriend.evaluation.compare import compare
 from befriend.evaluation.evaluated import evaluated
-from befriend.evaluation.regimes import Regime
+from befriend.evaluation.regimes import REGIMES, Regime
 from befriend.evaluation.report import LISTS
 from befriend.ops import drift
 from befriend.ops.registry import Promoted, champion, digest, taken_back
@@ -42,7 +42,7 @@ def decide(root: Path, params: Params) -> dict[str, Any]:
     if now is not None and now.manifest["run"] == run:
         rules, verdict = [], "unchanged"
     else:
-        rules = [_validation(root), _evaluated(root), *_floors(root, params)]
+        rules = [_validation(root), _evaluated(root), _served(root), *_floors(root, params)]
         if now is not None:
             rules.append(_taken_back(root, run))
             told = drift.current(root, now, params.drift)
@@ -100,6 +100,14 @@ def _evaluated(root: Path) -> Rule:
     return Rule("figures", same, found, "those of the run that is judged")
 
 
+def _served(root: Path) -> Rule:
+    """Whether people get the lists that were measured."""
+    told = files.read_json(root / layout.METRICS).get("served")
+    found = f"{told['differ']:,} of {told['requests']:,} differ" if told else "none was looked at"
+    required = "no list that is served differs from the measured one"
+    return Rule("served as measured", bool(told) and not told["differ"], found, required)
+
+
 def _taken_back(root: Path, run: str) -> Rule:
     """What somebody took back does not return by itself the next night."""
     numbers = [entry.number for entry in taken_back(root) if entry.manifest["run"] == run]
@@ -110,9 +118,8 @@ def _taken_back(root: Path, run: str) -> Rule:
 def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
     found = [regime for regime in params.gate.regimes if regime in metrics]
     if not found:
-        raise DataError(
-            f"gate.regimes asks for {', '.join(params.gate.regimes)}, but evaluate has {', '.join(metrics)} only."
-        )
+        known = ", ".join(regime for regime in REGIMES if regime in metrics)
+        raise DataError(f"gate.regimes asks for {', '.join(params.gate.regimes)}, but evaluate has {known} only.")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,48 +15,80 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend import files, layout
-from befriend.api import Befriend, ModelName, load
+from befriend.api import Befriend, ModelName, RecommendOptions, load
 from befriend.data.columns import USER_ID
 from befriend.data.forgotten import read_marks
-from befriend.data.log import USERS_FILE
+from befriend.data.log import USERS_FILE, EventLog
 from befriend.data.renumber import renumber
 from befriend.errors import CallError, DataError
+from befriend.evaluation.regimes import Regime
 from befriend.ops.registry import champion
 from befriend.retrieval import batch
-from befriend.retrieval.recommend import Asked, blocks, numbers
-from befriend.retrieval.rules import Rules
-from befriend.retrieval.sampling import Sampling
+from befriend.retrieval.request_table import REGIME, moment_of, read_requests, requests_table
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whose lists, as of when: one user, those of a file, everybody, or the requests of a file."""
+
+    user: str | None = None
+    users: Path | None = None
+    everybody: bool = False
+    requests: Path | None = None
+    at: str | None = None
+    filter_at: str | None = None
+    regime: Regime | None = None
+    """None: daily for many, live for one, streaming with an action"""
+    action: str | None = None
+    new_only: bool = False
+
+    def table(self, log: EventLog) -> pl.DataFrame:
+        """As of `befriend.retrieval.request_table.COLUMNS`."""
+        if self.requests is not None:
+            return read_requests(self.requests)
+        nightly = self.user is None and self.action is None
+        regime = self.regime or ("daily" if nightly else None)
+        at, filter_at = _moment("--at", self.at), _moment("--filter-at", self.filter_at)
+        users = log.user_ids if self.everybody else pl.Series([self.user])
+        if self.users is not None:
+            users = _read_users(self.users)
+        return requests_table(users, at, filter_at, regime, self.action, self.new_only)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What becomes of the lists."""
+
+    why: bool = False
+    as_json: bool = False
+    out: Path | None = None
 
 
 def recommend(
     run: Path | None,
     newest: bool,
-    user: str | None,
-    users: Path | None,
-    everybody: bool,
-    at: str | None,
-    action: str | None,
-    k: int,
-    new_only: bool,
-    sampling: Sampling | None,
-    rules: Rules,
+    wanted: Wanted,
+    options: RecommendOptions,
     only: Path | None,
-    model: ModelName,
+    exclude: Path | None,
     approximate: bool,
     clusters: bool,
-    why: bool,
-    as_json: bool,
-    out: Path | None,
+    output: Output,
 ) -> None:
-    """Lists for one user, for those of a file or for everybody: a table, JSON, or a Parquet file."""
+    """Prints lists as a table or JSON, or writes them to a Parquet file. only, exclude: files of people."""
     marks = read_marks(layout.PREPARED)
-    people, moment = serving(run, newest), _moment(at)
-    wanted = people.log.user_ids if everybody else pl.Series([user]) if users is None else _read_users(users)
+    people = serving(run, newest)
+    requests = wanted.table(people.log)
+    rules = options.rules
     if only is not None:
-        listed = numbers(people.log.user_ids, _read_users(only))
-        rules = replace(rules, only=frozenset(listed[listed < people.log.num_users].tolist()))
-    asked = Asked(moment, action, k, new_only, sampling, rules)
-    recommender = people.recommender(asked, model, approximate, clusters)
+        rules = replace(rules, only=_listed(people.log, only))
+    if exclude is not None:
+        rules = replace(rules, exclude=_listed(people.log, exclude))
+    options = replace(options, rules=rules)
+    maker = people.lists(options, approximate, clusters)
+    if wanted.requests is None:
+        served = requests[REGIME][0] if requests.height else "daily"
+        typer.echo(f"befriend: as in regime {served} (--regime for another)", err=True)
 
     def finish(lists: pl.DataFrame) -> pl.DataFrame:
         strangers = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
@@ -66,22 +98,31 @@ def recommend(
                 f"befriend: nothing is known of {who} at that moment: the cold-start list, made without any history.",
                 err=True,
             )
-        return _with_reasons(people, lists, moment, action, model) if why else lists
+        lists = lists.with_columns(pl.col("score").round(SCORE_DIGITS))
+        lists = _with_reasons(people, requests, lists, options.model) if output.why else lists
+        return lists if wanted.requests is not None else lists.drop("request")
 
-    if out is not None:
-        told = f"{people.digest} {asked} {model} {approximate} {clusters} {why} {wanted.to_list()}"
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        served = batch.write(recommender, wanted, out, digest, finish, lambda: _nobody_forgotten(people, marks, out))
+    if (out := output.out) is not None:
+        asked = f"{people.digest} {requests.rows()} {options} {approximate} {clusters} {output.why}"
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        served = batch.write(maker, requests, out, digest, finish, lambda: _nobody_forgotten(people, marks, out))
         kept = f" ({served:,} of them were made before)" if served else ""
-        typer.echo(
-            f"{pl.scan_parquet(out).select(pl.col('user').n_unique()).collect().item():,} lists{kept} are in {out}."
-        )
+        typer.echo(f"{requests.height:,} lists{kept} are in {out}.")
         return
-    lists = finish(pl.concat(recommender.lists(some) for some in blocks(wanted)))
-    if as_json:
+    lists = finish(people.answer(requests, options, approximate, clusters))
+    if output.as_json:
         typer.echo(lists.with_columns(pl.col("last_active").dt.to_string("iso:strict")).write_json())
     else:
-        _print(lists, several=user is None)
+        _print(lists, several=wanted.user is None)
+
+
+SCORE_DIGITS = 8
+
+
+def _listed(log: EventLog, path: Path) -> frozenset[int]:
+    """Numbers of the people of a file whom the log has."""
+    numbers = log.numbers(_read_users(path))
+    return frozenset(numbers[numbers < log.num_users].tolist())
 
 
 def _print(lists: pl.DataFrame, several: bool) -> None:
@@ -90,21 +131,15 @@ def _print(lists: pl.DataFrame, several: bool) -> None:
     table = Table(*(["user"] if several else []), *heads, box=None, padding=(0, 1, int(why), 1))
     for row in lists.iter_rows(named=True):
         cells = [str(row["rank"]), str(row["recommended"]), f"{row['score']:.2f}", "yes" if row["contact"] else ""]
-        cells.append(f"{row['last_active']:%Y-%m-%d %H:%M}")
+        cells.append(f"{row['last_active']:%Y-%m-%d %H:%M}" if row["last_active"] else "never")
         cells += ["\n".join(row["why"])] if why else []
         table.add_row(*([str(row["user"])] if several else []), *cells)
     Console().print(table)
 
 
-def _with_reasons(
-    people: Befriend, lists: pl.DataFrame, at: datetime | None, action: str | None, model: ModelName
-) -> pl.DataFrame:
-    """With the column why, list[str]; empty for those of whom nothing is known."""
-    reasons = []
-    for (user, known), rows in lists.group_by("user", "known", maintain_order=True):
-        found = rows["recommended"].to_list()
-        reasons += people.explain(user, found, at, action, model) if known else [[] for _ in found]
-    return lists.with_columns(why=pl.Series(reasons, dtype=pl.List(pl.String)))
+def _with_reasons(people: Befriend, requests: pl.DataFrame, lists: pl.DataFrame, model: ModelName) -> pl.DataFrame:
+    """With the column why, list[str]."""
+    return lists.with_columns(why=pl.Series(people.reasons(requests, lists, model), dtype=pl.List(pl.String)))
 
 
 def _read_users(path: Path) -> pl.Series:
@@ -124,11 +159,8 @@ def _read_users(path: Path) -> pl.Series:
     return ids.unique(maintain_order=True)
 
 
-def _moment(at: str | None) -> datetime | None:
-    try:
-        return None if at is None else datetime.fromisoformat(at)
-    except ValueError:
-        raise CallError(f"--at {at}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None
+def _moment(option: str, text: str | None) -> datetime | None:
+    return None if text is None else moment_of(option, text)
 
 
 def serving(run: Path | None, newest: bool = False) -> Befriend:

@@ -63,6 +63,8 @@ class Run:
     cards: list[dict[str, Any]]
     months: pl.DataFrame
     slices: pl.DataFrame
+    findable: pl.DataFrame
+    """what it is worth to show people without an event, of logs that have some"""
     exposure: pl.DataFrame
     shown: pl.DataFrame
     reliability: pl.DataFrame
@@ -97,6 +99,7 @@ class Run:
             cards=files.read_json(reports / "clusters" / "cards.json"),
             months=table("validation/events_by_month.csv"),
             slices=table("evaluation/slices.csv"),
+            findable=table("evaluation/findable.csv").filter(pl.col("share") > 0),
             exposure=table("evaluation/exposure.csv"),
             shown=table("evaluation/shown.csv"),
             reliability=table("evaluation/calibration.csv"),
@@ -107,6 +110,11 @@ class Run:
             trainings=trainings,
             versions=_versions(root),
         )
+
+    @property
+    def served(self) -> dict[str, int]:
+        """requests: lists that were asked for as applications ask; differ: how many were not the measured ones."""
+        return self.metrics["served"]
 
     @property
     def regimes(self) -> list[str]:

@@ -6,27 +6,28 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from befriend import files, layout
 from befriend.errors import StorageError
 from befriend.progress import track
-from befriend.retrieval.recommend import Recommender, blocks
+from befriend.retrieval.recommend import ListMaker, blocks
 
 
 def write(
-    recommender: Recommender,
-    users: pl.Series,
+    maker: ListMaker,
+    requests: pl.DataFrame,
     path: Path,
     digest: str,
     finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda lists: lists,
     still_right: Callable[[], None] = lambda: None,
 ) -> int:
-    """Writes the lists of users, by original ids, to `path`. Returns how many users an earlier run had served.
+    """Writes the lists of requests to `path`. Returns how many of them an earlier run had made.
 
     BusyError where somebody else writes them; StorageError where blocks that were made are gone at the end.
 
-    digest: of all that the lists depend on, the users among it; what an earlier run made for another digest is dropped.
+    digest: of all that the lists depend on, the requests among it; what an earlier run made for another is dropped.
     finish: what becomes of each block before it is written. Until the end, blocks lie in `path`.parts.
     still_right: raises where lists may not go on as they were begun; called before each block, and at the end.
     """
@@ -37,15 +38,16 @@ def write(
             if other.name not in (digest, files.LOCK):
                 files.remove(other)
         parts.mkdir(parents=True, exist_ok=True)
-        served, asked = 0, list(blocks(users))
+        served, asked = 0, list(blocks(requests))
         made = [parts / f"{number:08}-{_digest(some)}.parquet" for number, some in enumerate(asked)]
-        for part, some in track(zip(made, asked, strict=True), "recommend", len(asked)):
+        first = np.cumsum([0, *(some.height for some in asked)])
+        for part, some, row in track(zip(made, asked, first, strict=False), "recommend", len(asked)):
             still_right()
             if part.is_file():
-                recommender.remember(pl.read_parquet(part, columns=["recommended"]))
-                served += len(some)
+                maker.remember(pl.read_parquet(part, columns=["recommended"]))
+                served += some.height
                 continue
-            lists = finish(recommender.lists(some))
+            lists = finish(maker.lists(some).with_columns(pl.col("request") + row))
             with files.atomic(part) as new:
                 lists.write_parquet(new, compression="zstd")
         gone = [part for part in made if not part.is_file()]
@@ -61,6 +63,6 @@ def write(
         return served
 
 
-def _digest(users: pl.Series) -> str:
-    """Tells for whom a block was made: an earlier version may have cut the users into others."""
-    return hashlib.sha256(repr(users.to_list()).encode()).hexdigest()[:16]
+def _digest(requests: pl.DataFrame) -> str:
+    """Tells for which requests a block was made: an earlier version may have cut them into others."""
+    return hashlib.sha256(repr(requests.rows()).encode()).hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,8 @@ from befriend.models.clusters import UserClusters
 from befriend.models.settings import TowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.knn import Neighbours
-from befriend.retrieval.serving import RetrieverRanker
+from befriend.retrieval.moment import Moment
+from befriend.retrieval.retriever import Pairs, View, of_view
 from befriend.retrieval.two_tower import TwoTowerRetriever
 
 AT_ONCE = 2**14  # users whose cluster is looked up
@@ -103,6 +103,20 @@ class Lists:
         return Neighbours(torch.where(scores > -torch.inf, ids, -1), scores)
 
 
+@dataclass(frozen=True)
+class ClusterView(View):
+    """Lists are of rows of the view, not of users."""
+
+    of: Tensor
+    """int64[N], the cluster of everybody who is findable, -1 for others"""
+    last: Tensor
+    """int64[F], the event in which each was last seen, in either role; -1 for none"""
+    lists: Lists
+    """one a cluster, without those who are fresh"""
+    fresh: Lists
+    """the one list of those who were active last"""
+
+
 class ClusterRetriever(TwoTowerRetriever):
     """The two-tower model, looking at a share of the users only."""
 
@@ -117,56 +131,53 @@ class ClusterRetriever(TwoTowerRetriever):
         super().__init__(model, observed, tower)
         self.clusters, self.settings = clusters.eval(), settings
         self.count = len(clusters.clusters.share)
-        self.of = torch.full((observed.log.num_users,), -1)
-        """int64[N], the cluster of each user as of the last `refresh`, -1 for those not seen yet"""
-        self.lists = Lists.of(self.of, self.count, self.vectors, self.place)
-        self.fresh = Lists.of(self.of, 1, self.vectors, self.place)
 
     @torch.no_grad()
-    def refreshed(self, changed: Tensor) -> None:
+    def at(self, moment: Moment, before: View | None = None) -> ClusterView:
         """Users with other contacts than before may belong elsewhere; whoever is fresh is on a list apart."""
-        super().refreshed(changed)
-        for some in changed.split(AT_ONCE):
-            self.of[some] = self.shares(some).argmax(1)
-        self.of[self.place < 0] = -1
-        last = active_last(self)
-        newest = last.topk(min(self.settings.fresh, int((self.place >= 0).sum()))).indices
-        fresh = torch.full_like(self.of, -1)
-        fresh[newest] = 0
-        self.fresh = Lists.of(fresh, 1, self.vectors, last)
-        self.lists = Lists.of(self.of.masked_fill(fresh == 0, -1), self.count, self.vectors, last)
+        view = super().at(moment, before)
+        of = torch.full_like(moment.place, -1)
+        changed = moment.findable
+        if isinstance(before, ClusterView):
+            of = torch.where(moment.findable, before.of, -1)
+            changed = moment.findable & ((moment.place != before.moment.place) | ~before.moment.findable)
+        for some in changed.nonzero().squeeze(1).split(AT_ONCE):
+            of[some] = self.shares(some, moment).argmax(1)
+        last = active_last(self, moment)
+        lists, fresh = self._lists(of[moment.ids], view.vectors, last)
+        return ClusterView(moment, view.vectors, view.social, of, last, lists, fresh)
 
-    def shares(self, users: Tensor) -> Tensor:
-        """float32[B, C]: log p(c | user) as of the last `refresh`."""
-        visible = torch.full_like(users, self.now[0])
-        contacts = Contacts.of(self.activity, users, visible, self.settings.entries)
+    def _lists(self, of: Tensor, vectors: Tensor, last: Tensor) -> tuple[Lists, Lists]:
+        """Of rows of a view: int64[F], their clusters, -1 for those who may not be found."""
+        there = of >= 0
+        newest = last.masked_fill(~there, -2).topk(min(self.settings.fresh, int(there.sum()))).indices
+        fresh = torch.full_like(of, -1)
+        fresh[newest] = 0
+        return Lists.of(of.masked_fill(fresh == 0, -1), self.count, vectors, last), Lists.of(fresh, 1, vectors, last)
+
+    def shares(self, users: Tensor, moment: Moment) -> Tensor:
+        """float32[B, C]: log p(c | user) as of a moment."""
+        contacts = Contacts.of(self.activity, users, torch.full_like(users, moment.visible), self.settings.entries)
         return self.clusters.log_shares(contacts)
 
-    def nearest(self, query: Query, user: Tensor, k: int, indptr: np.ndarray, hidden: np.ndarray) -> Neighbours:
-        row, away = torch.from_numpy(np.repeat(np.arange(len(user)), np.diff(indptr))), torch.from_numpy(hidden)
-        vector = query.vector()
-        most = math.ceil(self.settings.share * int((self.place >= 0).sum()))
-        found = self.lists.best(vector, self.lists.looks(vector, most), k, row, away)
-        fresh = self.fresh.best(vector, self.fresh.sizes.expand(len(user), 1), k, row, away)
-        both = torch.cat([found.scores, fresh.scores], 1).topk(k, dim=1)
-        return Neighbours(torch.cat([found.ids, fresh.ids], 1).gather(1, both.indices), both.values)
+    def propose(self, view: View, query: Query, k: int, hidden: Pairs, allowed: Tensor | None) -> Neighbours:
+        assert isinstance(view, ClusterView)
+        row = torch.cat([view.moment.row, torch.tensor([-1])])[hidden.user]
+        pair = hidden.row[row >= 0], row[row >= 0]
+        vector, lists, fresh, there = query.vector(), view.lists, view.fresh, len(view.vectors)
+        if allowed is not None:
+            may = allowed[view.moment.ids]
+            lists, fresh = self._lists(view.of[view.moment.ids].masked_fill(~may, -1), view.vectors, view.last)
+            there = int(may.sum())
+        looks = lists.looks(vector, math.ceil(self.settings.share * there))
+        found = lists.best(vector, looks, k, *pair)
+        newest = fresh.best(vector, fresh.sizes.expand(len(vector), 1), k, *pair)
+        both = torch.cat([found.scores, newest.scores], 1).topk(k, dim=1)
+        return of_view(view, Neighbours(torch.cat([found.ids, newest.ids], 1).gather(1, both.indices), both.values))
 
 
-def active_last(retriever: TwoTowerRetriever) -> Tensor:
-    """int64[N]: the event in which each user was last seen, in either role, as of the last `refresh`; -1 for none."""
-    event = retriever.activity.histories.event[retriever.place.clamp(min=0)].long()
-    return event.masked_fill(retriever.place < 0, -1)
-
-
-class ClusterRanker(RetrieverRanker[NextTargetPredictionUserIDs]):
-    """The two-tower model, searched this way, as a Ranker of the evaluation protocol."""
-
-    def __init__(
-        self,
-        model: NextTargetPredictionUserIDs,
-        observed: Observed,
-        tower: TowerSettings,
-        clusters: UserClusters,
-        settings: SearchSettings,
-    ):
-        super().__init__("two-tower", ClusterRetriever(model, observed, tower, clusters, settings))
+def active_last(retriever: TwoTowerRetriever, moment: Moment) -> Tensor:
+    """int64[F]: the event in which each who is findable was last seen, in either role; -1 for none."""
+    place = moment.place[moment.ids]
+    event = retriever.activity.histories.event[place.clamp(min=0)].long()
+    return event.masked_fill(place < 0, -1)

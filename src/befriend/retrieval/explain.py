@@ -1,43 +1,67 @@
-"""Why somebody is recommended: sentences made from what is in the log and what the model looked at, and nothing else.
+"""Why somebody is recommended: facts of the log, and by how much the person's score falls without each of them.
 
-What carried the prediction is measured: each event of the history is left out in turn, and the events whose absence
-lowers the person's score most are named.
+What counts is measured by leaving it out: the score is made again without what the two did, without common contacts,
+without what the person did or received lately, without texts, without one of the user's contacts; of the ranker with
+all that these change for it. The facts that matter most become sentences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
-from befriend.data.activity import DAY, HOUR
-from befriend.data.log import EventLog
-from befriend.evaluation.protocol import Request
-from befriend.models.batch import NextTargetPredictionBatch, Positions
-from befriend.retrieval.serving import Retriever
+from befriend import kernels
+from befriend.data.activity import DAY, HOUR, PAIR_FEATURES, USER_FEATURES
+from befriend.evaluation.regimes import HIDDEN
+from befriend.models.batch import NextTargetPredictionBatch, Positions, Query
+from befriend.models.terms import each
+from befriend.retrieval.facts import Between, Facts
+from befriend.retrieval.ranker import SOURCES, Lists
+from befriend.retrieval.recommend import last_active
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.requests import Request
+from befriend.retrieval.retriever import Retriever, View
 
-NAMED = 3  # contacts in common, and events that carried it, at most
-LEAST = 0.05  # nats: an event that matters less is not named
-RIVALS = 200  # people with whom a score is compared
-RECENT = 7 * DAY  # of somebody's activity
+NAMED = 3  # people and reasons, at most
+RIVALS = 200  # people beside whom a score is measured
+RECENT = 7 * DAY  # how long ago somebody may have joined, been active or been contacted
+ASKERS = 3  # people who contacted somebody within that time, at least
+
+RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 21)], [7]
+"""columns of `Activity.user_features`"""
+OF_CONTACTS = ("recency-then-last-received", "base-level-then-attention")
+OF_GRAPH = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
+OF_RECEIVED = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
+OF_DONE = ("last-active",)
+GENERAL = ("asked for", "active", "joined", "here")
+"""kinds of reasons that hold for everybody alike"""
+LAST = "here"
+"""the kind that everybody has, for those of whom nothing else is known"""
 
 
 @dataclass(frozen=True)
-class Event:
-    """An event of the user's history."""
+class Reason:
+    """One fact, and what it is worth."""
 
-    action: str
-    other: Any
-    """id of the user on the other side"""
-    received: bool
-    second: int
+    kind: str
+    """between, common, bridge, statement, word, attribute; asked for, active, joined, here"""
     weight: float
-    """by how much the person's score falls without it, in nats"""
+    """by how much the person's score falls without it"""
+    between: Between | None = None
+    people: tuple[Any, ...] = ()
+    """ids: contacts in common, the latest first; of a bridge, the contact of the user's"""
+    count: int = 0
+    """how many contacts in common, people in between, or people who asked"""
+    second: int = 0
+    """UTC second: of the last contact with the one in front of a bridge, of the last activity, of joining"""
+    texts: tuple[str, ...] = ()
+    """the statement, the word, or name and label of the attribute"""
 
 
 @dataclass(frozen=True)
@@ -48,162 +72,350 @@ class Evidence:
     person: Any
     moment: int
     """UTC second as of which all of it holds"""
-    common: tuple[Any, ...]
-    """contacts of both, those with whom the user was in contact last first"""
-    done: int
-    """contact events from the user to the person"""
-    received: int
-    """and back"""
-    last: int | None
-    """second of the last contact event between the two"""
-    last_active: int | None
-    """second of the last event that the person did"""
-    lately: int
-    """contact events that the person received within the last seven days"""
-    prefix: int
-    """how many first tokens of the STUs are the same"""
-    tokens: int
-    """how many tokens an STU has; 0 where no STUs were given"""
-    carried: tuple[Event, ...]
-    """events of the user's history that the prediction rests on, the strongest first"""
+    reasons: tuple[Reason, ...] = field(default=())
+    """all facts, those worth most first"""
 
 
 Wording = Callable[[Evidence], list[str]]
 """Turns evidence into sentences: `sentences`, or a language model of yours."""
 
 
-def explain(
-    retriever: Retriever[Any], request: Request, people: np.ndarray, stus: Tensor | None = None
-) -> list[Evidence]:
-    """Evidence for people, int64[n], on the list of the one user of a request, whom the log knows.
+class Explainer:
+    """Reasons for lists of a recommender."""
 
-    stus: int64[N, L], of everyone, for first tokens that are the same.
-    """
-    log = retriever.observed.log
-    user, visible, moment = (int(x[0]) for x in (request.user, request.visible, request.horizon))
-    carried = influences(retriever, request, people)
-    mine = _contacts(log, user, visible)
-    found = []
-    for k, person in enumerate(people.tolist()):
-        theirs = _contacts(log, person, visible)
-        common = mine.filter(pl.col("other").is_in(theirs["other"].implode()))["other"].to_list()
-        between = mine.filter(other=person)
-        done, received, last = between.select("done", "received", "last").row(0) if between.height else (0, 0, None)
-        acted = np.flatnonzero((log.actor[:visible] == person) & ~log.is_exclude[:visible])
-        got = np.flatnonzero((log.target[:visible] == person) & log.is_contact[:visible])
-        found.append(
-            Evidence(
-                user=log.user_ids[user],
-                person=log.user_ids[person],
-                moment=moment,
-                common=tuple(log.user_ids[other] for other in common),
-                done=done,
-                received=received,
-                last=last,
-                last_active=int(log.timestamp[acted[-1]]) if len(acted) else None,
-                lately=int((log.timestamp[got] >= moment - RECENT).sum()),
-                prefix=0 if stus is None else int((stus[user] == stus[person]).long().cumprod(0).sum()),
-                tokens=0 if stus is None else stus.shape[1],
-                carried=carried[k],
+    def __init__(self, recommender: Recommender, facts: Facts):
+        self.recommender, self.facts, self.log = recommender, facts, facts.log
+
+    @torch.no_grad()
+    def explain(self, request: Request, user_id: Any, people: np.ndarray, model: str) -> list[Evidence]:
+        """Evidence for people, int64[n], who are findable, on the list of the one user of a request, by a model."""
+        visible, horizon, user = (int(x[0]) for x in (request.visible, request.horizon, request.user))
+        who = tuple(torch.tensor([x]) for x in (user, visible, horizon))
+        if not self.recommender.observed.known(*who)[0]:
+            user = self.log.num_users
+        known = [self._facts(user, person, visible, horizon) for person in people.tolist()]
+        near = self._near(user, visible)
+        # Somebody in between is worth a word where there is no contact in common.
+        across = [
+            {} if "common" in facts else self._across(near, person, user, visible)
+            for facts, person in zip(known, people.tolist(), strict=True)
+        ]
+        weights, of_bridge = self._weights(request, people, model, sorted({a for found in across for a in found}))
+        found = []
+        for k, person in enumerate(people.tolist()):
+            reasons = [Reason(kind, float(weights[_WITHOUT[kind]][k]), **fact) for kind, fact in known[k].items()]
+            if across[k]:
+                best = max(across[k], key=lambda a: (of_bridge[a][k], a))
+                front, lost = (self.log.user_ids[best],), float(of_bridge[best][k])
+                reasons.append(Reason("bridge", lost, people=front, count=across[k][best], second=near[best]))
+            reasons.sort(key=lambda reason: -reason.weight)
+            found.append(Evidence(user_id, self.log.user_ids[person], horizon, tuple(reasons)))
+        return found
+
+    def _near(self, user: int, visible: int) -> dict[int, int]:
+        """The people of the history that a model sees, and the second of the last event with each."""
+        if user >= self.log.num_users:
+            return {}
+        length = next(iter(self.recommender.retrievers.values())).tower.history_length
+        window = self.facts.histories.window(user, visible)
+        window = slice(max(window.start, window.stop - length), window.stop)
+        event = self.facts.event[window]
+        mine = self.log.is_contact[event]
+        return dict(zip(self.facts.other[window][mine].tolist(), self.log.timestamp[event[mine]].tolist(), strict=True))
+
+    def _across(self, near: dict[int, int], person: int, user: int, visible: int) -> dict[int, int]:
+        """Contacts of the user's, the latest few, and how many people are in contact with both them and the person."""
+        found: dict[int, int] = {}
+        for contact in sorted(near, key=lambda a: -near[a]):
+            if (count := self.facts.bridge(contact, person, user, visible)) and len(found) < NAMED:
+                found[contact] = count
+        return found
+
+    def _facts(self, user: int, person: int, visible: int, horizon: int) -> dict[str, dict[str, Any]]:
+        """kind -> fields of its reason."""
+        facts, ids = self.facts, self.log.user_ids
+        found: dict[str, dict[str, Any]] = {}
+        if user < self.log.num_users:
+            between = facts.between(user, person, visible)
+            if between is not None:
+                found["between"] = {"between": between}
+            common = facts.common(user, person, visible)
+            if common:
+                found["common"] = {"people": tuple(ids[c] for c in common[:NAMED]), "count": len(common)}
+            statement, word = facts.alike(user, person, horizon)
+            if statement:
+                found["statement"] = {"texts": (statement,)}
+            if word:
+                found["word"] = {"texts": (word,)}
+            same = facts.same(user, person)
+            if same:
+                found["attribute"] = {"texts": same}
+        askers = facts.askers(person, visible, horizon - RECENT)
+        if askers >= ASKERS:
+            found["asked for"] = {"count": askers}
+        last = last_active(facts.observed, np.array([person]), np.array([visible]), np.array([horizon]))[0]
+        if last >= horizon - RECENT:
+            found["active"] = {"second": int(last)}
+        joined = facts.joined(person, horizon)
+        found["joined" if joined >= horizon - RECENT else LAST] = {"second": joined}
+        return found
+
+    def _weights(
+        self, request: Request, people: np.ndarray, model: str, near: list[int]
+    ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+        """What is lost without each kind of fact, float64[n], and without each of some contacts of the user's."""
+        recommender = self.recommender
+        ranking = recommender.rank(request, (model,))
+        snapshot = recommender.at(int(request.visible[0]), int(request.horizon[0]))
+        sources = [name for name in SOURCES.get(model, (model,)) if name in recommender.retrievers]
+        scored = {
+            name: Without(
+                recommender.retrievers[name], snapshot.views[name], ranking.asked[name], request, people, near
             )
+            for name in sources
+        }
+        kinds = dict.fromkeys(_WITHOUT.values())
+        if model in scored:
+            one = scored[model]
+            return (
+                {kind: (one.total - one.without(kind)).numpy() for kind in kinds},
+                {a: (one.total - one.without_contact(a)).numpy() for a in near},
+            )
+        rows = ranking.features(model, people[None])[0]
+        nobody = recommender.observed.activity.user_features(
+            torch.tensor(-1), torch.tensor(snapshot.moment.visible), torch.tensor(snapshot.moment.horizon)
         )
-    return found
+        place = _Columns(recommender, model, nobody.numpy())
+        cases = [place.ablated(rows, "", {}, ranking.lists)]
+        for kind in kinds:
+            changed = {name: one.without(kind).numpy() for name, one in scored.items()}
+            cases.append(place.ablated(rows, kind, changed, ranking.lists))
+        for a in near:
+            changed = {name: one.without_contact(a).numpy() for name, one in scored.items()}
+            cases.append(place.ablated(rows, "bridge", changed, ranking.lists))
+        score = recommender.boosters[model].predict(np.concatenate(cases), num_threads=kernels.cores())
+        lost = np.asarray(score).reshape(len(cases), len(people))
+        lost = lost[0] - lost[1:]
+        return dict(zip(kinds, lost, strict=False)), dict(zip(near, lost[len(kinds) :], strict=True))
 
 
-def _contacts(log: EventLog, user: int, visible: int) -> pl.DataFrame:
-    """A user's contacts, the latest first: other, done, received (events), last (UTC second)."""
-    events = np.flatnonzero((log.actor[:visible] == user) | (log.target[:visible] == user))
-    events = events[log.is_contact[events]]
-    did = log.actor[events] == user
-    other = np.where(did, log.target[events], log.actor[events]).astype(np.int64)
-    rows = pl.DataFrame({"other": other, "did": did, "second": log.timestamp[events]})
-    return (
-        rows.group_by("other")
-        .agg(done=pl.col("did").sum(), received=(~pl.col("did")).sum(), last=pl.col("second").max())
-        .sort("last", "other", descending=[True, False])
-    )
+_WITHOUT = {
+    "between": "between",
+    "common": "common",
+    "statement": "texts",
+    "word": "texts",
+    "attribute": "attributes",
+    "asked for": "received",
+    "active": "done",
+    "joined": "joined",
+    LAST: "joined",
+}
+"""kind of reason -> what is left out to see what it is worth"""
 
 
-@torch.no_grad()
-def influences(retriever: Retriever[Any], request: Request, people: np.ndarray) -> list[tuple[Event, ...]]:
-    """For each person the events of the history whose absence lowers their score most, measured one by one.
+class Without:
+    """Scores of some people by one model, without this and that."""
 
-    The score is that beside the mean of other people: what lowers or lifts everybody alike carries nobody.
-    """
-    log, model, activity = retriever.observed.log, retriever.model, retriever.activity
-    user, visible, horizon = (torch.from_numpy(x) for x in (request.user, request.visible, request.horizon))
-    retriever.refresh(int(visible), int(horizon))
-    got = retriever.observed.encoded.gather(user, visible, retriever.tower.history_length)
-    kept = got.mask[0].nonzero().squeeze(1)
-    n = len(kept)
-    if not n:
-        return [()] * len(people)
-    # Row 0 has all events; in row j the j-th is missing, and those before it have moved up.
-    place = kept.expand(n + 1, n).clone()
-    for j in range(1, n + 1):
-        place[j, 1:j] = kept[: j - 1]
-    mask = torch.ones(n + 1, n, dtype=torch.bool)
-    mask[1:, 0] = False
-    who = user.expand(n + 1)
-    action = torch.from_numpy(request.action).expand(n + 1)
-    done, other, received, timestamp = (x[0][place] for x in (got.action, got.other, got.received, got.timestamp))
-    batch = NextTargetPredictionBatch(who, done, other, mask, action, who, received, timestamp)
-    features = None
-    if retriever.tower.freshness:
-        place_now = activity.places(user, visible)
-        features = retriever.observed.features(user, place_now, visible, horizon).expand(n + 1, -1)
-    row = torch.arange(n + 1)
-    positions = Positions(row, row * 0 + n, action, who, row * 0 + request.refresh, features)
-    query = model.query(batch, positions, model.encode_history(batch))
-    rivals = retriever.found.nonzero().squeeze(1)
-    rivals = rivals[torch.linspace(0, len(rivals) - 1, min(len(rivals), RIVALS)).long()]
-    scores = retriever.score(query, torch.cat([torch.from_numpy(people).long(), rivals]).expand(n + 1, -1))
-    scores = scores[:, : len(people)] - scores[:, len(people) :].mean(1, keepdim=True)
-    drop = scores[0] - scores[1:]  # (n, people)
-    found = []
-    for person in range(len(people)):
-        best = drop[:, person].topk(min(NAMED, n))
-        events = []
-        for weight, j in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            if weight >= LEAST:
-                column = int(kept[j])
-                known = int(got.action[0, column])
-                name = log.actions[known] if known < len(log.actions) else "event"
-                person_there = log.user_ids[int(got.other[0, column])]
-                back, second = bool(got.received[0, column]), int(got.timestamp[0, column])
-                events.append(Event(name, person_there, back, second, weight))
-        found.append(tuple(events))
-    return found
+    def __init__(
+        self, retriever: Retriever[Any], view: View, query: Query, request: Request, people: np.ndarray, near: list[int]
+    ):
+        """near: contacts of the user's that are left out one by one."""
+        self.retriever, self.view, self.query = retriever, view, query
+        self.people = torch.from_numpy(people)
+        own = retriever.contacts(view, query, torch.from_numpy(request.user))
+        met = (own.users[0][None] == self.people[:, None]) & own.real[0]  # (n, C)
+        self.pointer = (met.double() * own.score[0]).sum(1)
+        self.total = retriever.score(view, query, self.people[None])[0] + self.pointer
+        moment = view.moment
+        row = moment.row[self.people]
+        features = moment.activity[row]
+        observed, self.texts = retriever.observed, retriever.observed.texts.width > 0
+        self.features = torch.cat([features, moment.texts[0][row]], 1) if self.texts else features
+        self.written = observed.texts.of(moment.texts[1][row]) if self.texts else torch.zeros(len(row), 0)
+        self.nobody = retriever.activity.user_features(
+            torch.tensor(-1), torch.tensor(moment.visible), torch.tensor(moment.horizon)
+        )
+        self.of_contact = self._contacts(request, near) if near else {}
+
+    def without(self, kind: str) -> Tensor:
+        """float64[n]: between, common, texts, attributes, received, done, joined."""
+        if kind == "between":
+            return self.total - self.pointer
+        if kind == "texts" and self.retriever.model.text_width:
+            assert self.query.moment is not None
+            asked = self.query.moment[:, -self.retriever.model.text_width :]
+            return self.total - each(asked, self.written[None].double())[0]
+        if kind == "attributes":
+            return self.total - self._attributes()
+        columns = {"received": RECEIVED, "done": DONE, "joined": JOINED}.get(kind)
+        moment = self.retriever.exact.moment
+        if columns is None or moment is None:
+            return self.total
+        other = self.features.clone()
+        other[:, columns] = self.nobody[columns]
+        if kind == "joined" and self.texts:
+            other[:, USER_FEATURES:] = 0
+        assert self.query.moment is not None
+        asked = self.query.moment[:, : moment.width]
+        change = moment(other.double()) - moment(self.features.double())
+        return self.total + each(asked, change[None])[0]
+
+    def _attributes(self) -> Tensor:
+        """float64[n]: what the categorical attributes of the people add."""
+        users = self.retriever.exact.users
+        if not len(users.categories):
+            return torch.zeros(len(self.people), dtype=torch.float64)
+        labels = users.categorical[self.people.clamp(max=len(users.categorical) - 1)]
+        added = torch.stack([table(labels[:, k]) for k, table in enumerate(users.categories)]).sum(0)
+        if added.shape[1] != self.query.static.shape[1]:  # tokens: attributes describe who asks alone
+            return torch.zeros(len(self.people), dtype=torch.float64)
+        return each(self.query.static, added[None])[0]
+
+    def without_contact(self, contact: int) -> Tensor:
+        """float64[n], without all that happened with a contact of the user's."""
+        return self.total - self.of_contact[contact]
+
+    def _contacts(self, request: Request, near: list[int]) -> dict[int, Tensor]:
+        """By how much scores fall beside those of other people, float64[n], without each contact."""
+        r, moment = self.retriever, self.view.moment
+        user, visible, horizon = (torch.from_numpy(x) for x in (request.user, request.visible, request.horizon))
+        got = r.observed.encoded.gather(user, visible, r.tower.history_length)
+        gone = got.other == torch.tensor([-1, *near])[:, None]  # (1 + contacts, L): at first nobody
+        kept = got.mask & ~gone
+        order = kept.long().argsort(dim=1, stable=True)  # those that are left stand at the end
+        count = len(kept)
+        action = torch.from_numpy(request.action)
+        action = torch.where(action == HIDDEN, HIDDEN, r.observed.action_number[action.clamp(min=0)]).expand(count)
+        done, other, received, second = (
+            x.expand(count, -1).gather(1, order) for x in (got.action, got.other, got.received, got.timestamp)
+        )
+        who = user.expand(count)
+        batch = NextTargetPredictionBatch(who, done, other, kept.gather(1, order), action, who, received, second)
+        features = None
+        if r.tower.freshness:
+            place = r.activity.places(user, visible)
+            features = r.observed.features(user, place, visible, horizon).double().expand(count, -1)
+        row = torch.arange(count)
+        regime = torch.from_numpy(request.regime).expand(count)
+        state = torch.full_like(row, order.shape[1])
+        positions = Positions(row, state, action, who, regime, features)
+        query = r.exact.query(batch, positions, r.exact.encode_history(batch, r.exact_rows), r.exact_rows)
+        rivals = moment.ids[torch.linspace(0, len(moment.ids) - 1, min(len(moment.ids), RIVALS)).long()]
+        scores = r.score(self.view, query, torch.cat([self.people, rivals]).expand(count, -1))
+        scores = scores[:, : len(self.people)] - scores[:, len(self.people) :].mean(1, keepdim=True)
+        return dict(zip(near, scores[0] - scores[1:], strict=True))
+
+
+class _Columns:
+    """Where the ranker's features stand, see `befriend.retrieval.ranker.features`."""
+
+    def __init__(self, recommender: Recommender, model: str, nobody: np.ndarray):
+        """nobody: float32[USER_FEATURES], of somebody without an event."""
+        self.nobody = nobody
+        texts = 3 if recommender.observed.texts.width else 0
+        self.texts = slice(2 * USER_FEATURES, 2 * USER_FEATURES + texts)
+        self.pair = slice(self.texts.stop, self.texts.stop + PAIR_FEATURES)
+        self.rank: dict[str, int] = {}
+        column = self.pair.stop + 3
+        for name in SOURCES[model]:
+            self.rank[name] = column
+            column += 3 if name in recommender.retrievers else 1
+
+    def ablated(self, rows: np.ndarray, kind: str, changed: dict[str, np.ndarray], lists: Lists) -> np.ndarray:
+        """float32[n, F]: the features without one kind of fact. changed: model -> float64[n], its scores without it."""
+        out = rows.copy()
+        nothing = np.nan
+        rules: tuple[str, ...] = ()
+        if kind == "between":
+            out[:, self.pair] = nothing
+            out[:, self.pair.stop : self.pair.stop + 2] = 0
+            rules = OF_CONTACTS
+        elif kind in ("common", "bridge"):
+            rules = OF_GRAPH
+        elif kind == "received":
+            out[:, RECEIVED] = self.nobody[RECEIVED]
+            rules = OF_RECEIVED
+        elif kind == "done":
+            out[:, DONE] = self.nobody[DONE]
+            rules = OF_DONE
+        elif kind == "joined":
+            out[:, JOINED] = self.nobody[JOINED]
+            out[:, self.texts] = nothing
+        for name in rules:
+            out[:, self.rank[name]] = nothing
+        for name, score in changed.items():
+            ids, listed = lists.ids[name][0], lists.scores[name][0]
+            column = self.rank[name]
+            moved = ~np.isclose(score, out[:, column + 1], atol=1e-5)
+            place = (listed[None] > score[:, None].astype(np.float32)).sum(1)
+            there = moved & (place < (ids >= 0).sum())
+            out[there, column], out[there, column + 1] = place[there], score[there]
+            out[there, column + 2] = score[there] - listed[0]
+            out[moved & ~there, column : column + 3] = nothing
+        return out
+
+
+def chosen(evidence: Evidence) -> list[Reason]:
+    """The strongest two or three reasons, one of which belongs to the two alone where there is any."""
+    strong = [reason for reason in evidence.reasons if reason.weight > 0 and reason.kind != LAST][:NAMED]
+    own = [reason for reason in evidence.reasons if reason.kind not in GENERAL]
+    if own and not any(reason.kind not in GENERAL for reason in strong):
+        strong = [*strong[: NAMED - 1], own[0]]
+    return strong or [min(evidence.reasons, key=lambda reason: reason.kind == LAST)]
 
 
 def sentences(evidence: Evidence) -> list[str]:
-    """Plain language: what happened between the two, whom both know, where they lie, what the person does now."""
-    e, said = evidence, []
-    if e.done or e.received:
-        between = f"{_times(e.done)} from you, {_times(e.received)} to you"
-        said.append(f"{e.person} and you have been in contact, {between}, last {_ago(e.moment, e.last)}.")
-    if e.common:
-        named, more = ", ".join(map(str, e.common[:NAMED])), len(e.common) - NAMED
-        count = f"{len(e.common)} contact{'s' * (len(e.common) > 1)}"
-        said.append(f"You have {count} in common: {named}{f' and {more} more' if more > 0 else ''}.")
-    if e.prefix:
-        said.append(f"You lie close in the network: your STUs begin with the same {e.prefix} of {e.tokens} tokens.")
-    if e.last_active is not None and e.moment - e.last_active <= RECENT:
-        asked = f", and was contacted {_times(e.lately)} within a week" if e.lately else ""
-        said.append(f"{e.person} was last active {_ago(e.moment, e.last_active)}{asked}.")
-    for event in e.carried:
-        who = f"from {event.other} to you" if event.received else f"from you to {event.other}"
-        said.append(f"Your history points there: {event.action} {who}, {_ago(e.moment, event.second)}.")
-    return said or [f"Nothing in the log ties you to {e.person} yet."]
+    """Plain language: what happened between the two, whom both know, what both say, what the person does now."""
+    return [_sentence(evidence, reason) for reason in chosen(evidence)]
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count:,} times"
+def _sentence(evidence: Evidence, reason: Reason) -> str:
+    person, moment, second = evidence.person, evidence.moment, reason.second
+    match reason.kind:
+        case "between":
+            return _between(evidence, reason)
+        case "common":
+            named = ", ".join(map(str, reason.people))
+            more = reason.count - len(reason.people)
+            others = f" and {more:,} more" if more else ""
+            return f"You and {person} are both in touch with {named}{others}."
+        case "bridge":
+            near = reason.people[0]
+            others = "1 other person is" if reason.count == 1 else f"{reason.count:,} other people are"
+            met = f"You were in touch with {near} {_ago(moment, second)}"
+            return f"{met}; {others} in touch with both {near} and {person}."
+        case "statement":
+            return f"You and {person} have in common: {reason.texts[0]}."
+        case "word":
+            return f"You and {person} both wrote of “{reason.texts[0]}”."
+        case "attribute":
+            return f"You and {person} have the same {reason.texts[0]}: {reason.texts[1]}."
+        case "asked for":
+            return f"{reason.count:,} people contacted {person} within the last week."
+        case "active":
+            return f"{person} was last active {_ago(moment, second)}."
+        case "joined":
+            return f"{person} joined {_ago(moment, second)}."
+        case _:
+            return f"{person} has been here since {datetime.fromtimestamp(second, UTC):%Y-%m-%d}."
 
 
-def _ago(moment: int, second: int | None) -> str:
-    if second is None:
-        return "never"
+def _between(evidence: Evidence, reason: Reason) -> str:
+    person, between = evidence.person, reason.between
+    assert between is not None
+    last = _ago(evidence.moment, between.last)
+    if between.signal is not None:
+        who = f"from {person} to you" if between.from_person else f"from you to {person}"
+        return f"There was a “{between.signal}” {who}, {last}."
+    if between.done and between.received:
+        times = between.done + between.received
+        return f"You and {person} have been in touch {times:,} times, last {last}."
+    count = between.done or between.received
+    who = f"You contacted {person}" if between.done else f"{person} contacted you"
+    return f"{who} {last}." if count == 1 else f"{who} {count:,} times, last {last}."
+
+
+def _ago(moment: int, second: int) -> str:
     for unit, name in ((365 * DAY, "year"), (30 * DAY, "month"), (DAY, "day"), (HOUR, "hour"), (60, "minute")):
         count = (moment - second) // unit
         if count:

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from befriend import kernels
-from befriend.data.activity import Activity
+from befriend.data.observed import Observed
 from befriend.errors import DataError
-from befriend.evaluation.protocol import Ranker, Request
-from befriend.retrieval.serving import RetrieverRanker
+from befriend.retrieval.requests import Request
 
 if TYPE_CHECKING:
     import lightgbm
@@ -40,29 +38,17 @@ RULES = (
     "ppr-x-attention",
 )
 MODELS = ("two-tower", "stu")
-HEAD = 30  # of each list,
-LONG = 100  # unless a longer list than this is asked for
+HEAD = 30  # of each list
 
 
 @dataclass(frozen=True)
 class Lists:
-    """What rankers gave for a request."""
+    """What models and rules gave for a request."""
 
     ids: dict[str, np.ndarray]
-    """name -> int32[R, k], -1 behind the last"""
+    """name -> int64[R, SOURCED], -1 behind the last"""
     scores: dict[str, np.ndarray]
-    """of models, name -> float32[R, k]"""
-
-    @classmethod
-    def of(cls, rankers: Sequence[Ranker], request: Request) -> Lists:
-        ids: dict[str, np.ndarray] = {}
-        scores = {}
-        for ranker in rankers:
-            if isinstance(ranker, RetrieverRanker):
-                ids[ranker.name], scores[ranker.name] = ranker.scored(request)
-            else:
-                ids |= ranker.rank(request)
-        return cls(ids, scores)
+    """of models, name -> float32[R, SOURCED]"""
 
 
 def candidates(lists: Lists, names: Sequence[str], head: int = HEAD) -> np.ndarray:
@@ -74,8 +60,9 @@ def candidates(lists: Lists, names: Sequence[str], head: int = HEAD) -> np.ndarr
     return np.take_along_axis(heads, order, 1)[:, :kept]
 
 
-def features(activity: Activity, request: Request, lists: Lists, users: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def features(observed: Observed, request: Request, lists: Lists, users: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """float32[R, K, F]: what is known of candidates, int64[R, K], from `candidates`. NaN for what is not known."""
+    activity = observed.activity
     visible, horizon = (torch.from_numpy(x)[:, None] for x in (request.visible, request.horizon))
     user = torch.from_numpy(request.user)[:, None]
     other = torch.from_numpy(users).clamp(min=0)
@@ -84,11 +71,18 @@ def features(activity: Activity, request: Request, lists: Lists, users: np.ndarr
         activity.user_features(activity.places(other, visible), visible, horizon).numpy(),
         np.repeat(own, users.shape[1], 1),
     ]
+    if observed.texts.width:  # who has no event yet is known by when they wrote
+        told, _ = observed.texts.told(other, horizon.expand_as(other))
+        parts.append(torch.where(told[..., :1] > 0, told, torch.nan).numpy())
     place = activity.pair_places(user, other, visible)
     end = activity.histories.ends(user, visible)
     pair = activity.pair_features(place, end, visible, horizon).numpy()
     parts.append(np.where((place >= 0).numpy()[..., None], pair, np.nan))
-    flat = [activity.kinds(place).numpy(), activity.in_contact(place).numpy(), np.full(users.shape, request.refresh)]
+    flat = [
+        activity.kinds(place).numpy(),
+        activity.in_contact(place).numpy(),
+        np.repeat(request.regime[:, None], users.shape[1], 1),
+    ]
     for name in names:
         rank = ranks_of(lists.ids[name], users)
         flat.append(np.where(rank >= 0, rank, np.nan))
@@ -107,49 +101,6 @@ def ranks_of(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
     found = torch.searchsorted(listed, wanted).clamp(max=ids.shape[1] - 1)
     same = (listed.gather(1, found) == wanted) & (wanted >= 0)
     return torch.where(same, place.gather(1, found), -1).numpy()
-
-
-class RankedCandidates:
-    """A Ranker of all that others give, and of what boosters make of it."""
-
-    def __init__(self, activity: Activity, rankers: Sequence[Ranker], boosters: dict[str, lightgbm.Booster]):
-        """boosters: name -> what was trained on the lists of `sources` of that name."""
-        self.activity, self.rankers, self.boosters = activity, rankers, boosters
-
-    def rank(self, request: Request) -> dict[str, np.ndarray]:
-        lists = Lists.of(self.rankers, request)
-        return lists.ids | {name: self._ranked(name, request, lists)[0] for name in self.boosters}
-
-    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """int32[R, k] users by the first booster, -1 behind the last, and float32[R, k], their scores.
-
-        Of somebody who is not in the log no rule knows anything: they get the list of the first model.
-        """
-        ids = np.full((len(request), request.k), -1, np.int32)
-        scores = np.full((len(request), request.k), -np.inf, np.float32)
-        known = request.user < len(self.activity.histories.indptr) - 1
-        if known.any():
-            rows = np.flatnonzero(known)
-            some = request.of(rows)
-            ids[rows], scores[rows] = self._ranked(next(iter(self.boosters)), some, Lists.of(self.rankers, some))
-        if not known.all():
-            rows = np.flatnonzero(~known)
-            model = next(ranker for ranker in self.rankers if isinstance(ranker, RetrieverRanker))
-            ids[rows], scores[rows] = model.scored(request.of(rows))
-        return ids, scores
-
-    def _ranked(self, name: str, request: Request, lists: Lists) -> tuple[np.ndarray, np.ndarray]:
-        users = candidates(lists, SOURCES[name], HEAD if request.k <= LONG else request.k)
-        real = users >= 0
-        score = np.full(users.shape, -np.inf, np.float32)
-        rows = features(self.activity, request, lists, users, SOURCES[name])[real]
-        score[real] = self.boosters[name].predict(rows, num_threads=kernels.cores())
-        best = np.argsort(-score, 1, kind="stable")[:, : request.k]
-        ids = np.full((len(request), request.k), -1, np.int32)
-        scores = np.full((len(request), request.k), -np.inf, np.float32)
-        ids[:, : best.shape[1]] = np.where(np.take_along_axis(real, best, 1), np.take_along_axis(users, best, 1), -1)
-        scores[:, : best.shape[1]] = np.take_along_axis(score, best, 1)
-        return ids, scores
 
 
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RULES), "boosted": RULES}

@@ -8,7 +8,6 @@ import numpy as np
 
 from befriend.data.activity import DAY
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
 from befriend.errors import CallError
 
 POOL = 100  # people, at least, from whom a list is put together
@@ -19,13 +18,15 @@ class Rules:
     """What an operator asks of lists."""
 
     min_age_days: float = 0.0
-    """only people whose first event is so many days old"""
+    """only people who have been there so many days, since their first event or text"""
     same: tuple[str, ...] = ()
     """only people with the user's value of these categorical attributes, where both are known"""
     different: tuple[str, ...] = ()
     """only people with another value, where both are known"""
     only: frozenset[int] | None = None
     """only these people, by number"""
+    exclude: frozenset[int] = frozenset()
+    """never these people, by number"""
     diversity: float = 0.0
     """0 to 1, how much it counts that people differ from those before them on the list"""
     cap: int | None = None
@@ -33,20 +34,26 @@ class Rules:
 
     @property
     def rearranges(self) -> bool:
-        """Whether a list is not just the head of the ranked one."""
+        """Whether a list is not just what the rules leave of the ranked one."""
         return self.diversity > 0 or self.cap is not None
+
+    @property
+    def filters(self) -> bool:
+        """Whether some people may not be on some lists."""
+        return bool(self.min_age_days or self.same or self.different or self.only is not None or self.exclude)
 
 
 class Eligible:
-    """Who may be on whose list at a moment."""
+    """The rules as a `befriend.retrieval.recommender.Filter`."""
 
-    def __init__(self, rules: Rules, log: EventLog, attributes: Attributes, moment: int):
-        self.rules, self.attributes = rules, attributes
-        self.everybody = log.first_seen <= moment - rules.min_age_days * DAY
+    def __init__(self, rules: Rules, since: np.ndarray, attributes: Attributes):
+        """since: int64[N], the second after which each user may be found."""
+        self.rules, self.since, self.attributes = rules, since, attributes
+        self.listed = np.ones(len(since), bool)
         if rules.only is not None:
-            listed = np.zeros(log.num_users, bool)
-            listed[list(rules.only)] = True
-            self.everybody = self.everybody & listed
+            self.listed[:] = False
+            self.listed[list(rules.only)] = True
+        self.listed[list(rules.exclude)] = False
         columns = list(attributes.vocabulary)
         for name in (*rules.same, *rules.different):
             if name not in columns:
@@ -54,16 +61,18 @@ class Eligible:
                 raise CallError(f"there is no categorical attribute {name}. Attributes: {known}.")
         self.same, self.different = ([columns.index(name) for name in names] for names in (rules.same, rules.different))
 
-    def excluded(self, user: int) -> np.ndarray:
-        """int64: users who may not be on the list of a user; somebody the log does not have has no attributes."""
-        allowed = self.everybody.copy()
+    def allows(self, user: int, horizon: int) -> np.ndarray:
+        """bool[N]. Somebody the log does not have has no attributes."""
+        allowed = self.listed
+        if self.rules.min_age_days:
+            allowed = allowed & (self.since <= horizon - self.rules.min_age_days * DAY)
         table = self.attributes.categorical
         for columns, alike in ((self.same, True), (self.different, False)):
             for column in columns:
                 own = table[user, column] if user < len(table) else 0
                 values = table[:, column]
-                allowed &= (values != 0) & (own != 0) & ((values == own) == alike)
-        return np.flatnonzero(~allowed)
+                allowed = allowed & (values != 0) & (own != 0) & ((values == own) == alike)
+        return allowed
 
 
 def arranged(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,10 +9,9 @@ from befriend.data.observed import Observed
 from befriend.models.batch import Query
 from befriend.models.settings import StuTowerSettings
 from befriend.models.stu import NextTargetPredictionSTU
-from befriend.models.terms import each
-from befriend.retrieval.beam import Following, Maxima, exhaustive, search
+from befriend.retrieval.beam import Following, Maxima, search
 from befriend.retrieval.knn import Neighbours
-from befriend.retrieval.serving import Retriever, RetrieverRanker
+from befriend.retrieval.retriever import Pairs, Retriever, View, of_view
 from befriend.tokens.trie import Trie
 
 BEAM = 50  # prefixes kept on each level
@@ -21,7 +19,7 @@ SCORES = 2**24  # at a time: 64 MiB
 
 
 class StuRetriever(Retriever[NextTargetPredictionSTU]):
-    """Everyone of a log by their STUs, in the order of the leaves of their trie."""
+    """Everyone of a log by their STUs."""
 
     @torch.no_grad()
     def __init__(
@@ -34,51 +32,56 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
     ):
         """stus: int64[N, L], of everyone in the log; width: of the beam, None: score everyone."""
         model.with_users(stus)
-        super().__init__(model, observed, tower)
+        super().__init__("stu", model, observed, tower)
         self.width, self.trie = width, Trie.of(stus)
-        self.leaves, self.users = self.trie.leaves.long(), self.trie.users.long()
         self.following = Following.of(model, self.trie)
 
-    @torch.no_grad()
-    def score(self, query: Query, users: Tensor) -> Tensor:
-        changing = each(query.changing(), self.vectors[users])
-        return self.model.log_probs(query.static, users) + changing
+    def standing(self, users: Tensor) -> Tensor:
+        return torch.empty(len(users), 0)
 
     @torch.no_grad()
-    def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
-        near = self.contacts(query, user)
-        rows = max(1, SCORES // len(self.users))
-        found = []
-        for low in range(0, len(user), rows):
-            high = min(low + rows, len(user))
-            hidden = slice(exclude_indptr[low], exclude_indptr[high])
-            hidden_row = np.repeat(np.arange(high - low), np.diff(exclude_indptr[low : high + 1]))
-            terms = (self.vectors @ query.of(slice(low, high)).changing().T)[self.users]
-            here = near.real[low:high]
-            row = here.nonzero(as_tuple=True)[0]
-            terms[self.leaves[near.users[low:high][here]], row] += near.score[low:high][here]
-            terms[~self.found[self.users]] = -torch.inf
-            terms[self.leaves[torch.from_numpy(exclude[hidden])], torch.from_numpy(hidden_row)] = -torch.inf
-            own = (user[low:high] < len(self.users)).nonzero().squeeze(1)
-            terms[self.leaves[user[low:high][own]], own] = -torch.inf
-            asked = query.static[low:high]
+    def static(self, query: Query, users: Tensor) -> Tensor:
+        return self.exact.log_probs(query.static, users)
+
+    @torch.no_grad()
+    def scores(self, view: View, query: Query) -> Tensor:
+        changing = query.changing().float() @ view.vectors.T
+        return self.model.log_probs(query.static.float(), view.moment.ids) + changing
+
+    @torch.no_grad()
+    def propose(self, view: View, query: Query, k: int, hidden: Pairs, allowed: Tensor | None) -> Neighbours:
+        rows = max(1, SCORES // max(1, len(self.trie.users)))
+        ids, scores = [torch.empty(0, k, dtype=torch.long)], [torch.empty(0, k)]
+        away = None if allowed is None else ~allowed[view.moment.ids]
+        row_of = torch.cat([view.moment.row, torch.tensor([-1])])
+        for low in range(0, len(query.static), rows):
+            some = query.of(slice(low, low + rows))
+            mine = hidden.of_rows(torch.arange(low, low + len(some.static)))
+            column = row_of[mine.user]
+            row, column = mine.row[column >= 0], column[column >= 0]
             if self.width is None:
-                found.append(exhaustive(self.model, self.trie, asked, terms, k))
+                total = self.scores(view, some)
+                total[row, column] = -torch.inf
+                if away is not None:
+                    total[:, away] = -torch.inf
+                best = total.topk(min(k, total.shape[1]), dim=1)
+                found = of_view(view, Neighbours(best.indices, best.values))
+                found.ids[best.values == -torch.inf] = -1
             else:
-                bounds = Maxima(self.trie, terms)
-                found.append(search(self.model, self.trie, self.following, asked, bounds, max(self.width, k), k))
-        return Neighbours(torch.cat([part.ids for part in found]), torch.cat([part.scores for part in found]))
+                found = self._beam(view, some, k, row, column, away)
+            missing = (0, k - found.ids.shape[1])
+            ids.append(torch.nn.functional.pad(found.ids, missing, value=-1))
+            scores.append(torch.nn.functional.pad(found.scores, missing, value=-torch.inf))
+        return Neighbours(torch.cat(ids), torch.cat(scores))
 
-
-class StuRanker(RetrieverRanker[NextTargetPredictionSTU]):
-    """The model as a Ranker of the evaluation protocol."""
-
-    def __init__(
-        self,
-        model: NextTargetPredictionSTU,
-        stus: Tensor,
-        observed: Observed,
-        tower: StuTowerSettings,
-        width: int | None = None,
-    ):
-        super().__init__("stu", StuRetriever(model, stus, observed, tower, width))
+    def _beam(self, view: View, query: Query, k: int, row: Tensor, column: Tensor, away: Tensor | None) -> Neighbours:
+        """row, column: pairs that may not meet, int64; away: bool[F], who may not be found."""
+        assert self.width is not None
+        terms = view.vectors @ query.changing().T
+        terms[column, row] = -torch.inf
+        if away is not None:
+            terms[away] = -torch.inf
+        of_leaf = torch.full((len(self.trie.users), terms.shape[1]), -torch.inf)
+        of_leaf[self.trie.leaves[view.moment.ids].long()] = terms
+        bounds = Maxima(self.trie, of_leaf)
+        return search(self.model, self.trie, self.following, query.static, bounds, max(self.width, k), k)

@@ -6,7 +6,8 @@ scored one by one and merged.
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,62 +17,49 @@ from befriend.models.settings import TowerSettings
 from befriend.models.terms import each
 from befriend.models.two_tower import NextTargetPredictionUserIDs
 from befriend.retrieval.knn import ExactIndex, IvfIndex, Neighbours
-from befriend.retrieval.serving import Retriever, RetrieverRanker
+from befriend.retrieval.retriever import Pairs, Retriever, View, of_view
+
+
+@dataclass(frozen=True)
+class IndexedView(View):
+    index: IvfIndex
 
 
 class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
-    """Everyone of a log as targets. Whom a user was last in contact with changes for the users of new events only."""
+    """Everyone of a log as targets."""
 
     @torch.no_grad()
     def __init__(
         self, model: NextTargetPredictionUserIDs, observed: Observed, tower: TowerSettings, approximate: bool = False
     ):
         """approximate: search with inverted lists instead of looking at everyone."""
-        width = model.users.own.embedding_dim
-        super().__init__(model, observed, tower, width)
+        super().__init__("two-tower", model, observed, tower)
         self.approximate = approximate
-        self.vectors[:, :width] = model.users(torch.arange(observed.log.num_users), self.rows)
-        self.index: ExactIndex | IvfIndex = ExactIndex(self.vectors)
+        self.users = model.users(torch.arange(observed.log.num_users), self.rows)
+        self.trained: IvfIndex | None = None
 
-    def refreshed(self, changed: Tensor) -> None:
-        if self.approximate:
-            old = self.index
-            self.index = old.refreshed(self.vectors) if isinstance(old, IvfIndex) else IvfIndex.build(self.vectors)
+    def standing(self, users: Tensor) -> Tensor:
+        return self.users[users]
 
-    @torch.no_grad()
-    def score(self, query: Query, users: Tensor) -> Tensor:
-        return each(query.vector(), self.vectors[users])
+    def static(self, query: Query, users: Tensor) -> Tensor:
+        return each(query.static, self.users[users].double())
 
-    @torch.no_grad()
-    def search(self, query: Query, user: Tensor, k: int, exclude_indptr: np.ndarray, exclude: np.ndarray) -> Neighbours:
-        near = self.contacts(query, user)
-        hidden_row = np.repeat(np.arange(len(user)), np.diff(exclude_indptr))
-        row = torch.arange(len(user))[:, None].expand_as(near.users)
-        out_row = np.concatenate([hidden_row, np.arange(len(user)), row[near.real].numpy()])
-        out = np.concatenate([exclude, user.numpy(), near.users[near.real].numpy()])
-        order = np.argsort(out_row, kind="stable")
-        indptr = np.concatenate([[0], np.bincount(out_row, minlength=len(user)).cumsum()])
-        found = self.nearest(query, user, k, indptr, out[order])
-        if not near.users.numel():
-            return found
-        score = self.score(query, near.users) + near.score
-        key = row * len(self.place) + near.users
-        hidden = torch.from_numpy(hidden_row * len(self.place) + exclude)
-        score = score.masked_fill(~near.real | torch.isin(key, hidden), -torch.inf)
-        ids, scores = torch.cat([near.users, found.ids], 1), torch.cat([score, found.scores], 1)
-        best = scores.topk(k, dim=1)
-        ids = torch.where(best.values > -torch.inf, ids.gather(1, best.indices), -1)
-        return Neighbours(ids, best.values)
+    def scores(self, view: View, query: Query) -> Tensor:
+        return query.vector().float() @ view.vectors.T
 
-    def nearest(self, query: Query, user: Tensor, k: int, indptr: np.ndarray, hidden: np.ndarray) -> Neighbours:
-        """The k users with the best inner products. indptr, hidden: CSR of those not to be found, int64."""
-        return self.index.search(query.vector(), k, indptr, hidden, self.found)
+    def prepared(self, view: View) -> View:
+        if not self.approximate:
+            return view
+        if self.trained is None:  # lists are found once; later moments only fill them
+            self.trained = IvfIndex.build(view.vectors)
+        index = self.trained if self.trained.vectors is view.vectors else self.trained.refreshed(view.vectors)
+        return IndexedView(view.moment, view.vectors, view.social, index)
 
-
-class TwoTowerRanker(RetrieverRanker[NextTargetPredictionUserIDs]):
-    """The model as a Ranker of the evaluation protocol."""
-
-    def __init__(
-        self, model: NextTargetPredictionUserIDs, observed: Observed, tower: TowerSettings, approximate: bool = False
-    ):
-        super().__init__("two-tower", TwoTowerRetriever(model, observed, tower, approximate))
+    def propose(self, view: View, query: Query, k: int, hidden: Pairs, allowed: Tensor | None) -> Neighbours:
+        order = hidden.row.argsort(stable=True)
+        indptr = torch.zeros(len(query.static) + 1, dtype=torch.long)
+        indptr[1:] = torch.bincount(hidden.row, minlength=len(query.static)).cumsum(0)
+        row = torch.cat([view.moment.row, torch.tensor([-1])])[hidden.user[order]]
+        index = view.index if isinstance(view, IndexedView) else ExactIndex(view.vectors)
+        among = None if allowed is None else allowed[view.moment.ids]
+        return of_view(view, index.search(query.vector(), k, indptr, row, among))

@@ -25,7 +25,9 @@ from befriend.models import cluster_folder
 from befriend.models.cluster_settings import ClusterSettings, SearchSettings
 from befriend.models.folder import load
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever
+from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever, ClusterView
+from befriend.retrieval.moment import Moment
+from befriend.retrieval.retriever import View
 from befriend.tokens.catalogue import agreement, communities, use
 from befriend.tokens.figures import draw_map
 from befriend.tokens.user_vectors import Graph
@@ -88,16 +90,19 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
         retriever = ClusterRetriever(base.model, observed, base.tower, model, search)
         questions = ask(log, split, "validation", min(CURVE_EVENTS, settings.validation_events), "daily")
         count = retriever.count
-        curve = search_curve(
-            retriever, log, questions, "daily", {"clusters": lambda _: (retriever.of, count)}, settings.fresh
-        )
-        retriever.refresh(len(log.timestamp), int(log.timestamp[-1]) + 1)
+
+        def by_cluster(view: View) -> tuple[Tensor, int]:
+            assert isinstance(view, ClusterView)
+            return view.of[view.moment.ids], count
+
+        curve = search_curve(retriever, log, questions, "daily", {"clusters": by_cluster}, settings.fresh)
+        view = retriever.at(Moment(observed, len(log.timestamp), int(log.timestamp[-1]) + 1))
         with torch.no_grad():
             everyone = torch.arange(log.num_users).split(AT_ONCE)
-            best = [retriever.shares(some).exp().max(1) for some in everyone]
+            best = [retriever.shares(some, view.moment).exp().max(1) for some in everyone]
         share = torch.cat([part.values for part in best]).numpy()
         # Who has no event yet belongs where nothing tells against it.
-        of = torch.where(retriever.of < 0, torch.cat([part.indices for part in best]), retriever.of).numpy()
+        of = torch.where(view.of < 0, torch.cat([part.indices for part in best]), view.of).numpy()
         figures = _figures(of, count, share, graph, settings.seed)
         figures |= {"epoch": fitted.best_epoch, "found": round(fitted.value, 6)}
         figures["search"] = {
@@ -111,7 +116,7 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
         files.write_json(drawn / CARDS_FILE, told_cards)
         curve.write_csv(drawn / CURVE_FILE)
         draw_curve(curve, drawn / CURVE_FIGURE)
-        places = place_users(retriever, of, settings.seed)
+        places = place_users(retriever, view.moment, of, settings.seed)
         places.write_csv(drawn / MAP_FILE)
         draw_map(places, count, f"{places.height:,} users by cluster ({count})", settings.seed, drawn / MAP_FIGURE)
         files.write_text(drawn / REPORT, report(figures, told_cards, curve, settings))

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from lightgbm import Booster
 
 from befriend import files, layout
+from befriend.api import Befriend
 from befriend.config import EvaluateSettings
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.evaluation.calibration import calibration
 from befriend.evaluation.decoding import decoding
 from befriend.evaluation.evaluated import evaluated
+from befriend.evaluation.findable import without_events
 from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
+from befriend.evaluation.parity import differing
 from befriend.evaluation.protocol import Questions, ask, requests, requests_and_events
-from befriend.evaluation.ranked import EVENTS_AT_ONCE, ranked
+from befriend.evaluation.ranked import EVENTS_AT_ONCE, Lists, ranked
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
+from befriend.retrieval import batch
 from befriend.retrieval.models import Models
+from befriend.retrieval.ranker import MODELS as TOWERS
 from befriend.retrieval.ranker import read_boosters
-from befriend.retrieval.recommend import Lister
-from befriend.retrieval.stu import StuRanker
+from befriend.retrieval.recommend import ModelName, RecommendOptions
+from befriend.retrieval.request_table import read_requests
+from befriend.retrieval.requests import DEPTH
 
+MODELS = (*TOWERS, "both")
 SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
 
 
@@ -49,55 +56,69 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    asked = {r: ask(log, split, settings.part, settings.events, r) for r in settings.regimes}
     loaded, boosters = Models.read(prepared, models, log), read_boosters(models / "ranker")
-    histories = loaded.activity.histories
+    asked = {r: ask(log, split, settings.part, settings.events, r, loaded.findable) for r in settings.regimes}
+    histories, recommender = loaded.activity.histories, loaded.recommender(boosters)
 
-    lists = ranked(log, histories, asked, lambda: [loaded.ranked(boosters)], "evaluate")
+    lists = ranked(recommender, log, histories, asked, recommender.names, "evaluate")
     metrics: dict[str, Any] = {}
-    calibrated: dict[str, Any] = {}
     tables: dict[str, list[pl.DataFrame]] = {}
     with files.atomic(reports / "predictions") as kept:
         for regime, questions in asked.items():
-            for name, made in lists[regime].items():
+            protocol, served = lists.protocol[regime], lists.served[regime]
+            for name, made in protocol.items():
                 (kept / name).mkdir(parents=True, exist_ok=True)
                 predictions(log, questions, made).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
-            measured = measure(log, histories, split, questions, lists[regime], settings)
+            measured = measure(log, histories, split, questions, protocol, served, settings)
             metrics[regime] = measured.metrics
-            calibrated[regime], bins = calibration(log, histories, questions, regime, loaded.rankers(width=None))
-            found = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown, "bins": bins}
+            found = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown}
+            found["findable"] = without_events(log, questions, protocol, served, settings)
             for name, table in found.items():
                 tables.setdefault(name, []).append(table.select(pl.lit(regime).alias("regime"), pl.all()))
-    told = {name: pl.concat(parts) for name, parts in tables.items()}
+    calibrated, bins = calibration(log, histories, asked, recommender)
+    joined = {name: pl.concat(parts) for name, parts in tables.items()}
     with files.atomic(reports / "evaluation") as folder:
         folder.mkdir()
-        write_report(folder, metrics, told["slices"], told["exposure"], settings)
-        told["shown"].write_csv(folder / SHOWN_FILE)
+        write_report(folder, metrics, joined["slices"], joined["exposure"], joined["findable"], settings)
+        joined["shown"].write_csv(folder / SHOWN_FILE)
         files.write_json(folder / layout.EVALUATED.name, {"of": evaluated(prepared, models)})
-        told["bins"].write_csv(folder / CALIBRATION_FILE)
+        bins.write_csv(folder / CALIBRATION_FILE)
+    metrics["served"] = _served(settings, prepared, models, log, asked, lists.served)
     files.write_json(reports / "metrics.json", metrics)
     files.write_json(reports / "calibration.json", calibrated)
-    files.write_json(reports / "stu.json", {r: _decoding(log, loaded, q, r, settings) for r, q in asked.items()})
+    beam = loaded.retrievers(approximate=True)[1]
+    decoded = {}
+    for regime, questions in asked.items():
+        some = requests_and_events(log, histories, questions, regime, EVENTS_AT_ONCE)
+        decoded[regime] = decoding(log, some, recommender, beam, settings.seed)
+    files.write_json(reports / "stu.json", decoded)
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
     events = max(len(questions.events) for questions in asked.values())
-    return EvaluateResult(events, dict(top.iter_rows()), {"latency": _latency(log, loaded, boosters, asked)})
+    request, _ = next(iter(requests(log, histories, asked, EVENTS_AT_ONCE)))
+    waited = latency(recommender, request, MODELS)
+    return EvaluateResult(events, dict(top.iter_rows()), {"latency": waited})
 
 
-def _latency(
-    log: EventLog, loaded: Models, boosters: dict[str, Booster], asked: dict[Regime, Questions]
-) -> dict[str, dict[str, float]]:
-    regime, questions = next(iter(asked.items()))
-    request = next(iter(requests(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)))
-    two_tower, stu = loaded.rankers()
-    listers: dict[str, Lister] = {"two-tower": two_tower, "stu": stu, "both": loaded.ranked(boosters)}
-    return latency(listers, request)
+def _served(
+    settings: EvaluateSettings,
+    prepared: Path,
+    models: Path,
+    log: EventLog,
+    asked: dict[Regime, Questions],
+    measured: Lists,
+) -> dict[str, int]:
+    """Some of the requests once more, through the API and as a file of requests: how many lists differ."""
+    people = Befriend(models.parent, prepared=prepared)
 
+    def by_api(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
+        return people.answer(requests, RecommendOptions(model, DEPTH))
 
-def _decoding(
-    log: EventLog, loaded: Models, questions: Questions, regime: Regime, settings: EvaluateSettings
-) -> dict[str, Any]:
-    beam, everyone = loaded.rankers()[1], loaded.rankers(width=None)[1]
-    assert isinstance(beam, StuRanker) and isinstance(everyone, StuRanker)
+    def by_file(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
+        with tempfile.TemporaryDirectory() as name:
+            file, lists = Path(name) / "requests.parquet", Path(name) / "lists.parquet"
+            requests.write_parquet(file)
+            batch.write(people.lists(RecommendOptions(model, DEPTH)), read_requests(file), lists, digest="0")
+            return pl.read_parquet(lists)
 
-    asked = requests_and_events(log, loaded.activity.histories, questions, regime, EVENTS_AT_ONCE)
-    return decoding(log, asked, beam, everyone, settings.seed)
+    ways: list[Any] = [by_api, by_file]
+    return differing(log, asked, measured, ways, MODELS, settings.served, settings.seed)

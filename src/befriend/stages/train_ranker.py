@@ -14,11 +14,10 @@ from befriend.data.answers import answered
 from befriend.data.log import EventLog
 from befriend.data.split import read_split
 from befriend.errors import DataError
-from befriend.evaluation.baselines import Baselines
-from befriend.evaluation.protocol import Ranker, ask, requests_and_events
+from befriend.evaluation.protocol import ask, requests
 from befriend.progress import track
 from befriend.retrieval.models import Models
-from befriend.retrieval.ranker import SOURCES, Examples, Lists, candidates, features, fit
+from befriend.retrieval.ranker import SOURCES, Examples, candidates, fit
 
 EVENTS_AT_ONCE = 256
 
@@ -43,25 +42,32 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     loaded = Models.read(prepared, models, log)
-    activity = loaded.activity
+    recommender = loaded.recommender({})
+    names = tuple(dict.fromkeys(source for sources in SOURCES.values() for source in sources))
     kept: dict[str, list[Examples]] = {name: [] for name in SOURCES}
     asked = 0
-    for regime in settings.regimes:
-        questions = ask(log, split, "validation", settings.events, regime)
-        rankers: list[Ranker] = [Baselines(log, activity.histories), *loaded.rankers()]
-        blocks = -(-len(questions.events) // EVENTS_AT_ONCE)
-        made = requests_and_events(log, activity.histories, questions, regime, EVENTS_AT_ONCE)
-        for request, event in track(made, f"candidates, {regime}", blocks):
-            wanted = _wanted(log, split.t_test, event, settings)
-            asked += int(wanted.sum())
-            lists = Lists.of(rankers, request)
-            for name, sources in SOURCES.items():
-                users = candidates(lists, sources)
-                hit = users == log.target[event][:, None]
-                useful = hit.any(1) & wanted
-                real = (users >= 0) & useful[:, None]
-                rows = features(activity, request, lists, users, sources)[real]
-                kept[name].append(Examples(rows, hit[real], real.sum(1)[useful], log.timestamp[event][useful]))
+    questions = {
+        regime: ask(log, split, "validation", settings.events, regime, loaded.findable) for regime in settings.regimes
+    }
+    done = dict.fromkeys(questions, 0)
+    blocks = list(requests(log, loaded.activity.histories, questions, EVENTS_AT_ONCE))
+    for request, regimes in track(blocks, "candidates", len(blocks)):
+        event = []
+        for regime, rows in regimes:
+            q, count = questions[regime], rows.stop - rows.start
+            event.append(q.events[q.row_event[done[regime] : done[regime] + count]])
+            done[regime] += count
+        events = np.concatenate(event)
+        wanted = _wanted(log, split.t_test, events, settings)
+        asked += int(wanted.sum())
+        ranking = recommender.rank(request, names)
+        for name, sources in SOURCES.items():
+            users = candidates(ranking.lists, sources)
+            hit = users == log.target[events][:, None]
+            useful = hit.any(1) & wanted
+            real = (users >= 0) & useful[:, None]
+            rows_ = ranking.features(name, users)[real]
+            kept[name].append(Examples(rows_, hit[real], real.sum(1)[useful], log.timestamp[events][useful]))
     examples = {name: Examples.joined(parts) for name, parts in kept.items()}
     if not all(len(part.groups) for part in examples.values()):
         raise DataError(
@@ -76,8 +82,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
             trees[name] = booster.num_trees()
             files.write_text(folder / f"{name}.txt", booster.model_to_string())
     both = examples["both"]
-    lists_, rows_ = len(both.groups), len(both.rows)
-    return RankerResult(lists_, round(rows_ / lists_), lists_ / max(asked, 1), trees)
+    lists, people = len(both.groups), len(both.rows)
+    return RankerResult(lists, round(people / lists), lists / max(asked, 1), trees)
 
 
 def _wanted(log: EventLog, end: int, events: np.ndarray, settings: RankerSettings) -> np.ndarray:

@@ -21,13 +21,16 @@ from befriend.data.activity import DAY
 from befriend.data.log import first_seen
 from befriend.data.observed import Observed
 from befriend.data.split import SEGMENTS, segments
-from befriend.evaluation.regimes import HIDDEN, REGIMES
+from befriend.data.texts import first_moments
+from befriend.evaluation.regimes import HIDDEN, REGIMES, SAME_MOMENT
 from befriend.models.batch import Batch, NextTargetPredictionBatch, Pairs, Positions, Targets, Written
 from befriend.models.settings import RetrievalSettings
 from befriend.training.negatives import Columns, draw, everyone
 
 STRETCHES, BATCHES = 32, 8  # training time is gone through in so many stretches of at least so many batches each
 MOST_OF_ONE = 32  # events asked for with the same history, regime and moment in one epoch
+FIRST_CONTACTS = (SEGMENTS.index("new"), SEGMENTS.index("first ever"))
+LIVE_MOMENTS = 4  # one in so many moments is asked for without the action as well
 KNOWN = 256  # latest entries of a history searched for contacts to be left out of the list of new people
 
 
@@ -88,21 +91,29 @@ class Examples:
         self.end = end
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)
         self.first_event = torch.from_numpy(first)
+        self.since = first_moments(log, observed.texts)
+        """int64[N], the UTC second after which each user may be found, by an event or a text"""
+        self.findable = torch.from_numpy(self.since)
+        until = log.timestamp[end] if end < log.num_events else log.timestamp[-1] + 1
         counts = np.bincount(log.target[self.events], minlength=log.num_users)
         self.popularity = torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32))
-        self.universe = torch.from_numpy(np.flatnonzero(first < end))
+        self.universe = torch.from_numpy(np.flatnonzero(self.since < until))
 
     def epoch(self, epoch: int) -> Sequence[AskedBatch]:
         """The batches of one epoch, made when they are looked at."""
         return Epoch(self, epoch)
 
     def asks(self, rng: np.random.Generator) -> Asks:
-        """Every training event in every regime, but for those whose target nobody could have known."""
+        """Every training event in every regime, but for those whose target nobody could have found.
+
+        Live sees what streaming sees, so what is learned there holds for it: beside streaming, some moments are enough.
+        """
         log, events = self.log, self.events
         t = log.timestamp[events]
         found = []
+        also_live = rng.integers(LIVE_MOMENTS, size=log.num_events + 1) == 0  # of each moment
         for name in self.settings.regimes:
-            if name == "streaming":
+            if name in SAME_MOMENT:
                 horizon = t
             elif name == "daily":
                 horizon = t // DAY * DAY
@@ -113,8 +124,10 @@ class Examples:
                 lag = rng.integers(max(1, self.end // 8) + 1, size=len(events))
                 horizon = log.timestamp[np.maximum(events - lag, 0)]
             asks = Asks(events, log.before(horizon), horizon, np.full(len(events), REGIMES.index(name)))
-            first_target = self.first_event.numpy()[log.target[events]]
-            found.append(_take(asks, (first_target < asks.visible)))
+            kept = self.since[log.target[events]] < horizon
+            if name == "live" and "streaming" in self.settings.regimes:
+                kept &= also_live[asks.visible]
+            found.append(_take(asks, kept))
         return Asks(*(np.concatenate([getattr(part, f) for part in found]) for f in Asks.__dataclass_fields__))
 
     def batch(
@@ -170,7 +183,7 @@ class Examples:
         else:
             columns = draw(target, popularity, self.universe, s.negatives, s.num_rand_negs, s.log_q, generator)
         c = columns.users
-        allowed = (self.first_event[c] < here) & (c != actor[:, None])
+        allowed = (self.findable[c] < now) & (c != actor[:, None])
         row = torch.arange(len(actor))[:, None]
         candidate = torch.cat([torch.ones_like(looked_pair[:, :1], dtype=torch.bool), own_ok, latest_ok], 1)
         columns.forbid(allowed, row.expand_as(users)[candidate], users[candidate])
@@ -183,13 +196,14 @@ class Examples:
 
         last = torch.from_numpy(window != np.append(window[1:], -1))
         weight = torch.where(last, 1.0, s.temporal_weight)
-        freshest = min(REGIMES.index(name) for name in s.regimes)
-        learns = refresh == freshest if s.order == "chronological" else None
+        fresh = [REGIMES.index(name) for name in s.regimes if name in SAME_MOMENT]
+        freshest = torch.tensor(fresh or [min(REGIMES.index(name) for name in s.regimes)])
+        learns = torch.isin(refresh, freshest) if s.order == "chronological" else None
         return AskedBatch(
             histories=histories,
             positions=Positions(rows, state, action, target, refresh, features, learns),
             weight=weight,
-            is_new=torch.from_numpy(segments(log, asks.event, asks.horizon) == SEGMENTS.index("new")),
+            is_new=torch.from_numpy(np.isin(segments(log, asks.event, asks.horizon, self.since), FIRST_CONTACTS)),
             near=self.targets(users, here, now),
             pairs=pairs,
             near_allowed=near_allowed,
@@ -212,7 +226,7 @@ class Examples:
         near, columns = batch.near.users.cpu(), batch.columns.to("cpu")
         actor = batch.histories.actor_id.cpu()[batch.positions.row.cpu()][:, None]
         place = columns.places(users)
-        allowed = (self.first_event[users] < visible) & (users != actor) & (users[:, :, None] != near[:, None]).all(-1)
+        allowed = (self.findable[users] < horizon) & (users != actor) & (users[:, :, None] != near[:, None]).all(-1)
         # A column that may not be a negative may not be one here either.
         free = batch.column_allowed.cpu().gather(1, place.clamp(min=0))
         allowed &= (place < 0) | free

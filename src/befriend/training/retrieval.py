@@ -14,20 +14,22 @@ from torch import Tensor
 
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
-from befriend.data.split import SEGMENTS, Split
+from befriend.data.split import Split
 from befriend.evaluation.metrics import METRICS, per_list
-from befriend.evaluation.protocol import Ranker, ask, ranks, requests
+from befriend.evaluation.protocol import COLD, ask, ranks
+from befriend.evaluation.ranked import ranked
 from befriend.models.batch import Query, Targets
 from befriend.models.folder import Codes
 from befriend.models.query_tower import QueryTower
 from befriend.models.settings import RetrievalSettings
 from befriend.models.users import Rows
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.retriever import Retriever
 from befriend.training.examples import AskedBatch, Examples
 from befriend.training.losses import softmax_loss
 from befriend.training.trainee import Losses
 
 M = TypeVar("M", bound=QueryTower)
-COLD = SEGMENTS.index("cold")
 
 
 class RetrievalTrainee(ABC, Generic[M]):
@@ -54,7 +56,7 @@ class RetrievalTrainee(ABC, Generic[M]):
         self._standardise()
 
     @abstractmethod
-    def ranker(self, model: M) -> Ranker:
+    def retriever(self, model: M) -> Retriever[M]:
         """The model as what validation asks, which it does on a CPU."""
 
     def scale(self, name: str) -> float:
@@ -103,16 +105,17 @@ class RetrievalTrainee(ABC, Generic[M]):
 
         The geometric mean lets no list or regime drown another: a gain of a tenth counts the same in each.
         """
-        log, figures = self.observed.log, {}
+        log, figures, s = self.observed.log, {}, self.settings
         model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
         row = METRICS.index("ndcg@10")
-        for regime in self.settings.regimes:
-            questions = ask(log, self.split, "validation", self.settings.validation_events, regime)
-            ranker = self.ranker(model)
-            asked = requests(log, self.observed.activity.histories, questions, regime)
-            lists = np.concatenate([ranked for request in asked for ranked in ranker.rank(request).values()])
-            gain = per_list(ranks(lists, log.target[questions.events[questions.row_event]]))[row]
-            known = questions.segment[questions.row_event] != COLD
+        recommender = Recommender([self.retriever(model)])
+        asked = {regime: ask(log, self.split, "validation", s.validation_events, regime) for regime in s.regimes}
+        histories = self.observed.activity.histories
+        lists = ranked(recommender, log, histories, asked, recommender.names, "validation").protocol
+        for regime, questions in asked.items():
+            (made,) = lists[regime].values()
+            gain = per_list(ranks(made, log.target[questions.events[questions.row_event]]))[row]
+            known = questions.row_segment != COLD
             for kind, chosen in (("any", ~questions.row_is_new & known), ("new", questions.row_is_new)):
                 if chosen.any():
                     figures[f"{kind}_{regime}"] = float(gain[chosen].mean())

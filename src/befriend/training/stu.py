@@ -14,7 +14,7 @@ from befriend.models.batch import Query
 from befriend.models.folder import build_stu, width_of_texts
 from befriend.models.settings import StuSettings
 from befriend.models.stu import NextTargetPredictionSTU
-from befriend.retrieval.stu import StuRanker
+from befriend.retrieval.stu import StuRetriever
 from befriend.tokens.folder import Tokens
 from befriend.training.examples import AskedBatch
 from befriend.training.retrieval import RetrievalTrainee
@@ -36,6 +36,10 @@ class StuTrainee(RetrievalTrainee[NextTargetPredictionSTU]):
             settings,
             lambda codes: build_stu(settings, tokens.table, actions, codes, width_of_texts(settings, observed.texts)),
         )
+        # Who wrote something and has no event yet stands behind the users of the table.
+        there = torch.zeros(len(self.everyone), dtype=torch.bool)
+        there[self.examples.universe] = True
+        self.model.with_users(self.everyone, there)
 
     def with_more(self, losses: Losses, batch: AskedBatch, query: Query) -> Losses:
         learns = batch.positions.learns
@@ -51,5 +55,5 @@ class StuTrainee(RetrievalTrainee[NextTargetPredictionSTU]):
         figures |= {f"accuracy_{level}": hit.float().mean() for level, hit in enumerate(right)}
         return Losses(losses.loss + self.tower.token_loss * tokens, losses.positions, losses.figures | figures)
 
-    def ranker(self, model: NextTargetPredictionSTU) -> StuRanker:
-        return StuRanker(copy.deepcopy(model), self.everyone, self.observed, self.tower)  # it is told of more users
+    def retriever(self, model: NextTargetPredictionSTU) -> StuRetriever:
+        return StuRetriever(copy.deepcopy(model), self.everyone, self.observed, self.tower)  # it is told of more users

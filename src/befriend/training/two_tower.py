@@ -11,7 +11,7 @@ from befriend.models.batch import Query
 from befriend.models.folder import build, width_of_texts
 from befriend.models.settings import TwoTowerSettings
 from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.two_tower import TwoTowerRanker
+from befriend.retrieval.two_tower import TwoTowerRetriever
 from befriend.training.examples import AskedBatch
 from befriend.training.retrieval import RetrievalTrainee
 from befriend.training.trainee import Losses
@@ -50,5 +50,5 @@ class TwoTowerTrainee(RetrievalTrainee[NextTargetPredictionUserIDs]):
         figures = losses.figures | {"next_cluster": loss.detach()}
         return replace(losses, loss=losses.loss + self.tower.cluster_weight * loss, figures=figures)
 
-    def ranker(self, model: NextTargetPredictionUserIDs) -> TwoTowerRanker:
-        return TwoTowerRanker(model, self.observed, self.tower)
+    def retriever(self, model: NextTargetPredictionUserIDs) -> TwoTowerRetriever:
+        return TwoTowerRetriever(model, self.observed, self.tower)

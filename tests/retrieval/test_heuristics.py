@@ -7,31 +7,27 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from befriend.data.activity import Activity
 from befriend.data.histories import Histories
 from befriend.data.log import EventLog
-from befriend.evaluation.baselines import ATTENTION_DECAY, HALF_LIVES, Baselines, ContactGraph, Past, top
-from befriend.evaluation.protocol import HIDDEN, Request
+from befriend.data.observed import Observed
+from befriend.retrieval.heuristics import ATTENTION_DECAY, HALF_LIVES, ContactGraph, GlobalScores, Heuristics, top
+from befriend.retrieval.moment import Moment
 from tests.conftest import make_log, random_log
 
 
-def request(log: EventLog, asked: list[tuple[int, int, list[int]]], k: int = 5) -> Request:
-    """(user, horizon, excluded), in time order."""
-    horizon = np.array([h for _, h, _ in asked])
-    return Request(
-        user=np.array([u for u, _, _ in asked]),
-        visible=log.before(horizon),
-        horizon=horizon,
-        action=np.full(len(asked), HIDDEN),
-        exclude_indptr=np.cumsum([0, *(len(e) for _, _, e in asked)]),
-        exclude=np.array([x for _, _, e in asked for x in e], np.int64),
-        k=k,
-    )
-
-
 def lists(log: EventLog, *asked: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
-    found = Baselines(log, Histories.of(log)).rank(request(log, list(asked), k))
-    return {name: [[u for u in row if u >= 0] for row in table.tolist()] for name, table in found.items()}
+    """Rule -> the list of each (user, horizon, excluded)."""
+    observed = Observed.of(log)
+    rules = Heuristics(log, observed.activity)
+    found: dict[str, list[list[int]]] = {}
+    for user, horizon, excluded in asked:
+        now = rules.at(Moment(observed, int(log.before(horizon)), horizon))
+        for name, users in now.lists(user, [np.array(excluded, np.int64)], k=k)[0].items():
+            found.setdefault(name, []).append([u for u in users.tolist() if u >= 0])
+    return found
 
 
 #            0 writes 1 twice, 2 once; 1 answers; 3 writes 0; 4 and 2 are busy elsewhere
@@ -108,9 +104,9 @@ def test_a_view_is_activity_but_no_contact_and_a_block_is_neither() -> None:
 
 def test_the_graph_is_exact_at_every_moment() -> None:
     log = random_log(users=25, events=400)
-    graph = ContactGraph(log)
-    for visible in (0, 1, 37, 200, 400):
-        graph.advance(visible)
+    whole = ContactGraph(log)
+    for visible in (0, 1, 37, 400, 200):
+        graph = whole.at(visible)
         near: dict[int, set[int]] = {u: set() for u in range(25)}
         for k in range(visible):
             near[int(log.actor[k])].add(int(log.target[k]))
@@ -132,27 +128,45 @@ def test_the_graph_is_exact_at_every_moment() -> None:
 
 def test_attention_is_the_sum_of_fading_events_received() -> None:
     log = random_log(days=60)
-    past = Past(log)
-    for visible in (5, 90, 300):
+    observed = Observed.of(log)
+    for visible in (5, 300, 90):
         horizon = int(log.timestamp[visible - 1]) + 1
-        past.advance(int(log.before(horizon)), horizon)
-    expected = np.zeros(log.num_users)
-    for k in range(int(log.before(horizon))):
-        age = horizon - log.timestamp[k]
-        expected[log.target[k]] += sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values())
-    assert past.factor("attention") == pytest.approx(expected)
+        moment = Moment(observed, int(log.before(horizon)), horizon)
+        scores = GlobalScores(observed.activity, np.arange(log.num_users), moment)
+        expected, received = np.zeros(log.num_users), np.zeros(log.num_users)
+        for k in range(moment.visible):
+            age = horizon - log.timestamp[k]
+            expected[log.target[k]] += sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values())
+            received[log.target[k]] += 1
+        assert scores.factor("attention") == pytest.approx(expected, rel=1e-5)
+        assert scores.popularity.tolist() == received.tolist()
     one_day, ten_days = (
         sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values()) for age in (86400, 864000)
     )
     assert one_day / ten_days == pytest.approx(10**ATTENTION_DECAY, rel=0.1)  # fades as a power of age
 
 
-def test_what_was_seen_later_is_never_told_of_an_earlier_moment() -> None:
-    log = random_log(days=60)
-    past = Past(log)
-    past.advance(90, int(log.timestamp[90]))
-    with pytest.raises(ValueError, match="after"):
-        past.advance(5, int(log.timestamp[5]))
+def test_popularity_is_a_whole_number_also_of_many_events() -> None:
+    log = make_log([(k % 3 + 1, "m", 0, k) for k in range(20_000)])
+    activity = Activity.of(log, Histories.of(log))
+    moment = Moment(Observed.of(log), 19_999, 19_999)
+    assert GlobalScores(activity, np.arange(4), moment).popularity.tolist() == [19_999, 0, 0, 0]
+
+
+def test_who_opted_out_is_on_no_list_and_the_list_stays_long() -> None:
+    log = random_log(users=30, events=600)
+    observed, horizon = Observed.of(log), int(log.timestamp[-1]) + 1
+    away = np.zeros(30, bool)
+    away[:20] = True
+    moment = Moment(observed, log.num_events, horizon, torch.from_numpy(away))
+    found = Heuristics(log, observed.activity).at(moment).lists(25, [np.empty(0, np.int64)], k=8)[0]
+    for name, users in found.items():
+        assert (users >= 20).all() and 25 not in users, name
+
+
+def test_somebody_the_log_does_not_have_gets_what_everybody_gets() -> None:
+    assert lists(LOG, (99, 8, []))["popularity"] == [[2, 0, 1, 4, 3]]
+    assert lists(LOG, (99, 8, []))["ppr"] == lists(LOG, (99, 8, []))["last-active"]
 
 
 def test_top_breaks_ties_by_place_also_at_the_cut() -> None:

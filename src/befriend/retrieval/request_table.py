@@ -1,0 +1,93 @@
+"""Tables of requests: whose lists, as of which moment, for which use; from arguments or from a file."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from befriend.errors import CallError
+from befriend.evaluation.regimes import Regime
+
+LISTS = ("any", "new")
+USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST = "user_id", "at", "filter_at", "regime", "action", "list"
+COLUMNS = (USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST)
+"""of a table of requests: whose list; as of which moment; the moment before which events say who must not be listed (as
+`at` where null); the regime; what the user is about to do (known in streaming alone); any, or new without contacts"""
+
+
+def requests_table(
+    users: pl.Series,
+    at: datetime | None = None,
+    filter_at: datetime | None = None,
+    regime: Regime | None = None,
+    action: str | None = None,
+    new_only: bool = False,
+) -> pl.DataFrame:
+    """One request for each user. Without a regime it is live, or streaming where the action is known."""
+    regime = regime or ("live" if action is None else "streaming")
+    return pl.DataFrame({USER_ID: users}).with_columns(
+        pl.lit(None if at is None else second_of(at), pl.Int64).alias(AT),
+        pl.lit(None if filter_at is None else second_of(filter_at), pl.Int64).alias(FILTER_AT),
+        pl.lit(regime, pl.String).alias(REGIME),
+        pl.lit(action, pl.String).alias(ACTION),
+        pl.lit(LISTS[new_only]).alias(LIST),
+    )
+
+
+def second_of(moment: datetime) -> int:
+    """UTC second; a moment without a zone is in UTC."""
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def read_requests(path: Path) -> pl.DataFrame:
+    """A table of requests, Parquet or JSON Lines. Only user_id has to be there; the rest is as of `requests_table`."""
+    if not path.is_file():
+        raise CallError(f"there is no file {path}.")
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CallError(f"{path} cannot be read: {error}. Requests are Parquet, or JSON Lines.") from None
+    unknown = [name for name in table.columns if name not in COLUMNS]
+    if unknown or USER_ID not in table.columns:
+        said = f"has the column {unknown[0]}" if unknown else f"has no column {USER_ID}"
+        raise CallError(f"{path} {said}. Columns of requests: {', '.join(COLUMNS)}; {USER_ID} is needed.")
+    if not table.height:
+        raise CallError(f"{path} asks for nothing.")
+    usual = requests_table(table[USER_ID])
+    given = {name: table[name] for name in (REGIME, ACTION, LIST) if name in table.columns}
+    for name in (AT, FILTER_AT):
+        if name in table.columns:
+            given[name] = _seconds(table[name], f"{path}, column {name}")
+    action = given.get(ACTION, usual[ACTION])
+    live = pl.select(pl.when(action.is_null()).then(pl.lit("live")).otherwise(pl.lit("streaming"))).to_series()
+    given[REGIME] = given[REGIME].cast(pl.String).fill_null(live) if REGIME in given else live
+    if LIST in given:
+        given[LIST] = given[LIST].cast(pl.String).fill_null(LISTS[0])
+    if ACTION in given:
+        given[ACTION] = given[ACTION].cast(pl.String)
+    return usual.with_columns(column.alias(name) for name, column in given.items())
+
+
+def _seconds(column: pl.Series, where: str) -> pl.Series:
+    """UTC seconds of moments: integers, dates and times, or ISO 8601."""
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64)
+    if column.dtype == pl.Null:
+        return column.cast(pl.Int64)
+    if column.dtype.is_temporal():
+        return column.cast(pl.Datetime("us")).dt.epoch("s") if column.dtype == pl.Date else column.dt.epoch("s")
+    if column.dtype == pl.String:
+        return pl.Series(
+            [None if text is None else second_of(moment_of(where, text)) for text in column], dtype=pl.Int64
+        )
+    raise CallError(f"{where}, holds {column.dtype}: write moments as UTC seconds, or as 2024-05-31T18:00:00.")
+
+
+def moment_of(where: str, text: str) -> datetime:
+    """From ISO 8601. where: what an error names."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise CallError(f"{where} {text}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None

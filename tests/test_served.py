@@ -1,0 +1,186 @@
+"""What is served is what was measured: the lists of an evaluation, asked for as applications and operators ask."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import befriend
+from befriend.api import Befriend, RecommendOptions, Rules
+from befriend.config import EvaluateSettings
+from befriend.data.split import read_split
+from befriend.evaluation.parity import differing, request_rows
+from befriend.evaluation.protocol import Questions, ask, requests
+from befriend.evaluation.ranked import Evaluated, ranked
+from befriend.evaluation.regimes import REGIMES, Regime
+from befriend.retrieval.models import Models
+from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.requests import DEPTH
+from befriend.stages import evaluate
+from tests.conftest import call
+from tests.stages.conftest import small_project
+
+MODELS: tuple[Any, ...] = ("both", "two-tower", "stu")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_project(tmp_path_factory.mktemp("project"), texts=1.0)
+
+
+@pytest.fixture(scope="module")
+def people(project: Path) -> Befriend:
+    return befriend.load(project)
+
+
+@pytest.fixture(scope="module")
+def measured(project: Path, people: Befriend) -> tuple[dict[Regime, Questions], Evaluated, dict[str, dict[Any, Any]]]:
+    """Questions, the lists that evaluation makes of them, and the scores: model -> (regime, row) -> float32[k]."""
+    log = people.log
+    models = Models.read(project / "prepared", project / "models", log)
+    recommender = models.recommender(read_boosters(project / "models" / "ranker"))
+    split, histories = read_split(project / "prepared", log), models.activity.histories
+    asked = {regime: ask(log, split, "test", 25, regime, models.findable) for regime in REGIMES}
+    scores: dict[str, dict[Any, Any]] = {model: {} for model in MODELS}
+    done = dict.fromkeys(asked, 0)
+    for request, regimes in requests(log, histories, asked):
+        ranking = recommender.rank(request, MODELS)
+        for regime, rows in regimes:
+            for k, row in enumerate(range(rows.start, rows.stop)):
+                for model in MODELS:
+                    scores[model][regime, done[regime] + k] = ranking.head(model).scores[row]
+            done[regime] += rows.stop - rows.start
+    return asked, ranked(recommender, log, histories, asked, MODELS, "lists"), scores
+
+
+def same(lists: pl.DataFrame, ids: np.ndarray, scores: np.ndarray, people: Befriend) -> None:
+    kept = ids >= 0
+    assert people.log.numbers(lists["recommended"]).tolist() == ids[kept].tolist()
+    assert lists["score"].to_numpy() == pytest.approx(scores[kept], abs=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_api_gives_the_measured_lists_alone_and_together(model: Any, people: Befriend, measured: Any) -> None:
+    asked, lists, scores = measured
+    rows = request_rows(people.log, asked).sample(fraction=1, shuffle=True, seed=3)  # in no order of time
+    assert set(rows["regime"]) == set(REGIMES) and set(rows["list"]) == {"any", "new"}
+    options = RecommendOptions(model, DEPTH)
+    together = people.answer(rows.drop("row"), options)
+    for k, (regime, row) in enumerate(rows.select("regime", "row").iter_rows()):
+        ids, score = lists.served[regime][model][row], scores[model][regime, row]
+        same(together.filter(request=k), ids, score, people)
+        if k % 5 == 0:
+            same(people.answer(rows.drop("row")[k], options), ids, score, people)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_file_of_requests_gives_them_too(
+    model: Any, project: Path, people: Befriend, measured: Any, tmp_path: Path
+) -> None:
+    asked, lists, scores = measured
+    rows = request_rows(people.log, asked)
+    moment = pl.from_epoch("at", "s").dt.to_string("iso:strict").alias("at")
+    rows.drop("row").with_columns(moment).write_ndjson(tmp_path / "requests.jsonl")
+    rows.drop("row").write_parquet(tmp_path / "requests.parquet")
+    for name in ("requests.jsonl", "requests.parquet"):
+        out = str(tmp_path / "lists.parquet")
+        more = ("--requests", str(tmp_path / name), "-k", str(DEPTH), "--model", model, "--out", out)
+        done = call(project, "recommend", *more)
+        assert done.returncode == 0, done.stderr
+        found = pl.read_parquet(out)
+        for k, (regime, row) in enumerate(rows.select("regime", "row").iter_rows()):
+            same(found.filter(request=k), lists.served[regime][model][row], scores[model][regime, row], people)
+
+
+def test_so_does_the_command_for_one_user(project: Path, people: Befriend, measured: Any) -> None:
+    asked, lists, scores = measured
+    rows = request_rows(people.log, asked).gather_every(11)
+    for user, at, filter_at, regime, action, kind, row in rows.iter_rows():
+        moments = (datetime.fromtimestamp(second, UTC).isoformat() for second in (at, filter_at))
+        arguments = [*zip(("--at", "--filter-at"), moments, strict=True), ("--regime", regime), ("-k", str(DEPTH))]
+        arguments += [("--action", action)] if action else []
+        words = [word for pair in arguments for word in pair] + (["--new-only"] if kind == "new" else [])
+        done = call(project, "recommend", "--user", str(user), "--json", *words)
+        assert done.returncode == 0, done.stderr
+        found = pl.DataFrame(json.loads(done.stdout))
+        same(found, lists.served[regime]["both"][row], scores["both"][regime, row], people)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_shorter_list_is_the_head_of_a_longer_one_and_rules_only_leave_people_out(
+    model: Any, people: Befriend
+) -> None:
+    user = people.log.user_ids[int(np.bincount(people.log.actor).argmax())]
+    ids = people.log.user_ids.to_list()
+    whole = people.recommend([user], k=200, model=model)["recommended"].to_list()
+    assert len(whole) > 60
+    for k in (1, 5, 10, 50):
+        assert people.recommend([user], k=k, model=model)["recommended"].to_list() == whole[:k]
+    only = frozenset(range(0, len(ids), 7))
+    found = people.recommend([user], k=6, model=model, rules=Rules(only=only))["recommended"].to_list()
+    assert found == [person for person in whole if ids.index(person) in only][:6]
+    last = people.recommend([user], k=3, model=model, rules=Rules(only=frozenset(map(ids.index, whole[-3:]))))
+    assert last["recommended"].to_list() == whole[-3:]  # far behind everybody who was looked at
+
+
+def test_protocol_lists_are_the_served_ones_without_people_who_have_no_event(people: Befriend, measured: Any) -> None:
+    asked, lists, _ = measured
+    some = 0
+    for regime, questions in asked.items():
+        horizon = questions.horizon[questions.row_event]
+        for model in MODELS:
+            for made, served, at in zip(
+                lists.protocol[regime][model], lists.served[regime][model], horizon, strict=True
+            ):
+                has = people.log.first_seen[served] < at
+                left = served[(served >= 0) & has]
+                some += int((served >= 0).sum() - len(left))
+                assert made[: len(left)].tolist() == left.tolist()
+                assert (people.log.first_seen[made[made >= 0]] < at).all()
+    assert some  # there are such people on lists
+
+
+def test_lists_that_differ_are_counted(people: Befriend, measured: Any) -> None:
+    asked, lists, _ = measured
+
+    def shortened(table: pl.DataFrame, model: str) -> pl.DataFrame:
+        return people.answer(table, RecommendOptions("both", DEPTH if model == "both" else DEPTH - 1))
+
+    one = differing(people.log, asked, lists.served, [shortened], ["both"], 20, 0)
+    assert one == {"requests": 20, "differ": 0}
+    other = differing(people.log, asked, lists.served, [shortened], ["both", "stu"], 20, 0)
+    assert other["requests"] == 40 and 15 < other["differ"] <= 20
+
+
+def test_the_stage_tells_how_many_differ(project: Path, tmp_path: Path) -> None:
+    settings = EvaluateSettings(events=20, served=7)
+    evaluate.run(settings, project / "prepared", project / "models", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["served"] == {"requests": 7 * 2 * 3, "differ": 0}
+    assert {"streaming", "live"} <= set(metrics)
+
+
+def test_threads_at_different_moments_get_the_lists_of_single_calls(project: Path, people: Befriend) -> None:
+    log = people.log
+    users = log.user_ids[:6]
+    ats = [datetime.fromtimestamp(int(log.timestamp[k]), UTC) for k in range(300, 1500, 150)]
+    expected = [people.recommend(users, at=at, k=20) for at in ats]
+    other, start = befriend.load(project), threading.Barrier(len(ats))
+
+    def ask_(number: int) -> list[pl.DataFrame]:
+        start.wait()
+        return [other.recommend(users, at=ats[(number + k) % len(ats)], k=20) for k in range(3)]
+
+    with ThreadPoolExecutor(len(ats)) as threads:
+        found = list(threads.map(ask_, range(len(ats))))
+    for number, lists in enumerate(found):
+        for k, one in enumerate(lists):
+            assert one.equals(expected[(number + k) % len(ats)])
