@@ -60,10 +60,10 @@ def without(
                 gone |= log.is_contact & (b == person) & recent
             case "active":
                 gone |= (a == person) & recent
-        if reason.kind in ("statement", "word"):
-            who = torch.zeros(log.num_users, dtype=torch.bool)
-            who[person] = True
-            texts = texts.without(who)
+        if reason.kind in ("statement", "word", "active", "joined"):
+            since = 0 if reason.kind in ("statement", "word") else evidence.moment - RECENT
+            kept = (texts.user != person) | (texts.second < since)
+            texts = replace(texts, user=texts.user[kept], second=texts.second[kept], row=texts.row[kept])
     left = ~gone
     arrays = {name: getattr(log, name)[left] for name in ("actor", "target", "timestamp", "action", "role")}
     return replace(log, **arrays), texts
