@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,23 @@ def test_vectors_and_stus_of_everyone(project: Path, people: Befriend, tmp_path:
     assert table["vector"].to_numpy().shape == (people.log.num_users, 8)
     stus = pl.read_parquet(project / "models" / "tokens" / "table.parquet")
     assert np.array_equal(table["stu"].to_numpy()[: stus.height], stus.drop("user_id").to_numpy())
+
+
+def test_what_cannot_be_asked_for_is_refused_and_nobody_is_taken_for_somebody_else(people: Befriend) -> None:
+    known = int(people.log.user_ids[3])
+    assert people.recommend([float(known)], k=1)["known"].all()
+    assert not people.recommend([known + 0.5], k=1)["known"].any()
+    assert not people.recommend([True], k=1)["known"].any()
+    for k in (0, -1, 2.5):
+        with pytest.raises(CallError, match="at least one"):
+            people.recommend([known], k=k)  # type: ignore[arg-type]
+    with pytest.raises(CallError, match="row 2 of the requests names no user"):
+        people.recommend([known, None], k=1)
+    first, last = (datetime.fromtimestamp(int(people.log.timestamp[k]), UTC) for k in (700, 900))
+    with pytest.raises(CallError, match="lies before at"):
+        people.recommend([known], at=last, filter_at=first)
+
+
+def test_no_requests_give_no_lists(people: Befriend) -> None:
+    one, none = people.recommend([people.log.user_ids[0]]), people.recommend(people.log.user_ids[:0])
+    assert none.height == 0 and none.schema == one.schema

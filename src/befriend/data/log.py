@@ -115,10 +115,14 @@ class EventLog:
     def numbers(self, ids: pl.Series) -> np.ndarray:
         """int64: the number of each id, as the log writes it, `num_users` for one it does not have.
 
-        Of integer ids text has to be the number itself: neither "007" nor "+7" is 7.
+        Of integer ids text has to be the number itself: neither "007" nor "+7" is 7, nor is 7.5 or true.
         """
         known, number = self._by_id
+        if ids.dtype == pl.Boolean:
+            return np.full(len(ids), self.num_users)
         wanted = ids.cast(known.dtype, strict=False)
+        if ids.dtype.is_float():
+            wanted = pl.select(pl.when(wanted.cast(ids.dtype, strict=False) == ids).then(wanted)).to_series()
         if ids.dtype == pl.String and known.dtype.is_integer():
             wanted = pl.select(pl.when(wanted.cast(pl.String) == ids).then(wanted)).to_series()
         there = wanted.is_not_null().to_numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,16 @@ from befriend.retrieval.sampling import Sampling, sample
 
 AT_ONCE = 1024  # requests
 NO_RULES = Rules()
+SCHEMA: dict[str, Any] = {
+    "request": pl.Int64,
+    "user": pl.String,
+    "known": pl.Boolean,
+    "rank": pl.Int64,
+    "recommended": pl.String,
+    "score": pl.Float32,
+    "contact": pl.Boolean,
+    "last_active": pl.Datetime("us", "UTC"),
+}
 ModelName = Literal["two-tower", "stu", "both"]
 
 
@@ -38,6 +48,10 @@ class RecommendOptions:
     """draw the lists instead of ranking; None: the best first"""
     rules: Rules = NO_RULES
     """who may be on a list, and how it is put together"""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise CallError(f"k is {self.k}: a list has a whole number of people, at least one.")
 
 
 class ListMaker:
@@ -66,7 +80,15 @@ class ListMaker:
         """table: COLUMNS, `at` and `filter_at` in UTC seconds. CallError, DataError for what there is not."""
         last = max(int(self.log.timestamp[-1]), self.observed.texts.last) + 1
         at = table[AT].fill_null(last).to_numpy().astype(np.int64)
-        filter_at = np.maximum(table[FILTER_AT].fill_null(pl.Series(at)).to_numpy(), at).astype(np.int64)
+        filter_at = table[FILTER_AT].fill_null(pl.Series(at)).to_numpy().astype(np.int64)
+        if (filter_at < at).any():
+            raise CallError(
+                f"filter_at, the moment at which a list is shown, lies before at, as of which it is made: row "
+                f"{int((filter_at < at).argmax()) + 1} of the requests."
+            )
+        nameless = table[USER_ID].is_null()
+        if nameless.any():
+            raise CallError(f"row {int(nameless.arg_max() or 0) + 1} of the requests names no user.")
         unknown = table.filter(~pl.col(REGIME).is_in(REGIMES))
         if unknown.height:
             raise CallError(f"there is no regime {unknown[REGIME][0]}. Regimes: {', '.join(REGIMES)}.")
@@ -107,6 +129,8 @@ class ListMaker:
         `exclude` event.
         """
         request = self.request(table)
+        if not table.height:
+            return pl.DataFrame(schema=SCHEMA | {"user": table[USER_ID].dtype, "recommended": self.log.user_ids.dtype})
         ranking = self.recommender.rank(request, (self.options.model,))
         ids, scores = self._shown(request, ranking)
         row, rank = np.nonzero(ids >= 0)
