@@ -21,7 +21,7 @@ from befriend import files
 from befriend.tokens.catalogue import agreement
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != files.LOCK_VARIABLE},
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 def call(
-    cwd: Path, *command: str, ok: bool = True, timeout: float = 800, **extra: str
+    cwd: Path, *command: str, ok: bool = True, timeout: float = 2000, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT | extra, capture_output=True, text=True, timeout=timeout)
     assert not ok or done.returncode == 0, done.stdout + done.stderr

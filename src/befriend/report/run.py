@@ -99,7 +99,7 @@ class Run:
             cards=files.read_json(reports / "clusters" / "cards.json"),
             months=table("validation/events_by_month.csv"),
             slices=table("evaluation/slices.csv"),
-            findable=table("evaluation/findable.csv").filter(pl.col("share") > 0),
+            findable=table("evaluation/findable.csv").filter(pl.col("share").cast(pl.Float64) > 0),
             exposure=table("evaluation/exposure.csv"),
             shown=table("evaluation/shown.csv"),
             reliability=table("evaluation/calibration.csv"),
