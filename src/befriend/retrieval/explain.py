@@ -182,10 +182,7 @@ class Explainer:
                 {a: (one.total - one.without_contact(a)).numpy() for a in near},
             )
         rows = ranking.features(model, people[None])[0]
-        nobody = recommender.observed.activity.user_features(
-            torch.tensor(-1), torch.tensor(snapshot.moment.visible), torch.tensor(snapshot.moment.horizon)
-        )
-        place = _Columns(recommender, model, nobody.numpy())
+        place = _Columns(recommender, model, scored[sources[0]].nobody.numpy())
         cases = [place.ablated(rows, "", {}, ranking.lists)]
         for kind in kinds:
             changed = {name: one.without(kind).numpy() for name, one in scored.items()}

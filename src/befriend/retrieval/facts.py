@@ -20,6 +20,7 @@ from befriend.data.columns import STATEMENT, TEXT, TIMESTAMP, USER
 from befriend.data.contracts import STATEMENTS, TEXTS, read_table
 from befriend.data.log import STATEMENTS_FILE, TEXTS_FILE
 from befriend.data.observed import Observed
+from befriend.retrieval.requests import RequestBuilder
 
 WORD = re.compile(r"[^\W\d_]{4,}")
 COMMON_WORDS = 0.05  # a word that more people use says nothing of two of them
@@ -52,12 +53,7 @@ class Facts:
         self.histories = histories
         self.other, self.event = histories.other.numpy(), histories.event.numpy()
         self.received = histories.received.numpy()
-        self.contacts = lru_cache(maxsize=20_000)(self._contacts)
-
-    def _contacts(self, user: int, visible: int) -> np.ndarray:
-        """int64, ascending: with whom a user was in contact within the first `visible` events."""
-        window = self.histories.window(user, visible)
-        return np.unique(self.other[window][self.log.is_contact[self.event[window]]]).astype(np.int64)
+        self.contacts = lru_cache(maxsize=20_000)(RequestBuilder(self.log, histories).contacts)
 
     def between(self, user: int, person: int, visible: int) -> Between | None:
         """None where nothing happened, blocks apart."""
