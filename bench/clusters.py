@@ -100,7 +100,7 @@ def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: T
 
 def waits(retriever: TwoTowerRetriever, log: EventLog, questions: Questions) -> float:
     """Milliseconds of a list for one user."""
-    *_, (request, _) = requests(log, retriever.activity.histories, {"daily": questions})
+    *_, (request, _, _) = requests(log, retriever.activity.histories, {"daily": questions})
     visible, horizon = (np.full(len(request), x[-1]) for x in (request.visible, request.horizon))
     request = replace(request, visible=visible, horizon=horizon)
     rows = np.linspace(0, len(request) - 1, ONE_BY_ONE).astype(int)

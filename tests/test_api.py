@@ -79,11 +79,13 @@ def test_what_cannot_be_asked_for_is_refused_and_nobody_is_taken_for_somebody_el
     known = int(people.log.user_ids[3])
     assert people.recommend([float(known)], k=1)["known"].all()
     assert not people.recommend([known + 0.5], k=1)["known"].any()
-    assert not people.recommend([True], k=1)["known"].any()
+    for ids in ([True], [[known]], [datetime(2024, 5, 31)]):
+        with pytest.raises(CallError, match="ids of users are numbers or text"):
+            people.recommend(ids, k=1)
     for k in (0, -1, 2.5):
         with pytest.raises(CallError, match="at least one"):
             people.recommend([known], k=k)  # type: ignore[arg-type]
-    with pytest.raises(CallError, match="row 2 of the requests names no user"):
+    with pytest.raises(CallError, match="no user is named, in row 2 of the requests"):
         people.recommend([known, None], k=1)
     first, last = (datetime.fromtimestamp(int(people.log.timestamp[k]), UTC) for k in (700, 900))
     with pytest.raises(CallError, match="lies before at"):

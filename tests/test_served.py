@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import befriend
-from befriend.api import Befriend, RecommendOptions, Rules
+from befriend.api import Befriend, RecommendOptions, Rules, Sampling
 from befriend.config import EvaluateSettings
 from befriend.data.split import read_split
 from befriend.evaluation.parity import differing, request_rows
@@ -51,7 +52,7 @@ def measured(project: Path, people: Befriend) -> tuple[dict[Regime, Questions], 
     asked = {regime: ask(log, split, "test", 25, regime, models.findable) for regime in REGIMES}
     scores: dict[str, dict[Any, Any]] = {model: {} for model in MODELS}
     done = dict.fromkeys(asked, 0)
-    for request, regimes in requests(log, histories, asked):
+    for request, _, regimes in requests(log, histories, asked):
         ranking = recommender.rank(request, MODELS)
         for regime, rows in regimes:
             for k, row in enumerate(range(rows.start, rows.stop)):
@@ -129,6 +130,25 @@ def test_a_shorter_list_is_the_head_of_a_longer_one_and_rules_only_leave_people_
     assert found == [person for person in whole if ids.index(person) in only][:6]
     last = people.recommend([user], k=3, model=model, rules=Rules(only=frozenset(map(ids.index, whole[-3:]))))
     assert last["recommended"].to_list() == whole[-3:]  # far behind everybody who was looked at
+
+
+def test_draws_and_lists_of_different_people_are_those_of_the_request_whoever_else_is_asked_for(
+    people: Befriend,
+) -> None:
+    users = people.log.user_ids[:5]
+    for asked in (
+        {"sampling": Sampling(temperature=2.0, seed=3)},
+        {"rules": Rules(diversity=0.4)},
+        {"rules": Rules(diversity=0.4), "sampling": Sampling(seed=1)},
+    ):
+        options: Any = asked
+        together = people.recommend(users, k=8, **options)
+        alone = [people.recommend([user], k=8, **options) for user in users]
+        assert_frame_equal(together, pl.concat(alone))
+        shorter = people.recommend(users, k=3, **options)
+        assert_frame_equal(shorter, together.filter(pl.col("rank") <= 3))
+    drawn = people.recommend(users, k=8, sampling=Sampling(temperature=2.0, seed=4))
+    assert not drawn["recommended"].equals(people.recommend(users, k=8)["recommended"])
 
 
 def test_protocol_lists_are_the_served_ones_without_people_who_have_no_event(people: Befriend, measured: Any) -> None:

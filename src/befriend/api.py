@@ -108,7 +108,7 @@ class Befriend:
         """What makes the lists of `answer`, a thousand requests at a time, for those who write them as they come."""
         options = options or RecommendOptions()
         recommender = self.recommender(approximate, clusters)
-        vectors = self._directions if options.rules.rearranges else np.empty((self.log.num_users, 0), np.float32)
+        vectors = self._directions if options.rules.diversity else np.empty((self.log.num_users, 0), np.float32)
         observed, since = recommender.observed, self.models.findable
         return ListMaker(recommender, observed, since, self._attributes, vectors, options)
 

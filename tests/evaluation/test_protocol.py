@@ -18,7 +18,7 @@ NOON = 100 * DAY + DAY // 2
 def asked(log: EventLog, regime: Regime, size: int = 3000) -> tuple[Split, Questions, list[Request]]:
     split = split_by_time(log.timestamp, 0.8, 0.9)
     questions = ask(log, split, "test", size, regime)
-    found = [request for request, _ in requests(log, Histories.of(log), {regime: questions}, size=7)]
+    found = [request for request, _, _ in requests(log, Histories.of(log), {regime: questions}, size=7)]
     return split, questions, found
 
 
@@ -55,9 +55,10 @@ def test_live_is_streaming_without_the_action_and_shares_its_requests() -> None:
     _, _, streaming = asked(log, "streaming")
     assert rows(found) == [(user, visible, horizon, HIDDEN, out) for user, visible, horizon, _, out in rows(streaming)]
     both = list(requests(log, Histories.of(log), {"streaming": questions, "live": questions}, size=7))
-    assert [[regime for regime, _ in regimes] for _, regimes in both] == [["streaming", "live"]]
-    ((request, ((_, one), (_, other))),) = both
+    assert [[regime for regime, _ in regimes] for _, _, regimes in both] == [["streaming", "live"]]
+    ((request, events, ((_, one), (_, other))),) = both
     assert request.regime.tolist() == [0] * 4 + [1] * 4
+    assert events[one].tolist() == events[other].tolist() == questions.events[questions.row_event].tolist()
     assert request.visible[one].tolist() == request.visible[other].tolist()
 
 

@@ -50,8 +50,10 @@ class Scores:
         self.user = request.user
         return self
 
-    def head(self, name: str, k: int, only: Filter | None) -> Ranked:
-        scores = np.sin(self.user[:, None] * 3.7 + np.arange(USERS)).astype(np.float32)
+    def head(self, name: str, k: int, only: Filter | None, requests: np.ndarray) -> Ranked:
+        scores = np.sin(self.user[requests, None] * 3.7 + np.arange(USERS)).astype(np.float32)
+        if only is not None:
+            scores[:, ~only.allows(0, 0)] = -np.inf
         ids = np.argsort(-scores, 1)[:, :k]
         return Ranked(ids, np.take_along_axis(scores, ids, 1))
 
@@ -101,7 +103,8 @@ def test_what_was_made_for_something_else_is_made_anew(tmp_path: Path) -> None:
 def test_the_cap_spans_the_blocks(tmp_path: Path) -> None:
     out = tmp_path / "lists.parquet"
     batch.write(recommender(ASKED["capped"], Scores()), TABLE, out, "one")
-    assert pl.read_parquet(out)["recommended"].value_counts()["count"].max() == 6
+    counts = pl.read_parquet(out)["recommended"].value_counts()["count"]
+    assert counts.max() == 6 and counts.sum() == 4 * USERS
 
 
 def test_parts_that_are_gone_at_the_end_are_not_left_out_silently(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from befriend.data.log import EventLog
 from befriend.data.observed import Observed
 from befriend.data.split import split_by_time
 from befriend.data.texts import TextVectors
-from befriend.evaluation.protocol import ask, ranks, requests_and_events
+from befriend.evaluation.protocol import ask, ranks, requests
 from befriend.evaluation.search_space import SHARES, search_curve
 from befriend.models.cluster_settings import SearchSettings
 from befriend.models.clusters import UserClusters
@@ -131,7 +131,7 @@ def test_the_curve_ends_at_the_recall_of_the_full_search(log: EventLog) -> None:
     parts = {"own": own, "halves": lambda view: (view.moment.ids % 2, 2)}
     curve = search_curve(r, log, questions, "daily", parts, 4)
     full, row, hits = Recommender([TwoTowerRetriever(model(), Observed.of(log), TOWER)]), 0, []
-    for some, events in requests_and_events(log, r.activity.histories, questions, "daily"):
+    for some, events, _ in requests(log, r.activity.histories, {"daily": questions}):
         new = questions.row_is_new[row : row + len(some)]
         row += len(some)
         made = full.rank(some, ("two-tower",)).head("two-tower").ids

@@ -7,7 +7,7 @@ import pytest
 
 from befriend.data.attributes import Attributes
 from befriend.errors import CallError
-from befriend.retrieval.rules import Eligible, Rules, arranged
+from befriend.retrieval.rules import Eligible, Rules, diverse
 from tests.conftest import make_log
 
 DAY = 86_400
@@ -27,33 +27,30 @@ CITY = Attributes(np.array([[1], [1], [2], [0], [2]], np.int32), {"city": ("a", 
         (Rules(same=("city",)), 99, [0, 1, 2, 3, 4]),
         (Rules(same=("city",), min_age_days=5), 2, [0, 1, 3, 4]),
         (Rules(exclude=frozenset({0, 4})), 0, [0, 4]),
+        (Rules(cap=2), 0, [1, 4]),
+        (Rules(cap=2, exclude=frozenset({0})), 0, [0, 1, 4]),
     ],
 )
 def test_only_those_who_may_are_left(rules: Rules, user: int, excluded: list[int]) -> None:
-    assert np.flatnonzero(~Eligible(rules, LOG.first_seen, CITY).allows(user, 10 * DAY)).tolist() == excluded
+    shown = np.array([1, 2, 0, 0, 3])
+    assert np.flatnonzero(~Eligible(rules, LOG.first_seen, CITY, shown).allows(user, 10 * DAY)).tolist() == excluded
 
 
 def test_an_attribute_that_there_is_not_is_named() -> None:
     with pytest.raises(CallError, match=r"no categorical attribute town\. Attributes: city"):
-        Eligible(Rules(same=("town",)), LOG.first_seen, CITY)
+        Eligible(Rules(same=("town",)), LOG.first_seen, CITY, np.zeros(5, np.int64))
 
 
-POOL = np.array([[0, 1, 2, 3, -1]], np.int32)
+POOL = np.array([[0, 1, 2, 3, -1]])
 SCORES = np.array([[4.0, 3.0, 2.0, 0.0, -np.inf]], np.float32)
 VECTORS = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
 
 
 def test_people_alike_do_not_stand_side_by_side() -> None:
     def listed(d: float, k: int = 3) -> list[int]:
-        return arranged(POOL, SCORES, k, Rules(diversity=d), VECTORS, np.zeros(4, np.int64))[0][0].tolist()
+        return diverse(POOL, SCORES, k, d, VECTORS)[0][0].tolist()
 
     assert listed(0.0) == [0, 1, 2]
     # After 0, relevance of 1 is .75 and of 2 is .5; at one half, .375 - .5 against .25 - 0.
     assert listed(0.5) == [0, 2, 1]
     assert listed(0.0, k=6) == [0, 1, 2, 3, -1, -1]
-
-
-def test_nobody_is_shown_more_often_than_the_cap() -> None:
-    pools, scores = np.repeat(POOL, 5, 0), np.repeat(SCORES, 5, 0)
-    found = arranged(pools, scores, 2, Rules(cap=2), VECTORS, np.zeros(4, np.int64))[0]
-    assert found.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3], [-1, -1]]

@@ -69,7 +69,7 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
     for regime in REGIMES:
         questions = ask(log, split, "test", 40, regime)
         asked = requests(log, observed.activity.histories, {regime: questions})
-        lists = np.concatenate([recommender.rank(x, ("two-tower",)).head("two-tower").ids for x, _ in asked])
+        lists = np.concatenate([recommender.rank(x, ("two-tower",)).head("two-tower").ids for x, _, _ in asked])
         assert len(lists) == len(questions.row_event)
         actors = log.actor[questions.events[questions.row_event]]
         for row, users in enumerate(lists):

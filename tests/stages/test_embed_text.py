@@ -138,7 +138,7 @@ def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:
     questions = ask(log, read_split(project / "prepared", log), "test", 5, "daily")
     recommender = models.recommender({})
     some = 0
-    for request, _ in requests(log, models.activity.histories, {"daily": questions}):
+    for request, _, _ in requests(log, models.activity.histories, {"daily": questions}):
         ranking = recommender.rank(request, ("two-tower", "stu"))
         for name in ("two-tower", "stu"):
             whole = ranking.head(name, log.num_users)

@@ -106,7 +106,7 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
     for width in (None, 200):
         recommender = Recommender([StuRetriever(trained.model, stus, observed, trained.tower, width)])
         asked = requests(log, observed.activity.histories, {"streaming": questions})
-        found[width] = np.concatenate([recommender.rank(request, ("stu",)).head("stu").ids for request, _ in asked])
+        found[width] = np.concatenate([recommender.rank(request, ("stu",)).head("stu").ids for request, _, _ in asked])
     assert np.array_equal(np.sort(found[None]), np.sort(found[200]))
     assert (found[None] == found[200]).mean() > 0.99  # but for what is as good to the last digit
     assert (found[None] >= len(tokens.table)).any()

@@ -46,6 +46,10 @@ class Observed:
         activity = Activity.of(log, whole) if activity is None else replace(activity, histories=whole)
         return cls(log, activity, encoded, texts or TextVectors.none(log.num_users), number)
 
+    def actions(self, action: Tensor) -> Tensor:
+        """The model's own numbers of actions of the log, int64[...]; -1, none, stays."""
+        return torch.where(action < 0, action, self.action_number[action.clamp(min=0)])
+
     def known(self, users: Tensor, visible: Tensor, horizon: Tensor) -> Tensor:
         """bool[...]: of whom anything is known at a moment: an event in either role, or a text.
 

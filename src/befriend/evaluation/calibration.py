@@ -48,7 +48,7 @@ def calibration(
     chosen = {regime: _chosen(questions) for regime, questions in asked.items()}
     row = dict.fromkeys(asked, 0)
     heads: dict[tuple[Regime, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for request, regimes in requests(log, histories, asked):
+    for request, _, regimes in requests(log, histories, asked):
         kept, of = [], []
         for regime, rows in regimes:
             here = np.arange(rows.stop - rows.start)

@@ -83,11 +83,12 @@ def ask(
 
 def requests(
     log: EventLog, histories: Histories, questions: Mapping[Regime, Questions], size: int = 256
-) -> Iterator[tuple[Request, list[tuple[Regime, slice]]]]:
+) -> Iterator[tuple[Request, np.ndarray, list[tuple[Regime, slice]]]]:
     """The questions of some regimes about the same events, as requests of `size` events in time order.
 
-    With each request come the regimes whose lists it asks for: those of a regime are the rows of a slice. Regimes that
-    see the same moment are asked for together, so that each moment is made once.
+    With each request come the events of its rows, int64[B], positions in the log, and the regimes whose lists it asks
+    for: those of a regime are the rows of a slice. Regimes that see the same moment are asked for together, so that
+    each moment is made once.
     """
     builder = RequestBuilder(log, histories)
     for group in ([r for r in questions if r in SAME_MOMENT], *([r] for r in questions if r not in SAME_MOMENT)):
@@ -100,12 +101,14 @@ def requests(
                 parts.append((regime, q, rows))
                 slices.append((regime, slice(row, row + len(rows))))
                 row += len(rows)
-            yield _request(log, builder, parts), slices
+            events = np.concatenate([q.events[q.row_event[rows]] for _, q, rows in parts])
+            yield _request(log, builder, events, parts), events, slices
 
 
-def _request(log: EventLog, builder: RequestBuilder, parts: list[tuple[Regime, Questions, np.ndarray]]) -> Request:
-    """The lists of some rows of each regime's questions, one after the other."""
-    events = np.concatenate([q.events[q.row_event[rows]] for _, q, rows in parts])
+def _request(
+    log: EventLog, builder: RequestBuilder, events: np.ndarray, parts: list[tuple[Regime, Questions, np.ndarray]]
+) -> Request:
+    """The lists of some rows of each regime's questions, one after the other. events: int64[B], of the rows."""
     regime = np.concatenate([np.full(len(rows), REGIMES.index(name)) for name, _, rows in parts])
     return builder.build(
         user=log.actor[events].astype(np.int64),
@@ -115,16 +118,6 @@ def _request(log: EventLog, builder: RequestBuilder, parts: list[tuple[Regime, Q
         regime=regime,
         is_new=np.concatenate([q.row_is_new[rows] for _, q, rows in parts]),
     )
-
-
-def requests_and_events(
-    log: EventLog, histories: Histories, questions: Questions, regime: Regime, size: int = 256
-) -> Iterator[tuple[Request, np.ndarray]]:
-    """Each request of one regime with the events of its rows, int64[B], positions in the log."""
-    row = 0
-    for request, _ in requests(log, histories, {regime: questions}, size):
-        yield request, questions.events[questions.row_event[row : row + len(request)]]
-        row += len(request)
 
 
 def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def ranked(
     knows = [name for name in names if name in recommender.retrievers or name == "both"]
     parts: dict[tuple[str, Regime, str], list[np.ndarray]] = {}
     blocks = list(requests(log, histories, asked, EVENTS_AT_ONCE))
-    for request, regimes in track(blocks, label, len(blocks)):
+    for request, _, regimes in track(blocks, label, len(blocks)):
         ranking = recommender.rank(request, names)
         for name in names:
             if name in knows:

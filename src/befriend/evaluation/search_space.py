@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from befriend.data.log import EventLog
-from befriend.evaluation.protocol import Questions, requests_and_events
+from befriend.evaluation.protocol import Questions, requests
 from befriend.evaluation.regimes import Regime
 from befriend.retrieval.clusters import Lists, active_last
 from befriend.retrieval.moment import Moment
@@ -47,7 +47,7 @@ def search_curve(
     looked: dict[tuple[str, bool, int], list[np.ndarray]] = {}
     row = 0
     before: View | None = None
-    for request, events in requests_and_events(log, retriever.activity.histories, questions, regime):
+    for request, events, _ in requests(log, retriever.activity.histories, {regime: questions}):
         new = np.flatnonzero(questions.scored_new[row : row + len(request)])
         row += len(request)
         if not len(new):

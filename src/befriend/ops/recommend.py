@@ -24,7 +24,7 @@ from befriend.errors import CallError, DataError
 from befriend.evaluation.regimes import Regime
 from befriend.ops.registry import champion
 from befriend.retrieval import batch
-from befriend.retrieval.request_table import REGIME, moment_of, read_requests, requests_table
+from befriend.retrieval.request_table import REGIME, ids_of, moment_of, read_requests, requests_table
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,17 @@ def _read_users(path: Path) -> pl.Series:
     """The ids of a file, each once."""
     if not path.is_file():
         raise CallError(f"there is no file {path}.")
-    if path.suffix != ".parquet":
-        lines = path.read_text(encoding="utf-8").splitlines()
-        ids = pl.Series([line.strip() for line in lines if line.strip()], dtype=pl.String)
-    else:
-        table = pl.read_parquet(path)
-        if USER_ID not in table.columns:
-            raise CallError(f"{path} has no column {USER_ID}; its columns: {', '.join(table.columns)}.")
-        ids = table[USER_ID].drop_nulls()
+    try:
+        if path.suffix == ".parquet":
+            table = pl.read_parquet(path)
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            table = pl.DataFrame({USER_ID: [line.strip() for line in lines if line.strip()]}, {USER_ID: pl.String})
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        raise CallError(f"{path} cannot be read: {error}. Ids stand one a line, in UTF-8, or in Parquet.") from None
+    if USER_ID not in table.columns:
+        raise CallError(f"{path} has no column {USER_ID}; its columns: {', '.join(table.columns)}.")
+    ids = ids_of(table[USER_ID].drop_nulls())
     if not len(ids):
         raise CallError(f"{path} names nobody.")
     return ids.unique(maintain_order=True)

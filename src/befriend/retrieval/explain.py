@@ -18,7 +18,6 @@ from torch import Tensor
 
 from befriend import kernels
 from befriend.data.activity import DAY, HOUR, PAIR_FEATURES, USER_FEATURES
-from befriend.evaluation.regimes import HIDDEN
 from befriend.models.batch import NextTargetPredictionBatch, Positions, Query
 from befriend.models.terms import each
 from befriend.retrieval.facts import Between, Facts
@@ -150,7 +149,7 @@ class Explainer:
             same = facts.same(user, person)
             if same:
                 found["attribute"] = {"texts": same}
-        askers = facts.askers(person, visible, horizon - RECENT)
+        askers = facts.askers(person, user, visible, horizon - RECENT)
         if askers >= ASKERS:
             found["asked for"] = {"count": askers}
         last = last_active(facts.observed, np.array([person]), np.array([visible]), np.array([horizon]))[0]
@@ -281,8 +280,7 @@ class Without:
         kept = got.mask & ~gone
         order = kept.long().argsort(dim=1, stable=True)  # those that are left stand at the end
         count = len(kept)
-        action = torch.from_numpy(request.action)
-        action = torch.where(action == HIDDEN, HIDDEN, r.observed.action_number[action.clamp(min=0)]).expand(count)
+        action = r.observed.actions(torch.from_numpy(request.action)).expand(count)
         done, other, received, second = (
             x.expand(count, -1).gather(1, order) for x in (got.action, got.other, got.received, got.timestamp)
         )
@@ -375,12 +373,12 @@ def _sentence(evidence: Evidence, reason: Reason) -> str:
             named = ", ".join(map(str, reason.people))
             more = reason.count - len(reason.people)
             others = f" and {more:,} more" if more else ""
-            return f"You and {person} are both in touch with {named}{others}."
+            return f"You and {person} have both been in touch with {named}{others}."
         case "bridge":
             near = reason.people[0]
-            others = "1 other person is" if reason.count == 1 else f"{reason.count:,} other people are"
+            others = "1 other person has" if reason.count == 1 else f"{reason.count:,} other people have"
             met = f"You were in touch with {near} {_ago(moment, second)}"
-            return f"{met}; {others} in touch with both {near} and {person}."
+            return f"{met}; {others} been in touch with both {near} and {person}."
         case "statement":
             return f"You and {person} have in common: {reason.texts[0]}."
         case "word":
@@ -388,7 +386,7 @@ def _sentence(evidence: Evidence, reason: Reason) -> str:
         case "attribute":
             return f"You and {person} have the same {reason.texts[0]}: {reason.texts[1]}."
         case "asked for":
-            return f"{reason.count:,} people contacted {person} within the last week."
+            return f"{reason.count:,} other people contacted {person} within the last week."
         case "active":
             return f"{person} was last active {_ago(moment, second)}."
         case "joined":

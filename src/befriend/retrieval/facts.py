@@ -6,7 +6,7 @@ Everything is looked up in the histories of the two, never in the whole log.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,7 +23,8 @@ from befriend.data.observed import Observed
 from befriend.retrieval.requests import RequestBuilder
 
 WORD = re.compile(r"[^\W\d_]{4,}")
-COMMON_WORDS = 0.05  # a word that more people use says nothing of two of them
+COMMON_WORDS = 0.05  # of those who write: a word that more of them use says nothing of two of them
+MOST_USERS = 2  # a word of so few is never common
 SAMPLED_TEXTS = 20_000  # by which it is told which words are common
 
 
@@ -88,12 +89,12 @@ class Facts:
         shared = np.intersect1d(self.contacts(near, visible), self.contacts(person, visible), assume_unique=True)
         return int((shared != user).sum())
 
-    def askers(self, person: int, visible: int, since: int) -> int:
-        """How many people contacted a person since a UTC second."""
+    def askers(self, person: int, user: int, visible: int, since: int) -> int:
+        """How many people, the user left out, contacted a person since a UTC second."""
         window = self.histories.window(person, visible)
-        event = self.event[window]
+        event, other = self.event[window], self.other[window]
         mine = self.received[window] & self.log.is_contact[event] & (self.log.timestamp[event] >= since)
-        return len(np.unique(self.other[window][mine]))
+        return len(np.unique(other[mine & (other != user)]))
 
     @cached_property
     def _said(self) -> tuple[np.ndarray, pl.DataFrame]:
@@ -106,15 +107,31 @@ class Facts:
         return _offsets(table, self.log.num_users), table
 
     @cached_property
-    def _common_words(self) -> frozenset[str]:
-        """Words that many people use."""
+    def _first_uses(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """UTC seconds, ascending: of each word when people wrote it first; and when they wrote anything first.
+
+        Of a sample of all texts, and without words of one or two people, which are never common.
+        """
         _, table = self._written
         some = table.gather_every(max(1, table.height // SAMPLED_TEXTS))
-        users: Counter[str] = Counter()
-        for texts in some.group_by(USER, maintain_order=True).agg(TEXT)[TEXT]:
-            users.update(_words(texts.to_list()))
-        most = max(2, COMMON_WORDS * some[USER].n_unique())
-        return frozenset(word for word, count in users.items() if count > most)
+        uses: dict[str, list[int]] = defaultdict(list)
+        begun: list[int] = []
+        for _, own in some.group_by(USER, maintain_order=True):
+            first: dict[str, int] = {}
+            for second, text in own.select(TIMESTAMP, TEXT).iter_rows():
+                for word in _words([text]):
+                    first.setdefault(word, second)
+            begun.append(int(own[TIMESTAMP][0]))
+            for word, second in first.items():
+                uses[word].append(second)
+        kept = {word: np.sort(seconds) for word, seconds in uses.items() if len(seconds) > MOST_USERS}
+        return kept, np.sort(np.array(begun, np.int64))
+
+    def common_word(self, word: str, horizon: int) -> bool:
+        """Whether many of those who wrote before a UTC second used a word."""
+        uses, begun = self._first_uses
+        count = np.searchsorted(uses.get(word, begun[:0]), horizon)
+        return bool(count > max(MOST_USERS, COMMON_WORDS * np.searchsorted(begun, horizon)))
 
     def statements(self, user: int, horizon: int) -> list[str]:
         """What is said of a user before a UTC second; what has no time was known from the beginning."""
@@ -123,18 +140,18 @@ class Facts:
         return mine.filter(pl.col(TIMESTAMP).fill_null(-1) < horizon)[STATEMENT].to_list()
 
     def words(self, user: int, horizon: int) -> frozenset[str]:
-        """Words of four letters at least that a user wrote before a UTC second, but those that many people use."""
+        """Words of four letters at least that a user wrote before a UTC second."""
         start, table = self._written
         mine = table[int(start[user]) : int(start[user + 1])] if user < self.log.num_users else table[:0]
         if not mine.height:
             return frozenset()
-        return _words(mine.filter(pl.col(TIMESTAMP) < horizon)[TEXT].to_list()) - self._common_words
+        return _words(mine.filter(pl.col(TIMESTAMP) < horizon)[TEXT].to_list())
 
     def alike(self, user: int, person: int, horizon: int) -> tuple[str | None, str | None]:
-        """A statement that holds for both, and a word that both wrote; None without one."""
+        """A statement that holds for both, and a word that both and few others wrote; None without one."""
         said = set(self.statements(user, horizon)) & set(self.statements(person, horizon))
-        words = self.words(user, horizon) & self.words(person, horizon)
-        return min(said, default=None), max(words, key=lambda word: (len(word), word), default=None)
+        words = sorted(self.words(user, horizon) & self.words(person, horizon), key=lambda word: (-len(word), word))
+        return min(said, default=None), next((word for word in words if not self.common_word(word, horizon)), None)
 
     def same(self, user: int, person: int) -> tuple[str, str] | None:
         """A categorical attribute that both have, and its label; the one that fewest people share."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from befriend.evaluation.regimes import HIDDEN, REGIMES
 from befriend.retrieval.recommender import Filter, Ranking, Recommender
 from befriend.retrieval.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
 from befriend.retrieval.requests import Request, RequestBuilder
-from befriend.retrieval.rules import POOL, Eligible, Rules, arranged
+from befriend.retrieval.rules import POOL, Eligible, Rules, diverse
 from befriend.retrieval.sampling import Sampling, sample
 
 AT_ONCE = 1024  # requests
@@ -71,44 +71,45 @@ class ListMaker:
         self.recommender, self.observed, self.options = recommender, observed, options
         self.log, self.vectors = observed.log, vectors
         self.builder = RequestBuilder(self.log, observed.activity.histories)
-        rules = options.rules
-        eligible = Eligible(rules, since, attributes)  # says what is wrong with the rules
-        self.only: Filter | None = eligible if rules.filters else None
         self.shown = np.zeros(self.log.num_users, np.int64)
+        eligible = Eligible(options.rules, since, attributes, self.shown)  # says what is wrong with the rules
+        self.only: Filter | None = eligible if options.rules.filters else None
 
     def request(self, table: pl.DataFrame) -> Request:
         """table: COLUMNS, `at` and `filter_at` in UTC seconds. CallError, DataError for what there is not."""
         last = max(int(self.log.timestamp[-1]), self.observed.texts.last) + 1
         at = table[AT].fill_null(last).to_numpy().astype(np.int64)
         filter_at = table[FILTER_AT].fill_null(pl.Series(at)).to_numpy().astype(np.int64)
-        if (filter_at < at).any():
+        first = _first((filter_at < at).tolist())
+        if first is not None:
             raise CallError(
-                f"filter_at, the moment at which a list is shown, lies before at, as of which it is made: row "
-                f"{int((filter_at < at).argmax()) + 1} of the requests."
+                "filter_at, the moment at which a list is shown, lies before at, as of which it is made"
+                f"{_of_row(table, first)}."
             )
-        nameless = table[USER_ID].is_null()
-        if nameless.any():
-            raise CallError(f"row {int(nameless.arg_max() or 0) + 1} of the requests names no user.")
-        unknown = table.filter(~pl.col(REGIME).is_in(REGIMES))
-        if unknown.height:
-            raise CallError(f"there is no regime {unknown[REGIME][0]}. Regimes: {', '.join(REGIMES)}.")
-        unknown = table.filter(~pl.col(LIST).is_in(LISTS))
-        if unknown.height:
-            raise CallError(f"there is no list {unknown[LIST][0]}. Lists: {', '.join(LISTS)}.")
-        known = table[ACTION].is_not_null()
-        unknown = table.filter(known & ~pl.col(ACTION).is_in(self.log.actions))
-        if unknown.height:
-            raise CallError(f"there is no action {unknown[ACTION][0]}. Actions: {', '.join(self.log.actions)}.")
-        wrong = table.filter(known != (pl.col(REGIME) == "streaming"))
-        if wrong.height:
-            regime, action = wrong[REGIME][0], wrong[ACTION][0]
+        first = _first(table[USER_ID].is_null())
+        if first is not None:
+            raise CallError(f"no user is named{_of_row(table, first)}.")
+        action = table[ACTION].is_not_null()
+        for name, labels, given in (
+            (REGIME, REGIMES, True),
+            (LIST, LISTS, True),
+            (ACTION, self.log.actions, action),
+        ):
+            first = _first(given & ~table[name].is_in(labels))
+            if first is not None:
+                raise CallError(
+                    f"there is no {name} “{table[name][first]}”{_of_row(table, first)}. There are: {', '.join(labels)}."
+                )
+        first = _first(action != (table[REGIME] == "streaming"))
+        if first is not None:
+            said = f"has the action {table[ACTION][first]}" if action[first] else "has no action"
             raise CallError(
-                f"what the user is about to do is known in regime streaming, and in no other: regime {regime} "
-                + (f"has the action {action}." if action is not None else "has no action.")
+                "what the user is about to do is known in regime streaming, and in no other: regime "
+                f"{table[REGIME][first]} {said}{_of_row(table, first)}."
             )
         if (at <= self.log.timestamp[0]).any():
-            first = datetime.fromtimestamp(int(self.log.timestamp[0]), UTC)
-            raise DataError(f"nothing had happened yet: the log begins on {first:%Y-%m-%d %H:%M:%S} UTC.")
+            begin = datetime.fromtimestamp(int(self.log.timestamp[0]), UTC)
+            raise DataError(f"nothing had happened yet: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC.")
         number = {action: k for k, action in enumerate(self.log.actions)} | {None: HIDDEN}
         return self.builder.build(
             user=self.log.numbers(table[USER_ID]),
@@ -165,25 +166,51 @@ class ListMaker:
 
     def _shown(self, request: Request, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
         """int64[B, k] users, -1 behind the last, and float32[B, k], their scores."""
-        options, rules = self.options, self.options.rules
-        pool = max(POOL, 5 * options.k) if rules.rearranges else options.k
-        count = pool if options.sampling is None else self.log.num_users
-        head = ranking.head(options.model, count, self.only)
+        everyone = np.arange(len(request))
+        # Who may be on a list under a cap depends on the lists before it.
+        groups = everyone[None] if self.options.rules.cap is None else everyone[:, None]
+        parts = [self._heads(request, ranking, some) for some in groups]
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def _heads(self, request: Request, ranking: Ranking, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_shown`, of some requests, int64[R]; counts who is on them."""
+        options, diversity = self.options, self.options.rules.diversity
+        pool = max(POOL, options.k) if diversity else options.k
+        head = ranking.head(
+            options.model, pool if options.sampling is None else self.log.num_users, self.only, requests=some
+        )
         ids, scores = head.ids, head.scores
         if options.sampling is not None:
-            drawn = sample(torch.from_numpy(scores), pool, options.sampling, self._generator(request.user)).numpy()
+            drawn = np.concatenate(
+                [
+                    sample(torch.from_numpy(score[None]), pool, options.sampling, self._generator(request, int(b)))
+                    for score, b in zip(scores, some, strict=True)
+                ]
+            )
             column = drawn.clip(min=0)
             ids = np.where(drawn < 0, -1, np.take_along_axis(ids, column, 1))
             scores = np.take_along_axis(scores, column, 1)
-        if rules.rearranges:
-            ids, scores = arranged(ids, scores, options.k, rules, self.vectors, self.shown)
+        if diversity:
+            ids, scores = diverse(ids, scores, options.k, diversity, self.vectors)
+        self.shown += np.bincount(ids[ids >= 0], minlength=len(self.shown))
         return ids, scores
 
-    def _generator(self, user: np.ndarray) -> torch.Generator:
-        """Users served together have draws of their own: what was made before changes none."""
+    def _generator(self, request: Request, row: int) -> torch.Generator:
+        """Each request has draws of its own, whoever else is asked for."""
         assert self.options.sampling is not None
-        seed = np.random.SeedSequence([self.options.sampling.seed, *user.tolist()]).generate_state(1)
-        return torch.Generator().manual_seed(int(seed[0]))
+        asked = (request.user, request.horizon, request.regime, request.action + 1)
+        entropy = [self.options.sampling.seed, *(int(column[row]) for column in asked)]
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def _first(wrong: Iterable[bool]) -> int | None:
+    """The first row of which something holds."""
+    return next((row for row, holds in enumerate(wrong) if holds), None)
+
+
+def _of_row(table: pl.DataFrame, row: int) -> str:
+    """What an error says of where it is, of many requests."""
+    return f", in row {row + 1} of the requests" if table.height > 1 else ""
 
 
 def blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:

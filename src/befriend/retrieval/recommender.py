@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,7 +81,7 @@ class Recommender:
         self.heuristics, self.boosters = heuristics, boosters or {}
         self.observed = observed or next(iter(self.retrievers.values())).observed
         self.opted_out = None if opted_out is None or not opted_out.any() else torch.from_numpy(opted_out)
-        self._kept: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], Future[Snapshot]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -89,16 +90,27 @@ class Recommender:
         return (*self.boosters, *self.retrievers, *(RULES if self.heuristics else ()))
 
     def at(self, visible: int, horizon: int) -> Snapshot:
-        """Everything as of a UTC second, before which the first `visible` events lie. The last few are kept."""
+        """Everything as of a UTC second, before which the first `visible` events lie. The last few are kept.
+
+        Who asks first makes it; who asks meanwhile waits for it, and for nothing else.
+        """
         key = visible, horizon
         with self._lock:
-            if key not in self._kept:
-                before = next(reversed(self._kept.values()), None)
-                self._kept[key] = self._snapshot(visible, horizon, before)
+            wanted = self._kept.get(key)
+            made = [old for old in self._kept.values() if old.done()]
+            if mine := wanted is None:
+                wanted = self._kept[key] = Future()
                 if len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
-            return self._kept[key]
+        if mine:
+            try:
+                wanted.set_result(self._snapshot(visible, horizon, made[-1].result() if made else None))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(key, None)
+                wanted.set_exception(error)
+        return wanted.result()
 
     def _snapshot(self, visible: int, horizon: int, before: Snapshot | None) -> Snapshot:
         moment = Moment(self.observed, visible, horizon, self.opted_out)
@@ -169,28 +181,36 @@ class Ranking:
         """float32[B, K, F]: what a ranker knows of people, int64[B, K], on its requests."""
         return features(self.recommender.observed, self.request, self.lists, users, SOURCES[name])
 
-    def head(self, name: str, k: int = DEPTH, only: Filter | None = None) -> Ranked:
-        """The first k people whom a filter allows, as far as there are so many."""
+    def head(self, name: str, k: int = DEPTH, only: Filter | None = None, requests: np.ndarray | None = None) -> Ranked:
+        """The first k people whom a filter allows, as far as there are so many.
+
+        requests: int64[R], of which of the requests; None: of all.
+        """
+        asked = np.arange(len(self.request)) if requests is None else requests
         first = self.of(name)
-        ids, scores = (first.ids, first.scores) if only is None else self._allowed(first, only)
+        ids, scores = first.ids[asked], first.scores[asked]
+        ended = (ids < 0).any(1)
+        if only is not None:
+            ids, scores = self._allowed(ids, scores, asked, only)
         ids, scores = ids[:, :k].copy(), scores[:, :k].copy()
         if (missing := k - ids.shape[1]) > 0:
             ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
             scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
         if name in BEHIND or name in self.recommender.retrievers:
-            ended = np.zeros(len(ids), bool) if name in BEHIND else (first.ids < 0).any(1)
-            for row in np.flatnonzero((ids < 0).any(1) & ~ended):
-                self._go_on(name, int(row), ids[row], scores[row], only)
+            for row in np.flatnonzero((ids < 0).any(1) & (~ended | (name in BEHIND))):
+                self._go_on(name, int(asked[row]), ids[row], scores[row], only)
         return Ranked(ids, scores)
 
-    def _allowed(self, first: Ranked, only: Filter) -> tuple[np.ndarray, np.ndarray]:
+    def _allowed(
+        self, ids: np.ndarray, scores: np.ndarray, asked: np.ndarray, only: Filter
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Without those whom the filter does not allow; the others move up."""
-        keep = np.zeros(first.ids.shape, bool)
-        for row, (user, horizon) in enumerate(zip(self.request.user, self.request.horizon, strict=True)):
-            keep[row] = only.allows(int(user), int(horizon))[first.ids[row]]
-        keep &= first.ids >= 0
+        keep = np.zeros(ids.shape, bool)
+        for row, (user, horizon) in enumerate(zip(self.request.user[asked], self.request.horizon[asked], strict=True)):
+            keep[row] = only.allows(int(user), int(horizon))[ids[row]]
+        keep &= ids >= 0
         order = np.argsort(~keep, 1, kind="stable")
-        ids, scores = np.where(keep, first.ids, -1), np.where(keep, first.scores, np.float32(-np.inf))
+        ids, scores = np.where(keep, ids, -1), np.where(keep, scores, np.float32(-np.inf))
         return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
 
     def _go_on(self, name: str, row: int, ids: np.ndarray, scores: np.ndarray, only: Filter | None) -> None:

@@ -16,6 +16,8 @@ COLUMNS = (USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST)
 """of a table of requests: whose list; as of which moment; the moment before which events say who must not be listed (as
 `at` where null); the regime; what the user is about to do (known in streaming alone); any, or new without contacts"""
 
+END = 253_402_300_800  # UTC second at which the year 9999 ends; a later moment is in another unit
+
 
 def requests_table(
     users: pl.Series,
@@ -27,7 +29,7 @@ def requests_table(
 ) -> pl.DataFrame:
     """One request for each user. Without a regime it is live, or streaming where the action is known."""
     regime = regime or ("live" if action is None else "streaming")
-    return pl.DataFrame({USER_ID: users}).with_columns(
+    return pl.DataFrame({USER_ID: ids_of(users)}).with_columns(
         pl.lit(None if at is None else second_of(at), pl.Int64).alias(AT),
         pl.lit(None if filter_at is None else second_of(filter_at), pl.Int64).alias(FILTER_AT),
         pl.lit(regime, pl.String).alias(REGIME),
@@ -56,32 +58,55 @@ def read_requests(path: Path) -> pl.DataFrame:
     if not table.height:
         raise CallError(f"{path} asks for nothing.")
     usual = requests_table(table[USER_ID])
-    given = {name: table[name] for name in (REGIME, ACTION, LIST) if name in table.columns}
-    for name in (AT, FILTER_AT):
-        if name in table.columns:
-            given[name] = _seconds(table[name], f"{path}, column {name}")
+    given = {name: table[name] for name in table.columns if name != USER_ID}
+    for name, column in given.items():
+        where = f"{path}, column {name}"
+        given[name] = _seconds(column, where) if name in (AT, FILTER_AT) else _text(column, where)
     action = given.get(ACTION, usual[ACTION])
     live = pl.select(pl.when(action.is_null()).then(pl.lit("live")).otherwise(pl.lit("streaming"))).to_series()
-    given[REGIME] = given[REGIME].cast(pl.String).fill_null(live) if REGIME in given else live
+    given[REGIME] = given[REGIME].fill_null(live) if REGIME in given else live
     if LIST in given:
-        given[LIST] = given[LIST].cast(pl.String).fill_null(LISTS[0])
-    if ACTION in given:
-        given[ACTION] = given[ACTION].cast(pl.String)
+        given[LIST] = given[LIST].fill_null(LISTS[0])
     return usual.with_columns(column.alias(name) for name, column in given.items())
+
+
+def ids_of(users: pl.Series) -> pl.Series:
+    """Users as a log may have them: numbers or text. CallError for anything else."""
+    if isinstance(users.dtype, pl.Categorical | pl.Enum):
+        return users.cast(pl.String)
+    if not (users.dtype.is_integer() or users.dtype.is_float() or users.dtype in (pl.String, pl.Null)):
+        raise CallError(f"ids of users are numbers or text, and {USER_ID} holds {users.dtype}.")
+    return users
+
+
+def _text(column: pl.Series, where: str) -> pl.Series:
+    if column.dtype not in (pl.String, pl.Null) and not isinstance(column.dtype, pl.Categorical | pl.Enum):
+        raise CallError(f"{where}, holds {column.dtype}, and should hold text.")
+    return column.cast(pl.String)
 
 
 def _seconds(column: pl.Series, where: str) -> pl.Series:
     """UTC seconds of moments: integers, dates and times, or ISO 8601."""
-    if column.dtype.is_integer():
-        return column.cast(pl.Int64)
     if column.dtype == pl.Null:
         return column.cast(pl.Int64)
-    if column.dtype.is_temporal():
-        return column.cast(pl.Datetime("us")).dt.epoch("s") if column.dtype == pl.Date else column.dt.epoch("s")
+    if column.dtype.is_integer():
+        late = (column > END).fill_null(False)
+        if late.any():
+            raise CallError(
+                f"{where}, row {int(late.arg_max() or 0) + 1}: {column.filter(late)[0]} lies beyond the year 9999; "
+                "write moments as UTC seconds, not as milliseconds."
+            )
+        return column.cast(pl.Int64)
+    if isinstance(column.dtype, pl.Datetime):
+        return column.dt.epoch("s")
+    if column.dtype == pl.Date:
+        return column.cast(pl.Datetime("us")).dt.epoch("s")
     if column.dtype == pl.String:
-        return pl.Series(
-            [None if text is None else second_of(moment_of(where, text)) for text in column], dtype=pl.Int64
-        )
+        seconds = [
+            None if text is None else second_of(moment_of(f"{where}, row {row}:", text))
+            for row, text in enumerate(column, 1)
+        ]
+        return pl.Series(seconds, dtype=pl.Int64)
     raise CallError(f"{where}, holds {column.dtype}: write moments as UTC seconds, or as 2024-05-31T18:00:00.")
 
 
@@ -90,4 +115,4 @@ def moment_of(where: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise CallError(f"{where} {text}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None
+        raise CallError(f"{where} {text or 'nothing'}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from befriend.data.observed import Observed
-from befriend.evaluation.regimes import HIDDEN
 from befriend.models.batch import NextTargetPredictionBatch, Positions, Query
 from befriend.models.query_tower import QueryTower
 from befriend.models.settings import QuerySettings
@@ -152,14 +151,13 @@ class Retriever(ABC, Generic[M]):
         user, _, _, action, regime = distinct
         (who, seen, now), row = distinct[:3].unique_consecutive(return_inverse=True, dim=1)
         who = torch.where(self.observed.known(who, seen, now), who, nobody)
-        action = torch.where(action == HIDDEN, HIDDEN, self.observed.action_number[action.clamp(min=0)])
         got = self.observed.encoded.gather(who, seen, length)
         batch = NextTargetPredictionBatch(who, got.action, got.other, got.mask, who, who, got.received, got.timestamp)
         features = None
         if self.tower.freshness:
             features = self.observed.features(who, a.places(who, seen), seen, now).double()[row]
         state = torch.full_like(row, length)
-        positions = Positions(row, state, action, user, regime, features)
+        positions = Positions(row, state, self.observed.actions(action), user, regime, features)
         states = self.exact.encode_history(batch, self.exact_rows)
         return self.exact.query(batch, positions, states, self.exact_rows).of(ask)
 

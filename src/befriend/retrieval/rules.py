@@ -33,22 +33,19 @@ class Rules:
     """how many lists of a run one person may be on; users are served in their order"""
 
     @property
-    def rearranges(self) -> bool:
-        """Whether a list is not just what the rules leave of the ranked one."""
-        return self.diversity > 0 or self.cap is not None
-
-    @property
     def filters(self) -> bool:
         """Whether some people may not be on some lists."""
-        return bool(self.min_age_days or self.same or self.different or self.only is not None or self.exclude)
+        filters = self.min_age_days, self.same, self.different, self.exclude, self.cap
+        return any(filters) or self.only is not None
 
 
 class Eligible:
     """The rules as a `befriend.retrieval.recommender.Filter`."""
 
-    def __init__(self, rules: Rules, since: np.ndarray, attributes: Attributes):
-        """since: int64[N], the second after which each user may be found."""
-        self.rules, self.since, self.attributes = rules, since, attributes
+    def __init__(self, rules: Rules, since: np.ndarray, attributes: Attributes, shown: np.ndarray):
+        """since: int64[N], the second after which each user may be found; shown: int64[N], on how many lists everybody
+        has been, which whoever makes them counts on."""
+        self.rules, self.since, self.attributes, self.shown = rules, since, attributes, shown
         self.listed = np.ones(len(since), bool)
         if rules.only is not None:
             self.listed[:] = False
@@ -66,6 +63,8 @@ class Eligible:
         allowed = self.listed
         if self.rules.min_age_days:
             allowed = allowed & (self.since <= horizon - self.rules.min_age_days * DAY)
+        if self.rules.cap is not None:
+            allowed = allowed & (self.shown < self.rules.cap)
         table = self.attributes.categorical
         for columns, alike in ((self.same, True), (self.different, False)):
             for column in columns:
@@ -75,31 +74,26 @@ class Eligible:
         return allowed
 
 
-def arranged(
-    ids: np.ndarray, scores: np.ndarray, k: int, rules: Rules, vectors: np.ndarray, shown: np.ndarray
+def diverse(
+    ids: np.ndarray, scores: np.ndarray, k: int, weight: float, vectors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32[B, k] and float32[B, k]: lists put together from pools, int32[B, C], best first, -1 behind the last.
+    """int64[B, k] and float32[B, k]: lists put together from pools, int64[B, C], best first, -1 behind the last.
 
-    By maximal marginal relevance (Carbonell and Goldstein 1998): (1 - d) * relevance - d * the largest cosine with
+    By maximal marginal relevance (Carbonell and Goldstein 1998): (1 - w) * relevance - w * the largest cosine with
     anybody on the list so far; relevance falls from 1 to 0 with the score over the pool. vectors: float32[N, D], of
-    length 1; shown: int64[N], on how many lists everybody has been, counted on.
+    length 1.
     """
-    out, score_out = np.full((len(ids), k), -1, np.int32), np.full((len(ids), k), -np.inf, np.float32)
+    out, score_out = np.full((len(ids), k), -1), np.full((len(ids), k), -np.inf, np.float32)
     for row, (pool, score) in enumerate(zip(ids, scores, strict=True)):
-        kept = pool >= 0
-        if rules.cap is not None:
-            kept &= shown[pool] < rules.cap
-        people, score = pool[kept], score[kept]
+        people, score = pool[pool >= 0], score[pool >= 0]
         if not len(people):
             continue
         spread = max(float(score[0] - score[-1]), 1e-9)
         relevance, near, left = (score - score[-1]) / spread, np.zeros(len(people)), np.ones(len(people), bool)
         for place in range(min(k, len(people))):
-            value = np.where(left, (1 - rules.diversity) * relevance - rules.diversity * near, -np.inf)
+            value = np.where(left, (1 - weight) * relevance - weight * near, -np.inf)
             best = int(value.argmax())
             left[best] = False
             out[row, place], score_out[row, place] = people[best], score[best]
             near = np.maximum(near, vectors[people] @ vectors[people[best]])
-        chosen = out[row][out[row] >= 0]
-        shown[chosen] += 1
     return out, score_out

@@ -21,7 +21,7 @@ from befriend.evaluation.findable import without_events
 from befriend.evaluation.latency import latency
 from befriend.evaluation.measure import measure, predictions
 from befriend.evaluation.parity import differing
-from befriend.evaluation.protocol import Questions, ask, requests, requests_and_events
+from befriend.evaluation.protocol import Questions, ask, requests
 from befriend.evaluation.ranked import EVENTS_AT_ONCE, Lists, ranked
 from befriend.evaluation.regimes import Regime
 from befriend.evaluation.report import headline, write_report
@@ -89,12 +89,13 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     beam = loaded.retrievers(approximate=True)[1]
     decoded = {}
     for regime, questions in asked.items():
-        some = requests_and_events(log, histories, questions, regime, EVENTS_AT_ONCE)
-        decoded[regime] = decoding(log, some, recommender, beam, settings.seed)
+        some = requests(log, histories, {regime: questions}, EVENTS_AT_ONCE)
+        with_events = ((request, events) for request, events, _ in some)
+        decoded[regime] = decoding(log, with_events, recommender, beam, settings.seed)
     files.write_json(reports / "stu.json", decoded)
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
     events = max(len(questions.events) for questions in asked.values())
-    request, _ = next(iter(requests(log, histories, asked, EVENTS_AT_ONCE)))
+    request, _, _ = next(iter(requests(log, histories, asked, EVENTS_AT_ONCE)))
     waited = latency(recommender, request, MODELS)
     return EvaluateResult(events, dict(top.iter_rows()), {"latency": waited})
 

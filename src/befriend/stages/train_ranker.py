@@ -49,15 +49,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     questions = {
         regime: ask(log, split, "validation", settings.events, regime, loaded.findable) for regime in settings.regimes
     }
-    done = dict.fromkeys(questions, 0)
     blocks = list(requests(log, loaded.activity.histories, questions, EVENTS_AT_ONCE))
-    for request, regimes in track(blocks, "candidates", len(blocks)):
-        event = []
-        for regime, rows in regimes:
-            q, count = questions[regime], rows.stop - rows.start
-            event.append(q.events[q.row_event[done[regime] : done[regime] + count]])
-            done[regime] += count
-        events = np.concatenate(event)
+    for request, events, _ in track(blocks, "candidates", len(blocks)):
         wanted = _wanted(log, split.t_test, events, settings)
         asked += int(wanted.sum())
         ranking = recommender.rank(request, names)
@@ -66,8 +59,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
             hit = users == log.target[events][:, None]
             useful = hit.any(1) & wanted
             real = (users >= 0) & useful[:, None]
-            rows_ = ranking.features(name, users)[real]
-            kept[name].append(Examples(rows_, hit[real], real.sum(1)[useful], log.timestamp[events][useful]))
+            rows = ranking.features(name, users)[real]
+            kept[name].append(Examples(rows, hit[real], real.sum(1)[useful], log.timestamp[events][useful]))
     examples = {name: Examples.joined(parts) for name, parts in kept.items()}
     if not all(len(part.groups) for part in examples.values()):
         raise DataError(
