@@ -132,6 +132,16 @@ def test_a_shorter_list_is_the_head_of_a_longer_one_and_rules_only_leave_people_
     assert last["recommended"].to_list() == whole[-3:]  # far behind everybody who was looked at
 
 
+@pytest.mark.parametrize("rules", [Rules(), Rules(min_age_days=1e-6), Rules(diversity=0.01), Rules(cap=1000)], ids=str)
+def test_rules_see_the_people_whom_the_search_sees(rules: Rules, people: Befriend) -> None:
+    """Somebody who wrote something and has no event stays where no rule speaks of them."""
+    silent = people.log.user_ids.filter(pl.Series(people.log.first_seen > people.log.timestamp[-1]))
+    assert len(silent)
+    users = people.log.user_ids.head(20)
+    found = people.recommend(users, k=300, model="two-tower", rules=rules)
+    assert found.filter(pl.col("recommended").is_in(silent.implode())).height == 20 * len(silent)
+
+
 def test_draws_and_lists_of_different_people_are_those_of_the_request_whoever_else_is_asked_for(
     people: Befriend,
 ) -> None:

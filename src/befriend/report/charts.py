@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import vl_convert
 
+from befriend import files
 from befriend.data.split import SEGMENTS
 from befriend.evaluation.groups import ACTIVITY, JOINED
 from befriend.evaluation.report import LISTS
@@ -37,7 +38,7 @@ DARK = {
     "page": "#14181d",
     "colours": ["#56B4E9", "#E69F00", "#2FC79B", "#E3A5C8", "#9A9A9A"],
 }
-PICTURE = 460  # pixels wide, before scaling
+PICTURE = 460  # pixels wide
 TALL = 230
 BEST = 8  # models in a chart of the headline
 POINTS = 2500  # users on a map
@@ -66,10 +67,10 @@ class Figure:
         return {**self.drawn, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 
     def write(self, folder: Path) -> None:
-        """A picture for light paper, <name>.png."""
+        """A picture for light paper, <name>.svg: pixels would differ with the fonts that a machine has."""
         spec = {**self.drawn, "width": PICTURE, "title": self.title}
-        picture = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2, config=config(LIGHT, paper=True))
-        (folder / f"{self.name}.png").write_bytes(picture)
+        picture = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config(LIGHT, paper=True))
+        files.write_text(folder / f"{self.name}.svg", picture)
 
 
 def config(theme: dict[str, Any], paper: bool = False) -> dict[str, Any]:
