@@ -262,7 +262,7 @@ def test_who_asked_somebody_leaves_out_who_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["two-tower", "stu"])
 def test_nothing_changes_where_a_contact_is_left_out_that_there_is_not(model: Any, people: Befriend) -> None:
     """The score without nothing is the score of the list."""
-    from befriend.retrieval.explain import Without
+    from befriend.retrieval.ablation import Without
 
     user = people.log.user_ids[int(np.bincount(people.log.actor).argmax())]
     requests = requests_table(pl.Series([user]))
