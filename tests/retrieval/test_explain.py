@@ -16,7 +16,7 @@ from befriend.api import Befriend, RecommendOptions
 from befriend.data.activity import DAY
 from befriend.data.attributes import Attributes
 from befriend.data.observed import Observed
-from befriend.retrieval.explain import ASKERS, GENERAL, Evidence, Reason, chosen, sentences
+from befriend.retrieval.explain import GENERAL, Evidence, Reason, chosen, sentences
 from befriend.retrieval.facts import Between, Facts
 from befriend.retrieval.request_table import requests_table
 from tests.conftest import make_log
@@ -82,7 +82,8 @@ class Truth:
             rf"You were in touch with (\d+) {ago}; ([\d,]+) other (?:person has|people have) been in touch with both (\d+) and {person}\.": self._bridge,
             rf"You and {person} have in common: (.+)\.": self._said,
             rf"You and {person} both wrote of “(\w+)”\.": self._word,
-            rf"([\d,]+) other people contacted {person} within the last week\.": self._asked,
+            rf"([\d,]+) other people contacted {person} within a week, last {ago}\.": self._asked,
+            rf"Another person contacted {person} {ago}\.": lambda u, p, when: self._asked(u, p, "1", when),
             rf"{person} was last active {ago}\.": self._active,
             rf"{person} joined {ago}\.": lambda u, p, when: (
                 self.ago(self._first(p), when) and self.moment - self._first(p) <= 7 * DAY
@@ -133,9 +134,10 @@ class Truth:
             for x in (u, p)
         )
 
-    def _asked(self, u: int, p: int, count: str) -> bool:
+    def _asked(self, u: int, p: int, count: str, when: str) -> bool:
         rows = self.contacts.filter(pl.col("timestamp") >= self.moment - 7 * DAY, target_id=p)
-        return len(set(rows["actor_id"]) - {u}) == int(count.replace(",", "")) >= ASKERS
+        rows = rows.filter(pl.col("actor_id") != u)
+        return rows["actor_id"].n_unique() == int(count.replace(",", "")) and self.ago(rows["timestamp"].max(), when)  # type: ignore[arg-type]
 
     def _active(self, u: int, p: int, when: str) -> bool:
         done = self.events.filter((pl.col("action") != "block"), actor_id=p)["timestamp"]
@@ -211,7 +213,9 @@ def test_sentences_are_plain_words() -> None:
         "You and 42 have both been in touch with 7, 8, 9 and 1 more."
     ]
     assert say(Reason("attribute", 1, texts=("town", "Bonn"))) == ["You and 42 have the same town: Bonn."]
-    assert say(Reason("asked for", 1, count=12)) == ["12 other people contacted 42 within the last week."]
+    asked = Reason("asked for", 1, count=12, second=hours)
+    assert say(asked) == ["12 other people contacted 42 within a week, last 3 hours ago."]
+    assert say(Reason("asked for", 1, count=1, second=hours)) == ["Another person contacted 42 3 hours ago."]
     assert say(Reason("active", 1, second=hours)) == ["42 was last active 3 hours ago."]
     assert say(Reason("here", 0, second=0)) == ["42 has been here since 1970-01-01."]
 
@@ -255,8 +259,9 @@ def test_a_word_that_two_share_is_common_only_once_many_wrote_it(tmp_path: Path)
 
 def test_who_asked_somebody_leaves_out_who_reads_it(tmp_path: Path) -> None:
     known = facts(tmp_path, [(0, "ask", 3, 10), (1, "ask", 3, 20), (1, "ask", 3, 21), (2, "ask", 3, 30)], [])
-    assert [known.askers(3, user, 4, 0) for user in (0, 1, 9)] == [2, 2, 3]
-    assert known.askers(3, 0, 4, 25) == 1 and known.askers(3, 9, 3, 0) == 2
+    assert [known.askers(3, user, 4, 0) for user in (0, 1, 9)] == [(2, 30), (2, 30), (3, 30)]
+    assert known.askers(3, 0, 4, 25) == (1, 30) and known.askers(3, 9, 3, 0) == (2, 21)
+    assert known.askers(3, 9, 4, 31) == (0, 0)
 
 
 @pytest.mark.parametrize("model", ["two-tower", "stu"])

@@ -26,7 +26,6 @@ from befriend.retrieval.requests import Request
 
 NAMED = 3  # people and reasons, at most
 RECENT = 7 * DAY  # how long ago somebody may have joined, been active or been contacted
-ASKERS = 3  # people who contacted somebody within that time, at least
 
 GENERAL = ("asked for", "active", "joined", "here")
 """kinds of reasons that hold for everybody alike"""
@@ -48,7 +47,7 @@ class Reason:
     count: int = 0
     """how many contacts in common, people in between, or people who asked"""
     second: int = 0
-    """UTC second: of the last contact with the one in front of a bridge, of the last activity, of joining"""
+    """UTC second: of the last contact with that contact, of who asked last, of the last activity, of joining"""
     texts: tuple[str, ...] = ()
     """the statement, the word, or name and label of the attribute"""
 
@@ -139,12 +138,12 @@ class Explainer:
             same = facts.same(user, person)
             if same:
                 found["attribute"] = {"texts": same}
-        askers = facts.askers(person, user, visible, horizon - RECENT)
-        if askers >= ASKERS:
-            found["asked for"] = {"count": askers}
-        last = last_active(facts.observed, np.array([person]), np.array([visible]), np.array([horizon]))[0]
+        askers, last = facts.askers(person, user, visible, horizon - RECENT)
+        if askers:
+            found["asked for"] = {"count": askers, "second": last}
+        last = int(last_active(facts.observed, np.array([person]), np.array([visible]), np.array([horizon]))[0])
         if last >= horizon - RECENT:
-            found["active"] = {"second": int(last)}
+            found["active"] = {"second": last}
         joined = facts.joined(person, horizon)
         found["joined" if joined >= horizon - RECENT else LAST] = {"second": joined}
         return found
@@ -235,7 +234,9 @@ def _sentence(evidence: Evidence, reason: Reason) -> str:
         case "attribute":
             return f"You and {person} have the same {reason.texts[0]}: {reason.texts[1]}."
         case "asked for":
-            return f"{reason.count:,} other people contacted {person} within the last week."
+            if reason.count == 1:
+                return f"Another person contacted {person} {_ago(moment, second)}."
+            return f"{reason.count:,} other people contacted {person} within a week, last {_ago(moment, second)}."
         case "active":
             return f"{person} was last active {_ago(moment, second)}."
         case "joined":

@@ -89,12 +89,13 @@ class Facts:
         shared = np.intersect1d(self.contacts(near, visible), self.contacts(person, visible), assume_unique=True)
         return int((shared != user).sum())
 
-    def askers(self, person: int, user: int, visible: int, since: int) -> int:
-        """How many people, the user left out, contacted a person since a UTC second."""
+    def askers(self, person: int, user: int, visible: int, since: int) -> tuple[int, int]:
+        """How many people, the user left out, contacted a person since a UTC second, and when the last one did."""
         window = self.histories.window(person, visible)
         event, other = self.event[window], self.other[window]
         mine = self.received[window] & self.log.is_contact[event] & (self.log.timestamp[event] >= since)
-        return len(np.unique(other[mine & (other != user)]))
+        mine &= other != user
+        return len(np.unique(other[mine])), int(self.log.timestamp[event[mine]].max(initial=0))
 
     @cached_property
     def _said(self) -> tuple[np.ndarray, pl.DataFrame]:
