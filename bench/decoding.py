@@ -94,7 +94,7 @@ def measure(users: int) -> list[str]:
         for parameter in model.tower_layers.parameters():
             parameter.normal_(std=WIDTH**-0.5)
     trie = Trie.of(stus)
-    following = beam.Following.of(model, trie)
+    following = beam.Following.of(model, trie, model.paths)
     asked, moment, query = torch.randn(BATCH, WIDTH), torch.randn(users, FEATURES), torch.randn(BATCH, FEATURES) / 10
     indptr, excluded = torch.arange(BATCH + 1) * EXCLUDED, torch.randint(users, (BATCH * EXCLUDED,))
     row = torch.repeat_interleave(torch.arange(BATCH), EXCLUDED)

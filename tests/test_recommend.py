@@ -188,7 +188,7 @@ def test_an_unknown_user_is_told_so(project: Path) -> None:
         (["--user", "1", "--action", "wave"], 2, "there is no action “wave”. There are: "),
         (["--users", "nowhere.txt"], 2, "there is no file nowhere.txt"),
         (["--users", "prepared/users.parquet", "--only", "prepared"], 2, "there is no file prepared"),
-        (["--users", "models/two_tower/model.safetensors"], 2, "Ids stand one a line, in UTF-8, or in Parquet"),
+        (["--users", "models/two_tower/weights.safetensors"], 2, "Ids stand one a line, in UTF-8, or in Parquet"),
     ],
     ids=["nobody", "time", "action", "file", "folder", "bytes"],
 )

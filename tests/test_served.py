@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from befriend.evaluation.ranked import Evaluated, ranked
 from befriend.evaluation.regimes import REGIMES, Regime
 from befriend.retrieval.models import Models
 from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.request_table import requests_table
 from befriend.retrieval.requests import DEPTH
 from befriend.stages import evaluate
 from tests.conftest import call
@@ -125,10 +127,10 @@ def test_a_shorter_list_is_the_head_of_a_longer_one_and_rules_only_leave_people_
     assert len(whole) > 60
     for k in (1, 5, 10, 50):
         assert people.recommend([user], k=k, model=model)["recommended"].to_list() == whole[:k]
-    only = frozenset(range(0, len(ids), 7))
+    only = frozenset(ids[::7])
     found = people.recommend([user], k=6, model=model, rules=Rules(only=only))["recommended"].to_list()
-    assert found == [person for person in whole if ids.index(person) in only][:6]
-    last = people.recommend([user], k=3, model=model, rules=Rules(only=frozenset(map(ids.index, whole[-3:]))))
+    assert found == [person for person in whole if person in only][:6]
+    last = people.recommend([user], k=3, model=model, rules=Rules(only=frozenset(whole[-3:])))
     assert last["recommended"].to_list() == whole[-3:]  # far behind everybody who was looked at
 
 
@@ -140,6 +142,48 @@ def test_rules_see_the_people_whom_the_search_sees(rules: Rules, people: Befrien
     users = people.log.user_ids.head(20)
     found = people.recommend(users, k=300, model="two-tower", rules=rules)
     assert found.filter(pl.col("recommended").is_in(silent.implode())).height == 20 * len(silent)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_happens_later_changes_no_list_and_no_reason(
+    model: Any, project: Path, people: Befriend, tmp_path: Path
+) -> None:
+    """As of a moment, a log that ends there gives the same to the last bit as one that goes on."""
+    log = people.log
+    for event in (700, 1300):
+        moment = int(log.timestamp[event])
+        cut = shutil.copytree(project / "prepared", tmp_path / str(event))
+        for name in ("events.parquet", "texts.parquet"):
+            table = pl.read_parquet(cut / name)
+            table.filter(pl.col("timestamp") < moment).write_parquet(cut / name)
+        then = Befriend(project, prepared=cut)
+        requests = pl.concat(
+            requests_table(log.user_ids[:30], datetime.fromtimestamp(moment, UTC), regime=regime, new_only=new)
+            for regime, new in (("live", True), ("daily", False))
+        )
+        lists = people.answer(requests, RecommendOptions(model, DEPTH))
+        assert_frame_equal(then.answer(requests, RecommendOptions(model, DEPTH)), lists, check_exact=True)
+        some = lists.filter(pl.col("rank") <= 5)
+        assert then.reasons(requests, some, model) == people.reasons(requests, some, model)
+
+
+def test_draws_leave_out_whom_the_rules_leave_out_and_nobody_else(people: Befriend) -> None:
+    user, sampling = people.log.user_ids[3], Sampling(temperature=3.0, seed=1)
+    drawn = people.recommend([user], k=20, sampling=sampling)["recommended"].to_list()
+    left = people.recommend([user], k=10, sampling=sampling, rules=Rules(exclude=frozenset(drawn[:10])))
+    assert left["recommended"].to_list() == drawn[10:]
+
+
+def test_lists_that_are_drawn_stay_drawn_where_people_have_to_differ(people: Befriend) -> None:
+    users = people.log.user_ids[:20]
+
+    def lists(seed: int, diversity: float) -> list[Any]:
+        rules, sampling = Rules(diversity=diversity), Sampling(temperature=3.0, seed=seed)
+        return people.recommend(users, k=5, rules=rules, sampling=sampling)["recommended"].to_list()
+
+    assert lists(1, 1e-6) == lists(1, 0.0)  # hardly any diversity leaves the draw as it is
+    assert lists(1, 0.5) != lists(1, 0.0)
+    assert np.mean([a == b for a, b in zip(lists(1, 0.1), lists(2, 0.1), strict=True)]) < 0.5
 
 
 def test_draws_and_lists_of_different_people_are_those_of_the_request_whoever_else_is_asked_for(

@@ -12,7 +12,13 @@ __all__ = ["load"]
 
 
 def load(root: str | Path = ".") -> Befriend:
-    """A project after `dvc repro`, to recommend, explain, and take vectors from: see `befriend.api`."""
+    """A project after `dvc repro`, to recommend, explain, and take vectors from: see `befriend.api`.
+
+    Lists are the command line's to the last bit where PyTorch is loaded by this, and not before.
+    """
+    from befriend import kernels
+
+    kernels.hold()
     from befriend.api import load  # only now: the command line answers without it
 
     return load(root)

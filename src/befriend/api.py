@@ -81,6 +81,8 @@ class Befriend:
         everybody; regime: how the list is used, live without and streaming with an action by default, daily for a
         nightly list; filter_at: contacts and blocks up to this moment count, where the list is shown later than `at`.
         """
+        if isinstance(users, str):
+            raise CallError(f"users are named in a list: [{users!r}].")
         requests = requests_table(pl.Series(users), at, filter_at, regime, action, new_only)
         options = RecommendOptions(model, k, sampling, rules or Rules())
         return self.answer(requests, options, approximate, clusters).drop("request")

@@ -11,6 +11,7 @@ import torch
 from befriend.data.activity import (
     DONE_HALF_LIVES,
     FLOOR,
+    LONGEST,
     PAIR_FEATURES,
     PAIR_HALF_LIVES,
     RECEIVED_HALF_LIVES,
@@ -55,6 +56,15 @@ def test_features_of_a_user_by_hand() -> None:
     }
     for k, value in expected.items():
         assert got[k].item() == pytest.approx(value, abs=1e-4), k
+
+
+def test_what_never_happened_is_older_than_all_that_did_and_does_not_age_with_later_events() -> None:
+    events = [(0, "hi", 1, T0), (0, "hi", 1, T0 + DAY)]
+    for log in (make_log(events), make_log([*events, (1, "hi", 0, T0 + 3 * DAY), (2, "hi", 0, T0 + 4 * DAY)])):
+        a = activity_of(log)
+        got = a.user_features(a.places(one(0), one(2)), one(2), one(T0 + 2 * DAY))[0]
+        assert got[1:4].tolist() == pytest.approx([math.log1p(LONGEST), math.log1p(2), 0])  # 0 never received
+        assert got[4:7].tolist() == pytest.approx([math.log1p(DAY), math.log1p(1), 1])
 
 
 def test_features_of_a_pair_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -150,6 +151,18 @@ def test_everyones_probability_is_the_product_of_their_tokens_among_those_that_l
         assert torch.allclose(log[:, user], by_hand, atol=1e-5)
     each = m.log_probs(query, torch.tensor([[0, 4], [1, 2], [3, 3], [2, 0]]))
     assert torch.allclose(each, log.gather(1, torch.tensor([[0, 4], [1, 2], [3, 3], [2, 0]])), atol=1e-6)
+
+
+def test_probability_is_shared_among_those_who_are_there() -> None:
+    stus = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 2, 5], [3, 0, 0], [3, 1, 6], [6, 6, 6]])
+    there = torch.tensor([True, False, True, True, False, False])
+    m, query = model(stus=stus).eval(), torch.randn(4, 16)
+    log = m.log_probs(query, torch.arange(6), paths=m.paths.among(stus, there))
+    alone = copy.deepcopy(m)
+    alone.with_users(stus[there])
+    assert torch.allclose(log[:, there], alone.log_probs(query, torch.arange(3)), atol=1e-6)
+    assert torch.allclose(log[:, there].exp().sum(1), torch.ones(4), atol=1e-6)
+    assert (log[:, ~there] == -torch.inf).all()
 
 
 def test_before_anything_is_learned_everyone_is_as_probable() -> None:

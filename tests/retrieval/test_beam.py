@@ -33,7 +33,7 @@ def network(
 
 
 def beam(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, width: int, k: int) -> Neighbours:
-    return search(model, trie, Following.of(model, trie), asked, Maxima(trie, terms), width, k)
+    return search(model, trie, Following.of(model, trie, model.paths), asked, Maxima(trie, terms), width, k)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
@@ -70,7 +70,7 @@ def test_exclusion_by_counts_is_exclusion_by_users() -> None:
     for row in range(len(asked)):
         terms[trie.leaves[users[indptr[row] : indptr[row + 1]]].long(), row] = -torch.inf
     shown = Shown(trie, trie.hide(indptr, users))
-    one = search(model, trie, Following.of(model, trie), asked, shown, 10, 10)
+    one = search(model, trie, Following.of(model, trie, model.paths), asked, shown, 10, 10)
     other = beam(model, trie, asked, terms, 10, 10)
     assert torch.equal(one.ids, other.ids)
 
@@ -81,7 +81,7 @@ def test_where_few_tokens_lead_on_nobody_hidden_comes_out_either(
     seed: int, users: int, width: int, share: float
 ) -> None:
     model, trie, asked = network(seed, users, codes=40)
-    following = Following.of(model, trie)
+    following = Following.of(model, trie, model.paths)
     hidden = torch.rand(len(asked), users) < torch.rand(len(asked), 1) ** (1 - share)  # at 1, everybody to everyone
     indptr = torch.cat([torch.zeros(1).long(), hidden.sum(1).cumsum(0)])
     shown = Shown(trie, trie.hide(indptr, hidden.nonzero()[:, 1]))

@@ -50,10 +50,13 @@ class Truth:
         self.said = pl.read_parquet(project / "log" / "statements.parquet")
 
     def near(self, user: int) -> set[int]:
-        both = pl.concat(
-            [self.contacts.filter(actor_id=user)["target_id"], self.contacts.filter(target_id=user)["actor_id"]]
+        """In contact, and on neither side of a block."""
+        blocks = self.events.filter(action="block")
+        met, away = (
+            set(table.filter(actor_id=user)["target_id"]) | set(table.filter(target_id=user)["actor_id"])
+            for table in (self.contacts, blocks)
         )
-        return set(both)
+        return met - away
 
     def between(self, one: int, other: int, table: pl.DataFrame | None = None) -> pl.DataFrame:
         table = self.contacts if table is None else table

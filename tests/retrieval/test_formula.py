@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +56,9 @@ def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, visible: i
     seen, now = torch.tensor([[visible]]), torch.tensor([[horizon]])
     place = a.places(users, seen)
     targets = Targets(users, a.partners(users, place + 1, PARTNERS), a.user_features(place, seen, now))
+    if isinstance(m, NextTargetPredictionSTU):  # probabilities are those of the people who are there
+        m = copy.deepcopy(m)
+        m.with_users(m.tokens.stus, place[0] >= 0)
     pair = a.pair_places(one[:, None], users, seen)
     end = a.histories.ends(one, seen[0])
     pairs = Pairs(pair >= end[:, None] - OWN, a.pair_features(pair, end[:, None], seen, now), a.kinds(pair))

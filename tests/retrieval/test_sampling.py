@@ -9,13 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from befriend.retrieval.sampling import Sampling, sample
+from befriend.retrieval.sampling import Sampling, gumbel, sample
 
 SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 
 
 def draws(count: int, k: int, sampling: Sampling, seed: int = 0) -> torch.Tensor:
-    return sample(SHARES.log().expand(count, -1), k, sampling, torch.Generator().manual_seed(seed))
+    noise = gumbel(count, len(SHARES), generator=torch.Generator().manual_seed(seed))
+    return sample(SHARES.log().expand(count, -1), k, sampling, noise)
 
 
 def test_pairs_are_drawn_as_often_as_without_replacement() -> None:
@@ -62,7 +63,8 @@ def test_nobody_comes_twice_or_who_may_not_and_lists_are_as_long_as_can_be(
     scores: list[float], k: int, seed: int
 ) -> None:
     row = torch.tensor(sorted(scores, reverse=True))
-    found = sample(row[None], k, Sampling(), torch.Generator().manual_seed(seed))[0]
+    noise = gumbel(1, len(row), generator=torch.Generator().manual_seed(seed))
+    found = sample(row[None], k, Sampling(), noise)[0]
     allowed = (row > -torch.inf).nonzero().squeeze(1).tolist()
     listed = found[found >= 0].tolist()
     assert len(set(listed)) == len(listed) == min(k, len(allowed)) and set(listed) <= set(allowed)

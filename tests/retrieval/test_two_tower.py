@@ -116,7 +116,7 @@ def test_the_moment_is_respected(log: EventLog) -> None:
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
         people_for(log, pl.Series([100]), at=datetime(2000, 1, 1, tzinfo=UTC))
-    with pytest.raises(CallError, match="Actions: hi"):
+    with pytest.raises(CallError, match="There are: hi"):
         people_for(log, pl.Series([100]), action="wave")
 
 

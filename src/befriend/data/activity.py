@@ -147,8 +147,9 @@ class Activity:
         place: int64[...], from `places`; visible, horizon: int64[...], broadcast against it.
         """
         marks, sums = self.user_marks[place], self.user_sums[place]
-        age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon, horizon), -1) - marks
-        received, done, joined = self._logs(age[..., :5]).split([2, 2, 1], -1)
+        now = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon, horizon), -1)
+        age = now - marks
+        received, done, joined = _logs(age[..., :5], now[..., :5]).split([2, 2, 1], -1)
         there, ever_received, ever_done, counts, fading = sums.split([1, 1, 1, 2, len(_FADING)], -1)
         faded = _fade(fading, _FADING, age[..., 5])
         return torch.cat([there, received, ever_received, done, ever_done, joined, counts, faded], -1)
@@ -162,8 +163,9 @@ class Activity:
         """
         met, at = place >= 0, place.clamp(min=0)
         marks, sums = self.pair_marks[at], self.pair_sums[at]
-        age = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon), -1) - marks
-        received, done, own = self._logs(age).split([2, 2, 1], -1)
+        now = torch.stack(torch.broadcast_tensors(horizon, visible, horizon, visible, horizon), -1)
+        age = now - marks
+        received, done, own = _logs(age, now).split([2, 2, 1], -1)
         ever_received, ever_done, this_received, counts, fading = sums.split([1, 1, 1, 2, len(PAIR_HALF_LIVES)], -1)
         between = (end - 1 - at).clamp(min=0).float().log1p()[..., None]
         faded = _fade(fading, PAIR_HALF_LIVES, age[..., 4])
@@ -215,15 +217,20 @@ class Activity:
         known = place >= h.indptr[users][..., None]
         return torch.where(known, h.other[torch.where(known, place, 0)].long(), -1)
 
-    def _logs(self, age: Tensor) -> Tensor:
-        """float32[..., 4 or 5]: logarithms of 1 + ages, int64, of which the second and fourth count events."""
-        most = torch.tensor([LONGEST, len(self.histories.timestamp)] * 2 + [LONGEST], device=age.device)
-        return torch.minimum(age.clamp(min=0), most).float().log1p()
-
 
 _FADING = (*RECEIVED_HALF_LIVES, *DONE_HALF_LIVES)
 USER_FEATURES = 8 + 2 + len(_FADING)
 PAIR_FEATURES = 9 + 2 + len(PAIR_HALF_LIVES)
+
+
+def _logs(age: Tensor, now: Tensor) -> Tensor:
+    """float32[..., 5]: logarithms of 1 + ages, int64, of which the second and fourth count events.
+
+    What never happened is as old as LONGEST, and as the first event of those before the moment: how many come later
+    must not be known. now: int64[..., 5], the second or the number of visible events.
+    """
+    of_events = torch.tensor([False, True, False, True, False], device=age.device)
+    return torch.minimum(age.clamp(min=0), torch.where(of_events, now, LONGEST)).float().log1p()
 
 
 def _fade(sums: Tensor, half_lives: tuple[int, ...], age: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from befriend.data.log import EventLog
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import Request, moments
 from befriend.retrieval.retriever import Pairs
-from befriend.retrieval.sampling import Sampling, sample
-from befriend.retrieval.stu import StuRetriever
+from befriend.retrieval.sampling import Sampling, gumbel, sample
+from befriend.retrieval.stu import StuRetriever, StuView
 
 HEAD = 10
 ROWS = 16  # of each request, evenly spaced: everyone is scored for them
@@ -47,7 +47,7 @@ def decoding(
             best = exact.search(view, mine, user, HEAD, excluded).ids.numpy()
             by_beam = beam.search(beam.at(moment), mine, user, HEAD, excluded).ids.numpy()
             scores, order = exact.all_scores(view, mine, user, excluded).sort(dim=1, descending=True)
-            drawn = sample(scores, HEAD, Sampling(), generator)
+            drawn = sample(scores, HEAD, Sampling(), gumbel(*scores.shape, generator=generator))
             drawn = torch.where(drawn >= 0, moment.ids[order.gather(1, drawn.clamp(min=0))], -1)
             found += [np.isin(a[a >= 0], b).mean() for a, b in zip(best, by_beam, strict=True) if (a >= 0).any()]
             shown["beam"].append(by_beam)
@@ -58,9 +58,12 @@ def decoding(
                 bad = (people == some.user[b]) | np.isin(people, some.excluded(b)) | ~moment.findable.numpy()[people]
                 invalid, listed = invalid + int(bad.sum()), listed + len(people)
             candidates = max(candidates, len(moment.ids))
-        with torch.no_grad():
-            _, levels = exact.model.token_losses(query.static.float(), torch.from_numpy(target))
-        right.append(torch.stack(levels).numpy())
+            assert isinstance(view, StuView)
+            there = moment.findable[torch.from_numpy(target[rows])]
+            aimed, asked_for = torch.from_numpy(target[rows])[there], mine.static[there].float()
+            with torch.no_grad():
+                _, levels = exact.model.token_losses(asked_for, aimed, view.paths)
+            right.append(torch.stack(levels).numpy())
     hits = np.concatenate(right, 1)
     figures = {f"accuracy_{level}": hit.mean() for level, hit in enumerate(hits)}
     figures |= {"overall_accuracy": hits.all(0).mean(), "beam_recall": np.mean(found), "invalid": invalid / listed}

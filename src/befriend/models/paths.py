@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -24,7 +24,6 @@ class Paths:
     @classmethod
     def of(cls, stus: Tensor, vocabulary: tuple[int, ...], counted: Tensor | None = None) -> Self:
         """stus: int64[N, L]; vocabulary: L sizes; counted: bool[N], who is there yet, None: everybody."""
-        weight = torch.ones(len(stus), device=stus.device) if counted is None else counted.float()
         nodes, prefixes, sizes = [], [], []
         above, prefix = torch.zeros(len(stus), dtype=torch.long, device=stus.device), stus.new_zeros(1, 0)
         for level, size in enumerate(vocabulary):
@@ -32,11 +31,18 @@ class Paths:
             keys, node = key.unique(return_inverse=True)
             nodes.append(node)
             prefixes.append(prefix)
-            count = key.bincount(weight, minlength=len(prefix) * size)
-            sizes.append(count.view(len(prefix), size).float().log())
+            sizes.append(_sizes(key, len(prefix), size, counted))
             prefix = torch.cat([prefix[keys // size], (keys % size)[:, None]], 1)
             above = node
         return cls(tuple(nodes), tuple(prefixes), tuple(sizes))
+
+    def among(self, stus: Tensor, counted: Tensor) -> Self:
+        """The same paths where others count. stus: int64[N, L], those of `of`; counted: bool[N]."""
+        sizes = tuple(
+            _sizes(self.parents(level) * size + stus[:, level], nodes, size, counted)
+            for level, (nodes, size) in enumerate(old.shape for old in self.sizes)
+        )
+        return replace(self, sizes=sizes)
 
     def parents(self, level: int) -> Tensor:
         """int64[N]: the node above a level in each user's STU."""
@@ -44,3 +50,9 @@ class Paths:
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(tuple(x.to(device) for x in part) for part in (self.nodes, self.prefixes, self.sizes)))
+
+
+def _sizes(key: Tensor, nodes: int, vocabulary: int, counted: Tensor | None) -> Tensor:
+    """float32[nodes, V]: log of how many users have a key, int64[N], node * V + token, of those who count."""
+    weight = None if counted is None else counted.float()
+    return key.bincount(weight, minlength=nodes * vocabulary).view(nodes, vocabulary).float().log()

@@ -28,6 +28,7 @@ from befriend.models.users import Rows, StuEmbedding, UserEmbedding
 
 DAILY = REGIMES.index("daily")
 FLOOR = 1e-30  # of a sum of probabilities, so that its logarithm is finite
+LEAST = -1e30  # for the largest score of what leads to nobody, so that no difference of two is none
 
 
 @dataclass(frozen=True)
@@ -208,29 +209,33 @@ class NextTargetPredictionSTU(QueryTower):
     def static_columns(self, query: Query, targets: Targets, rows: Rows) -> Tensor:
         return self.static_each(query, targets, rows)
 
-    def log_probs(self, asked: Tensor, users: Tensor, learns: Tensor | None = None) -> Tensor:
+    def log_probs(
+        self, asked: Tensor, users: Tensor, learns: Tensor | None = None, paths: Paths | None = None
+    ) -> Tensor:
         """float32[P, C] or [P, K]: log-probabilities of users among all that there are, who sum to one.
 
         asked: float32[P, H], from a query; users: int64[C] for all rows, or int64[P, K]; learns: bool[P], whether what
-        tokens are is learned from a row, None: from all.
+        tokens are is learned from a row, None: from all; paths: of those who are there, None: of everybody whom the
+        model was told of. -inf for users who are not there.
         """
+        paths = self.paths if paths is None else paths
         if learns is None:
-            return self._log_probs(asked, users, fixed=False)
+            return self._log_probs(asked, users, paths, fixed=False)
         order = learns.long().argsort(stable=True)  # those that teach nothing first
         split = int(len(order) - learns.sum())
         found = [
-            self._log_probs(asked[rows], users if users.dim() == 1 else users[rows], fixed)
+            self._log_probs(asked[rows], users if users.dim() == 1 else users[rows], paths, fixed)
             for rows, fixed in ((order[:split], True), (order[split:], False))
         ]
         return torch.cat(found)[order.argsort()]
 
-    def _log_probs(self, asked: Tensor, users: Tensor, fixed: bool) -> Tensor:
+    def _log_probs(self, asked: Tensor, users: Tensor, paths: Paths, fixed: bool) -> Tensor:
         total = asked.new_zeros(())
         for level in range(self.num_codebooks):
             token = self.tokens.stus[users, level]
-            node, place = self.paths.parents(level)[users].unique(return_inverse=True)
+            node, place = paths.parents(level)[users].unique(return_inverse=True)
             wanted = self.wanted(level, asked, fixed)  # (P, V)
-            following = self.following(level, node)  # (U, V)
+            following = self.following(level, node, paths)  # (U, V)
             if fixed:
                 following = following.detach()
             behind = log_sums(wanted, following)  # (P, U)
@@ -240,22 +245,26 @@ class NextTargetPredictionSTU(QueryTower):
                 total = total + wanted.gather(1, token) + following[place, token] - behind.gather(1, place)
         return total
 
-    def following(self, level: int, nodes: Tensor) -> Tensor:
+    def following(self, level: int, nodes: Tensor, paths: Paths) -> Tensor:
         """float32[U, V]: what may follow some nodes of the level above, int64[U]; -inf for what leads to nobody.
 
         What nothing is known of is as probable as it has users: before anything was learned, all users are alike.
         """
-        return self._following(level, self.paths.prefixes[level][nodes]) + self.paths.sizes[level][nodes]
+        return self._following(level, paths.prefixes[level][nodes]) + paths.sizes[level][nodes]
 
-    def token_losses(self, asked: Tensor, users: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def token_losses(
+        self, asked: Tensor, users: Tensor, paths: Paths | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Cross-entropy, float32[P], and whether the best token is right, bool[P], for each level.
 
-        Teacher forcing: each level is given the true tokens before. asked: float32[P, H]; users: int64[P].
+        Teacher forcing: each level is given the true tokens before. asked: float32[P, H]; users: int64[P], who are
+        there; paths: as of `log_probs`.
         """
+        paths = self.paths if paths is None else paths
         losses, right = [], []
         for level in range(self.num_codebooks):
-            above = self.paths.parents(level)[users]
-            scores = self.wanted(level, asked) + self.following(level, above)
+            above = paths.parents(level)[users]
+            scores = self.wanted(level, asked) + self.following(level, above, paths)
             token = self.tokens.stus[users, level]
             losses.append(self._smoothed(scores, token))
             right.append(scores.argmax(1) == token)
@@ -358,9 +367,10 @@ class NextTargetPredictionSTU(QueryTower):
 def log_sums(wanted: Tensor, following: Tensor) -> Tensor:
     """float32[P, U]: log of the sum over v of exp(wanted[p, v] + following[u, v]), as one matrix product.
 
-    wanted: float32[P, V]; following: float32[U, V], at least one of each row finite.
+    wanted: float32[P, V]; following: float32[U, V], -inf for what leads to nobody.
     """
-    high, most = wanted.detach().amax(1, keepdim=True), following.detach().amax(1, keepdim=True)
+    high = wanted.detach().amax(1, keepdim=True)
+    most = following.detach().amax(1, keepdim=True).clamp(min=LEAST)
     precise = torch.promote_types(torch.promote_types(wanted.dtype, following.dtype), torch.float32)
     with torch.autocast(wanted.device.type, enabled=False):
         sums = (wanted - high).to(precise).exp() @ (following - most).to(precise).exp().T

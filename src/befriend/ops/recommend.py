@@ -76,14 +76,16 @@ def recommend(
     output: Output,
 ) -> None:
     """Prints lists as a table or JSON, or writes them to a Parquet file. only, exclude: files of people."""
+    if output.out is not None and (not output.out.name or output.out.is_dir()):
+        raise CallError(f"--out {output.out} is no file: name one, as lists.parquet.")
     marks = read_marks(layout.PREPARED)
     people = serving(run, newest)
     requests = wanted.table(people.log)
     rules = options.rules
     if only is not None:
-        rules = replace(rules, only=_listed(people.log, only))
+        rules = replace(rules, only=frozenset(_read_users(only)))
     if exclude is not None:
-        rules = replace(rules, exclude=_listed(people.log, exclude))
+        rules = replace(rules, exclude=frozenset(_read_users(exclude)))
     options = replace(options, rules=rules)
     maker = people.lists(options, approximate, clusters)
     if wanted.requests is None:
@@ -110,6 +112,8 @@ def recommend(
         typer.echo(f"{requests.height:,} lists{kept} are in {out}.")
         return
     lists = finish(people.answer(requests, options, approximate, clusters))
+    if not lists.height:
+        typer.echo("befriend: nobody is left who may be listed.", err=True)
     if output.as_json:
         typer.echo(lists.with_columns(pl.col("last_active").dt.to_string("iso:strict")).write_json())
     else:
@@ -117,12 +121,6 @@ def recommend(
 
 
 SCORE_DIGITS = 8
-
-
-def _listed(log: EventLog, path: Path) -> frozenset[int]:
-    """Numbers of the people of a file whom the log has."""
-    numbers = log.numbers(_read_users(path))
-    return frozenset(numbers[numbers < log.num_users].tolist())
 
 
 def _print(lists: pl.DataFrame, several: bool) -> None:
@@ -150,7 +148,7 @@ def _read_users(path: Path) -> pl.Series:
         if path.suffix == ".parquet":
             table = pl.read_parquet(path)
         else:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
             table = pl.DataFrame({USER_ID: [line.strip() for line in lines if line.strip()]}, {USER_ID: pl.String})
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         raise CallError(f"{path} cannot be read: {error}. Ids stand one a line, in UTF-8, or in Parquet.") from None

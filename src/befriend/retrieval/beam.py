@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from befriend.models.stu import FLOOR, NextTargetPredictionSTU
+from befriend.models.paths import Paths
+from befriend.models.stu import FLOOR, LEAST, NextTargetPredictionSTU
 from befriend.retrieval.knn import Neighbours
 from befriend.tokens.trie import Hidden, Trie
 
@@ -115,24 +116,23 @@ class Following:
     largest: tuple[Tensor, ...]
     """L times float32[nodes above]: the largest score of a token that leads on"""
     sizes: tuple[Tensor, ...]
-    """L times float32[nodes]: log of how many users lie beneath"""
+    """L times float32[nodes]: log of how many users lie beneath, 0 for none"""
     dense: tuple[Level | None, ...]
     """L levels, None where few tokens lead on"""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: NextTargetPredictionSTU, trie: Trie) -> Following:
-        """trie: of the users whom the model was told of."""
+    def of(cls, model: NextTargetPredictionSTU, trie: Trie, paths: Paths) -> Following:
+        """trie: of the users whom the model was told of; paths: theirs, where those count who are there."""
         edge, largest, sizes = [], [], []
         dense: list[Level | None] = []
         for level in range(trie.levels):
             starts, token = trie.starts[level].long(), trie.tokens[level].long()
-            scores = model.following(level, torch.arange(len(starts) - 1))
+            scores = model.following(level, torch.arange(len(starts) - 1), paths)
             above = torch.repeat_interleave(starts.diff())
             edge.append(scores[above, token])
-            largest.append(scores.amax(1))
-            low, high = trie.span(level, torch.arange(len(token)))
-            sizes.append((high - low).float().log())
+            largest.append(scores.amax(1).clamp(min=LEAST))
+            sizes.append(paths.sizes[level][above, token].clamp(min=0))
             table = None
             if len(token) * SPARSE >= scores.numel():
                 child = torch.zeros(scores.shape, dtype=torch.long)

@@ -108,7 +108,7 @@ class Explainer:
         window = self.facts.histories.window(user, visible)
         window = slice(max(window.start, window.stop - length), window.stop)
         event = self.facts.event[window]
-        mine = self.log.is_contact[event]
+        mine = self.log.is_contact[event] & np.isin(self.facts.other[window], self.facts.contacts(user, visible))
         return dict(zip(self.facts.other[window][mine].tolist(), self.log.timestamp[event[mine]].tolist(), strict=True))
 
     def _across(self, near: dict[int, int], person: int, user: int, visible: int) -> dict[int, int]:

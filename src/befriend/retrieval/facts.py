@@ -23,7 +23,7 @@ from befriend.data.observed import Observed
 from befriend.retrieval.requests import RequestBuilder
 
 WORD = re.compile(r"[^\W\d_]{4,}")
-COMMON_WORDS = 0.05  # of those who write: a word that more of them use says nothing of two of them
+COMMON_WORDS = 0.01  # of those who write: a word that more of them use says nothing of two of them
 MOST_USERS = 2  # a word of so few is never common
 SAMPLED_TEXTS = 20_000  # by which it is told which words are common
 
@@ -54,7 +54,14 @@ class Facts:
         self.histories = histories
         self.other, self.event = histories.other.numpy(), histories.event.numpy()
         self.received = histories.received.numpy()
-        self.contacts = lru_cache(maxsize=20_000)(RequestBuilder(self.log, histories).contacts)
+        self.builder = RequestBuilder(self.log, histories)
+        self.contacts = lru_cache(maxsize=20_000)(self._contacts)
+
+    def _contacts(self, user: int, visible: int) -> np.ndarray:
+        """int64: whom a user has been in contact with, those left out with whom there is an exclude event."""
+        window = self.histories.window(user, visible)
+        blocked = self.other[window][self.log.is_exclude[self.event[window]]]
+        return np.setdiff1d(self.builder.contacts(user, visible), blocked)
 
     def between(self, user: int, person: int, visible: int) -> Between | None:
         """None where nothing happened, blocks apart."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,7 @@ from befriend.retrieval.recommender import Filter, Ranking, Recommender
 from befriend.retrieval.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
 from befriend.retrieval.requests import Request, RequestBuilder
 from befriend.retrieval.rules import POOL, Eligible, Rules, diverse
-from befriend.retrieval.sampling import Sampling, sample
+from befriend.retrieval.sampling import Sampling, gumbel, sample
 
 AT_ONCE = 1024  # requests
 NO_RULES = Rules()
@@ -50,7 +51,9 @@ class RecommendOptions:
     """who may be on a list, and how it is put together"""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 1:
+        if self.model not in get_args(ModelName):
+            raise CallError(f"there is no model {self.model}. Models: {', '.join(get_args(ModelName))}.")
+        if not isinstance(self.k, Integral) or self.k < 1:
             raise CallError(f"k is {self.k}: a list has a whole number of people, at least one.")
 
 
@@ -72,7 +75,7 @@ class ListMaker:
         self.log, self.vectors = observed.log, vectors
         self.builder = RequestBuilder(self.log, observed.activity.histories)
         self.shown = np.zeros(self.log.num_users, np.int64)
-        eligible = Eligible(options.rules, since, attributes, self.shown)  # says what is wrong with the rules
+        eligible = Eligible(options.rules, self.log, since, attributes, self.shown)  # says what is wrong with the rules
         self.only: Filter | None = eligible if options.rules.filters else None
 
     def request(self, table: pl.DataFrame) -> Request:
@@ -107,9 +110,12 @@ class ListMaker:
                 "what the user is about to do is known in regime streaming, and in no other: regime "
                 f"{table[REGIME][first]} {said}{_of_row(table, first)}."
             )
-        if (at <= self.log.timestamp[0]).any():
+        first = _first((at <= self.log.timestamp[0]).tolist())
+        if first is not None:
             begin = datetime.fromtimestamp(int(self.log.timestamp[0]), UTC)
-            raise DataError(f"nothing had happened yet: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC.")
+            raise DataError(
+                f"nothing had happened yet{_of_row(table, first)}: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC."
+            )
         number = {action: k for k, action in enumerate(self.log.actions)} | {None: HIDDEN}
         return self.builder.build(
             user=self.log.numbers(table[USER_ID]),
@@ -180,18 +186,16 @@ class ListMaker:
             options.model, pool if options.sampling is None else self.log.num_users, self.only, requests=some
         )
         ids, scores = head.ids, head.scores
+        relevance = scores
         if options.sampling is not None:
-            drawn = np.concatenate(
-                [
-                    sample(torch.from_numpy(score[None]), pool, options.sampling, self._generator(request, int(b)))
-                    for score, b in zip(scores, some, strict=True)
-                ]
-            )
-            column = drawn.clip(min=0)
-            ids = np.where(drawn < 0, -1, np.take_along_axis(ids, column, 1))
-            scores = np.take_along_axis(scores, column, 1)
+            noise = [gumbel(self.log.num_users, generator=self._generator(request, int(b))) for b in some]
+            mine = torch.stack(noise).gather(1, torch.from_numpy(ids).clamp(min=0))
+            drawn = sample(torch.from_numpy(scores), pool, options.sampling, mine).numpy()
+            ids, scores = _columns(ids, scores, drawn)
+            # Who was drawn earlier counts for more, whatever their score.
+            relevance = np.broadcast_to(-np.arange(pool, dtype=np.float32), ids.shape)
         if diversity:
-            ids, scores = diverse(ids, scores, options.k, diversity, self.vectors)
+            ids, scores = _columns(ids, scores, diverse(ids, relevance, options.k, diversity, self.vectors))
         self.shown += np.bincount(ids[ids >= 0], minlength=len(self.shown))
         return ids, scores
 
@@ -201,6 +205,13 @@ class ListMaker:
         asked = (request.user, request.horizon, request.regime, request.action + 1)
         entropy = [self.options.sampling.seed, *(int(column[row]) for column in asked)]
         return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def _columns(ids: np.ndarray, scores: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ids, int64[B, C], and scores, float32[B, C], in some columns, int64[B, k], -1 for nobody."""
+    at = column.clip(min=0)
+    found = np.take_along_axis(ids, at, 1), np.take_along_axis(scores, at, 1)
+    return np.where(column < 0, -1, found[0]), np.where(column < 0, np.float32(-np.inf), found[1])
 
 
 def _first(wrong: Iterable[bool]) -> int | None:

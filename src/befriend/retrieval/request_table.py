@@ -40,6 +40,8 @@ def requests_table(
 
 def second_of(moment: datetime) -> int:
     """UTC second; a moment without a zone is in UTC."""
+    if not isinstance(moment, datetime):
+        raise CallError(f"{moment!r} is no datetime: moments are datetimes, in UTC where they have no zone.")
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
@@ -98,15 +100,17 @@ def _seconds(column: pl.Series, where: str) -> pl.Series:
             )
         return column.cast(pl.Int64)
     if isinstance(column.dtype, pl.Datetime):
-        return column.dt.epoch("s")
+        return _seconds(column.dt.epoch("s"), where)
     if column.dtype == pl.Date:
         return column.cast(pl.Datetime("us")).dt.epoch("s")
     if column.dtype == pl.String:
         seconds = [
-            None if text is None else second_of(moment_of(f"{where}, row {row}:", text))
+            None if text is None
+            else int(text) if text.lstrip("-").isdecimal()  # numbers beside text are read as text
+            else second_of(moment_of(f"{where}, row {row}:", text))
             for row, text in enumerate(column, 1)
-        ]
-        return pl.Series(seconds, dtype=pl.Int64)
+        ]  # fmt: skip
+        return _seconds(pl.Series(seconds, dtype=pl.Int64), where)
     raise CallError(f"{where}, holds {column.dtype}: write moments as UTC seconds, or as 2024-05-31T18:00:00.")
 
 

@@ -99,8 +99,8 @@ class Retriever(ABC, Generic[M]):
         """float32[F, W']: the first columns of the vectors of users, int64[F], which no moment changes; W' may be 0."""
 
     @abstractmethod
-    def static(self, query: Query, users: Tensor) -> Tensor:
-        """float64[B, K]: scores of users, int64[B, K], by what does not change."""
+    def static(self, view: View, query: Query, users: Tensor) -> Tensor:
+        """float64[B, K]: scores of users, int64[B, K], by what they are, whatever they have been doing."""
 
     @abstractmethod
     def scores(self, view: View, query: Query) -> Tensor:
@@ -187,7 +187,7 @@ class Retriever(ABC, Generic[M]):
         for low in range(0, len(users), rows):
             some = slice(low, low + rows)
             vectors = view.vectors[view.moment.row[users[some]], standing:].double()
-            found.append(self.static(query.of(some), users[some]) + each(asked[some], vectors))
+            found.append(self.static(view, query.of(some), users[some]) + each(asked[some], vectors))
         return torch.cat(found)
 
     @torch.no_grad()

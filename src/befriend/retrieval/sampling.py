@@ -25,10 +25,15 @@ class Sampling:
     seed: int = 0
 
 
-def sample(scores: Tensor, k: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
+def gumbel(*size: int, generator: torch.Generator) -> Tensor:
+    """float64[*size]: noise for `sample`."""
+    return -torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log()
+
+
+def sample(scores: Tensor, k: int, sampling: Sampling, noise: Tensor) -> Tensor:
     """int64[B, k]: columns in the order in which they were drawn, -1 behind the last.
 
-    scores: float32[B, C], best first, -inf for those who may not be drawn.
+    scores: float32[B, C], best first, -inf for those who may not be drawn; noise: float64[B, C], from `gumbel`.
     """
     scaled = scores.double() / sampling.temperature
     share = scaled.softmax(1)
@@ -37,7 +42,6 @@ def sample(scores: Tensor, k: int, sampling: Sampling, generator: torch.Generato
         kept &= share.cumsum(1) - share < sampling.nucleus  # what comes before is not yet enough
     if sampling.top_k is not None:
         kept[:, sampling.top_k :] = False
-    noise = -torch.empty_like(scaled).exponential_(generator=generator).log()
     drawn = (scaled + noise).masked_fill(~kept, -torch.inf).topk(min(k, scores.shape[1]), dim=1)
     columns = torch.where(drawn.values > -torch.inf, drawn.indices, -1)
     return torch.nn.functional.pad(columns, (0, k - columns.shape[1]), value=-1)

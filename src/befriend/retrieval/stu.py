@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from befriend.data.observed import Observed
 from befriend.models.batch import Query
+from befriend.models.paths import Paths
 from befriend.models.settings import StuTowerSettings
 from befriend.models.stu import NextTargetPredictionSTU
 from befriend.retrieval.beam import Following, Maxima, search
@@ -16,6 +19,15 @@ from befriend.tokens.trie import Trie
 
 BEAM = 50  # prefixes kept on each level
 SCORES = 2**24  # at a time: 64 MiB
+
+
+@dataclass(frozen=True)
+class StuView(View):
+    """With the probabilities shared among those who are there at the moment."""
+
+    paths: Paths
+    following: Following | None
+    """for a beam"""
 
 
 class StuRetriever(Retriever[NextTargetPredictionSTU]):
@@ -34,19 +46,26 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         model.with_users(stus)
         super().__init__("stu", model, observed, tower)
         self.width, self.trie = width, Trie.of(stus)
-        self.following = Following.of(model, self.trie)
 
     def standing(self, users: Tensor) -> Tensor:
         return torch.empty(len(users), 0)
 
     @torch.no_grad()
-    def static(self, query: Query, users: Tensor) -> Tensor:
-        return self.exact.log_probs(query.static, users)
+    def prepared(self, view: View) -> StuView:
+        paths = self.model.paths.among(self.model.tokens.stus, view.moment.findable)
+        following = None if self.width is None else Following.of(self.model, self.trie, paths)
+        return StuView(view.moment, view.vectors, view.social, paths, following)
+
+    @torch.no_grad()
+    def static(self, view: View, query: Query, users: Tensor) -> Tensor:
+        assert isinstance(view, StuView)
+        return self.exact.log_probs(query.static, users, paths=view.paths)
 
     @torch.no_grad()
     def scores(self, view: View, query: Query) -> Tensor:
+        assert isinstance(view, StuView)
         changing = query.changing().float() @ view.vectors.T
-        return self.model.log_probs(query.static.float(), view.moment.ids) + changing
+        return self.model.log_probs(query.static.float(), view.moment.ids, paths=view.paths) + changing
 
     @torch.no_grad()
     def propose(self, view: View, query: Query, k: int, hidden: Pairs, allowed: Tensor | None) -> Neighbours:
@@ -76,7 +95,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
 
     def _beam(self, view: View, query: Query, k: int, row: Tensor, column: Tensor, away: Tensor | None) -> Neighbours:
         """row, column: pairs that may not meet, int64; away: bool[F], who may not be found."""
-        assert self.width is not None
+        assert self.width is not None and isinstance(view, StuView) and view.following is not None
         terms = view.vectors @ query.changing().T
         terms[column, row] = -torch.inf
         if away is not None:
@@ -84,4 +103,4 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         of_leaf = torch.full((len(self.trie.users), terms.shape[1]), -torch.inf)
         of_leaf[self.trie.leaves[view.moment.ids].long()] = terms
         bounds = Maxima(self.trie, of_leaf)
-        return search(self.model, self.trie, self.following, query.static, bounds, max(self.width, k), k)
+        return search(self.model, self.trie, view.following, query.static, bounds, max(self.width, k), k)

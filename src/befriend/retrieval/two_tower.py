@@ -41,7 +41,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
     def standing(self, users: Tensor) -> Tensor:
         return self.users[users]
 
-    def static(self, query: Query, users: Tensor) -> Tensor:
+    def static(self, view: View, query: Query, users: Tensor) -> Tensor:
         return each(query.static, self.users[users].double())
 
     def scores(self, view: View, query: Query) -> Tensor:
