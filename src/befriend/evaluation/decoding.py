@@ -26,9 +26,9 @@ def decoding(
 
     asked: requests and the events of their rows, int64[R]; recommender: with the STU model, which scores everyone;
     beam: the same model with a beam. Returns accuracy of each level's best token, the tokens before being the true
-    ones; beam_recall, the share of everyone's first ten that the beam finds; invalid, the share of people listed by
-    either who may not be; coverage, the share of all candidates on some head of ten, ranked by the beam and drawn at
-    temperature 1.
+    ones, where any target may be found; beam_recall, the share of everyone's first ten that the beam finds; invalid,
+    the share of people listed by either who may not be; coverage, the share of all candidates on some head of ten,
+    ranked by the beam and drawn at temperature 1.
     """
     generator = torch.Generator().manual_seed(seed)
     exact = recommender.retrievers["stu"]
@@ -65,8 +65,10 @@ def decoding(
                 _, levels = exact.model.token_losses(asked_for, aimed, view.paths)
             right.append(torch.stack(levels).numpy())
     hits = np.concatenate(right, 1)
-    figures = {f"accuracy_{level}": hit.mean() for level, hit in enumerate(hits)}
-    figures |= {"overall_accuracy": hits.all(0).mean(), "beam_recall": np.mean(found), "invalid": invalid / listed}
+    figures = {"beam_recall": np.mean(found), "invalid": invalid / listed}
+    if hits.size:
+        figures |= {f"accuracy_{level}": hit.mean() for level, hit in enumerate(hits)}
+        figures["overall_accuracy"] = hits.all(0).mean()
     for name, heads in shown.items():
         people = np.unique(np.concatenate(heads))
         figures[f"coverage_{name}"] = (people >= 0).sum() / candidates
