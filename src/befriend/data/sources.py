@@ -2,7 +2,7 @@
 
 Owns finding the files, telling the tables beside the events (attributes, texts, statements) from the events, and the
 order of rows. How one file is cut into rows is in `lines` (text), `tables` (Parquet) and `objects` (JSON Lines); what a
-valid row is, in `judging`. Reading goes chunk by chunk, so that a log larger than memory passes.
+valid row is, in `judging`. Reading goes chunk by chunk: the file itself is never in memory as a whole.
 """
 
 from __future__ import annotations
