@@ -82,10 +82,11 @@ def recommend(
     people = serving(run, newest)
     requests = wanted.table(people.log)
     rules = options.rules
+    # In the order of the file: the options tell which run was stopped, and a set is in another order in every process.
     if only is not None:
-        rules = replace(rules, only=frozenset(_read_users(only)))
+        rules = replace(rules, only=tuple(_read_users(only)))
     if exclude is not None:
-        rules = replace(rules, exclude=frozenset(_read_users(exclude)))
+        rules = replace(rules, exclude=tuple(_read_users(exclude)))
     options = replace(options, rules=rules)
     maker = people.lists(options, approximate, clusters)
     if wanted.requests is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -27,9 +28,9 @@ class Rules:
     """only people with the user's value of these categorical attributes, where both are known"""
     different: tuple[str, ...] = ()
     """only people with another value, where both are known"""
-    only: frozenset[Any] | None = None
+    only: Collection[Any] | None = None
     """only these people, by their ids in the log"""
-    exclude: frozenset[Any] = frozenset()
+    exclude: Collection[Any] = ()
     """never these people, by their ids in the log"""
     diversity: float = 0.0
     """0 to 1, how much it counts that people differ from those before them on the list"""
@@ -88,9 +89,9 @@ class Eligible:
         return allowed
 
 
-def _known(log: EventLog, ids: frozenset[Any]) -> np.ndarray:
+def _known(log: EventLog, ids: Collection[Any]) -> np.ndarray:
     """int64: the numbers of those whom the log has."""
-    numbers = log.numbers(pl.Series(sorted(ids, key=str)))
+    numbers = log.numbers(pl.Series(list(ids)))
     return numbers[numbers < log.num_users]
 
 
