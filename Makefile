@@ -7,13 +7,14 @@ export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help run test test-system debian check ui bench clean
+.PHONY: help run test test-system prove debian check ui bench clean
 
 help:
 	@echo "make run          set up, run the pipeline, print the figures and where the reports are"
 	@echo "make test         set up, run the unit tests"
 	@echo "make test-system  set up, run the slow tests: fresh clone, full disk, Prefect server and worker"
-	@echo "make check        ruff and mypy"
+	@echo "make prove        the long proofs: the whole sample twice, kills by the dozen, thousands of random logs"
+	@echo "make check        ruff, mypy, and that imports go one way"
 	@echo "make ui           the Prefect server with the deployments, and a worker (Ctrl-C ends all)"
 	@echo "make bench        time validate and evaluate on simulated logs of growing size"
 	@echo "make clean        remove the environment and caches, keep data and results"
@@ -31,7 +32,7 @@ run: $(INSTALLED)
 	@befriend summary
 
 test: $(INSTALLED)
-	@pytest -m "not system" -n auto --dist loadfile
+	@pytest -m "not system and not proof" -n auto --dist worksteal
 
 # What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
 debian:
@@ -43,9 +44,13 @@ debian:
 test-system: $(INSTALLED) debian
 	@pytest -m system -n 2 --dist loadfile
 
+prove: $(INSTALLED) debian
+	@pytest -m proof --durations=0
+
 check: $(INSTALLED)
 	@ruff check .
 	@mypy
+	@lint-imports
 
 ui: $(INSTALLED)
 	@python -m flows.serve
@@ -54,4 +59,4 @@ bench: $(INSTALLED)
 	@python bench/scale.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

@@ -66,8 +66,8 @@ def by_hand(flow: Flow[..., Any]) -> None:
 
 
 def _said_elsewhere(record: logging.LogRecord) -> bool:
-    """Keeps from the shell what it is told anyway: how the temporary server comes and goes, and, since a failure
-    is the last line, the two or three times that Prefect logs it on its way up."""
+    """Drops log lines that only repeat others: the temporary server starting and stopping, and the two or three times
+    that Prefect logs a failure before it is printed as the last line."""
     if record.name == "prefect":
         return "temporary server" not in record.getMessage()
     return record.levelno < logging.ERROR and not record.getMessage().startswith("Finished in state Failed")

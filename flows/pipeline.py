@@ -8,15 +8,9 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.cluster import cluster
 from tasks.dvc import Reproduced, update_data
-from tasks.embed_text import embed_text
-from tasks.evaluate import evaluate
 from tasks.notify import failed
-from tasks.report import report
-from tasks.tokenize import tokenize
-from tasks.train import train_ranker, train_stu, train_two_tower
-from tasks.validate import validate
+from tasks.stage_tasks import TASKS
 
 
 def _run_name() -> str:
@@ -33,16 +27,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
     """
     with stage_lock(layout.LOCK):
         done = [update_data()] if update else []
-        done.append(validate(force))
-        done.append(embed_text(force))
-        done.append(tokenize(force))
-        done.append(train_two_tower(force))
-        done.append(train_stu(force))
-        done.append(train_ranker(force))
-        done.append(evaluate(force))
-        done.append(cluster(force))
-        done.append(report(force))
-        return done
+        return done + [stage(force) for stage in TASKS.values()]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from prefect import flow
 from befriend import layout
 from befriend.files import stage_lock
 from tasks.notify import failed
-from tasks.registry import recommend as recommend_everybody
+from tasks.promotion import recommend as recommend_everybody
 
 
 def _run_name() -> str:

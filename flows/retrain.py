@@ -10,25 +10,19 @@ from prefect.states import Completed
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.cluster import cluster
-from tasks.drift import drift
+from tasks.drift_task import drift
 from tasks.dvc import update_data
-from tasks.embed_text import embed_text
-from tasks.evaluate import evaluate
-from tasks.gate import gate, why
+from tasks.gate_task import gate, unmet_rules
 from tasks.notify import NEXT, failed
 from tasks.notify import notify as notify_everybody
-from tasks.registry import commit as commit_files
-from tasks.registry import listed
-from tasks.registry import promote as promote_run
-from tasks.registry import recommend as recommend_everybody
-from tasks.registry import tidy as remove_old
-from tasks.report import report
-from tasks.tokenize import tokenize
-from tasks.train import train_ranker, train_stu, train_two_tower
-from tasks.validate import validate as check_log
+from tasks.promotion import commit as commit_files
+from tasks.promotion import lists_are_current
+from tasks.promotion import promote as promote_run
+from tasks.promotion import recommend as recommend_everybody
+from tasks.promotion import tidy as remove_old
+from tasks.stage_tasks import TASKS
 
-STAGES = (embed_text, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report)
+VALIDATE, *REST = TASKS.values()
 
 
 def _run_name() -> str:
@@ -54,20 +48,20 @@ def retrain(
         update: Look whether the source of the data has changed. Off, the data here is used as it is.
         validate: Check the log, and split it. Off, what was prepared last is used.
         check_drift: Compare new events with those of the champion, before the stages.
-        train: Bring the stages up to date. Off, the run that lies here is judged as it is.
+        train: Bring the stages up to date. Off, the current run is judged as it is.
         promote: Judge the run, and serve it if it passes. Off, the champion stays.
         recommend: Make lists for everybody after a promotion.
         commit: Commit what made the champion after a promotion; nothing is committed without.
-        tidy: Remove promoted runs, checkpoints and cached results beyond those to be kept, after a promotion.
-        notify: Tell whoever is to be told of a refusal or a promotion; of a failure they are told in any case.
+        tidy: Remove old promoted runs, checkpoints and cached results after a promotion.
+        notify: Send a message about a refusal or a promotion; a failure is always sent.
         force: Promote also what the gate refused, which the manifest says then.
     """
     with stage_lock(layout.LOCK):
         done = [update_data()] if update else []
-        done += [check_log()] if validate else []
+        done += [VALIDATE()] if validate else []
         if check_drift:
             drift()
-        done += [stage() for stage in STAGES] if train else []
+        done += [stage() for stage in REST] if train else []
         ran = [outcome.stage for outcome in done if outcome.ran]
         what = f"ran {', '.join(ran)}" if ran else "nothing has changed: no stage ran"
         if not promote:
@@ -75,8 +69,8 @@ def retrain(
         decision = gate()
         if decision["verdict"] == "refuse" and not force:
             if notify:
-                notify_everybody("befriend: the gate refused a run", f"{why(decision)}\n{NEXT['Refused']}")
-            return Completed(name="Refused", message=f"{what}; refused: {why(decision)}")
+                notify_everybody("befriend: the gate refused a run", f"{unmet_rules(decision)}\n{NEXT['Refused']}")
+            return Completed(name="Refused", message=f"{what}; refused: {unmet_rules(decision)}")
         if decision["verdict"] == "unchanged":
             number, how = decision["champion"], "is this very run"
         else:
@@ -85,7 +79,7 @@ def retrain(
             if notify:
                 text = f"{what}; champion {number} {how}. Back: befriend rollback"
                 notify_everybody(f"befriend: champion {number} is served", text)
-        if recommend and not listed(number):
+        if recommend and not lists_are_current(number):
             recommend_everybody()
         if commit:
             commit_files(number)

@@ -10,7 +10,7 @@ from befriend import layout
 from befriend.files import stage_lock
 from tasks.dvc import Reproduced, update_data
 from tasks.notify import failed
-from tasks.validate import validate as check
+from tasks.stage_tasks import TASKS
 
 
 def _run_name() -> str:
@@ -27,8 +27,7 @@ def validate(update: bool = True, force: bool = False) -> list[Reproduced]:
     """
     with stage_lock(layout.LOCK):
         done = [update_data()] if update else []
-        done.append(check(force))
-        return done
+        return [*done, TASKS["validate"](force)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A command of befriend as part of a Prefect task: what runs for minutes runs beside the flow, and can be stopped."""
+"""Runs a `befriend` command as part of a Prefect task, in a process of its own that can be stopped."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def befriend(*arguments: str) -> int:
     if code in (0, REFUSED):
         return code
     passing = code < 0 or code in (137, 143) or bool(PASSING.search("\n".join(lines)))
-    said = message(lines) or f"`befriend {' '.join(arguments)}` ended with exit code {code} and said nothing"
-    raise StageError(said, code if code > 0 else 137, began=True, may_pass=passing)
+    error = message(lines) or f"`befriend {' '.join(arguments)}` ended with exit code {code} and said nothing"
+    raise StageError(error, code if code > 0 else 137, began=True, may_pass=passing)

@@ -1,6 +1,6 @@
-"""Reproducing one DVC target as part of a Prefect task: owns the call of `dvc repro`, and what its failure means.
+"""Reproduces one DVC target as part of a Prefect task: owns the call of `dvc repro`, and what its failure means.
 
-Knows no stage in particular. Whether a stage has to run is DVC's decision alone: nothing is cached here.
+Knows no stage in particular. DVC alone decides whether a stage has to run: nothing is cached here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DATA = "data.dvc"
 RETRY_DELAYS = [10.0, 60.0]  # seconds: a lock is soon free, memory may take longer
 STOPPING = 15  # seconds a stage has to end by itself when its run is cancelled
 
-# What DVC says where nothing is wrong with the project: somebody else works in it, or a remote source is away.
+# What DVC says where nothing is wrong with the project: another process works in it, or a remote source is down.
 PASSING = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked by|Cannot connect to host|timed out|"
     r"Connection reset|Temporary failure in name resolution"
@@ -58,10 +58,10 @@ class Reproduced:
 
 
 class StageError(BefriendError):
-    """A stage failed; the message is its own.
+    """A stage failed; the message is the stage's own.
 
-    exit_code: the stage's. began: it started, so what lies in reports/ is its own work.
-    may_pass: the same command may succeed later with nothing changed.
+    exit_code: the stage's. began: the stage started, so reports/ holds its own work. may_pass: the same command may
+    succeed later with nothing changed.
     """
 
     def __init__(self, message: str, exit_code: int = 1, began: bool = False, may_pass: bool = False) -> None:
@@ -72,18 +72,18 @@ class StageError(BefriendError):
 
 
 def may_pass(_task: Any, _run: Any, state: Any) -> bool:
-    """Prefect's question whether to retry.
+    """Whether Prefect should retry.
 
-    Yes for what may pass by itself: the stage or DVC was killed (most often for lack of memory), another process
-    holds DVC's lock or the files of the stage, a remote source did not answer. No for everything a stage says
-    about itself: a check that failed, a setting or source that is wrong, a full disk, a defect.
+    Yes for failures that may pass by themselves: the stage or DVC was killed (most often for lack of memory), another
+    process holds DVC's lock or the files of the stage, a remote source did not answer. No for everything that a stage
+    reports itself: a failed check, a wrong setting or source, a full disk, a defect.
     """
     error = state.data
     return isinstance(error, StageError) and error.may_pass
 
 
 def stage_task(name: str, description: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that reproduces a stage: DVC is the only cache, and results are small and passed in memory."""
+    """Decorates a task that runs a command of the pipeline. DVC is the only cache; results stay in memory."""
     return task(
         name=name,
         description=description,
@@ -98,26 +98,26 @@ def stage_task(name: str, description: str, run_name: str) -> Callable[[Callable
 
 @stage_task("update-data", "Bring data/ up to date with its source.", run_name="data")
 def update_data() -> Reproduced:
-    """Reproduces data.dvc. A stage alone (`--single-item`) never looks at the source, so this goes first."""
+    """Reproduces data.dvc. A stage alone (`--single-item`) never looks at the source, so this comes first."""
     return reproduce(DATA)
 
 
-def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | None = None) -> Reproduced:
+def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> Reproduced:
     """Runs `dvc repro --single-item target`, its output line by line in the run's log; StageError if it fails.
 
-    heard: is given each line as well, as it comes.
+    on_line: is called with each line as well, as it comes.
     """
     start = time.perf_counter()
     record = layout.RUNS / f"{target}.json"
     before = _stamp(record)
     logger = get_run_logger()
 
-    def tell(line: str) -> None:
+    def log_line(line: str) -> None:
         logger.info("%s", line)
-        if heard:
-            heard(line)
+        if on_line:
+            on_line(line)
 
-    code, lines = stream(command(target, force), tell)
+    code, lines = stream(command(target, force), log_line)
     if code != 0:
         raise failure(target, code, lines, record if _stamp(record) != before else None)
     ran = any(line.startswith((f"Running stage '{target}'", "Importing '")) for line in lines)
@@ -130,16 +130,16 @@ def command(target: str, force: bool) -> list[str]:
 
 
 def failure(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
-    """What a failed `dvc repro` amounts to. DVC's own exit code says nothing: it is 255 for everything.
+    """The error behind a failed `dvc repro`. DVC's own exit code says nothing: it is 255 for everything.
 
     record: runs/<stage>.json if this very run wrote it, else None.
     """
-    said = files.read_json(record) if record else {}
-    if said.get("status") == "failed":
-        return StageError(said["error"], said["exit_code"], began=True)
+    run_record = files.read_json(record) if record else {}
+    if run_record.get("status") == "failed":
+        return StageError(run_record["error"], run_record["exit_code"], began=True)
     text = "\n".join(lines)
     ended = re.search(r"exited with (-?\d+)", text)
-    if code < 0 or (ended[1] in _KILLED if ended else said.get("status") == "running"):
+    if code < 0 or (ended[1] in _KILLED if ended else run_record.get("status") == "running"):
         return StageError(
             f"{target} was killed before it could say why, most often for lack of memory. "
             "Run it again, with more memory if it happens again.",
@@ -156,7 +156,7 @@ def failure(target: str, code: int, lines: list[str], record: Path | None) -> St
 
 
 def message(lines: list[str]) -> str:
-    """What a stage that never started its work said ("befriend: ..."), else what DVC said."""
+    """The error in some output: of a command that failed before its work began ("befriend: ..."), else DVC's."""
     for k, line in enumerate(lines):
         if line.startswith("befriend: "):
             end = next((j for j in range(k, len(lines)) if lines[j].startswith("ERROR: ")), len(lines))
@@ -165,8 +165,8 @@ def message(lines: list[str]) -> str:
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:])
 
 
-def stream(arguments: list[str], tell: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Runs a command in the project's folder and tells its output as it comes. Returns its exit code and output."""
+def stream(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Runs a command in the project's folder, calls on_line with each line of output. Returns exit code and output."""
     path = f"{bin_of()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
     lines = []
     with subprocess.Popen(
@@ -183,14 +183,14 @@ def stream(arguments: list[str], tell: Callable[[str], None]) -> tuple[int, list
             for line in process.stdout:
                 if line.strip() and not line.startswith(_ADVICE):
                     lines.append(line.rstrip())
-                    tell(line.rstrip())
+                    on_line(line.rstrip())
             return process.wait(), lines
         finally:
             _stop(process)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Ends DVC and the stage under it, if they still run: first as Ctrl-C would, which lets a stage clean up."""
+    """Ends DVC and the stage under it if they still run: first with SIGINT, which lets a stage clean up."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -206,7 +206,7 @@ def bin_of() -> Path:
 
 
 def _stamp(path: Path) -> int:
-    """Tells two writings of a file apart; 0 where there is none."""
+    """The time at which a file was written, in nanoseconds; 0 if there is no file."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -214,7 +214,7 @@ def _stamp(path: Path) -> int:
 
 
 class _NoTraceback(logging.Filter):
-    """Where a run failed with a message for a person, Prefect logs that message, without a traceback."""
+    """Makes Prefect log an error with a message for a person as that message, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

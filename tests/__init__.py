@@ -2,4 +2,4 @@
 
 from befriend import kernels
 
-kernels.hold()
+kernels.pin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from befriend.cli import main
+from befriend.cli.main import main
 from befriend.data.columns import CONTACT, ROLES
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,3 +82,45 @@ def call(folder: Path, *arguments: str) -> Done:
         finally:
             sys.argv = before
     return Done(code, out.getvalue(), err.getvalue())
+
+
+# The projects below are imported when they are first used: they need all of befriend.
+
+
+@pytest.fixture(scope="session")
+def shared_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import projects
+
+    return projects.shared(tmp_path_factory, "trained", projects.make_trained)
+
+
+@pytest.fixture(scope="session")
+def shared_trained_with_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import projects
+
+    return projects.shared(tmp_path_factory, "trained_with_texts", projects.make_trained_with_texts)
+
+
+@pytest.fixture(scope="session")
+def shared_evaluated(tmp_path_factory: pytest.TempPathFactory, shared_trained: Path) -> Path:
+    from tests import projects
+
+    return projects.shared(tmp_path_factory, "evaluated", lambda root: projects.make_evaluated(root, shared_trained))
+
+
+@pytest.fixture(scope="module")
+def trained_project(shared_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 120 users and 3,000 events without texts, and all models trained on it."""
+    return shutil.copytree(shared_trained, tmp_path_factory.mktemp("project") / "befriend")
+
+
+@pytest.fixture(scope="module")
+def trained_project_with_texts(shared_trained_with_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 80 users and 1,500 events with two texts a user, and all models trained on it."""
+    return shutil.copytree(shared_trained_with_texts, tmp_path_factory.mktemp("project") / "befriend")
+
+
+@pytest.fixture(scope="module")
+def evaluated_project(shared_evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project of `trained_project`, evaluated and clustered with PARAMS of tests/projects.py."""
+    return shutil.copytree(shared_evaluated, tmp_path_factory.mktemp("project") / "befriend")

@@ -11,15 +11,14 @@ import polars as pl
 import pytest
 
 import befriend
-from befriend.api import Befriend, Sampling
+from befriend.api import Befriend, RecommendOptions, Rules, Sampling
 from befriend.errors import CallError
 from tests.conftest import call
-from tests.stages.conftest import small_project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_project(tmp_path_factory.mktemp("project"))
+def project(trained_project: Path) -> Path:
+    return trained_project
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def people(project: Path) -> Befriend:
 def test_lists_are_those_of_the_command_line(project: Path, people: Befriend) -> None:
     user = people.log.user_ids[int(np.bincount(people.log.actor).argmax())]
     for model in ("two-tower", "stu", "both"):
-        found = people.recommend([user], k=7, new_only=True, model=model)  # type: ignore[arg-type]
+        found = people.recommend([user], k=7, new_only=True, model=model)
         shown = call(project, "recommend", "--user", str(user), "-k", "7", "--new-only", "--model", model, "--json")
         assert found["recommended"].to_list() == [row["recommended"] for row in json.loads(shown.stdout)]
     drawn = people.recommend([user], k=5, sampling=Sampling(temperature=2.0, seed=3))
@@ -84,12 +83,32 @@ def test_what_cannot_be_asked_for_is_refused_and_nobody_is_taken_for_somebody_el
             people.recommend(ids, k=1)
     for k in (0, -1, 2.5):
         with pytest.raises(CallError, match="at least one"):
-            people.recommend([known], k=k)  # type: ignore[arg-type]
+            people.recommend([known], k=k)
     with pytest.raises(CallError, match="no user is named, in row 2 of the requests"):
         people.recommend([known, None], k=1)
     first, last = (datetime.fromtimestamp(int(people.log.timestamp[k]), UTC) for k in (700, 900))
     with pytest.raises(CallError, match="lies before at"):
         people.recommend([known], at=last, filter_at=first)
+
+
+def test_options_are_given_as_an_object_or_by_name(people: Befriend) -> None:
+    users, at = people.log.user_ids[:5], datetime.fromtimestamp(int(people.log.timestamp[900]), UTC)
+    fields = {"model": "stu", "k": 4, "at": at, "regime": "daily", "new_only": True, "rules": Rules(cap=3)}
+    lists = people.recommend(users, **fields)
+    assert lists["rank"].max() == 4 and not lists["contact"].any()
+    assert people.recommend(users, RecommendOptions(**fields)).equals(lists)  # type: ignore[arg-type]
+    assert people.recommend(users, RecommendOptions("stu", k=9, at=at), **fields | {"model": "stu"}).equals(lists)
+    options = RecommendOptions("stu", at=at)
+    listed = people.recommend(users[:1], options)["recommended"]
+    assert people.explain(users[0], listed, options) == people.explain(users[0], listed, model="stu", at=at)
+
+
+def test_an_option_that_there_is_not_is_refused_and_the_others_are_named(people: Befriend) -> None:
+    names = "model, k, sampling, rules, approximate, clusters, at, filter_at, regime, action, new_only"
+    with pytest.raises(CallError, match=rf"there is no option new\. Options: {names}\."):
+        people.recommend(people.log.user_ids[:1], new=True)
+    with pytest.raises(CallError, match="there is no option at_time"):
+        people.explain(people.log.user_ids[0], people.log.user_ids[1:2], at_time=None)
 
 
 def test_no_requests_give_no_lists(people: Befriend) -> None:

@@ -113,7 +113,7 @@ def kill_at(step):
     sys.addaudithook(count)
 
 if mode != "in one step":
-    files._exchange = lambda one, other: False
+    files._exchange = lambda first, second: False
 for step in range(1, 1000):
     write("old")
     child = os.fork()
@@ -242,7 +242,7 @@ def test_the_lock_is_not_free_while_what_its_killed_holder_started_is_inside(tmp
     lock = tmp_path / "lock"
     with outlives_its_holder(lock, "soon") as other:
         with (
-            pytest.raises(BusyError, match=f"by process {other.pid}: .*, or by what it started"),
+            pytest.raises(BusyError, match=f"by process {other.pid}: .*, or by a process that it started"),
             files.stage_lock(lock),
         ):
             pass

@@ -16,27 +16,26 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import befriend
+from befriend.analysis.evaluate_settings import EvaluateSettings
+from befriend.analysis.parity import count_differing, request_rows
 from befriend.api import Befriend, RecommendOptions, Rules, Sampling
-from befriend.config import EvaluateSettings
+from befriend.data.regimes import REGIMES, Regime
 from befriend.data.split import read_split
-from befriend.evaluation.parity import differing, request_rows
-from befriend.evaluation.protocol import Questions, ask, requests
-from befriend.evaluation.ranked import Evaluated, ranked
-from befriend.evaluation.regimes import REGIMES, Regime
-from befriend.retrieval.models import Models
+from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
+from befriend.evaluation.run_rankers import EvaluationLists, run_rankers
+from befriend.recommendation.request_table import requests_table
+from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import read_boosters
-from befriend.retrieval.request_table import requests_table
-from befriend.retrieval.requests import DEPTH
+from befriend.retrieval.requests import LIST_DEPTH
 from befriend.stages import evaluate
 from tests.conftest import call
-from tests.stages.conftest import small_project
 
 MODELS: tuple[Any, ...] = ("both", "two-tower", "stu")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_project(tmp_path_factory.mktemp("project"), texts=1.0)
+def project(trained_project_with_texts: Path) -> Path:
+    return trained_project_with_texts
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +44,39 @@ def people(project: Path) -> Befriend:
 
 
 @pytest.fixture(scope="module")
-def measured(project: Path, people: Befriend) -> tuple[dict[Regime, Questions], Evaluated, dict[str, dict[Any, Any]]]:
+def measured(
+    project: Path, people: Befriend
+) -> tuple[dict[Regime, EvalQueries], EvaluationLists, dict[str, dict[Any, Any]]]:
     """Questions, the lists that evaluation makes of them, and the scores: model -> (regime, row) -> float32[k]."""
     log = people.log
-    models = Models.read(project / "prepared", project / "models", log)
+    models = LoadedModels.load(project / "prepared", project / "models", log)
     recommender = models.recommender(read_boosters(project / "models" / "ranker"))
     split, histories = read_split(project / "prepared", log), models.activity.histories
-    asked = {regime: ask(log, split, "test", 25, regime, models.findable) for regime in REGIMES}
+    queries = {regime: make_eval_queries(log, split, "test", 25, regime, models.eligible_since) for regime in REGIMES}
     scores: dict[str, dict[Any, Any]] = {model: {} for model in MODELS}
-    done = dict.fromkeys(asked, 0)
-    for request, _, regimes in requests(log, histories, asked):
+    done = dict.fromkeys(queries, 0)
+    for request, _, regimes in make_requests(log, histories, queries):
         ranking = recommender.rank(request, MODELS)
         for regime, rows in regimes:
             for k, row in enumerate(range(rows.start, rows.stop)):
                 for model in MODELS:
-                    scores[model][regime, done[regime] + k] = ranking.head(model).scores[row]
+                    scores[model][regime, done[regime] + k] = ranking.top(model).scores[row]
             done[regime] += rows.stop - rows.start
-    return asked, ranked(recommender, log, histories, asked, MODELS, "lists"), scores
+    return queries, run_rankers(recommender, log, histories, queries, MODELS, "lists"), scores
 
 
 def same(lists: pl.DataFrame, ids: np.ndarray, scores: np.ndarray, people: Befriend) -> None:
     kept = ids >= 0
-    assert people.log.numbers(lists["recommended"]).tolist() == ids[kept].tolist()
+    assert people.log.internal_ids(lists["recommended"]).tolist() == ids[kept].tolist()
     assert lists["score"].to_numpy() == pytest.approx(scores[kept], abs=1e-6)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_api_gives_the_measured_lists_alone_and_together(model: Any, people: Befriend, measured: Any) -> None:
-    asked, lists, scores = measured
-    rows = request_rows(people.log, asked).sample(fraction=1, shuffle=True, seed=3)  # in no order of time
+    queries, lists, scores = measured
+    rows = request_rows(people.log, queries).sample(fraction=1, shuffle=True, seed=3)  # in no order of time
     assert set(rows["regime"]) == set(REGIMES) and set(rows["list"]) == {"any", "new"}
-    options = RecommendOptions(model, DEPTH)
+    options = RecommendOptions(model, LIST_DEPTH)
     together = people.answer(rows.drop("row"), options)
     for k, (regime, row) in enumerate(rows.select("regime", "row").iter_rows()):
         ids, score = lists.served[regime][model][row], scores[model][regime, row]
@@ -88,14 +89,14 @@ def test_the_api_gives_the_measured_lists_alone_and_together(model: Any, people:
 def test_a_file_of_requests_gives_them_too(
     model: Any, project: Path, people: Befriend, measured: Any, tmp_path: Path
 ) -> None:
-    asked, lists, scores = measured
-    rows = request_rows(people.log, asked)
+    queries, lists, scores = measured
+    rows = request_rows(people.log, queries)
     moment = pl.from_epoch("at", "s").dt.to_string("iso:strict").alias("at")
     rows.drop("row").with_columns(moment).write_ndjson(tmp_path / "requests.jsonl")
     rows.drop("row").write_parquet(tmp_path / "requests.parquet")
     for name in ("requests.jsonl", "requests.parquet"):
         out = str(tmp_path / "lists.parquet")
-        more = ("--requests", str(tmp_path / name), "-k", str(DEPTH), "--model", model, "--out", out)
+        more = ("--requests", str(tmp_path / name), "-k", str(LIST_DEPTH), "--model", model, "--out", out)
         done = call(project, "recommend", *more)
         assert done.returncode == 0, done.stderr
         found = pl.read_parquet(out)
@@ -104,11 +105,11 @@ def test_a_file_of_requests_gives_them_too(
 
 
 def test_so_does_the_command_for_one_user(project: Path, people: Befriend, measured: Any) -> None:
-    asked, lists, scores = measured
-    rows = request_rows(people.log, asked).gather_every(11)
+    queries, lists, scores = measured
+    rows = request_rows(people.log, queries).gather_every(11)
     for user, at, filter_at, regime, action, kind, row in rows.iter_rows():
         moments = (datetime.fromtimestamp(second, UTC).isoformat() for second in (at, filter_at))
-        arguments = [*zip(("--at", "--filter-at"), moments, strict=True), ("--regime", regime), ("-k", str(DEPTH))]
+        arguments = [*zip(("--at", "--filter-at"), moments, strict=True), ("--regime", regime), ("-k", str(LIST_DEPTH))]
         arguments += [("--action", action)] if action else []
         words = [word for pair in arguments for word in pair] + (["--new-only"] if kind == "new" else [])
         done = call(project, "recommend", "--user", str(user), "--json", *words)
@@ -158,13 +159,14 @@ def test_what_happens_later_changes_no_list_and_no_reason(
             table.filter(pl.col("timestamp") < moment).write_parquet(cut / name)
         then = Befriend(project, prepared=cut)
         requests = pl.concat(
-            requests_table(log.user_ids[:30], datetime.fromtimestamp(moment, UTC), regime=regime, new_only=new)
+            requests_table(log.user_ids[:12], datetime.fromtimestamp(moment, UTC), regime=regime, new_only=new)
             for regime, new in (("live", True), ("daily", False))
         )
-        lists = people.answer(requests, RecommendOptions(model, DEPTH))
-        assert_frame_equal(then.answer(requests, RecommendOptions(model, DEPTH)), lists, check_exact=True)
+        options = RecommendOptions(model, LIST_DEPTH)
+        lists = people.answer(requests, options)
+        assert_frame_equal(then.answer(requests, options), lists, check_exact=True)
         some = lists.filter(pl.col("rank") <= 5)
-        assert then.reasons(requests, some, model) == people.reasons(requests, some, model)
+        assert then.reasons(requests, some, options) == people.reasons(requests, some, options)
 
 
 def test_draws_leave_out_whom_the_rules_leave_out_and_nobody_else(people: Befriend) -> None:
@@ -206,13 +208,13 @@ def test_draws_and_lists_of_different_people_are_those_of_the_request_whoever_el
 
 
 def test_protocol_lists_are_the_served_ones_without_people_who_have_no_event(people: Befriend, measured: Any) -> None:
-    asked, lists, _ = measured
+    queries, lists, _ = measured
     some = 0
-    for regime, questions in asked.items():
-        horizon = questions.horizon[questions.row_event]
+    for regime, q in queries.items():
+        cutoff = q.cutoff[q.row_event]
         for model in MODELS:
             for made, served, at in zip(
-                lists.protocol[regime][model], lists.served[regime][model], horizon, strict=True
+                lists.protocol[regime][model], lists.served[regime][model], cutoff, strict=True
             ):
                 has = people.log.first_seen[served] < at
                 left = served[(served >= 0) & has]
@@ -223,14 +225,14 @@ def test_protocol_lists_are_the_served_ones_without_people_who_have_no_event(peo
 
 
 def test_lists_that_differ_are_counted(people: Befriend, measured: Any) -> None:
-    asked, lists, _ = measured
+    queries, lists, _ = measured
 
     def shortened(table: pl.DataFrame, model: str) -> pl.DataFrame:
-        return people.answer(table, RecommendOptions("both", DEPTH if model == "both" else DEPTH - 1))
+        return people.answer(table, RecommendOptions("both", LIST_DEPTH if model == "both" else LIST_DEPTH - 1))
 
-    one = differing(people.log, asked, lists.served, [shortened], ["both"], 20, 0)
+    one = count_differing(people.log, queries, lists.served, [shortened], ["both"], 20, 0)
     assert one == {"requests": 20, "differ": 0}
-    other = differing(people.log, asked, lists.served, [shortened], ["both", "stu"], 20, 0)
+    other = count_differing(people.log, queries, lists.served, [shortened], ["both", "stu"], 20, 0)
     assert other["requests"] == 40 and 15 < other["differ"] <= 20
 
 

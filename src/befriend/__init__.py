@@ -1,4 +1,4 @@
-"""People recommendation, from event log to ranked people."""
+"""People recommendation, from event log to ranked lists of users."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["load"]
 
 
 def load(root: str | Path = ".") -> Befriend:
-    """A project after `dvc repro`, to recommend, explain, and take vectors from: see `befriend.api`.
+    """Loads a project after `dvc repro`: to recommend users, explain why, and export vectors. See `befriend.api`.
 
-    Lists are the command line's to the last bit where PyTorch is loaded by this, and not before.
+    Lists equal those of the command line to the last bit, provided that this call is what imports PyTorch first.
     """
     from befriend import kernels
 
-    kernels.hold()
-    from befriend.api import load  # only now: the command line answers without it
+    kernels.pin()
+    from befriend.api import load  # only now: the command line does not need it to start
 
     return load(root)

@@ -1,13 +1,13 @@
-"""Every error a user can cause or fix, with the exit code it ends a command with.
+"""Every error that a user can cause or fix, with the exit code of the command that it ends.
 
     BefriendError
     ├── CallError            2   the call was wrong
-    │   ├── SettingsError    2   params.yaml or --set holds an unknown or impossible setting
-    │   └── SourceError      2   the event log is not there, or may not be read
-    ├── DataError            1   the data is not what it was said to be, or failed a check
+    │   ├── SettingsError    2   params.yaml or --set holds an unknown or invalid setting
+    │   └── SourceError      2   the event log does not exist, or may not be read
+    ├── DataError            1   the data does not match its description, or failed a check
     ├── StorageError         1   a file could not be read or written: disk full, no permission
     ├── NetworkError         1   another machine could not be reached
-    └── BusyError            1   somebody else is running stages here
+    └── BusyError            1   another process is running stages in this project
 
 A message says what is wrong, where, what was found, what is allowed, and what to do next.
 """
@@ -36,7 +36,7 @@ STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 
 class BefriendError(Exception):
-    """An error with a message for a person. `exit_code` is what the command line returns for it."""
+    """An error with a message for the user. The command line exits with `exit_code`."""
 
     exit_code = 1
 
@@ -90,34 +90,37 @@ _NETWORK = {
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
 }
-_WRAP = ("polars", "pyarrow", "safetensors")
-"""packages whose own errors hold no more than the text of the system's"""
+_WRAPPING_PACKAGES = ("polars", "pyarrow", "safetensors")
+"""packages whose own errors carry the operating system's error only as text"""
 
 
 def explain(error: BaseException) -> BefriendError | None:
-    """The BefriendError that a failure of the operating system amounts to; None for a defect of our own."""
+    """The BefriendError that describes a failure of the operating system; None for a bug in befriend."""
     if isinstance(error, BefriendError):
         return error
-    code, wrapped = _code(error)
+    code, is_from_text = _error_number(error)
     if isinstance(error, socket.gaierror) or code in _NETWORK:
         return NetworkError(
             f"another machine could not be reached: {error}\n"
             "Check its address and the network, then run the same command again."
         )
-    name = getattr(error, "filename", None)
-    if code is None or not (name or wrapped or code in _DISK):
+    file_name = getattr(error, "filename", None)
+    if code is None or not (file_name or is_from_text or code in _DISK):
         return None
-    what = (_DISK | _FILE).get(code, "a file could not be read or written")
-    where = name or next(reversed(getattr(error, "__notes__", [])), None)  # `files.atomic` notes what it writes
-    return StorageError(f"{what}{f' ({where})' if where else ''}: {error}\nMend that, then run the same command again.")
+    problem = (_DISK | _FILE).get(code, "a file could not be read or written")
+    # `files.atomic` adds a note that names the file it writes
+    where = file_name or next(reversed(getattr(error, "__notes__", [])), None)
+    return StorageError(
+        f"{problem}{f' ({where})' if where else ''}: {error}\nFix this, then run the same command again."
+    )
 
 
-def _code(error: BaseException) -> tuple[int | None, bool]:
-    """The number of the system's error, None where it is none, and whether it was read from a text about a file."""
+def _error_number(error: BaseException) -> tuple[int | None, bool]:
+    """The operating system's error number, or None; and whether it comes from the text of another library's error."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno, False
-    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.split(".")[0] in _WRAP:
-        found = re.search(r"\(os error (\d+)\)|(No space left on device)", str(error))
-        if found:
-            return int(found[1] or errno.ENOSPC), True
+    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.split(".")[0] in _WRAPPING_PACKAGES:
+        match = re.search(r"\(os error (\d+)\)|(No space left on device)", str(error))
+        if match:
+            return int(match[1] or errno.ENOSPC), True
     return None, False

@@ -1,4 +1,4 @@
-"""Files: atomic writes, canonical JSON, digests, and the lock of whoever runs stages."""
+"""Files: atomic writes, canonical JSON, digests, and the locks of folders and of the process that runs stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from befriend.errors import BusyError
 
 LOCK_VARIABLE = "BEFRIEND_LOCK_HOLDER"
 LOCK, NEW, OLD = "lock", "new", "old"
-"""in the folder of a writer: its lock, what it writes, and what was there before, until the new one is in its place"""
+"""in the temporary folder of a writer: its lock, the new version, and the old one until the new one replaces it"""
 
 
 def _fsync(path: Path) -> None:
@@ -36,14 +36,14 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` for a file or a folder, and puts it in its place once it is complete.
+    """Yields a temporary path for a file or a folder, and moves it to `path` when the block ends without an error.
 
-    At every moment, however the process ends, `path` is whole: as it was before, or new. The temporary path lies in a
-    folder `.<name>.*.tmp`, which is locked as long as its writer runs; what a killed one left goes (`recover`).
+    At any time, and however the process ends, `path` is complete: the old version or the new one. The temporary path is
+    in a folder `.<name>.*.tmp` next to `path`, locked while its writer runs; `recover` removes those of killed writers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
-    work, lock = _work(path)
+    work, lock = _new_work_folder(path)
     try:
         temporary = work / NEW / path.name
         temporary.parent.mkdir()
@@ -66,38 +66,38 @@ def atomic(path: Path) -> Iterator[Path]:
         _sweep(work, path.name)
 
 
-def _work(path: Path) -> tuple[Path, TextIO]:
-    """A new folder to write `path` in, and its lock."""
+def _new_work_folder(path: Path) -> tuple[Path, TextIO]:
+    """Makes a temporary folder to write `path` in; returns it and its lock."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         with contextlib.suppress(FileNotFoundError):
-            lock = _taken(work / LOCK)
+            lock = _try_lock(work / LOCK)
             if lock is not None:
                 return work, lock
-        # somebody's `recover` took it for one that a killed writer left, before it was locked
+        # another process's `recover` removed it before it was locked, as if a killed writer had left it
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
-    """Puts a folder in the place of what is at `path`, and that at `new`."""
+    """Exchanges the folders at `new` and `path`; `aside` is where the old one waits if that takes several steps."""
     if _exchange(new, path):
         return
     aside.parent.mkdir()
-    path.rename(aside)  # from here `_sweep` puts it back, unless the new one takes its place
+    path.rename(aside)  # from here on `_sweep` puts it back, unless the new one has replaced it
     new.rename(path)
     aside.rename(new)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Whether two paths changed places in one step. Linux can, on most file systems."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two paths in one step; False if that is not possible. Linux can do it on most file systems."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    at_fdcwd, rename_exchange = -100, 2  # constants of the Linux headers
+    return bool(renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0)
 
 
 def recover(path: Path) -> None:
-    """Mends what killed writers of `path` left beside it: what was there returns if nothing took its place yet."""
+    """Cleans up after killed writers of `path`: puts the old version back if the new one has not replaced it yet."""
     for work in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if work.is_dir():
             _sweep(work, path.name)
@@ -106,31 +106,32 @@ def recover(path: Path) -> None:
 
 
 def _sweep(work: Path, name: str) -> None:
-    """Removes the folder of a writer, unless one that runs, here or in another container, holds its lock."""
-    with contextlib.suppress(FileNotFoundError):  # somebody else has just removed it
-        lock = _taken(work / LOCK)
+    """Removes the temporary folder of a writer, unless a running process, here or in another container, locks it."""
+    with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+        lock = _try_lock(work / LOCK)
         if lock is None:
             return
         with lock:
-            for former in (work / OLD).glob("*"):
-                if not os.path.lexists(work.parent / former.name):
-                    former.rename(work.parent / former.name)
-            doomed = _doomed(work, name)
-        remove(doomed)
+            for old in (work / OLD).glob("*"):
+                if not os.path.lexists(work.parent / old.name):
+                    old.rename(work.parent / old.name)
+            renamed = _rename_for_removal(work, name)
+        remove(renamed)
 
 
-def _doomed(folder: Path, name: str) -> Path:
-    """Renames a folder whose lock is held, so that nobody takes the lock any more; `recover` of `name` would find it.
+def _rename_for_removal(folder: Path, name: str) -> Path:
+    """Renames a folder whose lock is held, so that no other process can take the lock; returns the new path.
 
-    It is to be removed once the lock is closed: NFS keeps files that are open in their folder.
+    The caller removes it after it has closed the lock, as NFS keeps open files in their folder. If the caller is killed
+    before that, `recover` of `name` removes it.
     """
     return folder.rename(folder.with_name(f".{name}.{secrets.token_hex(4)}.tmp"))
 
 
-def _taken(path: Path) -> TextIO | None:
-    """The lock file `path`, for its holder alone until it is closed; None where somebody else has it.
+def _try_lock(path: Path) -> TextIO | None:
+    """Takes an exclusive lock on the file `path` until it is closed; None if another process holds it.
 
-    The kernel drops the lock when its holder dies, so there is no stale lock to clean up.
+    The kernel drops the lock when its holder dies, so there are no stale locks to clean up.
     """
     while True:
         handle = path.open("a+", encoding="utf-8")
@@ -142,7 +143,7 @@ def _taken(path: Path) -> TextIO | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
                 return handle
-        handle.close()  # the former holder removed it together with the folder it lay in
+        handle.close()  # the previous holder removed it together with its folder
 
 
 def remove(path: Path) -> None:
@@ -154,7 +155,7 @@ def remove(path: Path) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Canonical JSON: sorted keys, one layout, so that equal values are equal bytes. NaN is refused."""
+    """Canonical JSON: sorted keys and a fixed layout, so that equal values give equal bytes. Refuses NaN."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -177,99 +178,104 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def held(folder: Path, what: str) -> Iterator[None]:
-    """Holds a folder alone; BusyError, `what` and the name of the holder, if somebody else does.
+def folder_lock(folder: Path, problem: str) -> Iterator[None]:
+    """Holds a folder exclusively; if another process does, BusyError with the text `problem` and that process.
 
-    It is made if it is not there, and goes if in the end nothing but its lock is left in it.
+    Makes the folder if it does not exist, and removes it at the end if it holds nothing but the lock.
     """
     recover(folder)
-    handle = _opened(folder / LOCK)
+    handle = _make_folder_and_try_lock(folder / LOCK)
     if handle is None:
-        raise _busy(folder / LOCK, what)
-    with contextlib.ExitStack() as then, handle:
+        raise _busy(folder / LOCK, problem)
+    with contextlib.ExitStack() as after_unlock, handle:
         _sign(handle)
         try:
             yield
         finally:
             if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
-                then.callback(remove, _doomed(folder, folder.name))
+                after_unlock.callback(remove, _rename_for_removal(folder, folder.name))
 
 
-def _opened(path: Path) -> TextIO | None:
-    """`_taken`, in a folder that is made if it is not there."""
+def _make_folder_and_try_lock(path: Path) -> TextIO | None:
+    """`_try_lock`, after making the folder if it does not exist."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the former holder removed the folder just now
-            return _taken(path)
+        with contextlib.suppress(FileNotFoundError):  # the previous holder has just removed the folder
+            return _try_lock(path)
 
 
-def _sign(handle: TextIO, *more: str) -> None:
-    """Writes into a lock file who holds it, and lines for those who read it."""
+def _sign(handle: TextIO, *more_lines: str) -> None:
+    """Writes the process that holds a lock into the lock file, and more lines if there are any."""
     handle.truncate(0)
     process = f"process {os.getpid()}: {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
-    handle.write("\n".join([process.replace("\n", " "), *more, ""]))
+    handle.write("\n".join([process.replace("\n", " "), *more_lines, ""]))
     handle.flush()
 
 
-def _busy(path: Path, what: str, more: str = "") -> BusyError:
+def _busy(path: Path, problem: str, suffix: str = "") -> BusyError:
+    """The error of a lock file that another process holds."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     holder = lines[0] if lines else "a process that just started"
-    return BusyError(f"{what}, by {holder}{more}. Wait for it to end, or stop it, then run the command again.")
+    return BusyError(f"{problem}, by {holder}{suffix}. Wait for it to end, or stop it, then run the command again.")
 
 
-_inside: dict[Path, int] = {}
+_holder_threads: dict[Path, int] = {}
 """lock file -> the thread of this process in which stages run"""
-_entering = threading.Lock()
+_entry_lock = threading.Lock()
 
 
 @contextmanager
 def stage_lock(path: Path) -> Iterator[None]:
-    """Holds the project's one lock while stages run; BusyError names the holder if somebody else does.
+    """Holds the project's stage lock while stages run; BusyError names the holder if another process does.
 
-    The thread that holds it may take it again. A command that the holder itself starts (a flow starts `dvc`, which
-    starts a stage) comes in too: it shares the lock, which is free once the last of them has ended.
+    The thread that holds it may take it again. So may commands that the holder starts (a flow starts `dvc`, which
+    starts a stage): they share the lock, which is free once the last of them has ended. They are recognised by a random
+    key, which the holder writes into the lock file and passes on in the environment variable LOCK_VARIABLE.
     """
     lock = path.resolve()
-    if _inside.get(lock) == threading.get_ident():
+    if _holder_threads.get(lock) == threading.get_ident():
         yield
         return
-    with _entering:
-        handle, word = _entered(lock)
-        _inside[lock] = threading.get_ident()
-        os.environ[LOCK_VARIABLE] = " ".join([*_words(), word])
+    with _entry_lock:
+        handle, key = _share_stage_lock(lock)
+        _holder_threads[lock] = threading.get_ident()
+        os.environ[LOCK_VARIABLE] = " ".join([*_inherited_keys(), key])
     try:
         yield
     finally:
-        with _entering, handle:
-            del _inside[lock]
-            words = _words()
-            if word in words:
-                words.remove(word)  # once: who was started by the holder was told it before
-            os.environ[LOCK_VARIABLE] = " ".join(words)
+        with _entry_lock, handle:
+            del _holder_threads[lock]
+            keys = _inherited_keys()
+            if key in keys:
+                keys.remove(
+                    key
+                )  # one occurrence: a process that the holder started had the key in its environment before
+            os.environ[LOCK_VARIABLE] = " ".join(keys)
 
 
-def _words() -> list[str]:
-    """By which those who hold a lock know whom they started."""
+def _inherited_keys() -> list[str]:
+    """Keys of the locks that this process or the processes that started it hold."""
     return os.environ.get(LOCK_VARIABLE, "").split()
 
 
-def _entered(lock: Path) -> tuple[TextIO, str]:
-    """The lock file, shared with whomever this process starts, and the word by which they are known."""
-    busy = "stages are being run here already", ", or by what it started"
-    if lock in _inside:
-        raise _busy(lock, *busy)
-    handle = _opened(lock)
+def _share_stage_lock(lock: Path) -> tuple[TextIO, str]:
+    """Takes the lock, or joins the process that started this one; returns the open lock file and the lock's key."""
+    message = "stages are being run here already", ", or by a process that it started"
+    if lock in _holder_threads:
+        raise _busy(lock, *message)
+    handle = _make_folder_and_try_lock(lock)
     if handle is not None:
-        words = [secrets.token_hex(8)]
-        _sign(handle, *words)
+        keys = [secrets.token_hex(8)]
+        _sign(handle, *keys)
     else:
-        words = _words()
+        keys = _inherited_keys()
         handle = lock.open("a+", encoding="utf-8")
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         handle.seek(0)
-        held_by = handle.read().splitlines()[-1:]  # between the two kinds of lock somebody else may have taken it
-        if held_by and held_by[0] in words:
-            return handle, held_by[0]
+        # between the exclusive and the shared lock another process may have taken it
+        last_line = handle.read().splitlines()[-1:]
+        if last_line and last_line[0] in keys:
+            return handle, last_line[0]
     handle.close()
-    raise _busy(lock, *busy)
+    raise _busy(lock, *message)

@@ -1,8 +1,8 @@
-"""Equal runs, equal bytes, on whatever x86 machine: its libraries are held to the instructions that all of them have.
+"""Makes equal runs give equal bytes on any x86 machine: limits libraries to instructions that all such machines have.
 
-PyTorch, MKL, oneDNN, OpenBLAS and NumPy choose by the processor how they compute, and what is computed in another order
-is rounded in another way. Processors since 2013 have AVX2; AVX-512, which only some have, stays unused. MKL takes its
-own way on AMD, and other architectures compute as they do: there, equal runs are equal on processors of one kind.
+PyTorch, MKL, oneDNN, OpenBLAS and NumPy choose their kernels by the processor, and a different order of operations
+rounds differently. Processors since 2013 have AVX2; AVX-512, which only some have, stays unused. MKL takes a different
+path on AMD, and other architectures have their own kernels: there, equal runs are equal only on processors of one kind.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import os
 
 KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_CBWR": "AVX2,STRICT",  # strict: wherever in memory the numbers lie
+    "MKL_CBWR": "AVX2,STRICT",  # strict: whatever the memory alignment of the numbers
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
-    "OMP_NUM_THREADS": "1",  # the number of threads decides the order as well; training has a setting of its own
+    "OMP_NUM_THREADS": "1",  # the number of threads changes the order too; training has its own setting
 }
-"""Environment variables, which the libraries read when they are loaded."""
+"""Environment variables that the libraries read when they are loaded."""
 
 
-def hold() -> None:
-    """Holds the libraries that this process will load; what somebody has set already stays."""
+def pin() -> None:
+    """Limits the libraries that this process will load; variables that are already set stay as they are."""
     for name, value in KERNELS.items():
         os.environ.setdefault(name, value)
 
 
-def held() -> str:
-    """A short name of how this process rounds, as far as the environment says: the same where equal runs are equal."""
-    said = [f"{name}={os.environ.get(name, '')}" for name in KERNELS if name != "OMP_NUM_THREADS"]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+def pinned_digest() -> str:
+    """A short digest of the environment that decides how this process rounds: the same where equal runs are equal."""
+    pinned = [f"{name}={os.environ.get(name, '')}" for name in KERNELS if name != "OMP_NUM_THREADS"]
+    return hashlib.sha256("\n".join(pinned).encode()).hexdigest()[:8]
 
 
 def cores() -> int:
-    """How many processors this process may use: for work in pieces whose bytes do not depend on who does them."""
+    """Number of processors that this process may use, for work whose result does not depend on how it is divided."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

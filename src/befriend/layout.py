@@ -1,4 +1,4 @@
-"""Where everything lies in a project, relative to its root."""
+"""Paths of all files and folders of a project, relative to its root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALIDATION = REPORTS / "validation.json"
 VALIDATION_REPORT = REPORTS / "validation" / "report.md"
 DATA_DOCS = REPORTS / "data_docs" / "index.html"
 METRICS = REPORTS / "metrics.json"
-EVALUATED = REPORTS / "evaluation" / "evaluated.json"
+FINGERPRINT = REPORTS / "evaluation" / "fingerprint.json"
 EVALUATION_REPORT = REPORTS / "evaluation" / "report.md"
 PREDICTIONS = REPORTS / "predictions"
 TWO_TOWER_CURVES = REPORTS / "training" / "two_tower"
@@ -50,5 +50,5 @@ TOKEN_REPORT = REPORTS / "tokens" / "report.md"
 
 
 def parts_of(lists: Path) -> Path:
-    """The folder that holds the blocks of a file of lists until all are made."""
+    """The folder that holds the finished blocks of a file of lists while it is being written."""
     return lists.with_name(f"{lists.name}.parts")

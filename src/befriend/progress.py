@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one line a minute elsewhere."""
+"""Progress of long loops: a bar on a terminal, one line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINE_EVERY = 60.0  # seconds
-_standing = ""
+_current = ""
 
 
-def standing() -> str:
-    """Where the work that is tracked stands, for whom it is stopped; empty where none is."""
-    return _standing
+def current_progress() -> str:
+    """How far the loop that is being tracked has got, for the message of a stopped command; empty if there is none."""
+    return _current
 
 
-def _noted(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    global _standing
+def _record_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    global _current
     for k, item in enumerate(items):
-        _standing = f"{description}: {k:,} of {total:,}" if total is not None else f"{description}: {k:,} parts"
+        _current = f"{description}: {k:,} of {total:,}" if total is not None else f"{description}: {k:,} parts"
         yield item
-    _standing = ""
+    _current = ""
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """The items, while progress is shown on standard error. total: how many will come; None if nobody knows."""
-    items = _noted(items, description, total)
+    """Yields the items and shows progress on standard error. total: the number of items; None if it is not known."""
+    items = _record_progress(items, description, total)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as bar

@@ -1,12 +1,12 @@
-"""Settings: frozen models closed to unknown names; every problem of a mapping is named at once.
+"""Base class of all settings: frozen, unknown names are errors, and all problems are reported at once.
 
-Every field's docstring is its documentation: `befriend settings` prints them.
+The docstring of a field is its documentation: `befriend settings` prints it.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,13 +17,16 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Frozen, closed to unknown names, documented field by field."""
+    """Frozen, refuses unknown names, and documents each field with a docstring."""
+
+    former_names: ClassVar[dict[str, str]] = {}
+    """name in earlier versions -> current name: a file with the old one is refused; the message gives the new one"""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def parse(model: type[S], raw: dict[str, Any], where: str) -> S:
-    """`raw` as a model; SettingsError names every problem, what was found, and the valid choices."""
+    """Validates `raw` against a model; SettingsError lists every problem, the value found, and the valid choices."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -34,7 +37,7 @@ def parse(model: type[S], raw: dict[str, Any], where: str) -> S:
 
 
 def split_override(item: str) -> tuple[str, Any]:
-    """`name=value`, the value read as YAML."""
+    """Splits `name=value`; the value is parsed as YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -48,11 +51,15 @@ def split_override(item: str) -> tuple[str, Any]:
 
 
 def _describe(model: type[Settings], problem: Any) -> str:
-    place = [str(part) for part in problem["loc"]]
-    line = f"  {'.'.join(place)}: "
+    """One line of an error message, from one of pydantic's errors."""
+    location = [str(name) for name in problem["loc"]]
+    line = f"  {'.'.join(location)}: "
     if problem["type"] == "extra_forbidden":
-        names = _names(_model_at(model, place[:-1]))
-        close = difflib.get_close_matches(place[-1], names, n=1)
+        owner = _model_at(model, location[:-1])
+        if location[-1] in owner.former_names:
+            return f"{line}this setting is called {owner.former_names[location[-1]]} now."
+        names = _names(owner)
+        close = difflib.get_close_matches(location[-1], names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{line}there is no such setting.{hint} Valid here: {', '.join(names)}."
     message = problem["msg"].removeprefix("Value error, ")
@@ -65,20 +72,21 @@ def _names(model: type[BaseModel]) -> list[str]:
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
-def _model_at(model: type[BaseModel], place: list[str]) -> type[BaseModel]:
-    for part in place:
+def _model_at(model: type[Settings], location: list[str]) -> type[Settings]:
+    """The settings class of a nested section."""
+    for section in location:
         for name, field in model.model_fields.items():
             if (
-                part in (name, field.alias)
+                section in (name, field.alias)
                 and isinstance(field.annotation, type)
-                and issubclass(field.annotation, BaseModel)
+                and issubclass(field.annotation, Settings)
             ):
                 model = field.annotation
     return model
 
 
 def describe(model: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(name, default, documentation) of every setting, in order, nested ones by dotted names."""
+    """(name, default, documentation) of every setting, in order; nested settings have dotted names."""
     rows = []
     for name, field in model.model_fields.items():
         label = prefix + (field.alias or name)
@@ -86,18 +94,18 @@ def describe(model: type[Settings], prefix: str = "") -> list[tuple[str, str, st
         if isinstance(kind, type) and issubclass(kind, Settings):
             rows += describe(kind, f"{label}.")
         else:
-            rows.append((label, _written(field.get_default(call_default_factory=True)), field.description or ""))
+            rows.append((label, _to_text(field.get_default(call_default_factory=True)), field.description or ""))
     return rows
 
 
 def values(settings: Settings, prefix: str = "") -> dict[str, str]:
-    """name -> value of every setting, as `describe` names them and writes their defaults."""
-    found: dict[str, str] = {}
+    """name -> value of every setting, with the names and the text format of `describe`."""
+    texts: dict[str, str] = {}
     for name, field in type(settings).model_fields.items():
         label, value = prefix + (field.alias or name), getattr(settings, name)
-        found |= values(value, f"{label}.") if isinstance(value, Settings) else {label: _written(value)}
-    return found
+        texts |= values(value, f"{label}.") if isinstance(value, Settings) else {label: _to_text(value)}
+    return texts
 
 
-def _written(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Attributes in memory: codes, scales of the users of training, and a model's own reading of a later table."""
+"""Attributes in memory: codes, scales fitted on the users of training, and how a model reads a later table."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ def table() -> pl.DataFrame:
 
 def test_labels_are_codes_from_one_and_numbers_stay_raw(tmp_path: Path) -> None:
     table().write_parquet(tmp_path / "attributes.parquet")
-    found = Attributes.read(tmp_path)
-    assert found.categorical.dtype == np.int32
-    assert found.categorical.tolist() == [[3, 0], [0, 0], [1, 0], [2, 0], [3, 1]]
-    assert found.vocabulary == {"country": ("de", "fr", "np"), "plan": ("free",)}
-    assert found.cardinalities == (4, 2)
-    assert found.numeric.dtype == np.float32
-    assert np.array_equal(found.numeric[:, 0], [20, 40, np.nan, 90, np.nan], equal_nan=True)
-    assert found.names == ("country", "plan", "age", "level", "late")
-    assert found.num_users == 5
+    attributes = Attributes.read(tmp_path)
+    assert attributes.categorical.dtype == np.int32
+    assert attributes.categorical.tolist() == [[3, 0], [0, 0], [1, 0], [2, 0], [3, 1]]
+    assert attributes.vocabulary == {"country": ("de", "fr", "np"), "plan": ("free",)}
+    assert attributes.cardinalities == (4, 2)
+    assert attributes.numeric.dtype == np.float32
+    assert np.array_equal(attributes.numeric[:, 0], [20, 40, np.nan, 90, np.nan], equal_nan=True)
+    assert attributes.names == ("country", "plan", "age", "level", "late")
+    assert attributes.num_users == 5
 
 
-def test_without_attributes_there_are_users_and_nothing_of_them(tmp_path: Path) -> None:
+def test_a_table_without_attributes_gives_empty_arrays(tmp_path: Path) -> None:
     table().select("user").write_parquet(tmp_path / "attributes.parquet")
-    found = Attributes.read(tmp_path)
-    assert (found.categorical.shape, found.numeric.shape, found.names) == ((5, 0), (5, 0), ())
-    assert found.standardised(TRAINED).shape == (5, 0)
-    assert found.with_vocabulary(found.vocabulary_of(TRAINED)).categorical.shape == (5, 0)
+    attributes = Attributes.read(tmp_path)
+    assert (attributes.categorical.shape, attributes.numeric.shape, attributes.names) == ((5, 0), (5, 0), ())
+    assert attributes.standardised(TRAINED).shape == (5, 0)
+    assert attributes.with_vocabulary(attributes.vocabulary_of(TRAINED)).categorical.shape == (5, 0)
 
 
-def test_numbers_are_scaled_by_the_users_of_training_alone() -> None:
+def test_numbers_are_standardised_by_the_users_of_training_only() -> None:
     z = Attributes.from_table(table()).standardised(TRAINED)
     assert z.dtype == np.float32
     assert z[:, 0].tolist() == [-1, 1, 0, 6, 0]  # mean 30, deviation 10, of 20 and 40
-    assert z[:, 1].tolist() == [0, 0, 0, 1, 0]  # all of training have 7: no deviation to divide by
-    assert z[:, 2].tolist() == [0, 0, 0, 3, 0]  # nobody of training has it
+    assert z[:, 1].tolist() == [0, 0, 0, 1, 0]  # constant in training: no deviation to divide by
+    assert z[:, 2].tolist() == [0, 0, 0, 3, 0]  # missing for all users of training
     assert z[:, 3:].tolist() == [[0, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 0, 1]]
 
 
-def test_a_constant_column_is_not_blown_up_by_its_rounding() -> None:
+def test_a_constant_column_is_not_divided_by_its_rounding_error() -> None:
     values = np.full((1001, 1), 0.1, np.float32)
     values[:500] = np.nextafter(np.float32(0.1), np.float32(1))
     values[-1] = 1.1
@@ -68,25 +68,25 @@ def test_a_constant_column_is_not_blown_up_by_its_rounding() -> None:
     assert z[-1, 0] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_label_that_nobody_of_training_has_is_unknown_to_the_model() -> None:
-    found = Attributes.from_table(table())
-    kept = json.loads(json.dumps(found.vocabulary_of(TRAINED)))
-    assert kept == {"country": ["de", "np"], "plan": []}
-    model = found.with_vocabulary(kept)
-    assert model.categorical.tolist() == [[2, 0], [0, 0], [1, 0], [0, 0], [2, 0]]
-    assert model.cardinalities == (3, 1)
+def test_a_label_absent_from_training_is_unknown_to_the_model() -> None:
+    attributes = Attributes.from_table(table())
+    vocabulary = json.loads(json.dumps(attributes.vocabulary_of(TRAINED)))
+    assert vocabulary == {"country": ["de", "np"], "plan": []}
+    as_trained = attributes.with_vocabulary(vocabulary)
+    assert as_trained.categorical.tolist() == [[2, 0], [0, 0], [1, 0], [0, 0], [2, 0]]
+    assert as_trained.cardinalities == (3, 1)
 
 
-def test_a_later_table_reads_as_the_model_was_trained() -> None:
-    """Another label before the known ones, columns in another order, another one more: the first users stay the same."""
+def test_a_later_table_is_read_with_the_vocabulary_and_scale_of_training() -> None:
+    """A new label that sorts first, a new column, and another order of columns: the values of the first users stay the same."""
     trained = Attributes.from_table(table())
     vocabulary, scale = trained.vocabulary_of(TRAINED), json.loads(json.dumps(trained.scale(TRAINED)))
     country = pl.Series(["np", None, "de", "fr", "np", "at"], dtype=pl.Enum(["at", "de", "fr", "np"]))
-    more = pl.DataFrame(
+    added_user = pl.DataFrame(
         {"user": [5], "age": [80.0], "level": [7.0]}, schema=table().select("user", "age", "level").schema
     )
     later = Attributes.from_table(
-        pl.concat([table().drop("country"), more], how="diagonal")
+        pl.concat([table().drop("country"), added_user], how="diagonal")
         .with_columns(country.alias("country"), pl.Series("city", ["x"] * 6, dtype=pl.Enum(["x"])))
         .select("user", "late", "level", "city", "age", "plan", "country")
     )
@@ -98,12 +98,12 @@ def test_a_later_table_reads_as_the_model_was_trained() -> None:
     assert later.scaled(scale)[5].tolist() == [5, 0, 0, 0, 0, 1]
 
 
-def test_a_table_without_a_column_of_the_model_is_refused_naming_both() -> None:
-    found = Attributes.from_table(table().drop("country", "age"))
+def test_a_table_without_a_column_of_the_model_is_refused_with_the_columns_of_both() -> None:
+    attributes = Attributes.from_table(table().drop("country", "age"))
     with pytest.raises(DataError, match=r"categorical attributes country, plan, but .* has no country; it has: plan"):
-        found.with_vocabulary({"country": ["de"], "plan": []})
+        attributes.with_vocabulary({"country": ["de"], "plan": []})
     with pytest.raises(DataError, match=r"numeric attributes age, but .* has no age; it has: level, late"):
-        found.scaled({"age": (0, 1)})
+        attributes.scaled({"age": (0, 1)})
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_a_table_without_a_column_of_the_model_is_refused_naming_both() -> None:
         (pl.col("country").cast(pl.String), "Enums of labels or Float32"),
     ],
 )
-def test_a_table_that_was_tampered_with_is_refused(change: pl.Expr, breach: str, tmp_path: Path) -> None:
+def test_a_table_that_breaks_the_contract_is_refused(change: pl.Expr, breach: str, tmp_path: Path) -> None:
     table().with_columns(change).write_parquet(tmp_path / "attributes.parquet")
     with pytest.raises(DataError, match=breach):
         Attributes.read(tmp_path)
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Run `dvc repro validate` first"):
         Attributes.read(tmp_path)

@@ -8,8 +8,8 @@ from befriend.data.split import SEGMENTS, segments, split_by_time
 from tests.conftest import make_log
 
 
-def names(found: np.ndarray) -> list[str]:
-    return [SEGMENTS[k] for k in found]
+def names(codes: np.ndarray) -> list[str]:
+    return [SEGMENTS[k] for k in codes]
 
 
 def test_cuts_are_timestamps_at_the_quantiles_of_events() -> None:
@@ -25,7 +25,7 @@ def test_events_of_one_second_stay_in_one_part() -> None:
     assert split.part("test") == (7, 10)
 
 
-def test_an_event_is_what_the_past_before_its_own_second_makes_it() -> None:
+def test_the_segment_of_an_event_depends_on_the_events_before_its_second() -> None:
     log = make_log(
         [
             (0, "a", 1, 1),
@@ -38,16 +38,16 @@ def test_an_event_is_what_the_past_before_its_own_second_makes_it() -> None:
             (0, "a", 4, 6),
         ]
     )
-    found = segments(log, np.arange(8), log.timestamp)
-    assert names(found) == ["cold", "reply", "repeat", "new", "new", "new", "new", "cold"]
+    codes = segments(log, np.arange(8), log.timestamp)
+    assert names(codes) == ["cold", "reply", "repeat", "new", "new", "new", "new", "cold"]
 
 
-def test_a_target_seen_after_the_horizon_is_cold_whatever_the_past() -> None:
+def test_a_target_without_an_event_before_the_cutoff_is_cold_even_as_a_contact() -> None:
     log = make_log([(0, "a", 1, 10), (0, "a", 1, 20)])
     assert names(segments(log, np.array([1]), np.array([20]))) == ["repeat"]
     assert names(segments(log, np.array([1]), np.array([10]))) == ["cold"]
 
 
-def test_a_signal_makes_nobody_a_contact() -> None:
+def test_a_signal_makes_no_contact() -> None:
     log = make_log([(0, "view", 1, 1), (0, "ask", 1, 2), (1, "view", 0, 3), (0, "ask", 1, 4)], {"view": "signal"})
     assert names(segments(log, np.array([1, 3]), log.timestamp[[1, 3]])) == ["new", "repeat"]

@@ -49,7 +49,7 @@ STAGE = """
 import os, sys, time
 from pathlib import Path
 from befriend.errors import BefriendError, DataError
-from befriend.stages.record import recorded
+from befriend.stages.run_record import record_run
 
 class Done:
     def summary(self): return "done"
@@ -63,7 +63,7 @@ def defect(): raise ValueError("a defect")
 
 name = sys.argv[1]
 try:
-    recorded(name, Path("runs"), lambda: (globals()[name](), Done())[1])
+    record_run(name, Path("runs"), lambda: (globals()[name](), Done())[1])
 except BefriendError as error:
     print(f"befriend: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

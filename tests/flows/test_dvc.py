@@ -45,7 +45,7 @@ def test_dvc_decides_whether_a_stage_runs(project: Path, caplog: pytest.LogCaptu
 
 def test_who_wants_to_hears_each_line(project: Path) -> None:
     lines: list[str] = []
-    reproduce("good", force=True, heard=lines.append)
+    reproduce("good", force=True, on_line=lines.append)
     assert "Running stage 'good':" in lines
 
 
@@ -83,6 +83,7 @@ def test_a_defect_is_not_tried_again(project: Path) -> None:
     assert not may_pass(None, None, State(ValueError("timed out")))
 
 
+@pytest.mark.system
 def test_a_stage_another_process_works_on_is_tried_again(project: Path) -> None:
     with subprocess.Popen(
         [BIN / "dvc", "repro", "--single-item", "slow"],
@@ -101,6 +102,7 @@ def test_a_stage_another_process_works_on_is_tried_again(project: Path) -> None:
     assert error.may_pass and not error.began
 
 
+@pytest.mark.system
 def test_a_cancelled_run_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cancel(line: str) -> None:
         raise KeyboardInterrupt

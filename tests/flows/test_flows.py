@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,39 @@ pytestmark = pytest.mark.system
 Runner = Callable[..., Any]
 
 
+def _only_ranker(stage: str) -> Callable[[bool], None]:
+    """The stand-ins leave no reports: only what the ranker prints can be published."""
+    from tasks.publishers import publish_ranker
+
+    return publish_ranker if stage == "train_ranker" else lambda ran: None
+
+
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
     """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
-    from tasks import cluster, dvc, embed_text, evaluate, report, tokenize, train, validate
+    from tasks import dvc, stage_tasks
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
 
-    def reproduce(target: str, force: bool = False, heard: Callable[[str], None] | None = None) -> Reproduced:
+    def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> Reproduced:
         script["order"].append((target, force))
         (tmp_path / "runs").mkdir(exist_ok=True)
         (tmp_path / "runs" / f"{target}.json").write_text('{"summary": "trained"}')
-        if heard:
-            heard("epoch 1 of 2: 5 of 10, about 1 min left")
-            heard("epoch 1 of 2: loss 7.2330, ndcg@10 0.1225 (best), 1,361 positions/s")
+        if on_line:
+            on_line("epoch 1 of 2: 5 of 10, about 1 min left")
+            on_line("epoch 1 of 2: loss 7.2330, ndcg@10 0.1225 (best), 1,361 positions/s")
         answers = script.get(target, [])
         if answers and isinstance(answer := answers.pop(0), Exception):
             raise answer
         return Reproduced(target, True, 0.1)
 
-    for module in (dvc, validate, embed_text, tokenize, train, evaluate, cluster, report):
+    for module in (dvc, stage_tasks):
         monkeypatch.setattr(module, "reproduce", reproduce)
-    for module in (validate, embed_text, tokenize, train, evaluate, cluster, report):
-        monkeypatch.setattr(module, "publish", lambda *_: None)
-    for stage in (
-        validate.validate,
-        embed_text.embed_text,
-        tokenize.tokenize,
-        train.train_two_tower,
-        train.train_stu,
-        train.train_ranker,
-        evaluate.evaluate,
-        cluster.cluster,
-        report.report,
-        dvc.update_data,
-    ):
-        monkeypatch.setattr(stage, "retry_delay_seconds", [0.0])
+    quiet = {name: replace(stage, publish=_only_ranker(name)) for name, stage in stage_tasks.STAGES.items()}
+    monkeypatch.setattr(stage_tasks, "STAGES", quiet)
+    for task in (*stage_tasks.TASKS.values(), dvc.update_data):
+        monkeypatch.setattr(task, "retry_delay_seconds", [0.0])
     return script
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import command, drift, gate, notify
+from tasks import command, drift_task, gate_task, notify
 from tasks.dvc import StageError
 from tests.flows.checkout import Listener
 
@@ -18,14 +18,14 @@ from tests.flows.checkout import Listener
 def test_rules_that_were_not_met_come_first_and_say_why() -> None:
     rule = {"found": "0.1", "required": "at least 0.2"}
     decision = {"rules": [{"name": "a", "passed": True} | rule, {"name": "b", "passed": False} | rule]}
-    assert [row["name"] for row in gate.rules(decision)] == ["b", "a"]
-    assert gate.why(decision) == "b: 0.1, required at least 0.2"
+    assert [row["name"] for row in gate_task.rule_rows(decision)] == ["b", "a"]
+    assert gate_task.unmet_rules(decision) == "b: 0.1, required at least 0.2"
 
 
 def test_the_worst_measure_comes_first() -> None:
     found = {"value": 0.1, "limits": [0.1, 0.2]}
     told = {"measures": {name: found | {"verdict": name} for name in ("ok", "severe", "warning")}}
-    assert [row["verdict"] for row in drift.measures(told)] == ["severe", "warning", "ok"]
+    assert [row["verdict"] for row in drift_task.measure_rows(told)] == ["severe", "warning", "ok"]
 
 
 def test_everybody_with_an_address_is_told_and_the_log_always(
@@ -34,20 +34,20 @@ def test_everybody_with_an_address_is_told_and_the_log_always(
     one, two = Listener(), Listener()
     monkeypatch.setenv(notify.VARIABLE, f"json://127.0.0.1:{one.port}/a json://127.0.0.1:{two.port}/b")
     monkeypatch.setattr(notify, "get_logger", logging.getLogger)
-    assert notify.tell("a title", "what happened") == 2
+    assert notify.send("a title", "what happened") == 2
     for listener in (one, two):
         assert [(told["title"], told["message"]) for told in listener.told] == [("a title", "what happened")]
     assert "a title: what happened" in caplog.text
 
     monkeypatch.setenv(notify.VARIABLE, "json://127.0.0.1:1/nobody")
-    assert notify.tell("a title", "what happened") == 0
-    assert "nobody could be told at json://" in caplog.text
+    assert notify.send("a title", "what happened") == 0
+    assert "json://... could not be reached" in caplog.text
     assert "127.0.0.1:1" not in caplog.text  # an address may hold a password
 
 
 def test_a_failure_says_what_where_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, str]] = []
-    monkeypatch.setattr(notify, "tell", lambda title, text: said.append((title, text)))
+    monkeypatch.setattr(notify, "send", lambda title, text: said.append((title, text)))
     state = SimpleNamespace(name="Failed", message="the event log was refused")
     notify.failed(SimpleNamespace(name="retrain"), SimpleNamespace(name="retrain 3"), state)
     ((title, text),) = said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks import cluster, evaluate, publish, report, tokenize, validate
+from tasks import page_artifacts, publishers, stage_tasks
 from tasks.dvc import Reproduced, StageError
 
 
@@ -27,7 +27,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """Key -> content of every artifact, in a folder without any report yet."""
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    for module in (validate, tokenize, evaluate, cluster, report, publish):
+    for module in (publishers, page_artifacts):
         for kind in ("markdown", "table", "link"):
             name = f"create_{kind}_artifact"
             if hasattr(module, name):
@@ -45,7 +45,7 @@ def write_validation(passed: bool) -> None:
 
 def test_failed_rules_come_first() -> None:
     rule = {"severity": "warning", "passed": True, "observed": 1, "limit": "at most 2"}
-    table = validate.rules(
+    table = publishers.rule_rows(
         {"rules": {"a": rule, "b": rule | {"passed": False}, "c": rule | {"passed": False, "severity": "critical"}}},
         before={"rules": {"c": rule | {"observed": 0}}},
     )
@@ -58,20 +58,20 @@ def test_failed_rules_come_first() -> None:
 
 def test_pictures_are_named_where_they_cannot_be_shown(published: dict[str, Any]) -> None:
     write_validation(passed=True)
-    text = publish.readable(Path("reports/validation/report.md"))
+    text = page_artifacts.readable(Path("reports/validation/report.md"))
     assert "![" not in text and "*Figure: four pictures, in `reports/validation/log.png`*" in text
 
 
 def test_a_refused_log_shows_its_report_and_then_fails(
     published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(stage: str, force: bool) -> Reproduced:
+    def refuse(stage: str, force: bool, on_line: Any) -> Reproduced:
         write_validation(passed=False)
         raise StageError("the event log was refused", began=True)
 
-    monkeypatch.setattr(validate, "reproduce", refuse)
+    monkeypatch.setattr(stage_tasks, "reproduce", refuse)
     with pytest.raises(StageError, match="the event log was refused"):
-        validate.validate.fn()
+        stage_tasks.TASKS["validate"].fn()
     assert set(published) == {"validate-report", "validate-files", "validate-rules"}
     assert published["validate-rules"][0]["verdict"] == "failed"
     assert published["validate-files"].startswith("file:///")
@@ -80,18 +80,18 @@ def test_a_refused_log_shows_its_report_and_then_fails(
 def test_an_old_report_is_not_shown_for_a_stage_that_never_began(
     published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def busy(stage: str, force: bool) -> Reproduced:
+    def busy(stage: str, force: bool, on_line: Any) -> Reproduced:
         raise StageError("somebody else works here", may_pass=True)
 
     write_validation(passed=True)
-    monkeypatch.setattr(validate, "reproduce", busy)
+    monkeypatch.setattr(stage_tasks, "reproduce", busy)
     with pytest.raises(StageError):
-        validate.validate.fn()
+        stage_tasks.TASKS["validate"].fn()
     assert not published
 
 
 def test_the_headline_has_the_best_model_first_beside_what_was_committed() -> None:
-    table = evaluate.headline(metrics(0.1, 0.3), metrics(0.1, 0.25))
+    table = publishers.headline_rows(metrics(0.1, 0.3), metrics(0.1, 0.25))
     assert [(row["list"], row["segment"], row["model"]) for row in table] == [
         ("any", "all", "recent"),
         ("any", "all", "popular"),
@@ -105,7 +105,9 @@ def test_a_model_that_was_not_committed_has_no_change() -> None:
     before = metrics(0.1, 0.2)
     for lists in before["daily"].values():
         lists["all"], lists["new"] = {"popular": lists["all"]["popular"]}, {}
-    changes = {(row["list"], row["model"]): row["change"] for row in evaluate.headline(metrics(0.1, 0.2), before)}
+    changes = {
+        (row["list"], row["model"]): row["change"] for row in publishers.headline_rows(metrics(0.1, 0.2), before)
+    }
     assert changes == {
         ("any", "popular"): 0,
         ("any", "recent"): None,
@@ -116,22 +118,22 @@ def test_a_model_that_was_not_committed_has_no_change() -> None:
 
 def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert publish.committed(Path("reports/metrics.json")) is None
+    assert page_artifacts.committed(Path("reports/metrics.json")) is None
     Path("reports").mkdir()
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
     git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "metrics"]):
         subprocess.run([*git, *command], check=True, timeout=30)
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.9, 0.9)))
-    assert publish.committed(Path("reports/metrics.json")) == metrics(0.1, 0.2)
+    assert page_artifacts.committed(Path("reports/metrics.json")) == metrics(0.1, 0.2)
 
 
 def test_evaluate_shows_figures_reports_and_links(published: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("reports/evaluation").mkdir(parents=True)
     Path("reports/evaluation/report.md").write_text("# Evaluation\n")
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
-    monkeypatch.setattr(evaluate, "reproduce", lambda stage, force: Reproduced(stage, True, 1.0))
-    assert evaluate.evaluate.fn() == Reproduced("evaluate", True, 1.0)
+    monkeypatch.setattr(stage_tasks, "reproduce", lambda stage, force, on_line: Reproduced(stage, True, 1.0))
+    assert stage_tasks.TASKS["evaluate"].fn() == Reproduced("evaluate", True, 1.0)
     assert set(published) == {"evaluate-report", "evaluate-metrics", "reports"}
     assert [row["committed"] for row in published["evaluate-metrics"]] == [None] * 4
 
@@ -141,30 +143,30 @@ def test_tokenize_shows_how_codes_are_used(published: dict[str, Any], monkeypatc
     Path("reports/tokens/report.md").write_text("# STUs\n\n![users of each code](use.png)\n")
     levels = {str(level): {"used_share": 0.9 + level / 100, "perplexity": 3.0} for level in (0, 1)}
     Path("reports/tokens.json").write_text(json.dumps({"level": levels}))
-    monkeypatch.setattr(tokenize, "reproduce", lambda stage, force: Reproduced(stage, True, 1.0))
-    assert tokenize.tokenize.fn() == Reproduced("tokenize", True, 1.0)
+    monkeypatch.setattr(stage_tasks, "reproduce", lambda stage, force, on_line: Reproduced(stage, True, 1.0))
+    assert stage_tasks.TASKS["tokenize"].fn() == Reproduced("tokenize", True, 1.0)
     assert set(published) == {"tokenize-report", "tokenize-files", "tokenize-levels"}
     assert published["tokenize-levels"][2] == {"level": 1, "figure": "used_share", "found": 0.91, "committed": None}
     before = {"level": {"0": {"used_share": 0.5}}}
-    assert tokenize.levels({"level": levels}, before)[0]["committed"] == 0.5
+    assert publishers.level_rows({"level": levels}, before)[0]["committed"] == 0.5
 
 
 def test_cluster_shows_what_a_share_of_the_users_keeps(published: dict[str, Any]) -> None:
     Path("reports/clusters").mkdir(parents=True)
     Path("reports/clusters/report.md").write_text("# Clusters\n\n![users by cluster](map.png)\n")
-    curve = {"1": {"kept": 1.0}, "0.05": {"kept": 0.9}}
+    curve = {"1": {"relative_recall": 1.0}, "0.05": {"relative_recall": 0.9}}
     Path("reports/clusters.json").write_text(json.dumps({"search": {"alone": curve}}))
-    cluster.publish()
+    publishers.publish_clusters(True)
     assert set(published) == {"cluster-report", "cluster-files", "cluster-search"}
-    assert [row["recall kept"] for row in published["cluster-search"]] == [0.9, 1.0]  # fewest first
-    before = {"search": {"alone": {"1": {"kept": 0.8}}}}
-    assert cluster.searched({"search": {"alone": curve}}, before)[1]["committed"] == 0.8
+    assert [row["relative recall"] for row in published["cluster-search"]] == [0.9, 1.0]  # fewest first
+    before = {"search": {"alone": {"1": {"relative_recall": 0.8}}}}
+    assert publishers.search_rows({"search": {"alone": curve}}, before)[1]["committed"] == 0.8
 
 
 def test_the_page_is_linked_and_the_model_card_shown(published: dict[str, Any]) -> None:
     Path("reports/report").mkdir(parents=True)
     Path("reports/report/model_card.md").write_text("# Model card\n")
-    report.publish()
+    publishers.publish_report(True)
     assert published == {
         "report-page": Path("reports/report/index.html").resolve().as_uri(),
         "report-model-card": "# Model card\n",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from befriend import layout
-from tasks import registry
+from tasks import promotion
 
 
 @pytest.fixture
@@ -21,23 +21,23 @@ def recommend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         layout.LISTS.write_text(" ".join(arguments))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "befriend", befriend)
-    monkeypatch.setattr(registry, "link", lambda *_: None)
-    monkeypatch.setattr(registry.registry, "champion", lambda _: SimpleNamespace(number=3))
-    return registry.recommend.fn
+    monkeypatch.setattr(promotion, "befriend", befriend)
+    monkeypatch.setattr(promotion, "link", lambda *_: None)
+    monkeypatch.setattr(promotion.registry, "champion", lambda _: SimpleNamespace(number=3))
+    return promotion.recommend.fn
 
 
 def test_lists_of_another_champion_or_call_do_not_pass_for_those_of_the_night(recommend: Any) -> None:
-    assert not registry.listed(3)
+    assert not promotion.lists_are_current(3)
     recommend()
-    assert registry.listed(3) and not registry.listed(4)
+    assert promotion.lists_are_current(3) and not promotion.lists_are_current(4)
     for other in ({"k": 50}, {"new_only": False}, {"newest": True}):
-        assert not registry.listed(3, **other)
+        assert not promotion.lists_are_current(3, **other)
         recommend(**other)
-        assert registry.listed(3, **other) and not registry.listed(3)
+        assert promotion.lists_are_current(3, **other) and not promotion.lists_are_current(3)
 
 
 def test_lists_that_were_put_there_by_hand_do_not_pass_for_those_of_the_night(recommend: Any) -> None:
     recommend()
     layout.LISTS.write_text("others")
-    assert not registry.listed(3)
+    assert not promotion.lists_are_current(3)

@@ -13,8 +13,8 @@ import pytest
 from prefect.exceptions import ObjectNotFound
 
 from befriend import layout
-from tasks import progress, train
-from tasks.curves import BARS, WIDEST, beside_committed, read_curves, report, sparkline
+from tasks import publishers, stage_tasks, training_progress
+from tasks.curve_report import BARS, WIDEST, compare_with_committed, read_curves, report, sparkline
 from tasks.dvc import Reproduced, StageError
 from tests.training import tiny
 
@@ -69,11 +69,11 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list
         assert artifact == bar
         found["train-two-tower-progress"].append((progress, description))
 
-    monkeypatch.setattr(progress, "create_progress_artifact", create)
-    monkeypatch.setattr(progress, "update_progress_artifact", update)
+    monkeypatch.setattr(training_progress, "create_progress_artifact", create)
+    monkeypatch.setattr(training_progress, "update_progress_artifact", update)
     for kind in ("markdown", "table"):
         monkeypatch.setattr(
-            train, f"create_{kind}_artifact", lambda content, key, **_: found.setdefault(key, []).append(content)
+            publishers, f"create_{kind}_artifact", lambda content, key, **_: found.setdefault(key, []).append(content)
         )
     return found
 
@@ -81,9 +81,9 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list
 def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageError | None = None) -> None:
     """The stage says its lines; it leaves curves and its record, or fails after the curves."""
 
-    def reproduce(stage: str, force: bool, heard: Any) -> Reproduced:
+    def reproduce(stage: str, force: bool, on_line: Any) -> Reproduced:
         for line in SAID[: -1 if error else None] if ran else ():
-            heard(line)
+            on_line(line)
         if error is None or error.began:
             write_curves(layout.TWO_TOWER_CURVES)
         if error:
@@ -93,12 +93,12 @@ def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageEr
             (layout.RUNS / f"{stage}.json").write_text(json.dumps({"summary": SUMMARY}))
         return Reproduced(stage, ran, 1.0)
 
-    monkeypatch.setattr(train, "reproduce", reproduce)
+    monkeypatch.setattr(stage_tasks, "reproduce", reproduce)
 
 
 def test_a_line_of_the_training_says_how_far_it_is() -> None:
-    assert [progress.share(line) for line in SAID] == [None, 0.0625, 0.25, 0.75, None]
-    assert progress.share("validating: 3 of 4, about 1 min left") is None
+    assert [training_progress.share_done(line) for line in SAID] == [None, 0.0625, 0.25, 0.75, None]
+    assert training_progress.share_done("validating: 3 of 4, about 1 min left") is None
 
 
 def test_the_lines_are_those_the_loop_says(
@@ -108,7 +108,7 @@ def test_the_lines_are_those_the_loop_says(
     monkeypatch.setattr("befriend.progress.LINE_EVERY", 0.0)
     monkeypatch.setattr("befriend.progress._how_far", lambda k, total, _: f"{k:,} of {total:,}, about 0 min left")
     fitted = tiny.train(tiny.Tiny(), tmp_path)
-    shares = [progress.share(line) for line in capsys.readouterr().err.splitlines()]
+    shares = [training_progress.share_done(line) for line in capsys.readouterr().err.splitlines()]
     assert shares == pytest.approx([(epoch + k / 5) / 3 for epoch in range(3) for k in range(6)])
 
     curves = read_curves(tmp_path / "curves")
@@ -122,7 +122,7 @@ def test_progress_moves_with_the_lines_and_ends_with_the_stage(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reproduces(monkeypatch)
-    assert train.train_two_tower.fn() == Reproduced("train_two_tower", True, 1.0)
+    assert stage_tasks.TASKS["train_two_tower"].fn() == Reproduced("train_two_tower", True, 1.0)
     shown = published["train-two-tower-progress"]
     assert shown == [(6.25, SAID[1]), (25, SAID[2]), (75, SAID[3]), (100, SUMMARY)]
 
@@ -131,7 +131,7 @@ def test_a_training_that_was_not_needed_has_curves_and_no_progress(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reproduces(monkeypatch, ran=False)
-    train.train_two_tower.fn()
+    stage_tasks.TASKS["train_two_tower"].fn()
     assert published.keys() == {"train-two-tower-curves", "train-two-tower-figures"}
 
 
@@ -140,7 +140,7 @@ def test_a_training_that_broke_down_shows_how_it_came_to_that(
 ) -> None:
     reproduces(monkeypatch, error=StageError("training broke down: loss became nan", began=True))
     with pytest.raises(StageError, match="loss became nan"):
-        train.train_two_tower.fn()
+        stage_tasks.TASKS["train_two_tower"].fn()
     assert "epoch 2 of 3 is best" in published["train-two-tower-curves"][0]
     assert published["train-two-tower-progress"][-1][0] == 75
 
@@ -148,11 +148,11 @@ def test_a_training_that_broke_down_shows_how_it_came_to_that(
 def test_nothing_is_shown_of_a_training_that_never_began_or_had_no_epoch(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train.publish("train_two_tower", layout.TWO_TOWER_CURVES)
+    publishers.training_publisher("train_two_tower", layout.TWO_TOWER_CURVES)(True)
     write_curves(layout.TWO_TOWER_CURVES)
     reproduces(monkeypatch, ran=False, error=StageError("somebody else works here", may_pass=True))
     with pytest.raises(StageError):
-        train.train_two_tower.fn()
+        stage_tasks.TASKS["train_two_tower"].fn()
     assert not published
 
 
@@ -161,13 +161,13 @@ def test_a_page_that_cannot_be_told_ends_no_training(monkeypatch: pytest.MonkeyP
     def refuse(*_: Any, **__: Any) -> UUID:
         raise trouble
 
-    monkeypatch.setattr(progress, "create_progress_artifact", refuse)
-    monkeypatch.setattr(progress, "update_progress_artifact", refuse)
-    bar = progress.Progress("train-two-tower-progress")
-    bar.hear(SAID[1])
-    monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: UUID(int=1))
-    bar.hear(SAID[2])  # back again
-    bar.hear(SAID[3])
+    monkeypatch.setattr(training_progress, "create_progress_artifact", refuse)
+    monkeypatch.setattr(training_progress, "update_progress_artifact", refuse)
+    bar = training_progress.TrainingProgress("train-two-tower-progress")
+    bar.follow(SAID[1])
+    monkeypatch.setattr(training_progress, "create_progress_artifact", lambda *_, **__: UUID(int=1))
+    bar.follow(SAID[2])  # back again
+    bar.follow(SAID[3])
 
 
 def test_the_report_has_every_curve_and_the_best_epoch_bold(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_curve_goes_from_its_lowest_to_its_highest() -> None:
 
 
 def test_the_best_epoch_stands_beside_the_committed_one() -> None:
-    rows = beside_committed(metrics(0.25000000001), metrics(0.2, epoch=5) | {"train": {"loss": 6.5}})
+    rows = compare_with_committed(metrics(0.25000000001), metrics(0.2, epoch=5) | {"train": {"loss": 6.5}})
     assert [row["figure"] for row in rows] == [
         "epoch", "validation/ndcg@10", "validation/new_daily", "train/loss", "train/mean_rank", "learning_rate",
     ]  # fmt: skip
@@ -214,7 +214,7 @@ def test_the_best_epoch_stands_beside_the_committed_one() -> None:
     assert found["epoch"] == (2, 5, -3)
     assert found["validation/ndcg@10"] == (0.25, 0.2, 0.05)
     assert found["train/mean_rank"] == (617.25, None, None)
-    assert {row["committed"] for row in beside_committed(metrics(0.25), None)} == {None}
+    assert {row["committed"] for row in compare_with_committed(metrics(0.25), None)} == {None}
 
 
 def test_committed_figures_are_found_in_git(published: dict[str, list[Any]]) -> None:
@@ -223,7 +223,7 @@ def test_committed_figures_are_found_in_git(published: dict[str, list[Any]]) -> 
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a training"]):
         subprocess.run([*git, *command], check=True, timeout=30)
     (layout.TWO_TOWER_CURVES / "metrics.json").write_text(json.dumps(metrics(0.5)))
-    train.publish("train_two_tower", layout.TWO_TOWER_CURVES)
+    publishers.training_publisher("train_two_tower", layout.TWO_TOWER_CURVES)(True)
     assert published["train-two-tower-figures"][0][1] == {
         "figure": "validation/ndcg@10", "best epoch": 0.5, "committed": 0.25, "change": 0.25,
     }  # fmt: skip

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from befriend.models.batch import NextTargetPredictionBatch
-from befriend.models.two_tower import NextTargetPredictionUserIDs
+from befriend.models.model_inputs import NextTargetPredictionBatch
+from befriend.models.two_tower_model import NextTargetPredictionUserIDs
 
 USERS, ACTIONS, B, N = 64, 3, 16, 10
 
 
-def model(**options: Any) -> NextTargetPredictionUserIDs:
+def make_model(**options: Any) -> NextTargetPredictionUserIDs:
     """A small model in eval mode, always with the same weights."""
     torch.manual_seed(0)
     return NextTargetPredictionUserIDs(
@@ -22,8 +22,8 @@ def model(**options: Any) -> NextTargetPredictionUserIDs:
     ).eval()
 
 
-def batch(rows: int = B, columns: int = N, seed: int = 0) -> NextTargetPredictionBatch:
-    """Histories of all lengths from 0 on, distinct targets, who are nobody's actor."""
+def make_batch(rows: int = B, columns: int = N, seed: int = 0) -> NextTargetPredictionBatch:
+    """Histories of all lengths from 0 to `columns`, and distinct targets, none of whom is an actor."""
     g = torch.Generator().manual_seed(seed)
     length = torch.arange(rows) % (columns + 1)
     mask = torch.arange(columns) >= columns - length[:, None]
@@ -41,10 +41,10 @@ def batch(rows: int = B, columns: int = N, seed: int = 0) -> NextTargetPredictio
 
 
 @pytest.fixture
-def some() -> NextTargetPredictionBatch:
-    return batch()
+def examples() -> NextTargetPredictionBatch:
+    return make_batch()
 
 
 def ids_only(b: NextTargetPredictionBatch) -> NextTargetPredictionBatch:
-    """Without what a batch need not have."""
+    """The batch without its optional fields."""
     return replace(b, actor_history_received=None, actor_history_timestamps=None)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from befriend import files, layout
-from befriend.data.forgotten import add_marks, mark
+from befriend.data.erasure import add_erased, erasure_digest
 from befriend.errors import CallError
 from befriend.ops import registry
-from befriend.ops.forget import forget, prove, traces
+from befriend.ops.forget_people import forget, prove, traces
 from befriend.stages import validate
-from befriend.text.cache import Cache
+from befriend.text.encoding_cache import EncodingCache
 from befriend.training import checkpoint
 from befriend.training.checkpoint import Checkpoint
 from tests.conftest import call
@@ -36,7 +36,7 @@ def prepare(root: Path, users: list[int]) -> None:
 
 def work(root: Path) -> None:
     """Reads what somebody wrote, and begins to train."""
-    Cache(root / PART).get(["what anna wrote"], lambda texts: np.ones((len(texts), 4), np.float32))
+    EncodingCache(root / PART).get(["what anna wrote"], lambda texts: np.ones((len(texts), 4), np.float32))
     checkpoint.save(root / LATEST, Checkpoint({"weights/users": torch.ones(3, 2)}, {}))
 
 
@@ -89,7 +89,7 @@ def test_once_nobody_is_in_them_who_asked_caches_stay(project: Path, monkeypatch
 
 
 def test_another_clone_that_learns_of_it_empties_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_marks(project / layout.PREPARED, [mark(3)])  # by git
+    add_erased(project / layout.PREPARED, [erasure_digest(3)])  # by git
     files.write_text(project / "params.yaml", "data: {}\n")
 
     def run(*_: object) -> validate.ValidateResult:
@@ -111,7 +111,7 @@ def test_who_comes_back_and_asks_again_is_looked_for_again(project: Path, monkey
     tidy(project, monkeypatch)
     work(project)
     assert {str(TEXTS), str(TRAINING)} < set(traces(project, "3"))
-    add_marks(project / layout.PREPARED, [mark(3)])
+    add_erased(project / layout.PREPARED, [erasure_digest(3)])
     prepare(project, [1, 2])
     tidy(project, monkeypatch)
     assert left(project) == [False, False]
@@ -149,6 +149,6 @@ def test_a_proof_tells_place_by_place_and_names_the_first_files(
         "  reports: reports/predictions/00/note.txt, reports/predictions/01/note.txt, reports/predictions/02/note.txt "
         "and 37 more",
         "  runs: no trace",
-        "  .cache/text: begun before they were out of the prepared log, and nobody can be told apart in it",
+        "  .cache/text: started while the user was in the prepared log; its content cannot be separated by user",
         "  .checkpoints: no trace",
     ]

@@ -11,20 +11,26 @@ import polars as pl
 import pytest
 
 from befriend import files, layout
+from befriend.analysis.evaluate_settings import EvaluateSettings
+from befriend.analysis.paired_comparison import compare_runs
 from befriend.api import load
-from befriend.config import DataSettings, DriftSettings, EvaluateSettings, GateSettings, Params, ValidateSettings
-from befriend.data.forgotten import mark, read_marks
-from befriend.data.simulate import write
-from befriend.data.traits import SimulateSettings
+from befriend.config import Params
+from befriend.data.erasure import erasure_digest, read_erased
 from befriend.errors import CallError, DataError
-from befriend.evaluation.again import rank_again
-from befriend.evaluation.compare import compare
-from befriend.models.cluster_settings import ClusterSettings
-from befriend.ops import drift, forget, gate
-from befriend.ops.recommend import serving
+from befriend.monitoring.monitoring_settings import DriftSettings, GateSettings
+from befriend.objectives.cluster_settings import ClusterSettings
+from befriend.ops import drift_check as drift
+from befriend.ops import forget_people as forget
+from befriend.ops import gate
+from befriend.ops.champion_replay import replay_champion
 from befriend.ops.registry import champion, promote
-from befriend.stages import cluster, evaluate, validate
-from tests.stages.conftest import embed, train_everything
+from befriend.ops.serve_lists import served_run
+from befriend.readers.data_settings import DataSettings
+from befriend.simulate.network import write
+from befriend.simulate.network_settings import SimulateSettings
+from befriend.stages import cluster, evaluate
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import embed, train_everything, validate_log
 
 pytestmark = pytest.mark.system  # needs a run of every stage
 
@@ -39,7 +45,7 @@ def run(root: Path, events: int) -> None:
     table.write_parquet(root / "source")
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     folders = root / "prepared", root / "models", root / "reports"
-    validate.run(data, ValidateSettings(), root / "source", root / "prepared", root / "reports")
+    validate_log(data, ValidateSettings(), root / "source", root / "prepared", root / "reports")
     embed(root)
     train_everything(root)
     evaluate.run(EVALUATE, *folders)
@@ -89,15 +95,15 @@ def test_the_champion_is_measured_on_the_newest_events_with_todays_histories(
     """The challenger's side of the comparison is its own evaluation; the champion's are lists for the same events."""
     now = champion(served)
     assert now is not None
-    rank_again(now.folder, served / "prepared", EVALUATE, tmp_path / "again")
-    figures = compare(tmp_path / "again", served, "both").figures
+    replay_champion(now.folder, served / "prepared", EVALUATE, tmp_path / "again")
+    figures = compare_runs(tmp_path / "again", served, "both").figures
     metrics = files.read_json(served / layout.METRICS)
     for row in figures.filter(list="new", segment="new").iter_rows(named=True):
         cell = metrics[row["regime"]]["new"]["new"]["both"]
         assert row["n"] == cell["n"] > 0
         assert row["ndcg@10 b"] == pytest.approx(cell["ndcg@10"], abs=1e-6)
         rule = next(r for r in decision["rules"] if r["name"] == f"list new, {row['regime']}")
-        assert rule["found"].startswith(f"{row['ndcg@10 b']:.4f} beside {row['ndcg@10 a']:.4f}")
+        assert rule["found"].startswith(f"{row['ndcg@10 b']:.4f} against {row['ndcg@10 a']:.4f}")
 
 
 def test_a_clear_loss_is_refused(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +142,7 @@ def test_one_list_that_is_served_otherwise_than_measured_is_too_many(
         path.write_text(sound)
     rule = next(rule for rule in refused["rules"] if rule["name"] == "served as measured")
     assert refused["verdict"] == "refuse" and not rule["passed"]
-    assert rule["found"] == ("1 of 300 differ" if found else "none was looked at")
+    assert rule["found"] == ("1 of 300 differ" if found else "no list was checked")
 
 
 def test_figures_of_other_models_judge_nothing(served: Path) -> None:
@@ -160,7 +166,7 @@ def test_logs_that_cannot_be_compared_are_refused_with_a_reason(served: Path, tm
         rule["name"]: rule for rule in gate.decide(root, PARAMS.model_copy(update={"gate": GateSettings()}))["rules"]
     }
     assert not rules["drift"]["passed"] and "they cannot be compared" in rules["drift"]["found"]
-    assert not rules["beside the champion"]["passed"]
+    assert not rules["against the champion"]["passed"]
 
 
 def test_a_decision_is_of_one_run_beside_one_champion(served: Path) -> None:
@@ -178,7 +184,7 @@ def test_the_champion_may_look_at_newer_events(served: Path) -> None:
     now = champion(served)
     assert now is not None
     with contextlib.chdir(served):
-        own, newest = serving(None), serving(None, newest=True)
+        own, newest = served_run(None), served_run(None, newest=True)
         lists = newest.recommend(newest.log.user_ids, k=5)
     assert (own.log.num_events, newest.log.num_events) == (2400, 3000)
     assert (
@@ -207,13 +213,13 @@ def test_somebody_forgotten_is_nowhere_at_once_and_leaves_no_trace_after_the_nex
     gone = lists["recommended"].value_counts(sort=True)["recommended"][0]
     lists.write_parquet(root / layout.LISTS)
     assert "runs/lists.parquet" in forget.traces(root, str(gone))
-    with pytest.raises(CallError, match="nobody here has the id 999999"):
+    with pytest.raises(CallError, match="there is no user with the id 999999"):
         forget.forget(root, ["999999"])
 
     forget.forget(root, [str(gone)])
     for folder in (root, root / layout.CHAMPION):
         left = load(folder)
-        assert read_marks(folder / layout.PREPARED) == {mark(gone)}
+        assert read_erased(folder / layout.PREPARED) == {erasure_digest(gone)}
         again = left.recommend(left.log.user_ids, k=50)
         assert gone not in again["recommended"].to_list()
         assert not again.filter(user=gone, known=True).height

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from befriend import files, layout
+from befriend.analysis.fingerprint import PREPARED
 from befriend.errors import CallError, DataError
-from befriend.evaluation.evaluated import PREPARED
 from befriend.ops import registry
 from befriend.ops.registry import champion, digest, promote, promoted, rollback, taken_back
 from tests.conftest import ROOT
@@ -121,6 +121,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.system
 def test_two_promotions_at_once_wait_for_each_other(tmp_path: Path) -> None:
     lay(tmp_path, "same")
     command = [sys.executable, "-c", PROMOTE, str(tmp_path)]

@@ -1,15 +1,15 @@
-"""The whole of it as a newcomer meets it: a fresh clone, DVC for real, other logs, faults from outside."""
+"""What a new user meets: a fresh clone, DVC for real, other logs, faults from outside."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,82 +18,28 @@ import pytest
 from ruamel.yaml import YAML
 
 from befriend import files
-from befriend.tokens.catalogue import agreement
-from tests.conftest import ROOT
+from tests.pipeline.conftest import BIN, ENVIRONMENT, call, copy_checkout
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name != files.LOCK_VARIABLE},
-    "PATH": f"{BIN}:{os.environ['PATH']}",
-    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.org",
-}  # fmt: skip
-
-
-def call(
-    cwd: Path, *command: str, ok: bool = True, timeout: float = 2000, **extra: str
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT | extra, capture_output=True, text=True, timeout=timeout)
-    assert not ok or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of what is committed and what is about to be, after one `dvc repro`."""
-    root = tmp_path_factory.mktemp("clone") / "befriend"
-    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
-    for name in filter(None, listed):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    call(root, "git", "init", "-q")
-    call(root, "git", "add", "-A")
-    call(root, "git", "commit", "-q", "-m", "all")
-    call(root, "dvc", "repro")
-    return root
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 
 def lock_of(root: Path) -> bytes:
     return (root / "dvc.lock").read_bytes()
 
 
-def test_the_committed_lock_is_that_of_the_sample(clone: Path) -> None:
-    """What is committed was made from this code and these settings; outputs may differ with the machine."""
-    yaml = YAML(typ="safe")
-    committed, made = (yaml.load(root / "dvc.lock")["stages"] for root in (ROOT, clone))
-    for stage, entry in committed.items():
-        assert entry["params"] == made[stage]["params"]
-        assert entry["cmd"] == made[stage]["cmd"]
-        source = [dep for dep in entry["deps"] if dep["path"] == "data" or dep["path"].startswith("src")]
-        assert source == [dep for dep in made[stage]["deps"] if dep["path"] == "data" or dep["path"].startswith("src")]
+def test_the_committed_lock_is_that_of_this_code_and_these_settings(tmp_path: Path) -> None:
+    """Outputs are not there yet and may differ with the machine; commands, settings and code are those of the lock."""
+    copy_checkout(tmp_path)
+    for stage, changes in json.loads(call(tmp_path, "dvc", "status", "--json").stdout).items():
+        for change in changes:
+            assert change != "changed command", stage
+            if stage != "data.dvc":
+                changed = change.get("changed deps", {})
+                assert not [path for path in changed if path.startswith(("src/", "params"))], (stage, changed)
 
 
 def test_a_second_repro_runs_nothing(clone: Path) -> None:
     assert "Data and pipelines are up to date." in call(clone, "dvc", "repro").stdout
-
-
-def test_a_forced_repro_leaves_the_lock_as_it_is(clone: Path) -> None:
-    before = lock_of(clone)
-    call(clone, "dvc", "repro", "--force")
-    assert lock_of(clone) == before
-
-
-def test_first_tokens_lie_within_the_communities_that_the_sample_has_planted(clone: Path) -> None:
-    stus = pl.read_parquet(clone / "models/tokens/table.parquet")
-    both = stus.join(pl.read_parquet(clone / "src/befriend/sample/truth.parquet"), on="user_id", validate="1:1")
-    assert both.height == stus.height > 2000
-    found = agreement(both["token_0"].to_numpy(), both["community"].to_numpy(), seed=0)
-    assert found["homogeneity"] >= max(0.8, found["shuffled"] + 0.4)
-
-
-def test_clusters_lie_within_the_communities_that_the_sample_has_planted(clone: Path) -> None:
-    users = pl.read_parquet(clone / "models/clusters/users.parquet")
-    both = users.join(pl.read_parquet(clone / "src/befriend/sample/truth.parquet"), on="user_id", validate="1:1")
-    assert both.height == users.height > 2500
-    found = agreement(both["cluster"].to_numpy(), both["community"].to_numpy(), seed=0)
-    assert found["homogeneity"] >= max(0.8, found["shuffled"] + 0.4)
-    assert both["cluster"].value_counts()["count"].max() <= 0.2 * both.height
 
 
 def test_the_summary_shows_figures_and_paths(clone: Path) -> None:
@@ -107,7 +53,7 @@ def test_the_summary_shows_figures_and_paths(clone: Path) -> None:
 def test_experiments_and_metrics_differ_as_dvc_shows_them(clone: Path) -> None:
     call(clone, "git", "add", "-A")
     call(clone, "git", "commit", "-q", "-m", "results", "--allow-empty")
-    call(clone, "dvc", "exp", "run", "-S", "evaluate.events=300", "-S", "evaluate.regimes=[daily]")
+    call(clone, "dvc", "exp", "run", "-S", "evaluate.events=60", "-S", "evaluate.regimes=[daily]")
     shown = call(clone, "dvc", "metrics", "diff").stdout
     assert "daily.new.new.popularity.n" in shown
     assert "validation.json" not in shown
@@ -119,7 +65,7 @@ def test_experiments_and_metrics_differ_as_dvc_shows_them(clone: Path) -> None:
 
 def test_a_revision_is_compared_with_the_run_that_is_here(clone: Path) -> None:
     shown = call(clone, "befriend", "compare", "HEAD", ".").stdout
-    assert "newcomers" in shown and "every target has the same place in both runs" in shown
+    assert "newcomers" in shown and "every target has the same rank in both runs" in shown
 
 
 def pulled(clone: Path, folder: Path, *settings: tuple[str, ...], **secrets: str) -> None:
@@ -196,7 +142,7 @@ def test_a_log_of_ones_own_in_three_forms_gives_the_same_events(clone: Path, tmp
     pl.concat([table.drop("action"), later]).write_parquet(tmp_path / "chat.parquet")
     assert "Running stage 'validate'" in call(clone, "dvc", "repro", "validate").stdout
     assert files.sha256(clone / "prepared/events.parquet") not in found
-    call(clone, "befriend", "use", "--sample")
+    call(clone, "befriend", "use", "--tiny")
     call(clone, "dvc", "repro")
     assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
 
@@ -225,7 +171,7 @@ def test_a_folder_with_a_table_of_users(clone: Path, tmp_path: Path) -> None:
     found = pl.read_parquet(clone / "prepared/attributes.parquet").with_columns(users).drop("user")
     known = found.filter(pl.col("country").is_not_null()).sort("user_id")
     assert known.rows() == [("np", 31, one), ("de", None, other)]
-    call(clone, "befriend", "use", "--sample")
+    call(clone, "befriend", "use", "--tiny")
     call(clone, "dvc", "repro")
 
 
@@ -252,7 +198,7 @@ def test_a_folder_with_texts_and_statements(clone: Path, tmp_path: Path) -> None
     assert users[-1] == 999999
     said = pl.read_parquet(clone / "prepared/statements.parquet").select("timestamp", "statement").rows()
     assert said == [(None, "a writer"), (1704067200, "interested in slow food")]
-    call(clone, "befriend", "use", "--sample")
+    call(clone, "befriend", "use", "--tiny")
     call(clone, "dvc", "repro")
 
 
@@ -311,7 +257,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(clone: Path, tmp_pat
         cp params.yaml {small}
         cd {small}
         set +e
-        befriend validate --source {clone / "data"} 2> {tmp_path / "message"}
+        befriend validate --source {clone / "src/befriend/sample/log/events.parquet"} 2> {tmp_path / "message"}
         echo $? > {tmp_path / "code"}
         find . -name '*.tmp' -o -name events.parquet > {tmp_path / "left"}
     """
@@ -364,7 +310,7 @@ def test_a_source_that_changes_meanwhile_is_taken_up_by_the_next_run(clone: Path
     assert files.read_json(clone / "reports/validation.json")["rows"]["read"] in (9000, 9500)
     call(clone, "dvc", "repro", "validate")
     assert files.read_json(clone / "reports/validation.json")["rows"]["read"] == 9500
-    call(clone, "befriend", "use", "--sample")
+    call(clone, "befriend", "use", "--tiny")
     call(clone, "dvc", "repro")
     assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
 

@@ -20,16 +20,16 @@ def run(*command: str) -> list[str]:
 
 
 def test_nothing_that_computes_is_loaded_before_it_is_held_to_common_instructions() -> None:
-    code = "import sys, befriend.cli; print([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
+    code = "import sys, befriend.cli.main; print([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
     assert run(sys.executable, "-c", code) == ["[]"]
 
 
 def test_what_rounds_in_another_way_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = kernels.held()
+    here = kernels.pinned_digest()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # stages set how many threads they use
-    assert kernels.held() == here
+    assert kernels.pinned_digest() == here
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    assert kernels.held() != here
+    assert kernels.pinned_digest() != here
 
 
 @pytest.mark.system

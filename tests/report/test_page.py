@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.evaluation.regimes import REGIMES
+from befriend.data.regimes import REGIMES
 from befriend.stages import report
 from tests.report.conftest import PARAMS
 
@@ -153,7 +153,7 @@ def test_examples_are_strangers_of_their_user_with_reasons(page: Page, project: 
 def test_settings_that_differ_from_their_defaults_stand_out(project: Path) -> None:
     text = (project / "reports" / "report" / "index.html").read_text()
     changed = text.split("Settings that differ")[1].split("<details>")[0]
-    assert '<code>evaluate.events</code></td><td class="best">80</td><td>3000</td>' in changed
+    assert '<code>evaluate.events</code></td><td class="best">40</td><td>3000</td>' in changed
     assert "evaluate.confidence" not in changed
 
 

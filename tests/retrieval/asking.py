@@ -7,28 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from befriend.models.batch import Query
+from befriend.features.snapshot import FeatureSnapshot
+from befriend.models.model_inputs import Query
 from befriend.models.query_tower import QueryTower
-from befriend.retrieval.knn import Neighbours
-from befriend.retrieval.moment import Moment
-from befriend.retrieval.requests import Request
-from befriend.retrieval.retriever import Pairs, Retriever, View
+from befriend.retrieval.knn import SearchResult
+from befriend.retrieval.requests import RequestBatch
+from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever
 
 
 def request(
     users: Sequence[int] | np.ndarray,
-    visible: int,
-    horizon: int,
+    num_visible: int,
+    cutoff: int,
     action: int = 0,
     regime: int = 0,
     excluded: Sequence[Sequence[int]] | None = None,
-) -> Request:
+) -> RequestBatch:
     user = np.asarray(users, np.int64)
     excluded = excluded or [()] * len(user)
-    return Request(
+    return RequestBatch(
         user=user,
-        visible=np.full_like(user, visible),
-        horizon=np.full_like(user, horizon),
+        num_visible=np.full_like(user, num_visible),
+        cutoff=np.full_like(user, cutoff),
         action=np.full_like(user, action),
         regime=np.full_like(user, regime),
         exclude_indptr=np.cumsum([0, *map(len, excluded)]),
@@ -36,8 +36,8 @@ def request(
     )
 
 
-def search(r: Retriever[QueryTower], asked: Request, k: int) -> tuple[Neighbours, Query, View]:
+def search(r: Retriever[QueryTower], asked: RequestBatch, k: int) -> tuple[SearchResult, Query, ModelView]:
     """The k best for each user of a request, with the queries and the model as of its moment."""
-    view = r.at(Moment(r.observed, int(asked.visible[0]), int(asked.horizon[0])))
+    view = r.view_at(FeatureSnapshot(r.feature_view, int(asked.num_visible[0]), int(asked.cutoff[0])))
     query = r.queries(asked)
-    return r.search(view, query, torch.from_numpy(asked.user), k, Pairs.of(asked)), query, view
+    return r.search(view, query, torch.from_numpy(asked.user), k, ExcludedPairs.of(asked)), query, view

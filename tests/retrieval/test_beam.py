@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from befriend.models.stu import NextTargetPredictionSTU
-from befriend.retrieval.beam import Following, Maxima, Shown, exhaustive, search
-from befriend.retrieval.knn import Neighbours
+from befriend.models.stu_model import NextTargetPredictionSTU
+from befriend.retrieval.beam import ExclusionBounds, PrefixScores, TermBounds, beam_search, exhaustive_search
+from befriend.retrieval.knn import SearchResult
 from befriend.tokens.trie import Trie
 
 CODES, HIDDEN = 5, 12
@@ -32,8 +32,8 @@ def network(
     return model, Trie.of(stus), torch.randn(6, HIDDEN) * 3
 
 
-def beam(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, width: int, k: int) -> Neighbours:
-    return search(model, trie, Following.of(model, trie, model.paths), asked, Maxima(trie, terms), width, k)
+def beam(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, width: int, k: int) -> SearchResult:
+    return beam_search(model, trie, PrefixScores.of(model, trie, model.paths), asked, TermBounds(trie, terms), width, k)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
@@ -45,7 +45,7 @@ def test_a_beam_as_wide_as_there_are_users_finds_what_scoring_everyone_finds(
     model, trie, asked = network(levels, users, levels, **options)
     terms = torch.randn(users, len(asked)) * 3
     terms[torch.rand(terms.shape) < 0.3] = -torch.inf
-    wide, all_ = beam(model, trie, asked, terms, users, users), exhaustive(model, trie, asked, terms, users)
+    wide, all_ = beam(model, trie, asked, terms, users, users), exhaustive_search(model, trie, asked, terms, users)
     assert torch.equal(wide.ids, all_.ids)
     assert torch.allclose(wide.scores, all_.scores, atol=1e-4)
 
@@ -69,8 +69,8 @@ def test_exclusion_by_counts_is_exclusion_by_users() -> None:
     terms = torch.zeros(40, len(asked))
     for row in range(len(asked)):
         terms[trie.leaves[users[indptr[row] : indptr[row + 1]]].long(), row] = -torch.inf
-    shown = Shown(trie, trie.hide(indptr, users))
-    one = search(model, trie, Following.of(model, trie, model.paths), asked, shown, 10, 10)
+    shown = ExclusionBounds(trie, trie.exclusions(indptr, users))
+    one = beam_search(model, trie, PrefixScores.of(model, trie, model.paths), asked, shown, 10, 10)
     other = beam(model, trie, asked, terms, 10, 10)
     assert torch.equal(one.ids, other.ids)
 
@@ -81,18 +81,18 @@ def test_where_few_tokens_lead_on_nobody_hidden_comes_out_either(
     seed: int, users: int, width: int, share: float
 ) -> None:
     model, trie, asked = network(seed, users, codes=40)
-    following = Following.of(model, trie, model.paths)
+    following = PrefixScores.of(model, trie, model.paths)
     hidden = torch.rand(len(asked), users) < torch.rand(len(asked), 1) ** (1 - share)  # at 1, everybody to everyone
     indptr = torch.cat([torch.zeros(1).long(), hidden.sum(1).cumsum(0)])
-    shown = Shown(trie, trie.hide(indptr, hidden.nonzero()[:, 1]))
-    found = search(model, trie, following, asked, shown, width, width).ids
+    shown = ExclusionBounds(trie, trie.exclusions(indptr, hidden.nonzero()[:, 1]))
+    found = beam_search(model, trie, following, asked, shown, width, width).ids
     for row, listed in enumerate(found):
         people = listed[listed >= 0]
         assert len(people.unique()) == len(people) == min(width, int((~hidden[row]).sum()))
         assert not hidden[row, people].any()
-    wide = search(model, trie, following, asked, shown, users, users)
+    wide = beam_search(model, trie, following, asked, shown, users, users)
     terms = torch.zeros(users, len(asked)).masked_fill(hidden.T[trie.users.long()], -torch.inf)
-    everyone = exhaustive(model, trie, asked, terms, users)
+    everyone = exhaustive_search(model, trie, asked, terms, users)
     assert torch.allclose(wide.scores, everyone.scores, atol=1e-4)
     assert all(set(a.tolist()) == set(b.tolist()) for a, b in zip(wide.ids, everyone.ids, strict=True))
 
@@ -112,7 +112,7 @@ def test_probabilities_of_everyone_sum_to_one_whoever_was_added() -> None:
     assert torch.allclose(model.log_probs(asked, torch.arange(40)).exp().sum(1), torch.ones(6))
     taken = {tuple(stu) for stu in trie.stus().tolist()}
     more = [stu for stu in torch.cartesian_prod(*[torch.arange(CODES)] * 3).tolist() if tuple(stu) not in taken][:9]
-    model.with_users(torch.cat([model.tokens.stus, torch.tensor(more)]))
+    model.set_users(torch.cat([model.tokens.stus, torch.tensor(more)]))
     assert torch.allclose(model.log_probs(asked, torch.arange(49)).exp().sum(1), torch.ones(6))
     bigger = trie.insert(torch.tensor(more), torch.arange(40, 49))
     terms = torch.zeros(49, len(asked))

@@ -9,22 +9,29 @@ import numpy as np
 import pytest
 import torch
 
-from befriend.data.activity import Activity
-from befriend.data.histories import Histories
-from befriend.data.log import EventLog
-from befriend.data.observed import Observed
-from befriend.retrieval.heuristics import ATTENTION_DECAY, HALF_LIVES, ContactGraph, GlobalScores, Heuristics, top
-from befriend.retrieval.moment import Moment
+from befriend.data.event_log import EventLog
+from befriend.features.activity import Activity
+from befriend.features.feature_view import FeatureView
+from befriend.features.histories import Histories
+from befriend.features.snapshot import FeatureSnapshot
+from befriend.retrieval.heuristics import (
+    ATTENTION_DECAY,
+    HALF_LIVES,
+    ContactGraph,
+    GlobalScores,
+    Heuristics,
+    top_indices,
+)
 from tests.conftest import make_log, random_log
 
 
 def lists(log: EventLog, *asked: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
     """Rule -> the list of each (user, horizon, excluded)."""
-    observed = Observed.of(log)
-    rules = Heuristics(log, observed.activity)
+    feature_view = FeatureView.of(log)
+    rules = Heuristics(log, feature_view.activity)
     found: dict[str, list[list[int]]] = {}
-    for user, horizon, excluded in asked:
-        now = rules.at(Moment(observed, int(log.before(horizon)), horizon))
+    for user, cutoff, excluded in asked:
+        now = rules.state_at(FeatureSnapshot(feature_view, int(log.count_before(cutoff)), cutoff))
         for name, users in now.lists(user, [np.array(excluded, np.int64)], k=k)[0].items():
             found.setdefault(name, []).append([u for u in users.tolist() if u >= 0])
     return found
@@ -79,8 +86,8 @@ def test_a_later_event_never_changes_an_earlier_list() -> None:
     other = dataclasses.replace(
         log, actor=np.r_[log.actor[:cut], log.target[cut:]], target=np.r_[log.target[:cut], log.actor[cut:]]
     )
-    horizon = int(log.timestamp[cut])
-    asked = [(u, horizon, [int((u + 1) % 30)]) for u in range(30)]
+    cutoff = int(log.timestamp[cut])
+    asked = [(u, cutoff, [int((u + 1) % 30)]) for u in range(30)]
     assert lists(log, *asked, k=30) == lists(other, *asked, k=30)
 
 
@@ -105,10 +112,10 @@ def test_a_view_is_activity_but_no_contact_and_a_block_is_neither() -> None:
 def test_the_graph_is_exact_at_every_moment() -> None:
     log = random_log(users=25, events=400)
     whole = ContactGraph(log)
-    for visible in (0, 1, 37, 400, 200):
-        graph = whole.at(visible)
+    for num_visible in (0, 1, 37, 400, 200):
+        graph = whole.state_at(num_visible)
         near: dict[int, set[int]] = {u: set() for u in range(25)}
-        for k in range(visible):
+        for k in range(num_visible):
             near[int(log.actor[k])].add(int(log.target[k]))
             near[int(log.target[k])].add(int(log.actor[k]))
         for user in range(25):
@@ -128,14 +135,14 @@ def test_the_graph_is_exact_at_every_moment() -> None:
 
 def test_attention_is_the_sum_of_fading_events_received() -> None:
     log = random_log(days=60)
-    observed = Observed.of(log)
-    for visible in (5, 300, 90):
-        horizon = int(log.timestamp[visible - 1]) + 1
-        moment = Moment(observed, int(log.before(horizon)), horizon)
-        scores = GlobalScores(observed.activity, np.arange(log.num_users), moment)
+    feature_view = FeatureView.of(log)
+    for num_visible in (5, 300, 90):
+        cutoff = int(log.timestamp[num_visible - 1]) + 1
+        snapshot = FeatureSnapshot(feature_view, int(log.count_before(cutoff)), cutoff)
+        scores = GlobalScores(feature_view.activity, np.arange(log.num_users), snapshot)
         expected, received = np.zeros(log.num_users), np.zeros(log.num_users)
-        for k in range(moment.visible):
-            age = horizon - log.timestamp[k]
+        for k in range(snapshot.num_visible):
+            age = cutoff - log.timestamp[k]
             expected[log.target[k]] += sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values())
             received[log.target[k]] += 1
         assert scores.factor("attention") == pytest.approx(expected, rel=1e-5)
@@ -149,17 +156,17 @@ def test_attention_is_the_sum_of_fading_events_received() -> None:
 def test_popularity_is_a_whole_number_also_of_many_events() -> None:
     log = make_log([(k % 3 + 1, "m", 0, k) for k in range(20_000)])
     activity = Activity.of(log, Histories.of(log))
-    moment = Moment(Observed.of(log), 19_999, 19_999)
-    assert GlobalScores(activity, np.arange(4), moment).popularity.tolist() == [19_999, 0, 0, 0]
+    snapshot = FeatureSnapshot(FeatureView.of(log), 19_999, 19_999)
+    assert GlobalScores(activity, np.arange(4), snapshot).popularity.tolist() == [19_999, 0, 0, 0]
 
 
 def test_who_opted_out_is_on_no_list_and_the_list_stays_long() -> None:
     log = random_log(users=30, events=600)
-    observed, horizon = Observed.of(log), int(log.timestamp[-1]) + 1
+    feature_view, cutoff = FeatureView.of(log), int(log.timestamp[-1]) + 1
     away = np.zeros(30, bool)
     away[:20] = True
-    moment = Moment(observed, log.num_events, horizon, torch.from_numpy(away))
-    found = Heuristics(log, observed.activity).at(moment).lists(25, [np.empty(0, np.int64)], k=8)[0]
+    snapshot = FeatureSnapshot(feature_view, log.num_events, cutoff, torch.from_numpy(away))
+    found = Heuristics(log, feature_view.activity).state_at(snapshot).lists(25, [np.empty(0, np.int64)], k=8)[0]
     for name, users in found.items():
         assert (users >= 20).all() and 25 not in users, name
 
@@ -172,5 +179,5 @@ def test_somebody_the_log_does_not_have_gets_what_everybody_gets() -> None:
 def test_top_breaks_ties_by_place_also_at_the_cut() -> None:
     scores = np.array([1.0, 2, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0])
     place = np.array([3, 1, 2, 0, 0, *range(5, 13)])
-    assert top(scores, place, 3).tolist() == [4, 1, 3]
-    assert top(scores[:4], place[:4], 3).tolist() == [1, 3, 2]
+    assert top_indices(scores, place, 3).tolist() == [4, 1, 3]
+    assert top_indices(scores[:4], place[:4], 3).tolist() == [1, 3, 2]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from befriend.retrieval import knn
-from befriend.retrieval.knn import ExactIndex, IvfIndex, Neighbours
+from befriend.retrieval.knn import ExactIndex, IvfIndex, SearchResult
 
 INF = float("inf")
 TINY = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [-1.0, -1.0], [0.0, 2.0]])
@@ -48,12 +48,12 @@ def brute_force(
     return np.where(best > -INF, order, -1), best
 
 
-def recall(exact: Neighbours, found: Neighbours, k: int = 10) -> float:
+def recall(exact: SearchResult, found: SearchResult, k: int = 10) -> float:
     pairs = zip(exact.ids[:, :k], found.ids[:, :k], strict=True)
     return float(np.mean([torch.isin(true, listed).float().mean() for true, listed in pairs]))
 
 
-def same(a: Neighbours, b: Neighbours) -> bool:
+def same(a: SearchResult, b: SearchResult) -> bool:
     return torch.equal(a.ids, b.ids) and torch.equal(a.scores, b.scores)
 
 

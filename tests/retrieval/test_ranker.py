@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from befriend.config import RankerSettings
-from befriend.retrieval.ranker import Examples, Lists, candidates, fit, ranks_of
+from befriend.retrieval.ranker import CandidateLists, RankerExamples, fit_ranker, merge_candidates, rank_in_list
+from befriend.retrieval.ranker_settings import RankerSettings
 
 
 def test_candidates_are_the_heads_of_all_lists_each_once() -> None:
-    lists = Lists({"a": np.array([[3, 1, -1], [5, -1, -1]]), "b": np.array([[1, 2, 3], [-1, -1, -1]])}, {})
-    assert candidates(lists, ("a", "b")).tolist() == [[1, 2, 3], [5, -1, -1]]
-    assert candidates(lists, ("a",)).tolist() == [[1, 3], [5, -1]]
+    lists = CandidateLists({"a": np.array([[3, 1, -1], [5, -1, -1]]), "b": np.array([[1, 2, 3], [-1, -1, -1]])}, {})
+    assert merge_candidates(lists, ("a", "b")).tolist() == [[1, 2, 3], [5, -1, -1]]
+    assert merge_candidates(lists, ("a",)).tolist() == [[1, 3], [5, -1]]
 
 
 def test_ranks_are_places_on_a_list() -> None:
     ids, users = np.array([[7, 4, 9], [4, -1, -1]] * 50), np.array([[4, 7, 8, -1], [4, 9, -1, -1]] * 50)
-    assert ranks_of(ids, users)[:2].tolist() == [[1, 0, -1, -1], [0, -1, -1, -1]]
-    assert (ranks_of(ids, users)[::2] == [1, 0, -1, -1]).all()
+    assert rank_in_list(ids, users)[:2].tolist() == [[1, 0, -1, -1], [0, -1, -1, -1]]
+    assert (rank_in_list(ids, users)[::2] == [1, 0, -1, -1]).all()
 
 
-def examples(lists: int, seed: int) -> Examples:
+def examples(lists: int, seed: int) -> RankerExamples:
     """Of each list the candidate with the largest second feature is the right one."""
     rng = np.random.default_rng(seed)
     groups = rng.integers(3, 9, lists)
@@ -30,13 +30,13 @@ def examples(lists: int, seed: int) -> Examples:
     for k in range(lists):
         mine = np.flatnonzero(of == k)
         labels[mine[rows[mine, 1].argmax()]] = True
-    return Examples(rows, labels, groups, np.arange(lists))
+    return RankerExamples(rows, labels, groups, np.arange(lists))
 
 
 def test_it_learns_who_comes_first() -> None:
-    booster = fit(examples(400, 0), RankerSettings(trees=60, threads=1))
+    booster = fit_ranker(examples(400, 0), RankerSettings(trees=60, threads=1))
     later = examples(100, 1)
-    score, start = booster.predict(later.rows), 0
+    score, start = booster.predict(later.features), 0
     right = []
     for count in later.groups:
         right.append(later.labels[start + score[start : start + count].argmax()])
@@ -45,22 +45,24 @@ def test_it_learns_who_comes_first() -> None:
 
 
 def test_the_same_seed_gives_the_same_trees() -> None:
-    one, two, other = (fit(examples(200, 0), RankerSettings(trees=10, threads=1, seed=s)) for s in (0, 0, 1))
+    one, two, other = (fit_ranker(examples(200, 0), RankerSettings(trees=10, threads=1, seed=s)) for s in (0, 0, 1))
     assert one.model_to_string() == two.model_to_string() != other.model_to_string()
 
 
 def test_parts_are_joined_in_the_order_of_time() -> None:
-    a = Examples(np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([2, 1]), np.array([5, 9]))
-    b = Examples(np.array([[7.0], [8.0]]), np.array([False, True]), np.array([2]), np.array([7]))
-    joined = Examples.joined([a, b])
-    assert joined.rows[:, 0].tolist() == [1, 2, 7, 8, 3]
+    a = RankerExamples(
+        np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([2, 1]), np.array([5, 9])
+    )
+    b = RankerExamples(np.array([[7.0], [8.0]]), np.array([False, True]), np.array([2]), np.array([7]))
+    joined = RankerExamples.concat([a, b])
+    assert joined.features[:, 0].tolist() == [1, 2, 7, 8, 3]
     assert joined.labels.tolist() == [True, False, False, True, True]
-    assert joined.groups.tolist() == [2, 2, 1] and joined.moments.tolist() == [5, 7, 9]
+    assert joined.groups.tolist() == [2, 2, 1] and joined.timestamps.tolist() == [5, 7, 9]
 
 
 @pytest.mark.parametrize("objective", ["contact", "answered"])
 def test_the_objective_chooses_the_events(objective: str) -> None:
-    from befriend.stages.train_ranker import _wanted
+    from befriend.stages.train_ranker import _example_mask
     from tests.conftest import make_log
 
     day = 86_400
@@ -74,6 +76,6 @@ def test_the_objective_chooses_the_events(objective: str) -> None:
             (1, "m", 0, 29 * day),
         ]
     )
-    wanted = _wanted(log, 30 * day, np.array([0, 1, 4]), RankerSettings(objective=objective))  # type: ignore[arg-type]
+    wanted = _example_mask(log, 30 * day, np.array([0, 1, 4]), RankerSettings(objective=objective))  # type: ignore[arg-type]
     # The last is answered, but somebody who had not answered yet would have looked the same.
     assert wanted.tolist() == ([True, True, True] if objective == "contact" else [True, False, False])

@@ -8,24 +8,19 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
 from befriend.errors import DataError
-from befriend.models import cluster_folder
-from befriend.models.cluster_settings import ClusterSettings
+from befriend.models import trained_clusters as cluster_folder
 from befriend.stages import cluster
-from tests.stages.conftest import prepare, train
+from tests.projects import PARAMS, prepare
 
-SETTINGS = ClusterSettings(epochs=3, clusters=8, events_per_batch=128, validation_events=50, threads=1)
+SETTINGS = PARAMS.cluster
 FOLDERS = ("prepared", "models", "reports", ".checkpoints")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    prepare(root, users=120, events=3000)
-    train(root)
-    cluster.run(SETTINGS, *(root / name for name in FOLDERS))
-    return root
+def project(evaluated_project: Path) -> Path:
+    return evaluated_project
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -50,18 +45,22 @@ def test_everybody_is_somewhere_and_the_figures_say_so(project: Path) -> None:
     count = table["cluster"].value_counts()["count"]
     assert figures["used"] == len(count)
     assert figures["largest_share"] == pytest.approx(count.max() / log.num_users, abs=1e-6)
-    assert figures["search"]["alone"]["1"]["kept"] == figures["search"]["beside_fresh"]["1"]["kept"] == 1
-    told = files.read_json(project / "reports" / "clusters" / "cards.json")
-    assert sum(card["users"] for card in told) == log.num_users
+    assert (
+        figures["search"]["alone"]["1"]["relative_recall"]
+        == figures["search"]["with_recent"]["1"]["relative_recall"]
+        == 1
+    )
+    summaries = files.read_json(project / "reports" / "clusters" / "summaries.json")
+    assert sum(card["users"] for card in summaries) == log.num_users
 
 
 def test_saved_clusters_know_their_log(project: Path, tmp_path: Path) -> None:
     log = EventLog.read(project / "prepared")
-    model, search = cluster_folder.load(project / "models" / "clusters", log)
-    assert search.share == SETTINGS.share and len(model.clusters.share) == 8
+    model, search = cluster_folder.load_clusters(project / "models" / "clusters", log)
+    assert search.probe_share == SETTINGS.probe_share and len(model.clusters.prior) == 8
     assert float(model.clusters.temperature) < SETTINGS.temperature
     prepare(tmp_path, users=60, events=500)
-    with pytest.raises(DataError, match=r"learned on another log\. Run `dvc repro cluster`"):
-        cluster_folder.load(project / "models" / "clusters", EventLog.read(tmp_path / "prepared"))
-    with pytest.raises(DataError, match=r"no clusters in .*dvc repro cluster` first"):
-        cluster_folder.load(tmp_path, log)
+    with pytest.raises(DataError, match=r"belongs to another log: .*Run `dvc repro cluster`"):
+        cluster_folder.load_clusters(project / "models" / "clusters", EventLog.read(tmp_path / "prepared"))
+    with pytest.raises(DataError, match=r"holds no clusters. Run `dvc repro cluster` first"):
+        cluster_folder.load_clusters(tmp_path, log)

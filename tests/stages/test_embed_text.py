@@ -10,19 +10,20 @@ import polars as pl
 import pytest
 
 from befriend import api, files
-from befriend.config import DataSettings, ValidateSettings
-from befriend.data.forgotten import mark
-from befriend.data.log import EventLog
+from befriend.data.erasure import erasure_digest
+from befriend.data.event_log import EventLog
 from befriend.data.split import read_split
-from befriend.data.texts import TextVectors
 from befriend.errors import DataError
-from befriend.evaluation.protocol import ask, requests
-from befriend.retrieval.models import Models
-from befriend.retrieval.recommender import WithEvents
-from befriend.stages import tokenize, validate
-from befriend.tokens.folder import load as load_tokens
-from befriend.tokens.settings import TokenizeSettings
-from tests.stages.conftest import embed, prepare, train_everything
+from befriend.evaluation.protocol import make_eval_queries, make_requests
+from befriend.features.text_vectors import TextVectors
+from befriend.readers.data_settings import DataSettings
+from befriend.retrieval.loaded_models import LoadedModels
+from befriend.retrieval.recommender import HasEvents
+from befriend.stages import tokenize
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.tokens.tokenizer import load_tokenizer as load_tokens
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import embed, prepare, train_everything, validate_log
 
 WRITER = 10_001  # wrote a profile, and never acted
 
@@ -54,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texts={"file": "texts.parquet"},
         statements={"file": "statements.parquet"},
     )
-    validate.run(data, ValidateSettings(), root / "whole", root / "prepared", root / "reports")
+    validate_log(data, ValidateSettings(), root / "whole", root / "prepared", root / "reports")
     shutil.rmtree(root / "models" / "text")
     embed(root)
     train_everything(root)
@@ -126,7 +127,7 @@ def test_rules_leave_out_whom_they_name_and_nobody_else(project: Path) -> None:
 
 
 def test_who_asked_to_be_forgotten_is_found_by_no_text(project: Path) -> None:
-    people = api.Befriend(project, frozenset({mark(str(WRITER))}))
+    people = api.Befriend(project, frozenset({erasure_digest(str(WRITER))}))
     assert not people.recommend([WRITER], k=3)["known"].any()
     lists = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model="stu")
     assert WRITER not in lists["recommended"]
@@ -134,16 +135,16 @@ def test_who_asked_to_be_forgotten_is_found_by_no_text(project: Path) -> None:
 
 def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:
     log = EventLog.read(project / "prepared")
-    models = Models.read(project / "prepared", project / "models", log)
-    questions = ask(log, read_split(project / "prepared", log), "test", 5, "daily")
+    models = LoadedModels.load(project / "prepared", project / "models", log)
+    queries = make_eval_queries(log, read_split(project / "prepared", log), "test", 5, "daily")
     recommender = models.recommender({})
     some = 0
-    for request, _, _ in requests(log, models.activity.histories, {"daily": questions}):
+    for request, _, _ in make_requests(log, models.activity.histories, {"daily": queries}):
         ranking = recommender.rank(request, ("two-tower", "stu"))
         for name in ("two-tower", "stu"):
-            whole = ranking.head(name, log.num_users)
+            whole = ranking.top(name, log.num_users)
             some += (whole.ids == log.num_users - 1).sum()
-            assert log.num_users - 1 not in ranking.head(name, log.num_users, WithEvents(log.first_seen)).ids
+            assert log.num_users - 1 not in ranking.top(name, log.num_users, HasEvents(log.first_seen)).ids
     assert some  # who is found by a text in service
 
 
@@ -161,7 +162,7 @@ def test_tokens_can_come_from_texts_alone(project: Path, tmp_path: Path) -> None
     assert digests["auto"] == digests["both"] and len(set(digests.values())) == 3
     nothing = TextVectors.none(log.num_users)
     load_tokens(tmp_path / "graph" / "models" / "tokens", log, nothing)
-    with pytest.raises(DataError, match="vectors of texts of width 8, and they have 0 now"):
+    with pytest.raises(DataError, match="text vectors of width 8, and they have 0 now"):
         load_tokens(tmp_path / "text" / "models" / "tokens", log, nothing)
 
 
@@ -171,4 +172,4 @@ def test_models_refuse_vectors_of_another_width(project: Path, tmp_path: Path) -
     embed(tmp_path, embedding_dim=6)
     log = EventLog.read(tmp_path / "prepared")
     with pytest.raises(DataError, match="width 8, and they have 6 now"):
-        Models.read(tmp_path / "prepared", tmp_path / "models", log)
+        LoadedModels.load(tmp_path / "prepared", tmp_path / "models", log)

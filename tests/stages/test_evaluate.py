@@ -10,27 +10,22 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.config import DataSettings, EvaluateSettings, ValidateSettings
+from befriend.analysis.evaluate_settings import EvaluateSettings
+from befriend.analysis.paired_comparison import compare_runs
+from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
-from befriend.evaluation.compare import compare
-from befriend.evaluation.regimes import REGIMES
 from befriend.ops.summary import show
-from befriend.stages import evaluate, validate
-from befriend.stages.record import recorded
-from tests.stages.conftest import prepare, train_everything
+from befriend.readers.data_settings import DataSettings
+from befriend.stages import evaluate
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import PARAMS, train_everything, validate_log
 
 FOLDERS = ("prepared", "models", "reports")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A validated log of 60 users, and its evaluation."""
-    root = tmp_path_factory.mktemp("project")
-    prepare(root, users=120, events=3000)
-    train_everything(root)
-    settings = EvaluateSettings(events=80, bootstrap=100)
-    recorded("evaluate", root / "runs", lambda: evaluate.run(settings, *(root / f for f in FOLDERS)))
-    return root
+def project(evaluated_project: Path) -> Path:
+    return evaluated_project
 
 
 def test_figures_are_those_of_the_exported_lists(project: Path) -> None:
@@ -79,7 +74,7 @@ def test_waiting_for_a_list_is_measured_beside_the_figures(project: Path) -> Non
 
 def test_two_models_compared_differ_as_their_figures_do(project: Path) -> None:
     metrics = files.read_json(project / "reports" / "metrics.json")
-    found = compare(project, project, "two-tower", "both", most=5)
+    found = compare_runs(project, project, "two-tower", "both", max_events=5)
     assert found.figures.height > 12
     for row in found.figures.iter_rows(named=True):
         cell = metrics[row["regime"]][row["list"]][row["segment"]]
@@ -96,11 +91,11 @@ def test_two_models_compared_differ_as_their_figures_do(project: Path) -> None:
 
 
 def test_a_run_does_not_differ_from_itself(project: Path) -> None:
-    found = compare(project, project, "stu")
+    found = compare_runs(project, project, "stu")
     assert found.events.height == 0
     assert (found.figures["ndcg@10 difference"] == 0).all() and (found.figures["mrr@100 high"] == 0).all()
     with pytest.raises(DataError, match=r"no lists of them in .*Models with lists: .*two-tower"):
-        compare(project, project, "them")
+        compare_runs(project, project, "them")
 
 
 def test_only_events_of_both_runs_are_compared(project: Path, tmp_path: Path) -> None:
@@ -110,7 +105,7 @@ def test_only_events_of_both_runs_are_compared(project: Path, tmp_path: Path) ->
     for path in (tmp_path / "reports" / "predictions" / "both").iterdir():
         lists = pl.read_parquet(path)
         lists.filter(pl.col("event") % 2 == 0).write_parquet(path)
-    whole, half = compare(project, project, "both"), compare(tmp_path, project, "both")
+    whole, half = compare_runs(project, project, "both"), compare_runs(tmp_path, project, "both")
     n = {
         name: dict(f.figures.filter(segment="all").select("regime", "n").iter_rows())
         for name, f in zip("wh", (whole, half), strict=True)
@@ -158,15 +153,15 @@ def test_the_report_shows_each_regime_and_the_slices(project: Path) -> None:
     assert (folder / "headline.png").stat().st_size > 10_000
 
 
-def test_a_second_run_gives_the_same_bytes(project: Path) -> None:
+def test_a_second_run_gives_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("befriend.analysis.latency.MAX_LISTS", 1)
+
     def digests() -> dict[str, str]:
         found = [p for p in (project / "reports").rglob("*") if p.is_file() and "data_docs" not in p.parts]
         return {str(p.relative_to(project)): files.sha256(p) for p in found}
 
     before = digests()
-    evaluate.run(
-        EvaluateSettings(events=80, bootstrap=100), project / "prepared", project / "models", project / "reports"
-    )
+    evaluate.run(PARAMS.evaluate, project / "prepared", project / "models", project / "reports")
     assert digests() == before
 
 
@@ -180,7 +175,7 @@ def test_a_log_whose_test_targets_were_never_seen_has_lists_but_no_headline(
     )
     table.write_parquet(tmp_path / "log")
     rules = ValidateSettings(max_cold_targets=1)
-    validate.run(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
+    validate_log(DataSettings(), rules, tmp_path / "log", tmp_path / "prepared", tmp_path / "reports")
     train_everything(tmp_path)
     result = evaluate.run(
         EvaluateSettings(bootstrap=100), tmp_path / "prepared", tmp_path / "models", tmp_path / "reports"

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from befriend import files
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
 from befriend.data.split import read_split
-from befriend.data.texts import TextVectors
 from befriend.errors import DataError
+from befriend.features.text_vectors import TextVectors
 from befriend.stages import tokenize
-from befriend.tokens.folder import Tokens
-from befriend.tokens.folder import load as load_tokens
-from befriend.tokens.settings import TokenizeSettings
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.tokens.tokenizer import StuTokenizer
+from befriend.tokens.tokenizer import load_tokenizer as load_tokens
 from befriend.tokens.trie import Trie
-from tests.stages.conftest import prepare
+from tests.projects import prepare
 
 
 def run(root: Path, **options: Any) -> tokenize.TokenizeResult:
@@ -51,7 +51,7 @@ def another(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, log: EventLog) -> Tokens:
+def load(folder: Path, log: EventLog) -> StuTokenizer:
     return load_tokens(folder, log, TextVectors.none(log.num_users))
 
 
@@ -69,7 +69,7 @@ def test_every_user_of_the_training_part_has_an_stu_and_the_trie_holds_them_all(
     assert len(tokens.table) == 1 + max(log.actor[:end].max(), log.target[:end].max()) < log.num_users
     trie, saved = Trie.of(tokens.table.stus), load_file(project / "models" / "tokens" / "trie.safetensors")
     assert torch.equal(saved["users"], trie.users) and torch.equal(saved["leaves"], trie.leaves)
-    assert all(torch.equal(saved[f"starts.{level}"], starts) for level, starts in enumerate(trie.starts))
+    assert all(torch.equal(saved[f"starts.{level}"], child_ptr) for level, child_ptr in enumerate(trie.child_ptr))
     assert all(torch.equal(saved[f"tokens.{level}"], nodes) for level, nodes in enumerate(trie.tokens))
 
 
@@ -107,7 +107,7 @@ def test_every_setting_changes_the_table(project: Path, another: Path, option: d
     one, other = (load(root / "models" / "tokens", log) for root in (project, another))
     assert one.table.digest() != other.table.digest()
     assert len(other.table) == len(one.table)
-    again = other.joined(log)
+    again = other.with_newcomers(log)
     assert torch.equal(again.table.stus[: len(other.table)], other.table.stus)
     assert len(again.table) == log.num_users
 
@@ -166,11 +166,11 @@ def test_figures_are_of_all_users(project: Path) -> None:
 
 def test_tokens_of_another_log_and_spoilt_ones_are_refused(project: Path, another: Path) -> None:
     log = EventLog.read(project / "prepared")
-    with pytest.raises(DataError, match="there are no tokens in"):
+    with pytest.raises(DataError, match="holds no tokens"):
         load(another / "models" / "tokens", log)
     shutil.copytree(project / "models" / "tokens", another / "models" / "tokens")
     other = EventLog(**{**log.__dict__, "user_ids": log.user_ids + 1})
-    with pytest.raises(DataError, match="belong to another log"):
+    with pytest.raises(DataError, match="belongs to another log"):
         load(another / "models" / "tokens", other)
     table = pl.read_parquet(another / "models/tokens/table.parquet")
     table.reverse().write_parquet(another / "models/tokens/table.parquet")

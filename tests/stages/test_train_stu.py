@@ -10,16 +10,16 @@ import pytest
 
 from befriend import files
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
-from befriend.data.texts import TextVectors
+from befriend.data.event_log import EventLog
 from befriend.errors import DataError
-from befriend.models.folder import load_stu
-from befriend.models.settings import StuSettings
+from befriend.features.text_vectors import TextVectors
+from befriend.models.trained_model import load_stu
+from befriend.objectives.objective_settings import StuSettings
 from befriend.stages import tokenize, train_stu
-from befriend.tokens import folder as tokens_folder
-from befriend.tokens.settings import TokenizeSettings
+from befriend.tokens import tokenizer as tokens_folder
+from befriend.tokens.token_settings import TokenizeSettings
 from befriend.training import loop
-from tests.stages.conftest import SMALL, prepare, train_tokens
+from tests.projects import SMALL, prepare, train_tokens
 
 
 @pytest.fixture(scope="module")
@@ -75,38 +75,38 @@ def test_it_trains_in_bfloat16_too(project: Path, tmp_path: Path) -> None:
 
 def test_the_folder_names_the_tokens_and_takes_no_others(project: Path, tmp_path: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
-    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
+    tokens = tokens_folder.load_tokenizer(project / "models" / "tokens", log, TextVectors.none(log.num_users))
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens.table)
     assert trained.tokens == tokens.table.digest()
     assert np.array_equal(trained.model.tokens.stus.numpy(), tokens.table.stus.numpy())
     shutil.copytree(project / "prepared", tmp_path / "prepared")
     shutil.copytree(project / "models" / "text", tmp_path / "models" / "text")
     settings = TokenizeSettings(dimensions=8, threads=1, seed=5)
     tokenize.run(settings, tmp_path / "prepared", tmp_path / "models", tmp_path / "reports", tmp_path / ".checkpoints")
-    others = tokens_folder.load(tmp_path / "models" / "tokens", log, TextVectors.none(log.num_users))
+    others = tokens_folder.load_tokenizer(tmp_path / "models" / "tokens", log, TextVectors.none(log.num_users))
     with pytest.raises(DataError, match="trained with other STUs"):
-        load_stu(project / "models" / "stu", log, attributes, others)
+        load_stu(project / "models" / "stu", log, attributes, others.table)
 
 
 def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
-    from befriend.data.observed import Observed
     from befriend.data.split import read_split
-    from befriend.evaluation.protocol import ask, requests
+    from befriend.evaluation.protocol import make_eval_queries, make_requests
+    from befriend.features.feature_view import FeatureView
     from befriend.retrieval.recommender import Recommender
-    from befriend.retrieval.stu import StuRetriever
+    from befriend.retrieval.stu_retriever import StuRetriever
 
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
-    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
-    stus = tokens.joined(log).table.stus
+    tokens = tokens_folder.load_tokenizer(project / "models" / "tokens", log, TextVectors.none(log.num_users))
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens.table)
+    stus = tokens.with_newcomers(log).table.stus
     assert len(stus) == log.num_users > len(tokens.table)
-    observed = Observed.of(log)
-    questions = ask(log, read_split(project / "prepared", log), "test", 50, "streaming")
+    observed = FeatureView.of(log)
+    queries = make_eval_queries(log, read_split(project / "prepared", log), "test", 50, "streaming")
     found = {}
     for width in (None, 200):
         recommender = Recommender([StuRetriever(trained.model, stus, observed, trained.tower, width)])
-        asked = requests(log, observed.activity.histories, {"streaming": questions})
-        found[width] = np.concatenate([recommender.rank(request, ("stu",)).head("stu").ids for request, _, _ in asked])
+        asked = make_requests(log, observed.activity.histories, {"streaming": queries})
+        found[width] = np.concatenate([recommender.rank(request, ("stu",)).top("stu").ids for request, _, _ in asked])
     assert np.array_equal(np.sort(found[None]), np.sort(found[200]))
     assert (found[None] == found[200]).mean() > 0.99  # but for what is as good to the last digit
     assert (found[None] >= len(tokens.table)).any()
@@ -114,21 +114,21 @@ def test_whoever_joined_after_training_can_be_found(project: Path) -> None:
 
 def test_who_is_not_there_yet_is_asked_for_as_a_stranger(project: Path) -> None:
     """An STU is made of the first event: a list that is made before must not know it."""
-    from befriend.data.observed import Observed
-    from befriend.evaluation.regimes import HIDDEN
-    from befriend.retrieval.stu import StuRetriever
+    from befriend.data.regimes import HIDDEN
+    from befriend.features.feature_view import FeatureView
+    from befriend.retrieval.stu_retriever import StuRetriever
     from tests.retrieval.asking import request
 
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    tokens = tokens_folder.load(project / "models" / "tokens", log, TextVectors.none(log.num_users))
-    trained = load_stu(project / "models" / "stu", log, attributes, tokens)
-    retriever = StuRetriever(trained.model, tokens.joined(log).table.stus, Observed.of(log), trained.tower)
+    tokens = tokens_folder.load_tokenizer(project / "models" / "tokens", log, TextVectors.none(log.num_users))
+    trained = load_stu(project / "models" / "stu", log, attributes, tokens.table)
+    retriever = StuRetriever(trained.model, tokens.with_newcomers(log).table.stus, FeatureView.of(log), trained.tower)
     newcomers = np.arange(len(tokens.table), log.num_users)
-    moment = int(log.first_seen[newcomers].min())
-    visible = int(log.before(moment))
+    snapshot = int(log.first_seen[newcomers].min())
+    num_visible = int(log.count_before(snapshot))
     assert len(newcomers) > 3
 
     def asked(users: np.ndarray) -> np.ndarray:
-        return retriever.queries(request(users, visible, moment, HIDDEN, 2)).static.numpy()
+        return retriever.queries(request(users, num_visible, snapshot, HIDDEN, 2)).static.numpy()
 
     assert np.array_equal(asked(newcomers), asked(np.full(len(newcomers), log.num_users)))

@@ -11,20 +11,20 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.config import DataSettings, ValidateSettings
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
 from befriend.errors import DataError
-from befriend.models.folder import load
-from befriend.stages import validate
+from befriend.models.trained_model import load_two_tower
+from befriend.readers.data_settings import DataSettings
 from befriend.training import loop
-from tests.stages.conftest import SMALL, train
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import SMALL, train, validate_log
 
 
 def prepare(root: Path, until: float = 1.0) -> None:
     """A log of some 100 users with attributes, validated; until: the share of its events that are there already."""
-    from befriend.data.simulate import write
-    from befriend.data.traits import SimulateSettings
+    from befriend.simulate.network import write
+    from befriend.simulate.network_settings import SimulateSettings
 
     write(SimulateSettings(users=100, events=2000, seed=1), root / "simulated")
     events = pl.read_parquet(root / "simulated" / "events.parquet")
@@ -35,7 +35,7 @@ def prepare(root: Path, until: float = 1.0) -> None:
     people.write_parquet(root / "log" / "people.parquet")
     attributes = {"file": "people.parquet", "categorical": ["city"], "numeric": ["age"]}
     data = DataSettings(roles={"view": "signal", "block": "exclude"}, attributes=attributes)
-    validate.run(data, ValidateSettings(), root / "log", root / "prepared", root / "reports")
+    validate_log(data, ValidateSettings(), root / "log", root / "prepared", root / "reports")
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -74,7 +74,7 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy(project, tmp_path)
-    take, steps = loop._Run._take, []
+    take, steps = loop._Run._train_step, []
 
     def stop_once(run: object, *args: object) -> None:
         steps.append(1)
@@ -82,7 +82,7 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
             raise KeyboardInterrupt
         take(run, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop._Run, "_take", stop_once)
+    monkeypatch.setattr(loop._Run, "_train_step", stop_once)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, epochs=2, checkpoint_every=2)
     assert any((tmp_path / ".checkpoints" / "train_two_tower").rglob("*.safetensors"))
@@ -96,10 +96,10 @@ def test_training_again_and_training_after_a_stop_give_the_same_bytes(
 
 def test_a_saved_model_gives_back_what_was_saved(project: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    one, two = (load(project / "models" / "two_tower", log, attributes) for _ in range(2))
+    one, two = (load_two_tower(project / "models" / "two_tower", log, attributes) for _ in range(2))
     for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
-    assert one.codes.scale.keys() == {"age"}
+    assert one.attribute_encoding.scale.keys() == {"age"}
     assert not one.model.training
 
 
@@ -111,24 +111,24 @@ def test_a_later_version_of_the_log_is_served_by_the_earlier_model(tmp_path: Pat
     rules = ValidateSettings(previous_users=tmp_path / "users.parquet")
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     later = tmp_path / "simulated" / "events.parquet"
-    validate.run(data, rules, later, tmp_path / "prepared", tmp_path / "reports")
+    validate_log(data, rules, later, tmp_path / "prepared", tmp_path / "reports")
     grown = EventLog.read(tmp_path / "prepared")
     assert grown.num_users > log.num_users
     with pytest.raises(DataError, match="city"):  # the model was trained with attributes that are gone
-        load(tmp_path / "models" / "two_tower", grown, Attributes.read(tmp_path / "prepared"))
+        load_two_tower(tmp_path / "models" / "two_tower", grown, Attributes.read(tmp_path / "prepared"))
 
 
 def test_a_model_of_another_log_or_a_damaged_one_is_refused(project: Path, tmp_path: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
     folder = tmp_path / "two_tower"
-    with pytest.raises(DataError, match=r"there is no model in .*two_tower\. Run `dvc repro train_two_tower` first"):
-        load(folder, log, attributes)
+    with pytest.raises(DataError, match=r"two_tower holds no model\. Run `dvc repro train_two_tower` first"):
+        load_two_tower(folder, log, attributes)
     shutil.copytree(project / "models" / "two_tower", folder)
     about = files.read_json(folder / "model.json")
     files.write_json(folder / "model.json", about | {"lineage": "0" * 64})
-    with pytest.raises(DataError, match="trained on another log: lineage 000000000000"):
-        load(folder, log, attributes)
+    with pytest.raises(DataError, match="belongs to another log: lineage 000000000000"):
+        load_two_tower(folder, log, attributes)
     files.write_json(folder / "model.json", about)
     (folder / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(DataError, match="cannot be read"):
-        load(folder, log, attributes)
+        load_two_tower(folder, log, attributes)

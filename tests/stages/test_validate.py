@@ -17,15 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from befriend import files
-from befriend.config import DataSettings, ValidateSettings
-from befriend.data.chunk import damaged
 from befriend.data.columns import REASON
-from befriend.data.ingest import ingest
-from befriend.data.log import EventLog
-from befriend.data.rejected import RejectedWriter
-from befriend.data.sources import find_files
+from befriend.data.event_log import EventLog
 from befriend.errors import BefriendError, DataError, SettingsError, SourceError, StorageError
+from befriend.readers.chunk import raise_damaged
+from befriend.readers.data_settings import DataSettings
+from befriend.readers.sources import find_files
 from befriend.stages import validate
+from befriend.stages.validate import ValidateResult
+from befriend.validation.ingest import ingest
+from befriend.validation.rejected import RejectedWriter
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import validate_log
 
 COLUMNS = {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}
 
@@ -36,8 +39,8 @@ class Project:
     def __init__(self, root: Path):
         self.root, self.prepared, self.reports = root, root / "prepared", root / "reports"
 
-    def run(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> validate.ValidateResult:
-        return validate.run(DataSettings(**data), ValidateSettings(**rules or {}), source, self.prepared, self.reports)
+    def run(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> ValidateResult:
+        return validate_log(DataSettings(**data), ValidateSettings(**rules or {}), source, self.prepared, self.reports)
 
     def refuse(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> str:
         """The message of a run that must fail without writing a log."""
@@ -152,7 +155,9 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
     raw_events.write_parquet(project.root / "log")
 
     def outputs() -> dict[str, str]:
-        project.run(project.root / "log", roles={"view": "signal"})
+        source = project.root / "log"
+        data = DataSettings(roles={"view": "signal"})
+        validate.run(data, ValidateSettings(), source, project.prepared, project.reports)
         found = [
             *project.prepared.iterdir(),
             *(project.reports / "validation").iterdir(),
@@ -161,6 +166,7 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
         return {path.name: files.sha256(path) for path in found}
 
     first = outputs()
+    assert list((project.reports / "data_docs").rglob("index.html"))
     assert set(first) == {
         "events.parquet", "users.parquet", "attributes.parquet", "texts.parquet", "statements.parquet",
         "rejected.parquet", "split.json", "validation.json", "report.md", "log.png", "events_by_month.csv",
@@ -185,7 +191,7 @@ def test_a_later_log_extends_the_numbers_of_an_earlier_one(project: Project, raw
 def test_the_earlier_map_may_not_be_the_one_that_is_written(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
-    with pytest.raises(SettingsError, match="Copy it to another place"):
+    with pytest.raises(SettingsError, match="Copy the file elsewhere"):
         project.run(project.root / "log", {"previous_users": project.prepared / "users.parquet"})
     assert (project.prepared / "users.parquet").is_file()
 
@@ -349,9 +355,9 @@ def test_a_parquet_file_damaged_inside_is_refused(project: Project, raw_events: 
 
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_file() -> None:
     with pytest.raises(StorageError, match="the disk reports an error"):
-        damaged(OSError(errno.EIO, "Input/output error"), "log.csv is damaged")
+        raise_damaged(OSError(errno.EIO, "Input/output error"), "log.csv is damaged")
     with pytest.raises(DataError, match=r"log.csv is damaged: Corrupt snappy compressed data"):
-        damaged(OSError("Corrupt snappy compressed data"), "log.csv is damaged")
+        raise_damaged(OSError("Corrupt snappy compressed data"), "log.csv is damaged")
 
 
 def test_text_said_to_be_parquet_and_the_other_way_round(project: Project, raw_events: pl.DataFrame) -> None:
@@ -561,7 +567,7 @@ def test_an_earlier_log_does_not_survive_a_refused_one(project: Project, raw_eve
     ("source", "rules", "data", "message"),
     [
         ("nowhere", {}, {}, "the event log .* does not exist"),
-        ("log", {"previous_users": Path("nowhere")}, {}, "previous_users names nowhere, which is not there"),
+        ("log", {"previous_users": Path("nowhere")}, {}, "previous_users names nowhere, which does not exist"),
         ("folder", {}, {"texts": {"file": "texts.parquet"}}, "names texts.parquet, but there is no such file"),
         ("empty", {}, {}, "is a folder without files"),
     ],
@@ -601,7 +607,6 @@ def test_warnings_do_not_fail(project: Project, raw_events: pl.DataFrame) -> Non
         "observed": rules["days"]["observed"],
         "limit": "at least 1000.0",
     }
-    assert list((project.reports / "data_docs").rglob("index.html"))
 
 
 def test_a_unit_finer_than_the_timestamps_is_warned_of(project: Project, raw_events: pl.DataFrame) -> None:

@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.config import DataSettings, ValidateSettings
 from befriend.data.attributes import Attributes
-from befriend.data.ingest_attributes import IngestedAttributes, ingest_attributes
-from befriend.data.rejected import RejectedWriter
 from befriend.errors import BefriendError, DataError, SettingsError, SourceError
-from befriend.stages import validate
+from befriend.readers.data_settings import DataSettings
+from befriend.stages.validate import ValidateResult
+from befriend.validation.ingest_attributes import IngestedAttributes, ingest_attributes
+from befriend.validation.rejected import RejectedWriter
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import validate_log
 
 COLUMNS = {"categorical": ["country"], "numeric": ["age"]}
 USERS = pl.Series([30, 10, 20])  # the users of a log, in the order of their numbers
@@ -28,8 +30,8 @@ def read(
 ) -> IngestedAttributes:
     """The table `file` in `folder`, lined up with `users`."""
     settings = DataSettings(attributes={"file": file} | COLUMNS | attributes, **data or {})
-    with RejectedWriter(folder / "rejected.parquet") as keep:
-        return ingest_attributes(folder, settings, users, keep)
+    with RejectedWriter(folder / "rejected.parquet") as writer:
+        return ingest_attributes(folder, settings, users, writer)
 
 
 def rejected(folder: Path) -> list[tuple[Any, ...]]:
@@ -129,7 +131,7 @@ def test_rows_that_cannot_be_used_are_kept_as_they_were_with_their_reason(tmp_pa
 def test_a_second_row_for_a_user_is_refused_in_whatever_part_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("befriend.data.tables.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("befriend.readers.parquet.ROWS_AT_ONCE", 2)
     table = pl.DataFrame({"user_id": [10, 10, 20, 10, 99, 99], "country": list("abcdef"), "age": 1})
     table.write_parquet(tmp_path / "users")
     assert read(tmp_path).table["country"].to_list() == [None, "a", "c"]
@@ -158,8 +160,8 @@ def test_a_column_that_is_missing_or_of_no_use_is_named(table: dict[str, Any], m
 
 
 def test_without_attributes_the_table_holds_the_users_alone(tmp_path: Path) -> None:
-    with RejectedWriter(tmp_path / "rejected.parquet") as keep:
-        found = ingest_attributes(tmp_path, DataSettings(), USERS, keep)
+    with RejectedWriter(tmp_path / "rejected.parquet") as writer:
+        found = ingest_attributes(tmp_path, DataSettings(), USERS, writer)
     assert found.table.rows() == [(0,), (1,), (2,)]
     assert found.table.schema == {"user": pl.Int32}
 
@@ -178,9 +180,9 @@ class Project:
         self.users = pl.DataFrame({"user_id": range(1, 51), "country": ["np", "de"] * 25, "age": range(50)})
         self.users.write_parquet(self.source / "users.parquet")
 
-    def run(self, rules: dict[str, Any] | None = None, **attributes: Any) -> validate.ValidateResult:
+    def run(self, rules: dict[str, Any] | None = None, **attributes: Any) -> ValidateResult:
         data = DataSettings(attributes={"file": "users.parquet"} | COLUMNS | attributes)
-        return validate.run(data, ValidateSettings(**rules or {}), self.source, self.prepared, self.reports)
+        return validate_log(data, ValidateSettings(**rules or {}), self.source, self.prepared, self.reports)
 
     def refuse(self, kind: type[BefriendError], rules: dict[str, Any] | None = None, **attributes: Any) -> str:
         with pytest.raises(kind) as error:
@@ -207,12 +209,12 @@ def test_the_table_of_users_is_not_read_as_events(project: Project, raw_events: 
     assert figures["attributes"]["users"] == 40
     assert figures["rules"]["users_with_attributes"]["passed"]
     report = (project.reports / "validation" / "report.md").read_text()
-    assert "40 of 40 users have attributes (country, age). Of the 50 rows of their table 10 were left out" in report
+    assert "40 of 40 users have attributes (country, age). Of the 50 rows of their table, 10 were left out" in report
 
 
 def test_without_attributes_nothing_is_said_of_them(project: Project) -> None:
     (project.source / "users.parquet").unlink()
-    validate.run(DataSettings(), ValidateSettings(), project.source, project.prepared, project.reports)
+    validate_log(DataSettings(), ValidateSettings(), project.source, project.prepared, project.reports)
     assert pl.read_parquet(project.prepared / "attributes.parquet").columns == ["user"]
     text = (project.reports / "validation.json").read_text() + (
         project.reports / "validation" / "report.md"

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from befriend import files
-from befriend.config import DataSettings, ValidateSettings
-from befriend.data.forgotten import add_marks, mark
+from befriend.data.erasure import add_erased, erasure_digest
 from befriend.data.renumber import renumber
-from befriend.data.sources import read_chunks
 from befriend.errors import DataError, SettingsError, SourceError
-from befriend.stages import validate
+from befriend.readers.data_settings import DataSettings
+from befriend.readers.sources import read_chunks
+from befriend.validation.validate_settings import ValidateSettings
+from tests.projects import validate_log
 
 OUTPUTS = ("events", "users", "attributes", "rejected", "texts", "statements")
 
@@ -37,7 +38,7 @@ class Project:
         """The figures of validation.json."""
         chosen = {"texts": {"file": "texts.jsonl"}, "statements": {"file": "said.parquet"}} | data
         settings, limits = DataSettings(**chosen), ValidateSettings(**rules or {})
-        validate.run(settings, limits, self.source, self.prepared, self.reports)
+        validate_log(settings, limits, self.source, self.prepared, self.reports)
         figures: dict[str, Any] = files.read_json(self.reports / "validation.json")
         return figures
 
@@ -88,7 +89,7 @@ def test_a_later_run_keeps_their_numbers_and_leaves_out_who_asked_for_it(
     assert first[39:].to_list() == [77, 99]
     raw_events.write_parquet(project.source / "events.parquet")
     (project.prepared / "users.parquet").rename(project.root / "users.parquet")
-    add_marks(project.prepared, [mark(99), mark(1)])
+    add_erased(project.prepared, [erasure_digest(99), erasure_digest(1)])
     project.run({"previous_users": project.root / "users.parquet"})
     now = project.table("users")["user_id"]
     assert now.to_list() == [*(user for user in first if user not in (1, 99)), late]
@@ -111,7 +112,7 @@ def test_without_texts_nothing_changes(project: Project, raw_events: pl.DataFram
     empty, told = project.digests(), (project.reports / "validation.json").read_bytes()
     for name in ("texts.jsonl", "said.parquet"):
         (project.source / name).unlink()
-    validate.run(DataSettings(), ValidateSettings(), project.source, project.prepared, project.reports)
+    validate_log(DataSettings(), ValidateSettings(), project.source, project.prepared, project.reports)
     assert project.digests() == empty
     assert (project.reports / "validation.json").read_bytes() == told
     assert (project.table("texts").height, project.table("statements").height) == (0, 0)

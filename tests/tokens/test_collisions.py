@@ -1,4 +1,4 @@
-"""STUs are one to one, whatever the vectors are like, and nobody's changes when others join."""
+"""STUs are distinct, whatever the vectors, and none changes when users join."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from befriend.errors import DataError
-from befriend.tokens.collisions import one_by_one, reassigned, with_digit
+from befriend.tokens.collisions import append_digit, assign_in_order, assign_nearest_first
 from befriend.tokens.quantizer import decode, encode, nearest
 
-NOBODY = torch.zeros(0, 3, dtype=torch.long)
+NO_STUS = torch.zeros(0, 3, dtype=torch.long)
 
 
 def codebooks(sizes: tuple[int, ...], width: int = 2, seed: int = 0) -> list[Tensor]:
@@ -24,7 +24,7 @@ def distinct(stus: Tensor) -> bool:
     return len(stus.unique(dim=0)) == len(stus)
 
 
-def test_codes_are_the_nearest_to_what_is_left() -> None:
+def test_each_code_is_the_nearest_to_the_residual() -> None:
     books = [torch.tensor([[0.0], [10.0]]), torch.tensor([[-1.0], [0.0], [2.0]])]
     codes = encode(torch.tensor([[9.0], [0.4], [12.5]]), books)
     assert codes.tolist() == [[1, 0], [0, 1], [1, 2]]
@@ -36,26 +36,26 @@ def test_without_collisions_reassignment_changes_nothing() -> None:
     books = codebooks((4, 4, 4))
     codes = torch.cartesian_prod(*[torch.arange(4)] * 3)[::7]
     vectors = decode(codes, books)
-    plain = encode(vectors, books)
-    kept = torch.unique(plain, dim=0, return_inverse=True)[1].bincount()
-    assert (kept == 1).any()
-    alone = (kept == 1)[torch.unique(plain, dim=0, return_inverse=True)[1]]
-    assert torch.equal(reassigned(vectors[alone], books), plain[alone])
+    nearest_codes = encode(vectors, books)
+    index, users_of_stu = torch.unique(nearest_codes, dim=0, return_inverse=True, return_counts=True)[1:]
+    is_alone = (users_of_stu == 1)[index]
+    assert is_alone.any()
+    assert torch.equal(assign_nearest_first(vectors[is_alone], books), nearest_codes[is_alone])
 
 
-def test_the_farthest_of_those_who_collide_moves_to_the_nearest_code_with_room() -> None:
+def test_the_farthest_of_colliding_users_moves_to_the_nearest_code_with_room() -> None:
     books = [torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [3.0]])]
-    assert reassigned(torch.tensor([[0.1], [0.3]]), books).tolist() == [[0, 0], [0, 1]]
-    assert reassigned(torch.tensor([[0.3], [0.1], [0.2]]), books).tolist() == [[0, 1], [0, 0], [0, 2]]
+    assert assign_nearest_first(torch.tensor([[0.1], [0.3]]), books).tolist() == [[0, 0], [0, 1]]
+    assert assign_nearest_first(torch.tensor([[0.3], [0.1], [0.2]]), books).tolist() == [[0, 1], [0, 0], [0, 2]]
 
 
-def test_of_those_who_join_the_later_one_moves() -> None:
+def test_of_colliding_users_who_join_the_later_one_moves() -> None:
     books = [torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [3.0]])]
-    nobody = NOBODY[:, :2]
-    assert one_by_one(torch.tensor([[0.3], [0.1], [0.2]]), books, nobody).tolist() == [[0, 0], [0, 1], [0, 2]]
-    assert one_by_one(torch.tensor([[0.1]]), books, torch.tensor([[0, 0]])).tolist() == [[0, 1]]
-    # Of three who want 0 the second takes 1, which the third is nearest to, and the third makes do with 3.
-    assert one_by_one(torch.tensor([[0.1], [0.4], [0.9]]), books, nobody).tolist() == [[0, 0], [0, 1], [0, 2]]
+    no_stus = NO_STUS[:, :2]
+    assert assign_in_order(torch.tensor([[0.3], [0.1], [0.2]]), books, no_stus).tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert assign_in_order(torch.tensor([[0.1]]), books, torch.tensor([[0, 0]])).tolist() == [[0, 1]]
+    # The first two users are nearest to code 0.0. The second gets 1.0, the nearest of the third, which gets 3.0.
+    assert assign_in_order(torch.tensor([[0.1], [0.4], [0.9]]), books, no_stus).tolist() == [[0, 0], [0, 1], [0, 2]]
 
 
 ADVERSARIAL = {
@@ -68,54 +68,54 @@ ADVERSARIAL = {
 
 
 @pytest.mark.parametrize("vectors", ADVERSARIAL.values(), ids=list(ADVERSARIAL))
-def test_whatever_the_vectors_everybody_has_an_stu_of_their_own(vectors: Tensor) -> None:
+def test_every_user_has_a_distinct_stu_whatever_the_vectors(vectors: Tensor) -> None:
     books = codebooks((4, 4, 4))
-    assert distinct(reassigned(vectors, books))
-    assert distinct(one_by_one(vectors, books, NOBODY))
-    digits = with_digit(encode(vectors, books), torch.zeros(0, 4, dtype=torch.long), 64)
+    assert distinct(assign_nearest_first(vectors, books))
+    assert distinct(assign_in_order(vectors, books, NO_STUS))
+    digits = append_digit(encode(vectors, books), torch.zeros(0, 4, dtype=torch.long), 64)
     assert distinct(digits)
     assert torch.equal(digits[:, :3], encode(vectors, books))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=40), st.integers(0, 40))
-def test_users_who_join_get_stus_that_nobody_has(points: list[tuple[int, int]], cut: int) -> None:
+def test_users_who_join_get_new_stus_that_do_not_depend_on_later_users(points: list[tuple[int, int]], cut: int) -> None:
     vectors = torch.tensor(points, dtype=torch.float32).view(-1, 2)
     books = codebooks((3, 4, 5))
-    first = reassigned(vectors[:cut], books)
-    later = one_by_one(vectors[cut:], books, first)
+    first = assign_nearest_first(vectors[:cut], books)
+    later = assign_in_order(vectors[cut:], books, first)
     assert distinct(torch.cat([first, later]))
-    for user, vector in enumerate(vectors[cut:]):  # the same as if nobody came behind
+    for user, vector in enumerate(vectors[cut:]):  # as without the users who join later
         before = torch.cat([first, later[:user]])
-        assert torch.equal(one_by_one(vector[None], books, before)[0], later[user])
-    first = with_digit(encode(vectors[:cut], books), torch.zeros(0, 4, dtype=torch.long), 64)
-    later = with_digit(encode(vectors[cut:], books), first, 64)
+        assert torch.equal(assign_in_order(vector[None], books, before)[0], later[user])
+    first = append_digit(encode(vectors[:cut], books), torch.zeros(0, 4, dtype=torch.long), 64)
+    later = append_digit(encode(vectors[cut:], books), first, 64)
     assert distinct(torch.cat([first, later]))
 
 
 def test_balance_bounds_how_many_share_a_prefix() -> None:
     vectors = torch.randn(200, 2, generator=torch.Generator().manual_seed(4)) ** 3
     books = codebooks((5, 8, 20))
-    plain, even = (reassigned(vectors, books, balance) for balance in (None, 1.2))
-    assert plain[:, 0].bincount().max() > 48 >= even[:, 0].bincount().max()  # 1.2 * 200 / 5
-    assert distinct(even)
+    unbalanced, balanced = (assign_nearest_first(vectors, books, balance) for balance in (None, 1.2))
+    assert unbalanced[:, 0].bincount().max() > 48 >= balanced[:, 0].bincount().max()  # 1.2 * 200 / 5
+    assert distinct(balanced)
 
 
 def test_more_users_than_stus_are_refused() -> None:
     with pytest.raises(DataError, match="9 users need an STU, and 2 x 2 x 2 codes make 8"):
-        reassigned(torch.zeros(9, 2), codebooks((2, 2, 2)))
+        assign_nearest_first(torch.zeros(9, 2), codebooks((2, 2, 2)))
     with pytest.raises(DataError, match="9 users need an STU"):
-        one_by_one(torch.zeros(1, 2), codebooks((2, 2, 2)), torch.cartesian_prod(*[torch.arange(2)] * 3))
+        assign_in_order(torch.zeros(1, 2), codebooks((2, 2, 2)), torch.cartesian_prod(*[torch.arange(2)] * 3))
     with pytest.raises(DataError, match=r"5 users share the codes .* the extra digit has 4 values"):
-        with_digit(torch.zeros(5, 3, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long), 4)
+        append_digit(torch.zeros(5, 3, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long), 4)
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = torch.randn(50, 2, generator=torch.Generator().manual_seed(3)) / 4
     books = codebooks((3, 3, 9))
-    whole, later = nearest(vectors, books[0]), one_by_one(vectors, books, NOBODY)
+    codes, stus = nearest(vectors, books[0]), assign_in_order(vectors, books, NO_STUS)
     for module in ("collisions", "quantizer"):
         monkeypatch.setattr(f"befriend.tokens.{module}.BLOCK", 40)
-    assert torch.equal(nearest(vectors, books[0]), whole)
-    assert torch.equal(one_by_one(vectors, books, NOBODY), later)
-    assert distinct(reassigned(vectors, books))
+    assert torch.equal(nearest(vectors, books[0]), codes)
+    assert torch.equal(assign_in_order(vectors, books, NO_STUS), stus)
+    assert distinct(assign_nearest_first(vectors, books))

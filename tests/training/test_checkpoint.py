@@ -22,34 +22,35 @@ TENSORS = {
 STATE = {"step": 7, "figures": [0.1 + 0.2, math.pi, 1e-300, -0.0], "history": [{"epoch": 1, "loss": 2 / 3}]}
 
 
-def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", Checkpoint(TENSORS, STATE))
-    found = checkpoint.load(tmp_path / "a")
-    assert found is not None
-    assert found.tensors.keys() == TENSORS.keys()
+    loaded = checkpoint.load(tmp_path / "a")
+    assert loaded is not None
+    assert loaded.tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        assert found.tensors[name].dtype == tensor.dtype
-        assert torch.equal(found.tensors[name], tensor)
-    assert json.dumps(found.state, sort_keys=True) == json.dumps(STATE, sort_keys=True)
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+    assert json.dumps(loaded.state, sort_keys=True) == json.dumps(STATE, sort_keys=True)
 
 
-def test_without_a_checkpoint_there_is_nothing_to_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_is_none_without_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert checkpoint.load(tmp_path / "a") is None
     assert capsys.readouterr().err == ""
 
 
-def test_any_damage_is_found_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_damage_is_detected_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a"
     checkpoint.save(path, Checkpoint(TENSORS, STATE))
-    sound = path.read_bytes()
-    damaged = [sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :] for place in range(len(sound))]
-    for content in [*damaged[::7], damaged[-1], sound[:-1], sound[: len(sound) // 2], sound[:4], b"", b"no checkpoint"]:
+    intact = path.read_bytes()
+    damaged = [intact[:offset] + bytes([intact[offset] ^ 4]) + intact[offset + 1 :] for offset in range(len(intact))]
+    truncated = [intact[:-1], intact[: len(intact) // 2], intact[:4], b""]
+    for content in [*damaged[::7], damaged[-1], *truncated, b"no checkpoint"]:
         path.write_bytes(content)
         assert checkpoint.load(path) is None
         assert "training starts anew" in capsys.readouterr().err
 
 
-def test_a_failed_save_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     checkpoint.save(path, Checkpoint(TENSORS, {"step": 1}))
 
@@ -59,20 +60,20 @@ def test_a_failed_save_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, Checkpoint(TENSORS, {"step": 2}))
-    found = checkpoint.load(path)
-    assert found is not None
-    assert found.state == {"step": 1}
+    loaded = checkpoint.load(path)
+    assert loaded is not None
+    assert loaded.state == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_a_kill_left_half_written_is_swept_up(tmp_path: Path) -> None:
+def test_a_file_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", Checkpoint(TENSORS, STATE))
     (tmp_path / ".a.123.tmp").write_bytes(b"half")
     assert checkpoint.load(tmp_path / "a") is not None
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_somebody_still_writes_stays(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_not_removed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", Checkpoint(TENSORS, {"step": 1}))
     with files.atomic(tmp_path / "a") as new:
         new.write_bytes((tmp_path / "a").read_bytes())

@@ -1,6 +1,6 @@
 """A small model to train, with dropout, an embedding, a norm and a buffer; run as a program it trains itself.
 
-python -m tests.training.tiny FOLDER [SECONDS]    into FOLDER, resting so long in every step
+python -m tests.training.tiny FOLDER SECONDS LOSS    trains into FOLDER, rests in every step, dies at a loss (-1: never)
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from befriend.training.loop import Fitted, Losses, fit
-from befriend.training.settings import TrainingSettings
+from befriend.training.loop import BatchLoss, FitResult, fit
+from befriend.training.training_settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, learning_rate=0.05, checkpoint_every=2, threads=1, device="cpu", patience=None)
 BATCHES, ROWS = 5, 8
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Rows:
     """int[B]"""
     inputs: Tensor
     """float[B, 4]"""
-    wanted: Tensor
+    target: Tensor
     """float[B]"""
 
     def to(self, device: torch.device) -> Self:
-        return type(self)(*(tensor.to(device) for tensor in (self.user, self.inputs, self.wanted)))
+        return type(self)(*(tensor.to(device) for tensor in (self.user, self.inputs, self.target)))
 
 
 def rows(seed: int) -> Rows:
@@ -66,58 +66,54 @@ class EpochRows(Sequence[Rows]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: int) -> Rows:  # type: ignore[override]
-        return rows(100 * self.epoch + place)
+    def __getitem__(self, index: int) -> Rows:  # type: ignore[override]
+        return rows(100 * self.epoch + index)
 
 
 class Tiny:
-    """Learns a sum. Dies where it is told to; records which batches it saw."""
+    """Learns a sum. Dies at a given loss or validation; records the batches it saw by the sum of their targets."""
 
     uneven: tuple[int, ...] = ()
-    """batches more in each epoch; none without any"""
+    """number of additional batches in each epoch; empty: none in any"""
 
-    metric = "luck"  # whose best epoch is the first, so that the weights to return to are not the last ones
+    metric = "luck"  # random; the first epoch is the best, so the best weights are not the last ones
 
     def __init__(self, dies_at_loss: int = -1, dies_at_validation: int = -1, rest: float = 0, batches: int = BATCHES):
         self.model = Model()
-        self.dies_at_loss, self.dies_at_validation, self.rest, self.count = (
-            dies_at_loss,
-            dies_at_validation,
-            rest,
-            batches,
-        )
+        self.dies_at_loss, self.dies_at_validation = dies_at_loss, dies_at_validation
+        self.rest, self.count = rest, batches
         self.losses = self.validations = 0
         self.seen: list[float] = []
 
-    def scale(self, name: str) -> float:
+    def lr_multiplier(self, name: str) -> float:
         return 1.0
 
     def batches(self, epoch: int) -> Sequence[Rows]:
         return EpochRows(epoch, self.count + (self.uneven[epoch] if self.uneven else 0))
 
-    def loss(self, batch: Rows) -> Losses:
+    def loss(self, batch: Rows) -> BatchLoss:
         if self.losses == self.dies_at_loss:
             raise Killed
         self.losses += 1
         time.sleep(self.rest)
-        self.seen.append(float(batch.wanted.sum()))
-        error = self.model(batch) - batch.wanted
-        return Losses((error**2).mean(), ROWS, {"absolute error": error.detach().abs().mean()})
+        self.seen.append(float(batch.target.sum()))
+        error = self.model(batch) - batch.target
+        return BatchLoss((error**2).mean(), ROWS, {"absolute error": error.detach().abs().mean()})
 
     def validate(self) -> dict[str, float]:
         if self.validations == self.dies_at_validation:
             raise Killed
         self.validations += 1
         batch = rows(-1)
-        return {"gain": -float(((self.model(batch) - batch.wanted) ** 2).mean()), "luck": float(torch.rand(()))}
+        return {"gain": -float(((self.model(batch) - batch.target) ** 2).mean()), "luck": float(torch.rand(()))}
 
 
-def train(trainee: Tiny, folder: Path, settings: TrainingSettings = SETTINGS) -> Fitted:
-    return fit(trainee, settings, folder / "checkpoints", folder / "curves")
+def train(objective: Tiny, folder: Path, settings: TrainingSettings = SETTINGS) -> FitResult:
+    return fit(objective, settings, folder / "checkpoints", folder / "curves")
 
 
-def weights(trainee: Tiny) -> bytes:
-    return save(trainee.model.state_dict())
+def weights(objective: Tiny) -> bytes:
+    return save(objective.model.state_dict())
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -125,9 +121,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
+    folder = Path(sys.argv[1])
     tiny = Tiny(rest=float(sys.argv[2]), dies_at_loss=int(sys.argv[3]))
-    fitted = train(tiny, target)
+    fitted = train(tiny, folder)
     process = "main" if fitted.main else "other"
-    (target / f"{process}.safetensors").write_bytes(save(dict(tiny.model.named_parameters())))
-    (target / f"{process}.txt").write_text("\n".join(map(repr, tiny.seen)))
+    (folder / f"{process}.safetensors").write_bytes(save(dict(tiny.model.named_parameters())))
+    (folder / f"{process}.txt").write_text("\n".join(map(repr, tiny.seen)))

@@ -1,1 +1,1 @@
-"""Event logs: reading, checking, splitting, histories, and a simulator that makes one."""
+"""The event log in memory: columns and table contracts, users' attributes, the time split, regimes and erased users."""

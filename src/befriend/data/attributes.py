@@ -1,7 +1,7 @@
-"""The users' attributes in memory: codes of labels and raw numbers, and how a model keeps its own reading of them.
+"""The users' attributes in memory: label codes and raw numbers, and how a model applies its own vocabulary and scale.
 
-A model is trained on the labels and the scale of the users of its training, keeps both (`vocabulary_of`, `scale`)
-and reads every later table by them (`with_vocabulary`, `scaled`): a label it has never met is unknown to it.
+A model is trained with the labels and the scale of its training users. It stores both (`vocabulary_of`, `scale`) and
+applies them to every later table (`with_vocabulary`, `scaled`): a label that training did not see counts as unknown.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from befriend.data.contracts import ATTRIBUTES, read_table
 from befriend.errors import DataError
 
 ATTRIBUTES_FILE = "attributes.parquet"
-ROUNDING = 1e-6  # of the mean: a deviation below it is the rounding of a constant column of float32
+ROUNDING = 1e-6  # relative to the mean: a smaller deviation is rounding in a constant float32 column
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """C categorical and M numeric attributes of N users, row k for the user with number k; C and M may be 0."""
+    """C categorical and M numeric attributes of N users; row k is the user with internal id k. C and M may be 0."""
 
     categorical: np.ndarray
-    """int32[N, C], 0 where missing or unknown, else the label's place in the vocabulary, from 1"""
+    """int32[N, C], label codes: 1 + the label's index in the vocabulary, 0 where missing or unknown"""
     vocabulary: dict[str, tuple[str, ...]]
-    """categorical column -> its labels; C entries, in the order of the columns"""
+    """categorical column -> its labels; C columns, in the order of `categorical`"""
     numeric: np.ndarray
     """float32[N, M], raw, nan where missing"""
     numeric_names: tuple[str, ...]
-    """M names"""
+    """M column names, in the order of `numeric`"""
 
     @classmethod
     def read(cls, folder: Path) -> Attributes:
-        """From the folder that stage `validate` wrote."""
+        """Reads attributes.parquet from the folder that stage `validate` wrote."""
         return cls.from_table(read_table(folder / ATTRIBUTES_FILE, ATTRIBUTES))
 
     @classmethod
     def from_table(cls, table: pl.DataFrame) -> Attributes:
-        """From a table that keeps the contract of attributes.parquet."""
+        """Converts a table that satisfies the contract of attributes.parquet."""
         columns = table.get_columns()[1:]
         labelled = [column for column in columns if isinstance(column.dtype, pl.Enum)]
         numbers = [column for column in columns if not isinstance(column.dtype, pl.Enum)]
@@ -58,73 +58,73 @@ class Attributes:
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """C numbers of codes, each one more than the labels of a column: code 0 is none of them."""
+        """Number of codes of each of the C columns: its labels plus code 0 (missing or unknown)."""
         return tuple(len(labels) + 1 for labels in self.vocabulary.values())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """C + M names, categorical before numeric."""
+        """C + M column names, categorical before numeric."""
         return (*self.vocabulary, *self.numeric_names)
 
-    def vocabulary_of(self, trained: np.ndarray) -> dict[str, list[str]]:
-        """The labels that the users of training have. trained: bool[N]."""
-        found = {}
+    def vocabulary_of(self, is_training_user: np.ndarray) -> dict[str, list[str]]:
+        """Categorical column -> the labels that occur among training users. is_training_user: bool[N]."""
+        vocabulary = {}
         for (name, labels), codes in zip(self.vocabulary.items(), self.categorical.T, strict=True):
-            found[name] = [labels[code - 1] for code in np.unique(codes[trained]) if code]
-        return found
+            vocabulary[name] = [labels[code - 1] for code in np.unique(codes[is_training_user]) if code]
+        return vocabulary
 
     def with_vocabulary(self, vocabulary: Mapping[str, Sequence[str]]) -> Attributes:
-        """The same users in the codes of another vocabulary, with its columns only; labels it lacks become 0."""
-        _require(vocabulary, self.vocabulary, "categorical")
+        """The same users, encoded with another vocabulary and only its columns; labels it lacks become 0."""
+        _require_columns(vocabulary, self.vocabulary, "categorical")
         columns = []
         for name, labels in vocabulary.items():
-            place = {label: k + 1 for k, label in enumerate(labels)}
-            code = np.array([0, *(place.get(label, 0) for label in self.vocabulary[name])], np.int32)
-            columns.append(code[self.categorical[:, list(self.vocabulary).index(name)]])
+            code_of = {label: k + 1 for k, label in enumerate(labels)}
+            new_codes = np.array([0, *(code_of.get(label, 0) for label in self.vocabulary[name])], np.int32)
+            columns.append(new_codes[self.categorical[:, list(self.vocabulary).index(name)]])
         return replace(
             self,
             categorical=_stacked(columns, self.num_users, np.int32),
             vocabulary={name: tuple(labels) for name, labels in vocabulary.items()},
         )
 
-    def scale(self, trained: np.ndarray) -> dict[str, tuple[float, float]]:
-        """Numeric column -> mean and deviation over the users of training who have it. trained: bool[N].
+    def scale(self, is_training_user: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Numeric column -> mean and standard deviation over the training users who have a value.
 
-        The mean is 0 where none has it, the deviation 1 where all have the same.
+        The mean is 0 if none has a value; the deviation is 1 if all values are equal. is_training_user: bool[N].
         """
-        found = {}
+        scales = {}
         for name, column in zip(self.numeric_names, self.numeric.T, strict=True):
-            values = column[trained].astype(np.float64)
+            values = column[is_training_user].astype(np.float64)
             values = values[~np.isnan(values)]
             mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
-            found[name] = mean, deviation if deviation > ROUNDING * abs(mean) else 1.0
-        return found
+            scales[name] = mean, deviation if deviation > ROUNDING * abs(mean) else 1.0
+        return scales
 
     def scaled(self, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
-        """float32[N, 2M]: M z-scores, 0 where missing, then M flags, 1 where missing; columns as in `scale`."""
-        _require(scale, self.numeric_names, "numeric")
+        """float32[N, 2M]: M z-scores, 0 where missing, then M flags, 1 where missing; in the order of `scale`."""
+        _require_columns(scale, self.numeric_names, "numeric")
         values = self.numeric[:, [self.numeric_names.index(name) for name in scale]]
         mean, deviation = np.array([*scale.values()], np.float64).reshape(-1, 2).T
         missing = np.isnan(values)
         z = np.where(missing, 0, (values - mean) / deviation)
         return np.hstack([z, missing]).astype(np.float32)
 
-    def standardised(self, trained: np.ndarray) -> np.ndarray:
-        """float32[N, 2M]: `scaled` by the users of training only. trained: bool[N]."""
-        return self.scaled(self.scale(trained))
+    def standardised(self, is_training_user: np.ndarray) -> np.ndarray:
+        """float32[N, 2M]: `scaled` with the scale of the training users. is_training_user: bool[N]."""
+        return self.scaled(self.scale(is_training_user))
 
 
-def _stacked(columns: list[np.ndarray], rows: int, kind: type) -> np.ndarray:
-    """[rows, len(columns)], also of no columns."""
-    return np.stack(columns, axis=1).astype(kind) if columns else np.empty((rows, 0), kind)
+def _stacked(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
+    """The columns as one array [rows, len(columns)], which may have no columns."""
+    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((rows, 0), dtype)
 
 
-def _require(wanted: Mapping[str, object], found: Mapping[str, object] | Sequence[str], kind: str) -> None:
-    """DataError where a column that a model was trained with is not there."""
-    missing = [name for name in wanted if name not in found]
+def _require_columns(trained: Mapping[str, object], available: Mapping[str, object] | Sequence[str], kind: str) -> None:
+    """DataError if a column that the model was trained with is missing. kind: categorical or numeric."""
+    missing = [name for name in trained if name not in available]
     if missing:
         raise DataError(
-            f"the model was trained with the {kind} attributes {', '.join(wanted)}, but {ATTRIBUTES_FILE} has no "
-            f"{', '.join(missing)}; it has: {', '.join(found) or 'none'}. Name them under data.attributes in "
+            f"the model was trained with the {kind} attributes {', '.join(trained)}, but {ATTRIBUTES_FILE} has no "
+            f"{', '.join(missing)}; it has: {', '.join(available) or 'none'}. Name them under data.attributes in "
             "params.yaml, or train anew."
         )

@@ -1,4 +1,4 @@
-"""The only home of column names, roles and reasons: what is in each table, and what it means."""
+"""Names of columns, roles and reasons for refusal, defined only here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAGS: Final = "tags"
 STATEMENT: Final = "statement"
 CONTEXT: Final = "context"
 TAGGED: Final = "interested in {}"
-"""the statement that a tag makes"""
+"""the statement that stands for a tag"""
 
 FILE: Final = "file"
 ROW: Final = "row"
@@ -60,8 +60,8 @@ REASONS: Final[dict[str, str]] = {
     "timestamp_later": "the timestamp is later than validate.latest",
     "user_id_empty": "no user id (attributes, texts, statements)",
     "user_id_type": "the user id is not an integer (data.id_type; attributes, texts, statements)",
-    "user_id_again": "the user has a row already (attributes)",
-    "number_type": "a number cannot be read; one that is not known is an empty field (attributes)",
+    "user_id_again": "the user already has a row (attributes)",
+    "number_type": "a number cannot be read; leave the field empty where it is unknown (attributes)",
     "text_empty": "no text (texts)",
     "statement_empty": "no statement (statements)",
     "not_json": "the line is not a JSON object (texts, statements)",

@@ -1,7 +1,6 @@
-"""What each table between two stages must hold. What a valid raw row is, is in `judging`.
+"""The contracts of the tables that stages hand to each other, as pandera schemas. `check` compares a table with one.
 
-The pandera schemas are the contracts of the tables that stages hand to each other; `check` holds a table to its
-contract, chunk by chunk.
+What makes a raw row valid is defined in `befriend.validation.row_rules`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from befriend.data.columns import (
 )
 from befriend.errors import DataError
 
-CHECKED_AT_ONCE = 5_000_000  # rows
+CHECKED_AT_ONCE = 5_000_000  # rows of events.parquet
 
 
 def _in_time_order(data: pa.PolarsData) -> pl.LazyFrame:
@@ -73,12 +72,12 @@ def _finite_or_missing(data: pa.PolarsData) -> bool:
 
 
 def _by_user_and_time(data: pa.PolarsData) -> pl.LazyFrame:
-    """What has no time comes first."""
+    """Rows without a time come first within a user."""
     user, second = pl.col(USER).diff().fill_null(1), pl.col(TIMESTAMP).fill_null(-1).diff().fill_null(0)
     return data.lazyframe.select((user > 0) | ((user == 0) & (second >= 0)))
 
 
-def _said_once(data: pa.PolarsData) -> pl.LazyFrame:
+def _unique_statements(data: pa.PolarsData) -> pl.LazyFrame:
     return data.lazyframe.select(pl.struct(USER, STATEMENT, CONTEXT).is_unique())
 
 
@@ -100,7 +99,7 @@ EVENTS = pa.DataFrameSchema(
     ],
     strict=True,
     ordered=True,
-    name="events.parquet: accepted events in time order, users by their dense number",
+    name="events.parquet: accepted events in time order, users by internal id",
 )
 
 USERS = pa.DataFrameSchema(
@@ -117,7 +116,7 @@ USERS = pa.DataFrameSchema(
     checks=[pa.Check(_numbered_in_order, name="numbered in order"), pa.Check(_unique_ids, name="unique user ids")],
     strict=True,
     ordered=True,
-    name="users.parquet: row k is the user with dense number k",
+    name="users.parquet: row k is the user with internal id k",
 )
 
 ATTRIBUTES = pa.DataFrameSchema(
@@ -127,7 +126,7 @@ ATTRIBUTES = pa.DataFrameSchema(
         pa.Check(_labels_and_numbers, name="attributes are Enums of labels or Float32"),
         pa.Check(_finite_or_missing, name="numbers are finite or missing"),
     ],
-    name="attributes.parquet: row k is the user with dense number k, with a column for each attribute",
+    name="attributes.parquet: row k is the user with internal id k, with a column for each attribute",
 )
 
 TEXTS = pa.DataFrameSchema(
@@ -140,7 +139,7 @@ TEXTS = pa.DataFrameSchema(
     checks=[pa.Check(_by_user_and_time, name="by user, in time order")],
     strict=True,
     ordered=True,
-    name="texts.parquet: what users wrote, by their dense number, each user's texts in time order",
+    name="texts.parquet: what users wrote, by internal id, each user's texts in time order",
 )
 
 STATEMENTS = pa.DataFrameSchema(
@@ -150,10 +149,13 @@ STATEMENTS = pa.DataFrameSchema(
         STATEMENT: pa.Column(pl.String, NOT_BLANK),
         CONTEXT: pa.Column(pl.String),
     },
-    checks=[pa.Check(_by_user_and_time, name="by user, in time order"), pa.Check(_said_once, name="said once")],
+    checks=[
+        pa.Check(_by_user_and_time, name="by user, in time order"),
+        pa.Check(_unique_statements, name="unique statements"),
+    ],
     strict=True,
     ordered=True,
-    name="statements.parquet: what is said of users, by their dense number, and since when it is known (null: ever)",
+    name="statements.parquet: statements about users, by internal id, and since when they are known (null: always)",
 )
 
 REJECTED = pa.DataFrameSchema(
@@ -165,12 +167,12 @@ REJECTED = pa.DataFrameSchema(
     },
     strict=True,
     ordered=True,
-    name="rejected.parquet: every refused row as it was, where it stood, and why",
+    name="rejected.parquet: every refused row in its original form, with its file, row number and reason",
 )
 
 
 def read_table(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
-    """A Parquet table that keeps its contract; else a DataError."""
+    """Reads a Parquet table and checks its contract; DataError if the file is missing, damaged or breaks it."""
     if not path.is_file():
         raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
     try:
@@ -181,19 +183,22 @@ def read_table(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
 
 
 def check(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
-    """The table, if it keeps its contract; else a DataError that lists every breach.
+    """Returns the table if it satisfies its contract; else a DataError lists every violation.
 
-    Events are checked in slices, which share a row with the one before, so that every pair of neighbours is seen.
+    Events are checked in slices to bound memory. A slice starts with the last row of the one before, so that time order
+    is checked across slices too.
     """
-    at_once = CHECKED_AT_ONCE if contract is EVENTS else max(table.height, 1)
-    for start in range(0, max(table.height, 1), at_once):
+    slice_rows = CHECKED_AT_ONCE if contract is EVENTS else max(table.height, 1)
+    for start in range(0, max(table.height, 1), slice_rows):
         try:
-            contract.validate(table[max(start - 1, 0) : start + at_once], lazy=True)
+            contract.validate(table[max(start - 1, 0) : start + slice_rows], lazy=True)
         except SchemaErrors as error:
             cases = error.failure_cases.group_by("column", "check").len().sort("column", "check")
-            breaches = "\n".join(f"  {column or 'table'}: {what} ({n}x)" for column, what, n in cases.iter_rows())
+            violations = "\n".join(
+                f"  {column or 'table'}: {check_name} ({n}x)" for column, check_name, n in cases.iter_rows()
+            )
             raise DataError(
-                f"{path} breaks its contract ({contract.name}):\n{breaches}\n"
-                "It was changed or damaged after it was written: run `dvc repro --force validate`."
+                f"{path} breaks its contract ({contract.name}):\n{violations}\n"
+                "The file was changed or damaged after it was written. Run `dvc repro --force validate`."
             ) from None
     return table

@@ -1,1 +1,1 @@
-"""The evaluation protocol, its metrics, and the baselines every model must beat."""
+"""The evaluation protocol, its metrics, and the runs of every model and baseline rule under it."""

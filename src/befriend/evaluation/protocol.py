@@ -1,7 +1,8 @@
-"""The evaluation protocol: which events are predicted, what is visible, who may be listed, who is scored.
+"""The evaluation protocol: which events are predicted, what is visible, who is eligible, which lists are scored.
 
-A global time split; full ranking over everyone seen so far; regimes of what is visible when the list is made; two
-lists, `any` (over all candidates) and `new` (without contacts: people you may know). Knows nothing of any model.
+A global time split; full ranking over every user seen so far; regimes, which say what is visible when a list is made;
+two kinds of lists, `any` (all candidates) and `new` (contacts are excluded: people you may know). Independent of any
+model.
 """
 
 from __future__ import annotations
@@ -11,31 +12,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from befriend.data.activity import DAY
-from befriend.data.histories import Histories
-from befriend.data.log import EventLog
-from befriend.data.split import SEGMENTS, Split, segments
-from befriend.errors import DataError
-from befriend.evaluation.regimes import HIDDEN, REGIMES, SAME_MOMENT, Regime
-from befriend.retrieval.requests import Request, RequestBuilder
-
-NEW, COLD, FIRST_EVER = (SEGMENTS.index(name) for name in ("new", "cold", "first ever"))
+from befriend.data.event_log import DAY, EventLog
+from befriend.data.regimes import HIDDEN, REGIMES, SAME_MOMENT, Regime
+from befriend.data.split import FIRST_EVER, NEW, Split, sample_events, segments
+from befriend.features.histories import Histories
+from befriend.retrieval.requests import RequestBatch, RequestBuilder
 
 
 @dataclass(frozen=True)
-class Questions:
-    """The evaluated events of one part in one regime, and a row for each list that is asked for."""
+class EvalQueries:
+    """The evaluated events of one part of the log in one regime, and a row for each of their lists."""
 
     events: np.ndarray
     """int64[E], positions in the log"""
     segment: np.ndarray
     """int8[E], index into SEGMENTS"""
-    horizon: np.ndarray
-    """int64[E]"""
+    cutoff: np.ndarray
+    """int64[E], UTC second before which events are visible"""
     row_event: np.ndarray
     """int64[R], index into `events`: every event has an `any` row, a first contact also a `new` row"""
-    row_is_new: np.ndarray
-    """bool[R]"""
+    row_excludes_contacts: np.ndarray
+    """bool[R], the `new` rows"""
 
     @property
     def row_segment(self) -> np.ndarray:
@@ -43,22 +40,18 @@ class Questions:
         return self.segment[self.row_event]
 
     @property
-    def scored_new(self) -> np.ndarray:
-        """bool[R]: the `new` rows that the protocol scores, first contacts between people who have events."""
-        return self.row_is_new & (self.row_segment == NEW)
+    def is_scored_new_list(self) -> np.ndarray:
+        """bool[R]: the `new` rows that the protocol scores: first contacts between users with events."""
+        return self.row_excludes_contacts & (self.row_segment == NEW)
 
 
-def sample(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
-    """int64: evenly spaced contact events of a part, at most `size`: every ceil(count / size)-th."""
-    events = np.arange(*split.part(part))
-    events = events[log.is_contact[events]]
-    if not len(events):
-        raise DataError(f"the {part} part has no event of role contact. Check data.roles and the split.")
-    return events[:: max(1, -(-len(events) // size))]
+def event_cutoffs(log: EventLog, split: Split, part: str, events: np.ndarray, regime: Regime) -> np.ndarray:
+    """int64[len(events)]: the UTC second before which events are visible when each event is predicted.
 
-
-def horizons(log: EventLog, split: Split, part: str, events: np.ndarray, regime: Regime) -> np.ndarray:
-    """int64[len(events)]: the UTC second from which on events are hidden when each event is predicted."""
+    streaming, live: the event's timestamp.
+    daily: the start of its day (UTC), or of the evaluated part if that is later.
+    frozen: the start of the evaluated part.
+    """
     start = log.timestamp[split.part(part)[0]]
     t = log.timestamp[events]
     if regime in SAME_MOMENT:
@@ -68,59 +61,72 @@ def horizons(log: EventLog, split: Split, part: str, events: np.ndarray, regime:
     return np.full(len(events), start)
 
 
-def ask(
-    log: EventLog, split: Split, part: str, size: int, regime: Regime, findable: np.ndarray | None = None
-) -> Questions:
-    """findable: as of `segments`; without it, people who have no event yet are not asked for."""
-    events = sample(log, split, part, size)
-    horizon = horizons(log, split, part, events, regime)
-    segment = segments(log, events, horizon, findable)
+def make_eval_queries(
+    log: EventLog, split: Split, part: str, max_events: int, regime: Regime, eligible_since: np.ndarray | None = None
+) -> EvalQueries:
+    """At most `max_events` events of a part, and a row for each of their lists.
+
+    eligible_since: as in `segments`. Without it, a first contact with a user who has no event yet gets no `new` list.
+    """
+    events = sample_events(log, split, part, max_events)
+    cutoff = event_cutoffs(log, split, part, events, regime)
+    segment = segments(log, events, cutoff, eligible_since)
     rows = np.repeat(np.arange(len(events)), 1 + np.isin(segment, (NEW, FIRST_EVER)))
-    is_new = np.zeros(len(rows), bool)
-    is_new[1:] = rows[1:] == rows[:-1]
-    return Questions(events, segment, horizon, rows, is_new)
+    excludes_contacts = np.zeros(len(rows), bool)
+    excludes_contacts[1:] = rows[1:] == rows[:-1]  # the second row of an event
+    return EvalQueries(events, segment, cutoff, rows, excludes_contacts)
 
 
-def requests(
-    log: EventLog, histories: Histories, questions: Mapping[Regime, Questions], size: int = 256
-) -> Iterator[tuple[Request, np.ndarray, list[tuple[Regime, slice]]]]:
-    """The questions of some regimes about the same events, as requests of `size` events in time order.
+def make_requests(
+    log: EventLog, histories: Histories, queries: Mapping[Regime, EvalQueries], batch_events: int = 256
+) -> Iterator[tuple[RequestBatch, np.ndarray, list[tuple[Regime, slice]]]]:
+    """The queries of several regimes on the same events, as batches of `batch_events` events each, in order of time.
 
-    With each request come the events of its rows, int64[B], positions in the log, and the regimes whose lists it asks
-    for: those of a regime are the rows of a slice. Regimes that see the same moment are asked for together, so that
-    each moment is made once.
+    Yields (requests, event of each row, int64[B], positions in the log, [(regime, rows)]). Regimes with equal cutoffs
+    share a batch, so that each snapshot is computed once. Example: streaming, live and frozen, in batches of one event;
+    the first event, e0, has lists `any` and `new`, the second, e1, only `any`. Yielded are:
+
+        4 requests, [e0, e0, e0, e0], [("streaming", slice(0, 2)), ("live", slice(2, 4))]
+        2 requests, [e1, e1], [("streaming", slice(0, 1)), ("live", slice(1, 2))]
+        2 requests, [e0, e0], [("frozen", slice(0, 2))]
+        1 request, [e1], [("frozen", slice(0, 1))]
     """
     builder = RequestBuilder(log, histories)
-    for group in ([r for r in questions if r in SAME_MOMENT], *([r] for r in questions if r not in SAME_MOMENT)):
-        starts = {regime: np.flatnonzero(~questions[regime].row_is_new)[::size] for regime in group}
-        for block in range(len(starts[group[0]]) if group else 0):
-            parts, slices, row = [], [], 0
-            for regime in group:
-                q, start = questions[regime], [*starts[regime], len(questions[regime].row_event)]
-                rows = np.arange(start[block], start[block + 1])
-                parts.append((regime, q, rows))
-                slices.append((regime, slice(row, row + len(rows))))
-                row += len(rows)
-            events = np.concatenate([q.events[q.row_event[rows]] for _, q, rows in parts])
-            yield _request(log, builder, events, parts), events, slices
+    for regimes in ([r for r in queries if r in SAME_MOMENT], *([r] for r in queries if r not in SAME_MOMENT)):
+        first_rows = {
+            regime: np.flatnonzero(~queries[regime].row_excludes_contacts)[::batch_events] for regime in regimes
+        }
+        for batch in range(len(first_rows[regimes[0]]) if regimes else 0):
+            rows_of_regime, slices, num_rows = [], [], 0
+            for regime in regimes:
+                q, bounds = queries[regime], [*first_rows[regime], len(queries[regime].row_event)]
+                rows = np.arange(bounds[batch], bounds[batch + 1])
+                rows_of_regime.append((regime, q, rows))
+                slices.append((regime, slice(num_rows, num_rows + len(rows))))
+                num_rows += len(rows)
+            events = np.concatenate([q.events[q.row_event[rows]] for _, q, rows in rows_of_regime])
+            yield _build_batch(log, builder, events, rows_of_regime), events, slices
 
 
-def _request(
-    log: EventLog, builder: RequestBuilder, events: np.ndarray, parts: list[tuple[Regime, Questions, np.ndarray]]
-) -> Request:
-    """The lists of some rows of each regime's questions, one after the other. events: int64[B], of the rows."""
-    regime = np.concatenate([np.full(len(rows), REGIMES.index(name)) for name, _, rows in parts])
+def _build_batch(
+    log: EventLog,
+    builder: RequestBuilder,
+    events: np.ndarray,
+    rows_of_regime: list[tuple[Regime, EvalQueries, np.ndarray]],
+) -> RequestBatch:
+    """Requests for the given rows of each regime's queries, regime after regime. events: int64[B], of these rows."""
+    regime = np.concatenate([np.full(len(rows), REGIMES.index(name)) for name, _, rows in rows_of_regime])
     return builder.build(
         user=log.actor[events].astype(np.int64),
-        horizon=np.concatenate([q.horizon[q.row_event[rows]] for _, q, rows in parts]),
+        cutoff=np.concatenate([q.cutoff[q.row_event[rows]] for _, q, rows in rows_of_regime]),
         filter_at=log.timestamp[events],  # exclusion is applied at request time in every regime
         action=np.where(regime == REGIMES.index("streaming"), log.action[events].astype(np.int64), HIDDEN),
         regime=regime,
-        is_new=np.concatenate([q.row_is_new[rows] for _, q, rows in parts]),
+        exclude_contacts=np.concatenate([q.row_excludes_contacts[rows] for _, q, rows in rows_of_regime]),
     )
 
 
-def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """float64[R]: the place of each target on its list, from 1; inf where it is not on it. lists: int32[R, k]."""
-    found = lists == targets[:, None]
-    return np.where(found.any(1), found.argmax(1) + 1.0, np.inf)
+def target_ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64[R]: the rank of each target on its list, from 1; inf if it is not on the list. lists: int32[R, k]."""
+    is_target = lists == targets[:, None]
+    return np.where(is_target.any(1), is_target.argmax(1) + 1.0, np.inf)

@@ -1,1 +1,4 @@
-"""Models in PyTorch: towers over users and histories, and what they are made of. They know tensors, not files."""
+"""PyTorch models: query and target towers, the STU model, clusters, and their building blocks.
+
+The modules see only tensors; `trained_model` and `trained_clusters` read and write their files.
+"""

@@ -1,18 +1,17 @@
-"""The query tower's last part: history, actor and action become one query."""
+"""Interaction layer of the query tower: combines history, actor and action into one query."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from befriend.models.layers import MLP
-from befriend.models.settings import ActivationName
+from befriend.nn.layers import MLP, ActivationName
 
 
 class InteractionMoE(nn.Module):
-    """Mixture of expert MLPs over a query's parts, weighted by a softmax gate.
+    """Mixture of expert MLPs over the inputs of a query, weighted by a softmax gate.
 
-    Shazeer et al. 2017, dense variant (every expert runs; the gate mixes).
+    Shazeer et al. 2017, in the dense variant: every expert runs, and the gate weights their outputs.
     """
 
     def __init__(self, width: int, hidden: int, out: int, experts: int, activation: ActivationName, dropout: float):
@@ -21,6 +20,6 @@ class InteractionMoE(nn.Module):
         self.gate = nn.Linear(width, experts)
 
     def forward(self, parts: Tensor) -> Tensor:
-        """parts: float[P, width], the concatenated query parts. Returns float[P, out]."""
-        answers = torch.stack([expert(parts) for expert in self.experts], 1)  # (P, E, out)
-        return (self.gate(parts).softmax(-1)[:, None] @ answers).squeeze(1)
+        """parts: float[P, width], the concatenated inputs of P queries. Returns float[P, out]."""
+        outputs = torch.stack([expert(parts) for expert in self.experts], 1)  # (P, E, out)
+        return (self.gate(parts).softmax(-1)[:, None] @ outputs).squeeze(1)

@@ -1,1 +1,1 @@
-"""What a person does to a project: pointing it at a log, reading a run. The only rooms that call DVC."""
+"""What a user does to a project: point it at a log, read a run, promote a run. Only this package calls DVC."""

@@ -1,4 +1,4 @@
-"""The last run on a terminal: what went in, the headline figures, where the reports are."""
+"""`befriend summary`: prints the input, the headline metrics and the report paths of the last run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend import files, layout
+from befriend.analysis.evaluation_report import LISTS, headline
+from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
-from befriend.evaluation.regimes import REGIMES
-from befriend.evaluation.report import LISTS, headline
 
 SHOWN = 5  # models per list
 
 
 def show(root: Path) -> None:
+    """Prints the summary of the run in `root`; DataError if there is none."""
     console = Console()
     for path in (layout.VALIDATION, layout.METRICS):
         if not (root / path).is_file():
@@ -42,15 +43,15 @@ def show(root: Path) -> None:
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency", {}) if record.is_file() else {}
     if latency:
-        waits = ", ".join(f"{model} {wait['p50']:.0f} ms (p95 {wait['p95']:.0f})" for model, wait in latency.items())
-        console.print(f"a list for one person took: {waits}\n", highlight=False)
+        times = ", ".join(f"{model} {time['p50']:.0f} ms (p95 {time['p95']:.0f})" for model, time in latency.items())
+        console.print(f"a list for one user took: {times}\n", highlight=False)
     records = [files.read_json(path) for path in sorted((root / layout.RUNS).glob("*.json"))]
     if records:
         records.sort(key=lambda record: record["started"])
-        took = ", ".join(f"{record['stage']} {record.get('seconds', 0):.0f} s" for record in records)
+        durations = ", ".join(f"{record['stage']} {record.get('seconds', 0):.0f} s" for record in records)
         revisions = sorted({record["revision"] for record in records if record.get("revision")})
         code = f", code {' and '.join(revisions)}" if revisions else ""
-        console.print(f"last run at {records[-1]['started']}{code}: {took}\n", highlight=False)
+        console.print(f"last run at {records[-1]['started']}{code}: {durations}\n", highlight=False)
     for name, path in (
         ("the run on one page", layout.PAGE),
         ("model card", layout.MODEL_CARD),
@@ -64,18 +65,18 @@ def show(root: Path) -> None:
 
 
 def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
-    """The best models over the regimes; of several with the same figures throughout, one."""
-    out = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
+    """The best models by their mean over the regimes, to be printed. Of models with equal figures, only the first."""
+    printed = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
     regimes = [regime for regime in regimes if table.filter(regime=regime).height]
     if not regimes:
-        out.caption = "none of the evaluated events is of this kind"
-        return out
+        printed.caption = "none of the evaluated events is of this kind"
+        return printed
     wide = table.pivot(on="regime", index="model", values="ndcg@10").unique(regimes, keep="first", maintain_order=True)
     best = wide.with_columns(pl.mean_horizontal(regimes).alias("mean")).sort("mean", "model", descending=[True, False])
     top = {regime: best[regime].max() for regime in regimes}
     for row in best[:SHOWN].iter_rows(named=True):
         cells = [f"{row[regime]:.3f}" for regime in regimes]
-        out.add_row(
+        printed.add_row(
             row["model"], *(f"[bold]{c}[/]" if row[r] == top[r] else c for r, c in zip(regimes, cells, strict=True))
         )
-    return out
+    return printed

@@ -1,1 +1,1 @@
-"""The page and the model card of a run: what every other stage measured, in one place."""
+"""The page and the model card of a run: the results of all other stages in a single place."""

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that holds its data, its script and its style, and asks nothing of a network."""
+"""The page of a run: a single HTML file with its data, script and style inline, which needs no network."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from befriend.evaluation.report import LISTS
+from befriend.analysis.evaluation_report import LISTS
 from befriend.report.charts import BEST_RULE, DARK, LIGHT, VEGA_LITE, Figure, compared, config
-from befriend.report.examples import Example
-from befriend.report.run import LEARNED, MODELS, Run
+from befriend.report.example_lists import ExampleUser
+from befriend.report.run_results import LEARNED, MODELS, RunResults
 
 METRICS = {"ndcg@10": "NDCG@10", "hit@10": "Hit@10", "mrr@100": "MRR@100"}
 
 
-def render(run: Run, figures: list[Figure], examples: list[Example]) -> str:
-    """HTML, the same for the same run."""
+def render(run: RunResults, figures: list[Figure], examples: list[ExampleUser]) -> str:
+    """The HTML of the page; equal runs give equal bytes."""
     return (
         _templates()
         .get_template("page.html")
         .render(
-            **told(run),
+            **page_context(run),
             figures={figure.name: figure for figure in figures},
             specs={figure.name: figure.spec for figure in figures},
             themes={"light": config(LIGHT), "dark": config(DARK)},
@@ -36,13 +36,13 @@ def render(run: Run, figures: list[Figure], examples: list[Example]) -> str:
 EXPORT = "window.vegaEmbed = vegaEmbed;"
 
 
-def card(run: Run) -> str:
-    """The model card, Markdown: after Mitchell et al., Model Cards for Model Reporting (2019)."""
-    return _templates().get_template("model_card.md").render(**told(run))
+def model_card(run: RunResults) -> str:
+    """The model card in Markdown, after Mitchell et al., Model Cards for Model Reporting (2019)."""
+    return _templates().get_template("model_card.md").render(**page_context(run))
 
 
-def told(run: Run) -> dict[str, Any]:
-    """What page and card say in words and tables."""
+def page_context(run: RunResults) -> dict[str, Any]:
+    """The variables of the templates of page and card."""
     return {
         "run": run,
         "regimes": run.regimes,
@@ -70,45 +70,46 @@ def told(run: Run) -> dict[str, Any]:
     }
 
 
-def _cell(run: Run, kind: str, regime: str, segment: str | None = None) -> dict[str, Any]:
-    """The best learned model of a cell beside the rule that the headline names for it."""
+def _cell(run: RunResults, kind: str, regime: str, segment: str | None = None) -> dict[str, Any]:
+    """The best learned model of a cell, and the rule that is best in the headline of the cell."""
     figures = run.figures(kind, regime, segment)
     best = max((name for name in LEARNED if name in figures), key=lambda name: figures[name]["ndcg@10"])
     rule = run.best_rule(kind, regime)
-    beside = figures[rule] if rule else None
-    times = figures[best]["ndcg@10"] / beside["ndcg@10"] if beside and beside["ndcg@10"] else None
+    rule_figures = figures[rule] if rule else None
+    times = figures[best]["ndcg@10"] / rule_figures["ndcg@10"] if rule_figures and rule_figures["ndcg@10"] else None
     return {
-        "list": kind, "regime": regime, "model": best, "figures": figures[best], "rule": rule, "beside": beside,
-        "times": times, "models": figures,
+        "list": kind, "regime": regime, "model": best, "figures": figures[best], "rule": rule,
+        "rule_figures": rule_figures, "times": times, "models": figures,
     }  # fmt: skip
 
 
-def _table(run: Run, kind: str) -> list[dict[str, Any]]:
-    """A row for each model, the best on average first: its figures by regime."""
-    names: dict[str, dict[str, Any]] = {}
+def _table(run: RunResults, kind: str) -> list[dict[str, Any]]:
+    """A row for each model, the best on average first: its figures and the best NDCG@10, both by regime."""
+    by_model: dict[str, dict[str, Any]] = {}
     for regime in run.regimes:
         for name, figures in run.figures(kind, regime).items():
-            names.setdefault(name, {})[regime] = figures
+            by_model.setdefault(name, {})[regime] = figures
     best = {
         regime: max(f["ndcg@10"] for f in run.figures(kind, regime).values())
         for regime in run.regimes
         if run.figures(kind, regime)
     }
-    order = sorted(names, key=lambda name: (-sum(f["ndcg@10"] for f in names[name].values()), name))
-    return [{"model": name, "regimes": names[name], "best": best} for name in order]
+    order = sorted(by_model, key=lambda name: (-sum(f["ndcg@10"] for f in by_model[name].values()), name))
+    return [{"model": name, "regimes": by_model[name], "best": best} for name in order]
 
 
-def _slices(run: Run, kind: str) -> list[dict[str, Any]]:
-    """A row for each slice and regime: NDCG@10 of the learned models, and of the best rule."""
+def _slices(run: RunResults, kind: str) -> list[dict[str, Any]]:
+    """A row for each slice and regime: the figures of the learned models and of the best rule."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for regime in run.regimes:
-        for found in compared(run, kind, regime).iter_rows(named=True):
-            row = rows.setdefault((regime, found["by"], found["slice"]), {"n": found["n"], "models": {}})
-            row["models"][found["who"]] = found
+        for figures in compared(run, kind, regime).iter_rows(named=True):
+            row = rows.setdefault((regime, figures["by"], figures["slice"]), {"n": figures["n"], "models": {}})
+            row["models"][figures["who"]] = figures
     return [{"regime": regime, "by": by, "slice": name} | row for (regime, by, name), row in rows.items()]
 
 
 def _day(second: int) -> str:
+    """The UTC date of a Unix second."""
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
 
 

@@ -1,1 +1,1 @@
-"""From query vectors to the people nearest to them."""
+"""From requests to ranked users: retrieval with each model, heuristics, and the ranker over their candidates."""

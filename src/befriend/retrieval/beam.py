@@ -1,9 +1,10 @@
-"""Beam search over the trie of STUs: only people who exist and may be shown come out.
+"""Beam search over the trie of STUs: returns only users that exist and are allowed.
 
-A query's history is encoded once; a step looks at the children of the best prefixes so far, for all queries at once.
-A prefix counts for the probability that its users have on average, and for the most that anybody beneath it adds who
-may be shown: what somebody has been doing lately and a common past belong to single users, so no beam loses them. A
-prefix beneath which nobody may be shown is none.
+A user is *allowed* for a query if they are eligible and not excluded from its list. A query's history is encoded once.
+Each step scores the children of the best prefixes so far, the beams, for all queries together. A prefix is ranked by
+log(mean probability of its users) + the largest per-user term of its allowed users. So a beam does not lose a user with
+a high neighbor or dynamic term: those terms belong to single users, not to prefixes. Prefixes without an allowed user
+are dropped.
 """
 
 from __future__ import annotations
@@ -17,225 +18,310 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from befriend.models.paths import Paths
-from befriend.models.stu import FLOOR, LEAST, NextTargetPredictionSTU
-from befriend.retrieval.knn import Neighbours
-from befriend.tokens.trie import Hidden, Trie
+from befriend.models.prefix_tree import PrefixTree
+from befriend.models.stu_model import MIN_EXP_SUM, MIN_SCORE, NextTargetPredictionSTU
+from befriend.retrieval.knn import SearchResult
+from befriend.tokens.trie import ExclusionSet, Trie
 
-AWAY = -torch.inf
-SPARSE = 8  # a level is looked up by all tokens where at least one in so many leads on
+NEG_INF = -torch.inf
+MAX_TOKENS_PER_CHILD = 8  # a level has lookup tables (is dense) if it has at most 8 (parent, token) pairs per child
 
 
 @dataclass(frozen=True)
-class Step:
-    """What B requests look at on one level: the children of W nodes each."""
+class BeamStep:
+    """The children of the beams of B queries on one level: W beams a query, each at a node of the level above."""
 
-    node: Tensor
-    """int64[B, W], of the level above, -1 where a beam leads nowhere"""
-    child: Callable[[Tensor | None], Tensor]
-    """the children in some columns, int64[B, K], or in all, None: int64[B, K], whatever where the score is -inf"""
-    score: Tensor
-    """float32[B, C], log-probability, -inf where there is no child"""
-    sizes: Tensor
-    """float32[B, C]: log of how many users lie beneath"""
-    first: Tensor
-    """int64[B, W], the column where the children of each node begin"""
-    dense: bool
-    """whether every token has a column; otherwise children stand side by side"""
+    parent_node: Tensor
+    """int64[B, W], the node of each beam, -1 for a dead beam (no allowed user). No node is numbered -1, so that
+    no excluded pair matches a dead beam"""
+    child_nodes: Callable[[Tensor | None], Tensor]
+    """int64[B, K]: the child in each of these columns, int64[B, K], or in all columns for None; arbitrary where
+    log_prob is -inf"""
+    log_prob: Tensor
+    """float32[B, C], log-probability of each child, -inf where there is no child"""
+    log_num_users: Tensor
+    """float32[B, C]: log of the number of users beneath each child"""
+    first_column: Tensor
+    """int64[B, W], the column of each beam's first child"""
+    is_dense: bool
+    """True: each beam has a column for every token; False: for its existing children only, side by side"""
 
 
 class Bounds(Protocol):
-    """What the users beneath a node may add to the score, at most, and whether any of them may be shown."""
+    """Upper bounds of the full score of the allowed users beneath each child."""
 
-    def __call__(self, level: int, step: Step) -> Tensor:
-        """float32[B, C]: the scores with it, -inf where nobody may be shown. Exact for leaves."""
+    def __call__(self, level: int, step: BeamStep) -> Tensor:
+        """float32[B, C]: log_prob of each child plus the largest per-user term of its allowed users; -inf without an
+        allowed user. Exact for leaves."""
 
 
-class Shown:
-    """Nothing is added; some users may not be shown to some requests. What it takes does not grow with the users."""
+class ExclusionBounds:
+    """Bounds without per-user terms, for a set of excluded pairs (query, user). The cost does not grow with the number
+    of users. A call overwrites `step.log_prob`: it becomes -inf where all users beneath a child are excluded."""
 
-    def __init__(self, trie: Trie, hidden: Hidden):
+    def __init__(self, trie: Trie, excluded: ExclusionSet):
         self.trie = trie
-        row, node = hidden.keys // max(len(trie.users), 1), hidden.keys % max(len(trie.users), 1)
-        self.closed = []
-        for starts in reversed(trie.starts):
-            parent = torch.searchsorted(starts.long(), node, right=True) - 1
-            self.closed.append((row, node, parent))
-            # A node is closed where all of its children are.
-            keys, count = torch.unique(row * len(starts) + parent, return_counts=True)
-            row, node = keys // len(starts), keys % len(starts)
-            all_ = count == (starts[node + 1] - starts[node])
-            row, node = row[all_], node[all_]
-        self.closed.reverse()
+        row, node = excluded.keys // max(len(trie.users), 1), excluded.keys % max(len(trie.users), 1)
+        self.fully_excluded = []  # level -> (row, node, parent) of each query and node without an allowed user
+        for child_ptr in reversed(trie.child_ptr):
+            parent = torch.searchsorted(child_ptr.long(), node, right=True) - 1
+            self.fully_excluded.append((row, node, parent))
+            # A node is fully excluded if all of its children are.
+            keys, count = torch.unique(row * len(child_ptr) + parent, return_counts=True)
+            row, node = keys // len(child_ptr), keys % len(child_ptr)
+            is_fully_excluded = count == (child_ptr[node + 1] - child_ptr[node])
+            row, node = row[is_fully_excluded], node[is_fully_excluded]
+        self.fully_excluded.reverse()
 
-    def __call__(self, level: int, step: Step) -> Tensor:
-        row, child, parent = self.closed[level]
-        at, slot = (step.node[row] == parent[:, None]).nonzero(as_tuple=True)
-        row, child, parent = row[at], child[at], parent[at]
-        inside = self.trie.tokens[level][child].long() if step.dense else child - self.trie.starts[level][parent]
-        step.score[row, step.first[row, slot] + inside] = AWAY
-        return step.score
+    def __call__(self, level: int, step: BeamStep) -> Tensor:
+        row, child_nodes, parent = self.fully_excluded[level]
+        index, beam = (step.parent_node[row] == parent[:, None]).nonzero(as_tuple=True)
+        row, child_nodes, parent = row[index], child_nodes[index], parent[index]
+        column = (
+            self.trie.tokens[level][child_nodes].long()
+            if step.is_dense
+            else child_nodes - self.trie.child_ptr[level][parent]
+        )
+        step.log_prob[row, step.first_column[row, beam] + column] = NEG_INF
+        return step.log_prob
 
 
-class Maxima:
-    """Every user adds something of their own to the score of every request."""
+class TermBounds:
+    """Bounds with a term for each query and user, which is added to the user's log-probability."""
 
     def __init__(self, trie: Trie, terms: Tensor):
-        """terms: float32[leaves, B], what the user of each leaf adds; -inf for those not to be shown."""
-        self.levels = [terms]
-        for starts in trie.starts[:0:-1]:
-            # Children lie side by side, and every node has some.
-            above = np.maximum.reduceat(self.levels[-1].numpy(), starts[:-1].numpy(), axis=0)
-            self.levels.append(torch.from_numpy(above))
-        self.levels.reverse()
+        """terms: float32[leaves, B], the term of the user of each leaf; -inf for users who are not allowed."""
+        self.max_term_by_level = [terms]  # level -> float32[nodes, B], the largest term of the users beneath each node
+        for child_ptr in trie.child_ptr[:0:-1]:
+            # The children of a node are adjacent, and every node has some.
+            maxima = np.maximum.reduceat(self.max_term_by_level[-1].numpy(), child_ptr[:-1].numpy(), axis=0)
+            self.max_term_by_level.append(torch.from_numpy(maxima))
+        self.max_term_by_level.reverse()
 
-    def __call__(self, level: int, step: Step) -> Tensor:
-        return step.score + self.levels[level][step.child(None), torch.arange(len(step.node))[:, None]]
+    def __call__(self, level: int, step: BeamStep) -> Tensor:
+        return (
+            step.log_prob
+            + self.max_term_by_level[level][step.child_nodes(None), torch.arange(len(step.parent_node))[:, None]]
+        )
 
 
 @dataclass(frozen=True)
-class Level:
-    """Of a level on which many tokens lead on: all of them, for each node above."""
+class DenseLevel:
+    """Lookup tables of a level on which many tokens are children: n parent nodes, a column for each of V tokens."""
 
     scores: Tensor
-    """float32[nodes above, V], -inf for tokens that lead to nobody"""
-    child: Tensor
-    """int64[nodes above, V], whither they lead"""
-    sums: Tensor
-    """float32[nodes above, V], exp of the scores, less the largest"""
-    sizes: Tensor
-    """float32[nodes above, V]: log of how many users lie beneath, 0 for tokens that lead to nobody"""
+    """float32[n, V], prefix scores, -inf for tokens that lead to no user"""
+    child_nodes: Tensor
+    """int64[n, V], the child of each token, 0 if there is none"""
+    exp_scores: Tensor
+    """float32[n, V], exp(score - max_score of the parent): summands of the softmax denominator"""
+    log_num_users: Tensor
+    """float32[n, V]: log of the number of users beneath, 0 for tokens that lead to no user"""
 
 
 @dataclass(frozen=True)
-class Following:
-    """The part of each level's scores that depends on the prefix alone, for all prefixes of a trie."""
+class PrefixScores:
+    """The prefix scores of all nodes of a trie: the part of each level's scores that does not depend on the query."""
 
-    edge: tuple[Tensor, ...]
-    """L times float32[nodes]: the score of each node's own token after the one above"""
-    largest: tuple[Tensor, ...]
-    """L times float32[nodes above]: the largest score of a token that leads on"""
-    sizes: tuple[Tensor, ...]
-    """L times float32[nodes]: log of how many users lie beneath, 0 for none"""
-    dense: tuple[Level | None, ...]
-    """L levels, None where few tokens lead on"""
+    node_score: tuple[Tensor, ...]
+    """L times float32[nodes]: the prefix score of each node's token, given its parent"""
+    max_score: tuple[Tensor, ...]
+    """L times float32[parents]: the largest score of a token that leads to a user"""
+    log_num_users: tuple[Tensor, ...]
+    """L times float32[nodes]: log of the number of eligible users beneath each node, 0 for none"""
+    dense: tuple[DenseLevel | None, ...]
+    """L levels, None for levels where few tokens are children"""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: NextTargetPredictionSTU, trie: Trie, paths: Paths) -> Following:
-        """trie: of the users whom the model was told of; paths: theirs, where those count who are there."""
-        edge, largest, sizes = [], [], []
-        dense: list[Level | None] = []
+    def of(cls, model: NextTargetPredictionSTU, trie: Trie, prefix_tree: PrefixTree) -> PrefixScores:
+        """trie: of the users set in the model; prefix_tree: of the same users, counts the eligible ones."""
+        node_score, max_score, log_num_users = [], [], []
+        dense: list[DenseLevel | None] = []
         for level in range(trie.levels):
-            starts, token = trie.starts[level].long(), trie.tokens[level].long()
-            scores = model.following(level, torch.arange(len(starts) - 1), paths)
-            above = torch.repeat_interleave(starts.diff())
-            edge.append(scores[above, token])
-            largest.append(scores.amax(1).clamp(min=LEAST))
-            sizes.append(paths.sizes[level][above, token].clamp(min=0))
-            table = None
-            if len(token) * SPARSE >= scores.numel():
-                child = torch.zeros(scores.shape, dtype=torch.long)
-                child[above, token] = torch.arange(len(token))
-                beneath = torch.zeros(scores.shape)
-                beneath[above, token] = sizes[-1]
-                table = Level(scores, child, (scores - largest[-1][:, None]).exp(), beneath)
-            dense.append(table)
-        return cls(tuple(edge), tuple(largest), tuple(sizes), tuple(dense))
+            child_ptr, token = trie.child_ptr[level].long(), trie.tokens[level].long()
+            scores = model.prefix_scores(level, torch.arange(len(child_ptr) - 1), prefix_tree)
+            parent = torch.repeat_interleave(child_ptr.diff())
+            node_score.append(scores[parent, token])
+            max_score.append(scores.amax(1).clamp(min=MIN_SCORE))
+            log_num_users.append(prefix_tree.sizes[level][parent, token].clamp(min=0))
+            tables = None
+            if len(token) * MAX_TOKENS_PER_CHILD >= scores.numel():
+                child_nodes = torch.zeros(scores.shape, dtype=torch.long)
+                child_nodes[parent, token] = torch.arange(len(token))
+                token_sizes = torch.zeros(scores.shape)
+                token_sizes[parent, token] = log_num_users[-1]
+                tables = DenseLevel(scores, child_nodes, (scores - max_score[-1][:, None]).exp(), token_sizes)
+            dense.append(tables)
+        return cls(tuple(node_score), tuple(max_score), tuple(log_num_users), tuple(dense))
 
 
 @torch.no_grad()
-def search(
+def beam_search(
     model: NextTargetPredictionSTU,
     trie: Trie,
-    following: Following,
-    asked: Tensor,
+    prefix_scores: PrefixScores,
+    query: Tensor,
     bounds: Bounds,
-    width: int,
+    beam_width: int,
     k: int,
-) -> Neighbours:
-    """The best k people for each request. asked: float32[B, H], from a query; width: prefixes kept on each level."""
-    node, log = torch.zeros(len(asked), 1, dtype=torch.long), torch.zeros(len(asked), 1)
+) -> SearchResult:
+    """The best k users for each query. query: float32[B, H], static query vectors; beam_width: beams per level.
+
+    Example: users 0, 1 and 2 with STUs (0, 0), (0, 1) and (1, 0). On both levels token 0 has probability 0.4 and token
+    1 has 0.6; user 2 is the only one below node 1, so that the second token is certain:
+
+    >>> from types import SimpleNamespace
+    >>> trie = Trie.of(torch.tensor([[0, 0], [0, 1], [1, 0]]))
+    >>> zeros, log_num_users = (torch.zeros(2), torch.zeros(3)), (torch.tensor([2.0, 1.0]).log(), torch.zeros(3))
+    >>> prefix_scores = PrefixScores(zeros, (torch.zeros(1), torch.zeros(2)), log_num_users, dense=(None, None))
+    >>> model = SimpleNamespace(query_scores=lambda level, query: query)
+    >>> query = torch.tensor([[0.4, 0.6]]).log()
+
+    The term of user 0 multiplies their probability by 10. With a single beam, prefix 0 ranks by 0.4 / 2 * 10 = 2 and
+    prefix 1 by 0.6. Prefix 0 is kept, and its users get 0.4 * 0.4 * 10 = 1.6 and 0.4 * 0.6 = 0.24:
+
+    >>> bounds = TermBounds(trie, torch.tensor([[10.0], [1.0], [1.0]]).log())
+    >>> result = beam_search(model, trie, prefix_scores, query, bounds, beam_width=1, k=2)
+    >>> result.ids.tolist(), result.scores.exp()
+    ([[0, 1]], tensor([[1.6000, 0.2400]]))
+    """
+    node, log_prob = torch.zeros(len(query), 1, dtype=torch.long), torch.zeros(len(query), 1)
     for level in range(trie.levels):
-        wanted = model.wanted(level, asked)  # (B, V)
-        step = _step(trie, level, following, node, log, wanted)
-        total = bounds(level, step)
+        query_scores = model.query_scores(level, query)  # (B, V)
+        step = _step(trie, level, prefix_scores, node, log_prob, query_scores)
+        bound = bounds(level, step)
         if level == trie.levels - 1:
-            best = total.topk(min(k, total.shape[1]), dim=1)
-            return _found(trie, best.values, step.child(best.indices), k)
-        best = (total - step.sizes).topk(min(width, total.shape[1]), dim=1)
-        real = best.values > AWAY
-        node = torch.where(real, step.child(best.indices), -1)  # beneath -1 nobody has to be hidden
-        log = torch.where(real, step.score.gather(1, best.indices), AWAY)
+            best = bound.topk(min(k, bound.shape[1]), dim=1)
+            return _users_of_leaves(trie, best.values, step.child_nodes(best.indices), k)
+        best = (bound - step.log_num_users).topk(min(beam_width, bound.shape[1]), dim=1)
+        is_alive = best.values > NEG_INF
+        node = torch.where(is_alive, step.child_nodes(best.indices), -1)  # -1: see `BeamStep.parent_node`
+        log_prob = torch.where(is_alive, step.log_prob.gather(1, best.indices), NEG_INF)
     raise AssertionError("a trie has at least one level")
 
 
-def _step(trie: Trie, level: int, following: Following, node: Tensor, log: Tensor, wanted: Tensor) -> Step:
-    """The children of the beams' nodes, int64[B, W]. log: float32[B, W], -inf for beams that lead nowhere."""
-    high = wanted.amax(1, keepdim=True)
-    most = high + following.largest[level][node]
-    table = following.dense[level]
-    if table is None:
-        return _side_by_side(trie, level, following, node, log, wanted, most)
-    behind = torch.bmm(table.sums[node], (wanted - high).exp()[..., None]).squeeze(2)
-    log = log - (behind.clamp(min=FLOOR).log() + most)
-    score = table.scores[node].add_(wanted[:, None]).add_(log[..., None])  # in place: memory is what takes time
-    v = wanted.shape[1]
+def _step(
+    trie: Trie, level: int, prefix_scores: PrefixScores, node: Tensor, log_prob: Tensor, query_scores: Tensor
+) -> BeamStep:
+    """The children of the beams' nodes, int64[B, W], with their log-probabilities.
 
-    def child(columns: Tensor | None) -> Tensor:
+    log_prob: float32[B, W], of the nodes, -inf for dead beams; query_scores: float32[B, V].
+    """
+    query_max = query_scores.amax(1, keepdim=True)
+    score_max = query_max + prefix_scores.max_score[level][node]
+    tables = prefix_scores.dense[level]
+    if tables is None:
+        return _gather_children(trie, level, prefix_scores, node, log_prob, query_scores, score_max)
+    exp_sum = torch.bmm(tables.exp_scores[node], (query_scores - query_max).exp()[..., None]).squeeze(2)
+    log_prob = log_prob - (
+        exp_sum.clamp(min=MIN_EXP_SUM).log() + score_max
+    )  # less the softmax denominator of the children
+    # in place: memory access takes most of the time
+    score = tables.scores[node].add_(query_scores[:, None]).add_(log_prob[..., None])
+    v = query_scores.shape[1]
+
+    def child_nodes(columns: Tensor | None) -> Tensor:
         if columns is None:
-            return table.child[node].flatten(1)
-        return table.child[node.gather(1, columns // v), columns % v]
+            return tables.child_nodes[node].flatten(1)
+        return tables.child_nodes[node.gather(1, columns // v), columns % v]
 
-    first = torch.arange(node.shape[1]).expand(len(node), -1) * v
-    return Step(node, child, score.flatten(1), table.sizes[node].flatten(1), first, True)
-
-
-def _side_by_side(
-    trie: Trie, level: int, following: Following, node: Tensor, log: Tensor, wanted: Tensor, most: Tensor
-) -> Step:
-    """As `_step`, where few tokens lead on. most: float32[B, W], no child of a node scores higher."""
-    count, children = _children(trie, level, node, log)
-    own, many = count.flatten(), count.sum(1)
-    begin = torch.arange(len(node)).repeat_interleave(many) * wanted.shape[1]  # of each child's request in flat scores
-    score = wanted.flatten().index_select(0, begin.add_(trie.tokens[level].index_select(0, children)))
-    score.add_(following.edge[level].index_select(0, children))
-    above = most.flatten().repeat_interleave(own)
-    behind = torch.segment_reduce((score - above).exp_(), "sum", lengths=own, unsafe=True)
-    score.add_((log.flatten() - (behind.clamp(min=FLOOR).log() + most.flatten())).repeat_interleave(own))
-    # The children of a request stand side by side, and nobody behind the last: a few requests have many.
-    there = torch.arange(max(1, int(many.max()))) < many[:, None]
-    scores = torch.full(there.shape, AWAY).masked_scatter_(there, score)
-    before = (many.cumsum(0) - many)[:, None]
-
-    def child(columns: Tensor | None) -> Tensor:
-        at = before + (torch.arange(there.shape[1]) if columns is None else columns)
-        # Behind the last child of the last request there is none; and maybe nobody has any.
-        return children[at.clamp(max=len(children) - 1)] if len(children) else torch.zeros_like(at)
-
-    leaves = level + 1 == trie.levels
-    sizes = torch.zeros(()).expand(there.shape) if leaves else following.sizes[level][child(None)]
-    return Step(node, child, scores, sizes, count.cumsum(1) - count, False)
+    first_column = torch.arange(node.shape[1]).expand(len(node), -1) * v
+    return BeamStep(node, child_nodes, score.flatten(1), tables.log_num_users[node].flatten(1), first_column, True)
 
 
-def _children(trie: Trie, level: int, node: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
-    """Children on a level of all beams: how many, int64[B, W], and which, int64[C], one beam after the other."""
-    starts = trie.starts[level]
-    low = starts[node].long()
-    count = torch.where(log > AWAY, starts[node + 1].long() - low, 0)
-    own = count.flatten()
-    child = (low.flatten() - (own.cumsum(0) - own)).repeat_interleave(own)
-    return count, child.add_(torch.arange(len(child)))
+def _gather_children(
+    trie: Trie,
+    level: int,
+    prefix_scores: PrefixScores,
+    node: Tensor,
+    log_prob: Tensor,
+    query_scores: Tensor,
+    score_max: Tensor,
+) -> BeamStep:
+    """As `_step`, for a level where few tokens are children: those of a query's beams are side by side, without gaps.
+
+    score_max: float32[B, W], an upper bound of the scores of each node's children.
+
+    Example: five users whose STUs are (0, 0), (0, 2), (1, 1), (1, 2) and (2, 0). On level 1 the children of node 0 are
+    the leaves 0 and 1, those of node 1 the leaves 2 and 3, and node 2 has leaf 4 alone. All prefix scores are 0; both
+    queries score token 2 with log 2, so that it is twice as probable as tokens 0 and 1:
+
+    >>> trie = Trie.of(torch.tensor([[0, 0], [0, 2], [1, 1], [1, 2], [2, 0]]))
+    >>> zeros = (torch.zeros(3), torch.zeros(5))
+    >>> prefix_scores = PrefixScores(node_score=zeros, max_score=zeros, log_num_users=zeros, dense=(None, None))
+    >>> query_scores = torch.tensor([[1.0, 1.0, 2.0]]).log().expand(2, -1)
+
+    Query 0 has beams at node 0, of probability 0.6, and at node 2, of 0.4; query 1 has one at node 1 and a dead beam:
+
+    >>> node = torch.tensor([[0, 2], [1, -1]])
+    >>> log_prob = torch.tensor([[0.6, 0.4], [1.0, 0.0]]).log()
+    >>> score_max = torch.full((2, 2), 2.0).log()
+    >>> step = _gather_children(trie, 1, prefix_scores, node, log_prob, query_scores, score_max)
+
+    Query 0 has the children 0, 1 and 4, of probability 0.6 / 3, 0.6 * 2 / 3 and 0.4. Query 1 has the children 2 and 3,
+    and a column of padding, whose child is arbitrary:
+
+    >>> step.child_nodes(None).tolist()
+    [[0, 1, 4], [2, 3, 3]]
+    >>> step.log_prob.exp()
+    tensor([[0.2000, 0.4000, 0.4000],
+            [0.3333, 0.6667, 0.0000]])
+    >>> step.first_column.tolist()
+    [[0, 2], [0, 2]]
+    """
+    count, children = _children(trie, level, node, log_prob)
+    row_count = count.sum(1)
+    # the offset of each child's query in the flat query scores
+    offset = torch.arange(len(node)).repeat_interleave(row_count) * query_scores.shape[1]
+    score = query_scores.flatten().index_select(0, offset.add_(trie.tokens[level].index_select(0, children)))
+    score.add_(prefix_scores.node_score[level].index_select(0, children))
+    score = _log_softmax(score, count.flatten(), log_prob.flatten(), score_max.flatten())
+    # Rows are padded after the last child: only few queries have many children.
+    is_child = torch.arange(max(1, int(row_count.max()))) < row_count[:, None]
+    scores = torch.full(is_child.shape, NEG_INF).masked_scatter_(is_child, score)
+    row_start = (row_count.cumsum(0) - row_count)[:, None]
+
+    def child_nodes(columns: Tensor | None) -> Tensor:
+        index = row_start + (torch.arange(is_child.shape[1]) if columns is None else columns)
+        # The padding of the last query is past the end of `children`, which may be empty.
+        return children[index.clamp(max=len(children) - 1)] if len(children) else torch.zeros_like(index)
+
+    of_level = prefix_scores.log_num_users[level]
+    log_num_users = torch.zeros(()).expand(is_child.shape) if level + 1 == trie.levels else of_level[child_nodes(None)]
+    return BeamStep(node, child_nodes, scores, log_num_users, count.cumsum(1) - count, False)
 
 
-def exhaustive(model: NextTargetPredictionSTU, trie: Trie, asked: Tensor, terms: Tensor, k: int) -> Neighbours:
-    """The best k of everyone: what a beam is measured by. asked: float32[B, H]; terms: as of `Maxima`."""
-    best = (model.log_probs(asked, trie.users.long()) + terms.T).topk(min(k, len(trie.users)), dim=1)
-    return _found(trie, best.values, best.indices, k)
+def _log_softmax(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tensor) -> Tensor:
+    """float32[C]: the log-probabilities of children, from their scores, beam after beam; `score` is overwritten.
+
+    count: int64[B * W], the children of each beam; log_prob: float32[B * W], of the beams; score_max: float32[B * W],
+    upper bounds of the scores.
+    """
+    child_max = score_max.repeat_interleave(count)
+    exp_sum = torch.segment_reduce((score - child_max).exp_(), "sum", lengths=count, unsafe=True)
+    return score.add_((log_prob - (exp_sum.clamp(min=MIN_EXP_SUM).log() + score_max)).repeat_interleave(count))
 
 
-def _found(trie: Trie, scores: Tensor, leaf: Tensor, k: int) -> Neighbours:
-    """The users of some leaves, int64[B, K], K <= k, the best first; nobody where the score, float32[B, K], is -inf."""
-    found = torch.where(scores > AWAY, trie.users[leaf].long(), -1)
-    missing = (0, k - found.shape[1])
-    return Neighbours(F.pad(found, missing, value=-1), F.pad(scores, missing, value=AWAY))
+def _children(trie: Trie, level: int, node: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """The children of all beams on a level: their number per beam, int64[B, W], and the nodes, int64[C], beam after
+    beam. Dead beams, whose log_prob, float32[B, W], is -inf, have none."""
+    child_ptr = trie.child_ptr[level]
+    low = child_ptr[node].long()
+    count = torch.where(log_prob > NEG_INF, child_ptr[node + 1].long() - low, 0)
+    beam_count = count.flatten()
+    child_nodes = (low.flatten() - (beam_count.cumsum(0) - beam_count)).repeat_interleave(beam_count)
+    return count, child_nodes.add_(torch.arange(len(child_nodes)))
+
+
+def exhaustive_search(model: NextTargetPredictionSTU, trie: Trie, query: Tensor, terms: Tensor, k: int) -> SearchResult:
+    """The exact best k of all users, to measure a beam by. query: float32[B, H]; terms: as of `TermBounds`."""
+    best = (model.log_probs(query, trie.users.long()) + terms.T).topk(min(k, len(trie.users)), dim=1)
+    return _users_of_leaves(trie, best.values, best.indices, k)
+
+
+def _users_of_leaves(trie: Trie, scores: Tensor, leaf: Tensor, k: int) -> SearchResult:
+    """The users of leaves, int64[B, K], K <= k, best first; none where the score, float32[B, K], is -inf."""
+    users = torch.where(scores > NEG_INF, trie.users[leaf].long(), -1)
+    missing = (0, k - users.shape[1])
+    return SearchResult(F.pad(users, missing, value=-1), F.pad(scores, missing, value=NEG_INF))

@@ -1,8 +1,8 @@
-"""A ranker over the candidates of everyone else: one list that is better than each of those it is made from.
+"""The ranker: reranks the candidates of all models and heuristics into one list that is better than each of theirs.
 
-Candidates are the heads of other rankers' lists; what is known of each is where it stands on them, the models' scores,
-and what the log tells of the candidate, the user and the two together at that moment. LightGBM's lambdarank (Burges
-2010) learns from validation events who should have stood first.
+Candidates are the heads of the lists of models and heuristics. The features of a candidate are its rank on each list,
+the models' scores, and the activity features of candidate, user and pair as of the cutoff. LightGBM's lambdarank
+(Burges 2010) learns from validation events which candidate should have come first.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from befriend.data.observed import Observed
 from befriend.errors import DataError
-from befriend.retrieval.requests import Request
+from befriend.features.feature_view import FeatureView
+from befriend.retrieval.requests import RequestBatch
 
 if TYPE_CHECKING:
     import lightgbm
 
-    from befriend.config import RankerSettings
+    from befriend.retrieval.ranker_settings import RankerSettings
 
-RULES = (
+RANKER_HEURISTICS = (
     "recency-then-last-received",
     "base-level-then-attention",
     "last-received",
@@ -38,102 +38,129 @@ RULES = (
     "ppr-x-attention",
 )
 MODELS = ("two-tower", "stu")
-HEAD = 30  # of each list
+SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
+"""name of a ranker -> its sources, the models and heuristics whose candidates it orders"""
+CANDIDATES_PER_LIST = 30  # candidates taken from the head of each list
 
 
 @dataclass(frozen=True)
-class Lists:
-    """What models and rules gave for a request."""
+class CandidateLists:
+    """The lists of models and heuristics for B requests."""
 
     ids: dict[str, np.ndarray]
-    """name -> int64[R, SOURCED], -1 behind the last"""
+    """name of a model or heuristic -> int64[B, CANDIDATE_DEPTH], best first, padded with -1"""
     scores: dict[str, np.ndarray]
-    """of models, name -> float32[R, SOURCED]"""
+    """name of a model -> float32[B, CANDIDATE_DEPTH]; heuristics have no scores"""
 
 
-def candidates(lists: Lists, names: Sequence[str], head: int = HEAD) -> np.ndarray:
-    """int64[R, K]: users at the head of any of the lists, each once, ascending; -1 behind the last."""
-    heads = np.sort(np.concatenate([lists.ids[name][:, :head] for name in names], 1), 1).astype(np.int64)
+def merge_candidates(lists: CandidateLists, names: Sequence[str], per_source: int = CANDIDATES_PER_LIST) -> np.ndarray:
+    """int64[B, K]: users among the first `per_source` of any of the lists, each once, ascending, padded with -1.
+
+    K is the largest number of candidates of a request. Example: two requests, lists of a model and of a heuristic, and
+    the first two users of each list. User 2 is on both lists of request 0, but a candidate once:
+
+    >>> lists = CandidateLists({"stu": np.array([[4, 2, 5], [3, -1, -1]]), "ppr": np.array([[2, 1, 3], [5, 3, 1]])}, {})
+    >>> merge_candidates(lists, ("stu", "ppr"), per_source=2)
+    array([[ 1,  2,  4],
+           [ 3,  5, -1]])
+    """
+    heads = np.sort(np.concatenate([lists.ids[name][:, :per_source] for name in names], 1), 1).astype(np.int64)
     heads[:, 1:][heads[:, 1:] == heads[:, :-1]] = -1
     order = np.argsort(heads < 0, 1, kind="stable")
-    kept = int((heads >= 0).sum(1).max(initial=1))
-    return np.take_along_axis(heads, order, 1)[:, :kept]
+    max_candidates = int((heads >= 0).sum(1).max(initial=1))
+    return np.take_along_axis(heads, order, 1)[:, :max_candidates]
 
 
-def features(observed: Observed, request: Request, lists: Lists, users: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """float32[R, K, F]: what is known of candidates, int64[R, K], from `candidates`. NaN for what is not known."""
-    activity = observed.activity
-    visible, horizon = (torch.from_numpy(x)[:, None] for x in (request.visible, request.horizon))
+def ranker_features(
+    feature_view: FeatureView, request: RequestBatch, lists: CandidateLists, users: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """float32[B, K, D]: the ranker's features of candidates, users int64[B, K] from `merge_candidates`.
+
+    names: the sources whose ranks and scores are features, see `SOURCES`. Columns, in this order:
+
+    | columns | of | NaN where |
+    |---|---|---|
+    | USER_FEATURES | candidate | |
+    | USER_FEATURES | requesting user | |
+    | STATISTICS, if the log has texts | texts of the candidate | the candidate has no text |
+    | PAIR_FEATURES | requesting user and candidate | they have no common event |
+    | 1 | edge type of their last entry, 0 without one | |
+    | 1 | whether they are in contact | |
+    | 1 | regime, index into REGIMES | |
+    | for each source, 1 | rank on its list, from 0 | the candidate is not on the list |
+    | for each model, 2 more | score; score minus the list's best score | the candidate is not on the list |
+
+    The rows of padding, users -1, hold arbitrary features.
+    """
+    activity = feature_view.activity
+    num_visible, cutoff = (torch.from_numpy(x)[:, None] for x in (request.num_visible, request.cutoff))
     user = torch.from_numpy(request.user)[:, None]
-    other = torch.from_numpy(users).clamp(min=0)
-    own = activity.user_features(activity.places(user, visible), visible, horizon).numpy()
-    parts = [
-        activity.user_features(activity.places(other, visible), visible, horizon).numpy(),
-        np.repeat(own, users.shape[1], 1),
+    candidate = torch.from_numpy(users).clamp(min=0)
+    user_features = activity.user_features(activity.last_entries(user, num_visible), num_visible, cutoff).numpy()
+    feature_blocks = [
+        activity.user_features(activity.last_entries(candidate, num_visible), num_visible, cutoff).numpy(),
+        np.repeat(user_features, users.shape[1], 1),
     ]
-    if observed.texts.width:  # who has no event yet is known by when they wrote
-        told, _ = observed.texts.told(other, horizon.expand_as(other))
-        parts.append(torch.where(told[..., :1] > 0, told, torch.nan).numpy())
-    place = activity.pair_places(user, other, visible)
-    end = activity.histories.ends(user, visible)
-    pair = activity.pair_features(place, end, visible, horizon).numpy()
-    parts.append(np.where((place >= 0).numpy()[..., None], pair, np.nan))
-    flat = [
-        activity.kinds(place).numpy(),
-        activity.in_contact(place).numpy(),
+    if feature_view.texts.width:  # cold-start users have no other features
+        statistics, _ = feature_view.texts.statistics_and_rows(candidate, cutoff.expand_as(candidate))
+        feature_blocks.append(torch.where(statistics[..., :1] > 0, statistics, torch.nan).numpy())
+    entry = activity.last_pair_entries(user, candidate, num_visible)
+    end = activity.histories.end_offsets(user, num_visible)
+    pair = activity.pair_features(entry, end, num_visible, cutoff).numpy()
+    feature_blocks.append(np.where((entry >= 0).numpy()[..., None], pair, np.nan))
+    columns = [
+        activity.edge_types(entry).numpy(),
+        activity.in_contact(entry).numpy(),
         np.repeat(request.regime[:, None], users.shape[1], 1),
     ]
     for name in names:
-        rank = ranks_of(lists.ids[name], users)
-        flat.append(np.where(rank >= 0, rank, np.nan))
+        rank = rank_in_list(lists.ids[name], users)
+        columns.append(np.where(rank >= 0, rank, np.nan))
         if name in lists.scores:
             score = np.take_along_axis(lists.scores[name], rank.clip(min=0), 1)
-            flat.append(np.where(rank >= 0, score, np.nan))
-            flat.append(flat[-1] - lists.scores[name][:, :1])
-    parts.append(np.stack(flat, -1))
-    return np.concatenate(parts, -1).astype(np.float32)
+            columns.append(np.where(rank >= 0, score, np.nan))
+            columns.append(columns[-1] - lists.scores[name][:, :1])
+    feature_blocks.append(np.stack(columns, -1))
+    return np.concatenate(feature_blocks, -1).astype(np.float32)
 
 
-def ranks_of(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """int64[R, K]: where each user stands on a list, from 0; -1 for those not on it. ids: [R, k]; users: [R, K]."""
-    listed, place = torch.from_numpy(ids).long().sort(1)
-    wanted = torch.from_numpy(np.ascontiguousarray(users))
-    found = torch.searchsorted(listed, wanted).clamp(max=ids.shape[1] - 1)
-    same = (listed.gather(1, found) == wanted) & (wanted >= 0)
-    return torch.where(same, place.gather(1, found), -1).numpy()
-
-
-SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RULES), "boosted": RULES}
+def rank_in_list(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """int64[B, K]: the rank of each user on a list, from 0; -1 for users not on it. ids: [B, k]; users: [B, K]."""
+    sorted_ids, rank = torch.from_numpy(ids).long().sort(1)
+    sought = torch.from_numpy(np.ascontiguousarray(users))
+    index = torch.searchsorted(sorted_ids, sought).clamp(max=ids.shape[1] - 1)
+    is_listed = (sorted_ids.gather(1, index) == sought) & (sought >= 0)
+    return torch.where(is_listed, rank.gather(1, index), -1).numpy()
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Candidates of G lists, one list after the other."""
+class RankerExamples:
+    """Training examples of the ranker: n candidates of G lists, list after list."""
 
-    rows: np.ndarray
-    """float32[n, F]"""
+    features: np.ndarray
+    """float32[n, D], the features of each candidate"""
     labels: np.ndarray
-    """bool[n], who should have stood first"""
+    """bool[n], whether the candidate is the target, which should come first"""
     groups: np.ndarray
-    """int64[G], how many candidates each list has"""
-    moments: np.ndarray
-    """int64[G], the second of each list's event"""
+    """int64[G], number of candidates of each list"""
+    timestamps: np.ndarray
+    """int64[G], UTC second of each list's event"""
 
     @classmethod
-    def joined(cls, parts: Sequence[Examples]) -> Examples:
-        """All of them, in the order of time."""
-        rows, labels, groups, moments = (
-            np.concatenate([getattr(part, field) for part in parts]) for field in cls.__dataclass_fields__
+    def concat(cls, blocks: Sequence[RankerExamples]) -> RankerExamples:
+        """The examples of all blocks, with their lists in order of time."""
+        features, labels, groups, timestamps = (
+            np.concatenate([getattr(block, field) for block in blocks]) for field in cls.__dataclass_fields__
         )
-        order = np.argsort(moments, kind="stable")
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        of_row = np.argsort(np.repeat(place, groups), kind="stable")
-        return cls(rows[of_row], labels[of_row], groups[order], moments[order])
+        order = np.argsort(timestamps, kind="stable")
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        row_order = np.argsort(np.repeat(rank, groups), kind="stable")
+        return cls(features[row_order], labels[row_order], groups[order], timestamps[order])
 
 
-def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
-    """LambdaMART on the lists, the first ten or twenty places of which matter."""
+def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.Booster:
+    """Trains LambdaMART on the lists; only their first 20 ranks matter."""
     import lightgbm
 
     options = {
@@ -152,21 +179,24 @@ def fit(examples: Examples, settings: RankerSettings) -> lightgbm.Booster:
         "force_row_wise": True,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(examples.rows, examples.labels.astype(np.int8), group=examples.groups)
+    data = lightgbm.Dataset(examples.features, examples.labels.astype(np.int8), group=examples.groups)
     return lightgbm.train(options, data, settings.trees)
 
 
 def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
-    """What stage train_ranker left behind."""
+    """The rankers written by stage train_ranker: name in `SOURCES` -> booster.
+
+    Raises DataError if one cannot be read.
+    """
     import lightgbm
 
-    found = {}
+    boosters = {}
     for name in SOURCES:
         path = folder / f"{name}.txt"
         if not path.is_file():
             raise DataError(f"there is no {path}. Run `dvc repro train_ranker` first.")
         try:
-            found[name] = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+            boosters[name] = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{path} cannot be read ({error}). Run `dvc repro train_ranker`.") from None
-    return found
+    return boosters

@@ -1,8 +1,9 @@
-"""What makes every list: of evaluation, batch jobs, the API and the command line alike.
+"""The recommender, which makes every list: of evaluation, batch jobs, the API and the command line alike.
 
-The order of everybody for a request is fixed by the request. A model's is by score. The ranker's begins with its
-candidates, the heads of the lists of models and rules, by its own score; behind them come all others in the order of
-the two-tower model. How many people are shown, and which of them, only cuts and filters that order.
+The ranking of all eligible users for a request depends on the request alone. A model ranks by score. A ranker first
+ranks its candidates, the heads of the lists of its sources (models and heuristics), by its own score; the ranker `both`
+is followed by all other users in the order of the two-tower model. How many users are shown, and which of them, only
+cuts and filters that ranking.
 """
 
 from __future__ import annotations
@@ -18,53 +19,55 @@ import numpy as np
 import torch
 
 from befriend import kernels
-from befriend.data.observed import Observed
-from befriend.models.batch import Query
-from befriend.retrieval.heuristics import RULES, Heuristics, HeuristicsAt
-from befriend.retrieval.moment import Moment
-from befriend.retrieval.ranker import SOURCES, Lists, candidates, features
-from befriend.retrieval.requests import DEPTH, SOURCED, Ranked, Request, moments
-from befriend.retrieval.retriever import Pairs, Retriever, View
+from befriend.features.feature_view import FeatureView
+from befriend.features.snapshot import FeatureSnapshot
+from befriend.models.model_inputs import Query
+from befriend.retrieval.heuristics import HEURISTICS, Heuristics, HeuristicsSnapshot
+from befriend.retrieval.ranker import SOURCES, CandidateLists, merge_candidates, ranker_features
+from befriend.retrieval.requests import CANDIDATE_DEPTH, LIST_DEPTH, RankedLists, RequestBatch, group_by_cutoff
+from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever
 
 if TYPE_CHECKING:
     import lightgbm
 
-KEPT = 4  # moments
-BEHIND = {"both": "two-tower"}  # whose order goes on behind the candidates
+MAX_CACHED_STATES = 4
+FALLBACK_MODEL = {"both": "two-tower"}  # ranker -> the model that ranks all users after the ranker's candidates
 
 
-class Filter(Protocol):
-    """Who may be shown of those who are ranked."""
+class ListFilter(Protocol):
+    """A filter of ranked users: which of them may be shown."""
 
-    def allows(self, user: int, horizon: int) -> np.ndarray:
-        """bool[N]. user: whose list it is, the number of users for somebody whom the log does not have; horizon: the
-        UTC second as of which it is made."""
+    def allowed_mask(self, user: int, cutoff: int) -> np.ndarray:
+        """bool[N]: the users who may be shown.
+
+        user: the requesting user's internal id, N for a user who is not in the log; cutoff: UTC second of the list.
+        """
         ...
 
 
-class WithEvents:
-    """Only people who did or received something: those whom the evaluation protocol knows."""
+class HasEvents:
+    """Only users with an event, the candidates of the evaluation protocol: no cold-start users."""
 
     def __init__(self, first_seen: np.ndarray):
-        """first_seen: int64[N], of the log."""
+        """first_seen: int64[N], UTC second of each user's first event, as in `EventLog`."""
         self.first_seen = first_seen
 
-    def allows(self, user: int, horizon: int) -> np.ndarray:
-        return self.first_seen < horizon
+    def allowed_mask(self, user: int, cutoff: int) -> np.ndarray:
+        return self.first_seen < cutoff
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """Models and rules as of a moment. Nothing of it changes, so threads may share it."""
+class RecommenderState:
+    """Models and heuristics as of a cutoff. Immutable, so threads may share it."""
 
-    moment: Moment
-    views: dict[str, View]
-    """model -> its view"""
-    rules: HeuristicsAt | None
+    snapshot: FeatureSnapshot
+    views: dict[str, ModelView]
+    """name of the model -> its view"""
+    heuristics: HeuristicsSnapshot | None
 
 
 class Recommender:
-    """All models and rules on a log. Threads may share it."""
+    """All models, heuristics and rankers on a log. Threads may share it."""
 
     def __init__(
         self,
@@ -72,175 +75,197 @@ class Recommender:
         heuristics: Heuristics | None = None,
         boosters: dict[str, lightgbm.Booster] | None = None,
         opted_out: np.ndarray | None = None,
-        observed: Observed | None = None,
+        feature_view: FeatureView | None = None,
     ):
-        """boosters: name -> what orders the candidates of `SOURCES` of that name; opted_out: bool[N], who must not
-        stand on any list; observed: the log and the texts by which people are found, None: as the first model sees
-        them. Rules and boosters that are not there give no lists."""
+        """boosters: name in `SOURCES` -> the ranker's model; opted_out: bool[N], users who must not be listed;
+        feature_view: the log, and the texts that make users eligible, by default those of the first model. Without
+        heuristics or boosters, there are no lists of heuristics or rankers."""
         self.retrievers = {retriever.name: retriever for retriever in retrievers}
         self.heuristics, self.boosters = heuristics, boosters or {}
-        self.observed = observed or next(iter(self.retrievers.values())).observed
+        self.feature_view = feature_view or next(iter(self.retrievers.values())).feature_view
         self.opted_out = None if opted_out is None or not opted_out.any() else torch.from_numpy(opted_out)
-        self._kept: OrderedDict[tuple[int, int], Future[Snapshot]] = OrderedDict()
+        self._states: OrderedDict[tuple[int, int], Future[RecommenderState]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everybody who gives lists: the ranker, models, rules."""
-        return (*self.boosters, *self.retrievers, *(RULES if self.heuristics else ()))
+        """The names of all rankers, models and heuristics."""
+        return (*self.boosters, *self.retrievers, *(HEURISTICS if self.heuristics else ()))
 
-    def at(self, visible: int, horizon: int) -> Snapshot:
-        """Everything as of a UTC second, before which the first `visible` events lie. The last few are kept.
+    def state_at(self, num_visible: int, cutoff: int) -> RecommenderState:
+        """The state as of a cutoff, with `num_visible` events before it. The latest few states are cached.
 
-        Who asks first makes it; who asks meanwhile waits for it, and for nothing else.
+        The first thread that needs a state computes it; threads that need the same state wait for it, others do not.
         """
-        key = visible, horizon
+        key = num_visible, cutoff
         with self._lock:
-            wanted = self._kept.get(key)
-            made = [old for old in self._kept.values() if old.done()]
-            if mine := wanted is None:
-                wanted = self._kept[key] = Future()
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-        if mine:
+            future = self._states.get(key)
+            finished = [old for old in self._states.values() if old.done()]
+            if is_first := future is None:
+                future = self._states[key] = Future()
+                if len(self._states) > MAX_CACHED_STATES:
+                    self._states.popitem(last=False)
+            self._states.move_to_end(key)
+        if is_first:
             try:
-                wanted.set_result(self._snapshot(visible, horizon, made[-1].result() if made else None))
+                future.set_result(self._make_state(num_visible, cutoff, finished[-1].result() if finished else None))
             except BaseException as error:
                 with self._lock:
-                    self._kept.pop(key, None)
-                wanted.set_exception(error)
-        return wanted.result()
+                    self._states.pop(key, None)
+                future.set_exception(error)
+        return future.result()
 
-    def _snapshot(self, visible: int, horizon: int, before: Snapshot | None) -> Snapshot:
-        moment = Moment(self.observed, visible, horizon, self.opted_out)
+    def _make_state(self, num_visible: int, cutoff: int, previous: RecommenderState | None) -> RecommenderState:
+        """previous: the state of any cutoff, from which unchanged vectors are copied."""
+        snapshot = FeatureSnapshot(self.feature_view, num_visible, cutoff, self.opted_out)
         views = {
-            name: retriever.at(moment, before.views[name] if before else None)
+            name: retriever.view_at(snapshot, previous.views[name] if previous else None)
             for name, retriever in self.retrievers.items()
         }
-        return Snapshot(moment, views, self.heuristics.at(moment) if self.heuristics else None)
+        return RecommenderState(snapshot, views, self.heuristics.state_at(snapshot) if self.heuristics else None)
 
-    def rank(self, request: Request, names: Sequence[str]) -> Ranking:
-        """The order of everybody for each request. names: whose, of `self.names`."""
-        sources = dict.fromkeys(source for name in names for source in SOURCES.get(name, (name,)))
-        sources |= dict.fromkeys(BEHIND[name] for name in names if name in BEHIND)
-        asked = {name: self.retrievers[name].queries(request) for name in sources if name in self.retrievers}
-        rules = [name for name in sources if name not in self.retrievers]
-        ids = {name: np.full((len(request), SOURCED), -1) for name in sources}
-        scores = {name: np.full((len(request), SOURCED), -np.inf, np.float32) for name in asked}
-        groups = moments(request)
+    def rank(self, request: RequestBatch, names: Sequence[str]) -> Ranking:
+        """Ranks all eligible users for each request. names: models, heuristics and rankers to rank by."""
+        generators = dict.fromkeys(source for name in names for source in SOURCES.get(name, (name,)))
+        generators |= dict.fromkeys(FALLBACK_MODEL[name] for name in names if name in FALLBACK_MODEL)
+        queries = {name: self.retrievers[name].queries(request) for name in generators if name in self.retrievers}
+        heuristics = [name for name in generators if name not in self.retrievers]
+        ids = {name: np.full((len(request), CANDIDATE_DEPTH), -1) for name in generators}
+        scores = {name: np.full((len(request), CANDIDATE_DEPTH), -np.inf, np.float32) for name in queries}
+        groups = group_by_cutoff(request)
         for rows in groups:
-            snapshot = self.at(int(request.visible[rows[0]]), int(request.horizon[rows[0]]))
-            some, chosen = request.of(rows), torch.from_numpy(rows)
-            excluded, user = Pairs.of(some), torch.from_numpy(some.user)
-            for name, query in asked.items():
-                view = snapshot.views[name]
-                found = self.retrievers[name].search(view, query.of(chosen), user, SOURCED, excluded)
-                ids[name][rows], scores[name][rows] = found.ids.numpy(), found.scores.numpy()
-            if rules:
-                assert snapshot.rules is not None
-                for user_, mine in _by_user(some):
-                    lists = snapshot.rules.lists(user_, [some.excluded(b) for b in mine], rules)
-                    for b, found_ in zip(mine, lists, strict=True):
-                        for name, listed in found_.items():
-                            ids[name][rows[b]] = listed
-        return Ranking(self, request, asked, Lists(ids, scores))
+            state = self.state_at(int(request.num_visible[rows[0]]), int(request.cutoff[rows[0]]))
+            group, row_tensor = request.select(rows), torch.from_numpy(rows)
+            excluded, user = ExcludedPairs.of(group), torch.from_numpy(group.user)
+            for name, query in queries.items():
+                view = state.views[name]
+                result = self.retrievers[name].search(view, query.select(row_tensor), user, CANDIDATE_DEPTH, excluded)
+                ids[name][rows], scores[name][rows] = result.ids.numpy(), result.scores.numpy()
+            if heuristics:
+                assert state.heuristics is not None
+                for user_id, user_rows in _by_user(group):
+                    lists_of_rows = state.heuristics.lists(user_id, [group.excluded(b) for b in user_rows], heuristics)
+                    for b, lists in zip(user_rows, lists_of_rows, strict=True):
+                        for name, users in lists.items():
+                            ids[name][rows[b]] = users
+        return Ranking(self, request, queries, CandidateLists(ids, scores))
 
 
-def _by_user(request: Request) -> list[tuple[int, np.ndarray]]:
-    """Each user of a request with their rows."""
+def _by_user(request: RequestBatch) -> list[tuple[int, np.ndarray]]:
+    """The distinct users of the requests, each with its rows, int64."""
     order = np.argsort(request.user, kind="stable")
     cuts = np.flatnonzero(np.diff(request.user[order])) + 1
     return [(int(request.user[rows[0]]), rows) for rows in np.split(order, cuts)]
 
 
 class Ranking:
-    """The order of everybody for B requests."""
+    """The rankings of all eligible users for B requests, by models, heuristics and rankers."""
 
-    def __init__(self, recommender: Recommender, request: Request, asked: dict[str, Query], lists: Lists):
-        self.recommender, self.request, self.asked, self.lists = recommender, request, asked, lists
-        self._scored: dict[str, Ranked] = {}
+    def __init__(
+        self, recommender: Recommender, request: RequestBatch, queries: dict[str, Query], lists: CandidateLists
+    ):
+        """queries: name of the model -> queries of the requests; lists: heads of the lists of models and heuristics."""
+        self.recommender, self.request, self.queries, self.lists = recommender, request, queries, lists
+        self._ranked: dict[str, RankedLists] = {}
 
-    def of(self, name: str) -> Ranked:
-        """The first people of an order: SOURCED of a model or rule, all candidates of a ranker."""
+    def head(self, name: str) -> RankedLists:
+        """The head of a ranking: CANDIDATE_DEPTH users of a model or heuristic, all candidates of a ranker."""
         if name not in self.recommender.boosters:
             ids = self.lists.ids[name]
-            return Ranked(ids, self.lists.scores.get(name, np.zeros(ids.shape, np.float32)))
-        if name not in self._scored:
-            users = candidates(self.lists, SOURCES[name])
-            real = users >= 0
+            return RankedLists(ids, self.lists.scores.get(name, np.zeros(ids.shape, np.float32)))
+        if name not in self._ranked:
+            users = merge_candidates(self.lists, SOURCES[name])
+            is_candidate = users >= 0
             score = np.full(users.shape, -np.inf, np.float32)
-            score[real] = self.recommender.boosters[name].predict(
-                self.features(name, users)[real], num_threads=kernels.cores()
+            score[is_candidate] = self.recommender.boosters[name].predict(
+                self.features(name, users)[is_candidate], num_threads=kernels.cores()
             )
-            best = np.argsort(-score, 1, kind="stable")  # candidates ascend: of equal scores the smaller number first
-            self._scored[name] = Ranked(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))
-        return self._scored[name]
+            best = np.argsort(-score, 1, kind="stable")  # ids ascend: ties go to the smaller internal id
+            self._ranked[name] = RankedLists(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))
+        return self._ranked[name]
 
     def features(self, name: str, users: np.ndarray) -> np.ndarray:
-        """float32[B, K, F]: what a ranker knows of people, int64[B, K], on its requests."""
-        return features(self.recommender.observed, self.request, self.lists, users, SOURCES[name])
+        """float32[B, K, F]: a ranker's features of users, int64[B, K], for the requests."""
+        return ranker_features(self.recommender.feature_view, self.request, self.lists, users, SOURCES[name])
 
-    def head(self, name: str, k: int = DEPTH, only: Filter | None = None, requests: np.ndarray | None = None) -> Ranked:
-        """The first k people whom a filter allows, as far as there are so many.
+    def top(
+        self, name: str, k: int = LIST_DEPTH, list_filter: ListFilter | None = None, requests: np.ndarray | None = None
+    ) -> RankedLists:
+        """The first k users of a ranking that `list_filter` allows; padded with -1 and -inf if there are fewer.
 
-        requests: int64[R], of which of the requests; None: of all.
+        requests: int64[R], the rows of the requests to return, by default all.
+
+        If the ranking's head has fewer than k allowed users, a model searches all allowed users for k. The ranker
+        `both` appends all other users, in the order of the two-tower model. Heuristics and other rankers end with their
+        head. Example for `both` and k = 4, where users 7 and 3 are the candidates:
+
+            ranker           7: 2.0   3: 0.5
+            two-tower        3: 8.0   9: 7.5   7: 7.0   5: 6.0
+            list             7: 2.0   3: 0.5   9: 0.0   5: -1.5
+
+        Users 9 and 5 keep the two-tower model's order. Their scores are shifted by 0.5 - 8.0, which moves that model's
+        best score to the score of the last candidate, so that scores do not rise after the candidates.
         """
-        asked = np.arange(len(self.request)) if requests is None else requests
-        first = self.of(name)
-        ids, scores = first.ids[asked], first.scores[asked]
-        ended = (ids < 0).any(1)
-        if only is not None:
-            ids, scores = self._allowed(ids, scores, asked, only)
+        rows = np.arange(len(self.request)) if requests is None else requests
+        head = self.head(name)
+        ids, scores = head.ids[rows], head.scores[rows]
+        is_exhausted = (ids < 0).any(1)
+        if list_filter is not None:
+            ids, scores = self._filter(ids, scores, rows, list_filter)
         ids, scores = ids[:, :k].copy(), scores[:, :k].copy()
         if (missing := k - ids.shape[1]) > 0:
             ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
             scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-        if name in BEHIND or name in self.recommender.retrievers:
-            for row in np.flatnonzero((ids < 0).any(1) & (~ended | (name in BEHIND))):
-                self._go_on(name, int(asked[row]), ids[row], scores[row], only)
-        return Ranked(ids, scores)
+        if name in FALLBACK_MODEL or name in self.recommender.retrievers:
+            for i in np.flatnonzero((ids < 0).any(1) & (~is_exhausted | (name in FALLBACK_MODEL))):
+                self._fill_from_fallback(name, int(rows[i]), ids[i], scores[i], list_filter)
+        return RankedLists(ids, scores)
 
-    def _allowed(
-        self, ids: np.ndarray, scores: np.ndarray, asked: np.ndarray, only: Filter
+    def _filter(
+        self, ids: np.ndarray, scores: np.ndarray, rows: np.ndarray, list_filter: ListFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Without those whom the filter does not allow; the others move up."""
-        keep = np.zeros(ids.shape, bool)
-        for row, (user, horizon) in enumerate(zip(self.request.user[asked], self.request.horizon[asked], strict=True)):
-            keep[row] = only.allows(int(user), int(horizon))[ids[row]]
-        keep &= ids >= 0
-        order = np.argsort(~keep, 1, kind="stable")
-        ids, scores = np.where(keep, ids, -1), np.where(keep, scores, np.float32(-np.inf))
+        """The lists of requests `rows`, int64[R], without users that the filter rejects; later users move up."""
+        is_allowed = np.zeros(ids.shape, bool)
+        for i, (user, cutoff) in enumerate(zip(self.request.user[rows], self.request.cutoff[rows], strict=True)):
+            is_allowed[i] = list_filter.allowed_mask(int(user), int(cutoff))[ids[i]]
+        is_allowed &= ids >= 0
+        order = np.argsort(~is_allowed, 1, kind="stable")
+        ids, scores = np.where(is_allowed, ids, -1), np.where(is_allowed, scores, np.float32(-np.inf))
         return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
 
-    def _go_on(self, name: str, row: int, ids: np.ndarray, scores: np.ndarray, only: Filter | None) -> None:
-        """Fills the list of one request behind those who were looked at, int64[k] and float32[k], in place."""
-        request, model = self.request, BEHIND.get(name, name)
-        user, horizon = int(request.user[row]), int(request.horizon[row])
-        allowed = None if only is None else only.allows(user, horizon)
-        hidden, begin, lift = request.excluded(row), 0, np.float32(0)
-        if name in BEHIND:
-            first, listed = self.of(name), self.lists.ids[model][row]
-            ahead = first.ids[row][first.ids[row] >= 0]
-            begin, hidden = int((ids >= 0).sum()), np.concatenate([hidden, ahead])
-            # Behind the candidates scores go on falling as those of the model do.
-            if len(ahead) and listed[0] >= 0:
-                lift = first.scores[row][len(ahead) - 1] - self.lists.scores[model][row, 0]
-            behind = (listed >= 0) & ~np.isin(listed, ahead)
+    def _fill_from_fallback(
+        self, name: str, row: int, ids: np.ndarray, scores: np.ndarray, list_filter: ListFilter | None
+    ) -> None:
+        """Fills the list of one request after the head of the ranking, in place; see `top` for an example.
+
+        ids: int64[k], scores: float32[k]: the allowed users of the head, then -1 and -inf.
+        """
+        request, model = self.request, FALLBACK_MODEL.get(name, name)
+        user, cutoff = int(request.user[row]), int(request.cutoff[row])
+        allowed = None if list_filter is None else list_filter.allowed_mask(user, cutoff)
+        excluded, start, shift = request.excluded(row), 0, np.float32(0)
+        if name in FALLBACK_MODEL:
+            head, model_ids = self.head(name), self.lists.ids[model][row]
+            ranked = head.ids[row][head.ids[row] >= 0]
+            start, excluded = int((ids >= 0).sum()), np.concatenate([excluded, ranked])
+            # After the candidates, scores fall as those of the model do.
+            if len(ranked) and model_ids[0] >= 0:
+                shift = head.scores[row][len(ranked) - 1] - self.lists.scores[model][row, 0]
+            is_next = (model_ids >= 0) & ~np.isin(model_ids, ranked)
             if allowed is not None:
-                behind &= allowed[listed]
-            place = np.flatnonzero(behind)[: len(ids) - begin]
-            ids[begin : begin + len(place)] = listed[place]
-            scores[begin : begin + len(place)] = self.lists.scores[model][row, place] + lift
-            if ids[-1] >= 0 or listed[-1] < 0:
+                is_next &= allowed[model_ids]
+            column = np.flatnonzero(is_next)[: len(ids) - start]
+            ids[start : start + len(column)] = model_ids[column]
+            scores[start : start + len(column)] = self.lists.scores[model][row, column] + shift
+            if ids[-1] >= 0 or model_ids[-1] < 0:  # the list is full, or the model has no further users
                 return
-        snapshot = self.recommender.at(int(request.visible[row]), horizon)
-        found = self.recommender.retrievers[model].search(
-            snapshot.views[model],
-            self.asked[model].of(torch.tensor([row])),
+        state = self.recommender.state_at(int(request.num_visible[row]), cutoff)
+        result = self.recommender.retrievers[model].search(
+            state.views[model],
+            self.queries[model].select(torch.tensor([row])),
             torch.from_numpy(request.user[row : row + 1]),
-            len(ids) - begin,
-            Pairs(torch.zeros(len(hidden), dtype=torch.long), torch.from_numpy(hidden)),
+            len(ids) - start,
+            ExcludedPairs(torch.zeros(len(excluded), dtype=torch.long), torch.from_numpy(excluded)),
             None if allowed is None else torch.from_numpy(allowed),
         )
-        ids[begin:], scores[begin:] = found.ids[0].numpy(), found.scores[0].numpy() + lift
+        ids[start:], scores[start:] = result.ids[0].numpy(), result.scores[0].numpy() + shift

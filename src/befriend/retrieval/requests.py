@@ -1,7 +1,7 @@
-"""Requests for lists: everything that decides who stands above whom, for evaluation and service alike.
+"""Batches of requests for lists, for evaluation and serving alike: everything that a ranking depends on.
 
-Nothing here knows how a list is made. How many people are shown, and which of them, is no part of a request: that only
-cuts and filters what was ranked.
+This module does not know how a list is made. How many users are shown, and which of them, is not part of a request:
+that only cuts and filters the ranking.
 """
 
 from __future__ import annotations
@@ -11,127 +11,130 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from befriend.data.histories import Histories
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
+from befriend.features.histories import Histories
 
-DEPTH = 100
-"""people on a list as it is evaluated"""
-SOURCED = 128
-"""people whom each model and rule gives, however few are shown: some may be filtered out"""
+LIST_DEPTH = 100
+"""length of a list in evaluation"""
+CANDIDATE_DEPTH = 128
+"""users that each model and heuristic lists, however few are shown: some may be filtered out"""
 
 
 @dataclass(frozen=True)
-class Request:
-    """B lists to be made. Only the first `visible[b]` events of the log may be looked at."""
+class RequestBatch:
+    """B requests, each for one list. List b may depend only on the first `num_visible[b]` events of the log."""
 
     user: np.ndarray
-    """int64[B], the number of users for somebody whom the log does not have"""
-    visible: np.ndarray
-    """int64[B], how many events are visible"""
-    horizon: np.ndarray
-    """int64[B], UTC second at which the list is made; all visible events and texts lie before it"""
+    """int64[B], internal ids; N, the number of users, for a user who is not in the log"""
+    num_visible: np.ndarray
+    """int64[B], number of visible events"""
+    cutoff: np.ndarray
+    """int64[B], UTC second as of which the list is made: events and texts before it are visible"""
     action: np.ndarray
-    """int64[B], index into EventLog.actions of what the user is about to do; HIDDEN where it is not known"""
+    """int64[B], index into EventLog.actions of the user's next action; HIDDEN where it is not known"""
     regime: np.ndarray
     """int64[B], index into REGIMES"""
     exclude_indptr: np.ndarray
-    """int64[B + 1]"""
+    """int64[B + 1], offsets into `exclude`"""
     exclude: np.ndarray
-    """int64, users not to be listed: those of row b are exclude[exclude_indptr[b]:exclude_indptr[b + 1]]"""
+    """int64, the excluded users: those of row b are exclude[exclude_indptr[b]:exclude_indptr[b + 1]]"""
 
     def __len__(self) -> int:
         return len(self.user)
 
-    def of(self, rows: np.ndarray) -> Request:
-        """Only some of the lists, in this order. rows: int64."""
+    def select(self, rows: np.ndarray) -> RequestBatch:
+        """These requests only, in this order. rows: int64."""
         count = np.diff(self.exclude_indptr)[rows]
         indptr = np.cumsum([0, *count])
         start = np.repeat(self.exclude_indptr[rows] - indptr[:-1], count)
-        arrays = {name: getattr(self, name)[rows] for name in ("user", "visible", "horizon", "action", "regime")}
+        arrays = {name: getattr(self, name)[rows] for name in ("user", "num_visible", "cutoff", "action", "regime")}
         exclude = self.exclude[start + np.arange(len(start))]
         return replace(self, **arrays, exclude_indptr=indptr, exclude=exclude)
 
     def excluded(self, b: int) -> np.ndarray:
+        """int64: the users excluded from list b."""
         return self.exclude[self.exclude_indptr[b] : self.exclude_indptr[b + 1]]
 
     @property
     def exclude_row(self) -> np.ndarray:
-        """int64: the row of each entry of `exclude`."""
+        """int64: the row of each user in `exclude`."""
         return np.repeat(np.arange(len(self)), np.diff(self.exclude_indptr))
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """B lists, best first."""
+class RankedLists:
+    """B lists of users, best first."""
 
     ids: np.ndarray
-    """int64[B, k], -1 behind the last"""
+    """int64[B, k], padded with -1"""
     scores: np.ndarray
-    """float32[B, k], -inf behind the last"""
+    """float32[B, k], padded with -inf"""
 
 
 class RequestBuilder:
-    """Requests on a log: who is known, and who must not stand on a list."""
+    """Builds requests on a log: counts the visible events, and looks up the users excluded from each list."""
 
     def __init__(self, log: EventLog, histories: Histories):
         self.log, self.histories = log, histories
-        self.other, self.event = histories.other.numpy(), histories.event.numpy()
+        self.neighbor, self.event = histories.other.numpy(), histories.event.numpy()
 
     def build(
         self,
         user: np.ndarray,
-        horizon: np.ndarray,
+        cutoff: np.ndarray,
         filter_at: np.ndarray,
         action: np.ndarray,
         regime: np.ndarray,
-        is_new: np.ndarray,
-    ) -> Request:
-        """user, horizon, filter_at, action, regime: int64[B]; is_new: bool[B], lists without contacts.
+        exclude_contacts: np.ndarray,
+    ) -> RequestBatch:
+        """user, cutoff, filter_at, action, regime: int64[B]; exclude_contacts: bool[B], the lists `new`.
 
-        horizon: the UTC second as of which everything is known; filter_at: that before which events say who must not
-        be listed, not before the horizon (a nightly list is filtered when it is shown).
+        cutoff: the UTC second before which events are visible to the ranking; filter_at: the UTC second before which
+        events exclude users from the list, at or after the cutoff (a nightly list is filtered when it is shown).
         """
-        until = self.log.before(filter_at)
-        excluded = [self.excluded(*row) for row in zip(user.tolist(), until.tolist(), is_new.tolist(), strict=True)]
-        return Request(
+        until = self.log.count_before(filter_at)
+        rows = zip(user.tolist(), until.tolist(), exclude_contacts.tolist(), strict=True)
+        excluded = [self.excluded(*row) for row in rows]
+        return RequestBatch(
             user=user,
-            visible=np.asarray(self.log.before(horizon), np.int64),
-            horizon=horizon,
+            num_visible=np.asarray(self.log.count_before(cutoff), np.int64),
+            cutoff=cutoff,
             action=action,
             regime=regime,
             exclude_indptr=np.cumsum([0, *map(len, excluded)]),
             exclude=np.concatenate([np.empty(0, np.int64), *excluded]),
         )
 
-    def excluded(self, user: int, visible: int, is_new: bool) -> np.ndarray:
-        """int64: the other sides of a user's events of role exclude, and on lists of new people all contacts."""
-        other, contact, exclude = self.met(user, visible)
-        return np.unique(other[exclude | contact] if is_new else other[exclude])
+    def excluded(self, user: int, num_visible: int, exclude_contacts: bool) -> np.ndarray:
+        """int64: the neighbors of a user's exclude events, and with `exclude_contacts` also of all contact events."""
+        neighbor, contact, exclude = self._entries(user, num_visible)
+        return np.unique(neighbor[exclude | contact] if exclude_contacts else neighbor[exclude])
 
-    def contacts(self, user: int, visible: int) -> np.ndarray:
-        """int64: with whom a user was in contact within the first `visible` events."""
-        other, contact, _ = self.met(user, visible)
-        return np.unique(other[contact])
+    def contacts(self, user: int, num_visible: int) -> np.ndarray:
+        """int64: the contacts of a user within the first `num_visible` events."""
+        neighbor, contact, _ = self._entries(user, num_visible)
+        return np.unique(neighbor[contact])
 
-    def met(self, user: int, visible: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64[n], the other side of each of a user's first events, and bool[n], whether of role contact, exclude."""
+    def _entries(self, user: int, num_visible: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A user's entries within the first `num_visible` events: the neighbor of each, int64[n]; whether it is a
+        contact event, bool[n]; whether it is an exclude event, bool[n]."""
         if user >= self.log.num_users:
-            none = np.empty(0, bool)
-            return np.empty(0, np.int64), none, none
-        window = self.histories.window(user, visible)
+            empty = np.empty(0, bool)
+            return np.empty(0, np.int64), empty, empty
+        window = self.histories.entries_of(user, num_visible)
         event = self.event[window]
-        return self.other[window].astype(np.int64), self.log.is_contact[event], self.log.is_exclude[event]
+        return self.neighbor[window].astype(np.int64), self.log.is_contact[event], self.log.is_exclude[event]
 
 
-def moments(request: Request) -> list[np.ndarray]:
-    """Rows that are asked for as of the same moment, int64 each; the groups in the order of time."""
-    order = np.lexsort((request.horizon, request.visible))
-    visible, horizon = request.visible[order], request.horizon[order]
-    cuts = np.flatnonzero((np.diff(visible) != 0) | (np.diff(horizon) != 0)) + 1
+def group_by_cutoff(request: RequestBatch) -> list[np.ndarray]:
+    """The rows of each distinct cutoff, int64 each, in order of time."""
+    order = np.lexsort((request.cutoff, request.num_visible))
+    num_visible, cutoff = request.num_visible[order], request.cutoff[order]
+    cuts = np.flatnonzero((np.diff(num_visible) != 0) | (np.diff(cutoff) != 0)) + 1
     return [rows for rows in np.split(order, cuts) if len(rows)]
 
 
-def columns(request: Request) -> dict[str, torch.Tensor]:
-    """user, visible, horizon, action and regime as tensors, int64[B]."""
-    names = ("user", "visible", "horizon", "action", "regime")
+def request_tensors(request: RequestBatch) -> dict[str, torch.Tensor]:
+    """user, num_visible, cutoff, action and regime as tensors, int64[B]."""
+    names = ("user", "num_visible", "cutoff", "action", "regime")
     return {name: torch.from_numpy(np.ascontiguousarray(getattr(request, name))) for name in names}

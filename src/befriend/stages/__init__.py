@@ -1,1 +1,1 @@
-"""The stages of the pipeline: each reads files, calls the core, and writes files."""
+"""The stages of the pipeline: each one reads files, calls the core packages, and writes files."""

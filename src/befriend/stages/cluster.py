@@ -1,8 +1,7 @@
-"""Stage cluster: learns clusters on top of the two-tower model, and says what they are like and what they save."""
+"""Stage cluster: learns clusters on top of the two-tower model, describes them, and measures what they save."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,193 +11,250 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from befriend import files
+from befriend import artifacts, files
+from befriend.analysis.cluster_figures import draw_curve, place_users_by_cluster
+from befriend.analysis.cluster_summary import summarize_clusters
+from befriend.analysis.probe_recall import SHARES, search_curve
 from befriend.data.attributes import ATTRIBUTES_FILE, Attributes
-from befriend.data.log import EVENTS_FILE, EventLog
-from befriend.data.split import read_split
-from befriend.data.texts import TextVectors
-from befriend.evaluation.cards import cards
-from befriend.evaluation.cluster_figures import draw_curve, place_users
-from befriend.evaluation.protocol import ask
-from befriend.evaluation.search_space import SHARES, search_curve
-from befriend.models import cluster_folder
-from befriend.models.cluster_settings import ClusterSettings, SearchSettings
-from befriend.models.folder import load
-from befriend.models.two_tower import NextTargetPredictionUserIDs
-from befriend.retrieval.clusters import AT_ONCE, ClusterRetriever, ClusterView
-from befriend.retrieval.moment import Moment
-from befriend.retrieval.retriever import View
-from befriend.tokens.catalogue import agreement, communities, use
-from befriend.tokens.figures import draw_map
-from befriend.tokens.user_vectors import Graph
-from befriend.training.clusters import ClusterTrainee, propagated
+from befriend.data.event_log import EVENTS_FILE, EventLog
+from befriend.data.split import Split, read_split
+from befriend.evaluation.protocol import make_eval_queries
+from befriend.features.snapshot import FeatureSnapshot
+from befriend.features.text_vectors import TextVectors
+from befriend.models import trained_clusters as cluster_folder
+from befriend.models.model_settings import ClusterSearchSettings
+from befriend.models.trained_model import load_two_tower
+from befriend.models.two_tower_model import NextTargetPredictionUserIDs
+from befriend.objectives.cluster_objective import ClusterObjective, subspace_iteration
+from befriend.objectives.cluster_settings import ClusterSettings
+from befriend.retrieval.cluster_retriever import USERS_PER_BATCH, ClusterRetriever, ClusterView
+from befriend.retrieval.retriever import ModelView
+from befriend.tokens.codebook_metrics import code_usage, communities, community_agreement
+from befriend.tokens.token_figures import draw_map
+from befriend.tokens.user_vectors import InteractionGraph
+from befriend.training.determinism import thread_limits
 from befriend.training.loop import fit
-from befriend.training.reproducible import limited
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 MAP_FIGURE, MAP_FILE, CURVE_FIGURE, CURVE_FILE = "map.png", "map.csv", "curve.png", "curve.csv"
-CARDS_FILE, REPORT = "cards.json", "report.md"
-HALF_LIFE = 91.0  # days, of the graph whose communities the clusters are compared with
-CURVE_EVENTS = 1000
+SUMMARIES_FILE, REPORT = "summaries.json", "report.md"
+HALF_LIFE = 91.0  # days; of the edge weights of the graph whose communities the clusters are compared with
+CURVE_EVENTS = 1000  # of the search curve, at most
 
 
 @dataclass(frozen=True)
 class ClusterResult:
     clusters: int
     used: int
+    """clusters with at least one user"""
     largest: float
+    """share of the users in the largest cluster"""
     homogeneity: float
-    kept: float
+    """of the clusters with communities of the contact graph"""
+    recall_kept: float
+    """recall of the cluster search divided by that of the full search, at `share`"""
     share: float
+    """share of the users that the cluster search scores, besides the most recently active ones"""
 
     def summary(self) -> str:
         return (
-            f"{self.used} of {self.clusters} clusters in use, the largest with {self.largest:.1%} of the users; within "
-            f"communities to {self.homogeneity:.2f}; a search of {self.share:.0%} of the users and the freshest keeps "
-            f"{self.kept:.1%} of the recall"
+            f"{self.used} of {self.clusters} clusters in use, the largest with {self.largest:.1%} of the users; "
+            f"homogeneity with communities {self.homogeneity:.2f}; searching {self.share:.0%} of the users and the "
+            f"most recently active ones keeps {self.recall_kept:.1%} of the recall"
         )
 
 
 def run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> ClusterResult:
     """Reads the log and the two-tower model; writes clusters/ to `models`, clusters.json and clusters/ to `reports`.
 
-    Learns from the training part alone, and goes on from what lies in checkpoints/ for the same inputs and settings.
+    Learns from the training part alone. Resumes from `checkpoints` if they are of the same inputs and settings.
     """
-    with limited(settings.threads):
+    with thread_limits(settings.threads):
         return _run(settings, prepared, models, reports, checkpoints)
 
 
 def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> ClusterResult:
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    told = "".join(files.sha256(prepared / name) for name in (EVENTS_FILE, ATTRIBUTES_FILE))
-    told += "".join(files.sha256(path) for path in sorted((models / "two_tower").iterdir()))
-    digest = hashlib.sha256(f"{told}{split.to_json()}{settings.model_dump_json()}".encode()).hexdigest()[:16]
-    kept = checkpoints / "cluster" / digest
-    base = load(models / "two_tower", log, Attributes.read(prepared))
-    observed = base.look(log, TextVectors.read(models / "text", log))
+    checkpoint = checkpoints / "cluster" / _input_digest(settings, split, prepared, models)
+    base = load_two_tower(models / "two_tower", log, Attributes.read(prepared))
+    feature_view = base.feature_view(log, TextVectors.read(models / "text", log))
     end = split.part("train")[1]
-    graph = Graph(HALF_LIFE, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
-    trainee = ClusterTrainee(observed, split, settings, propagated(standing(base.model, log.num_users), graph))
-    with files.atomic(reports / "clusters") as drawn:
-        drawn.mkdir()
-        fitted = fit(trainee, settings, kept, drawn / "training")
-        model = trainee.model.cpu().eval()
-        search = SearchSettings(**{name: getattr(settings, name) for name in SearchSettings.model_fields})
-        retriever = ClusterRetriever(base.model, observed, base.tower, model, search)
-        questions = ask(log, split, "validation", min(CURVE_EVENTS, settings.validation_events), "daily")
-        count = retriever.count
-
-        def by_cluster(view: View) -> tuple[Tensor, int]:
-            assert isinstance(view, ClusterView)
-            return view.of[view.moment.ids], count
-
-        curve = search_curve(retriever, log, questions, "daily", {"clusters": by_cluster}, settings.fresh)
-        view = retriever.at(Moment(observed, len(log.timestamp), int(log.timestamp[-1]) + 1))
-        with torch.no_grad():
-            everyone = torch.arange(log.num_users).split(AT_ONCE)
-            best = [retriever.shares(some, view.moment).exp().max(1) for some in everyone]
-        share = torch.cat([part.values for part in best]).numpy()
-        # Who has no event yet belongs where nothing tells against it.
-        of = torch.where(view.of < 0, torch.cat([part.indices for part in best]), view.of).numpy()
-        figures = _figures(of, count, share, graph, settings.seed)
-        figures |= {"epoch": fitted.best_epoch, "found": round(fitted.value, 6)}
-        figures["search"] = {
-            ("beside_fresh" if beside else "alone"): {
-                f"{row['share']:g}": {name: row[name] for name in ("looked", "recall", "kept")}
-                for row in curve.filter(beside_fresh=beside).iter_rows(named=True)
-            }
-            for beside in (False, True)
-        }
-        told_cards = cards(log, of, count)
-        files.write_json(drawn / CARDS_FILE, told_cards)
-        curve.write_csv(drawn / CURVE_FILE)
-        draw_curve(curve, drawn / CURVE_FIGURE)
-        places = place_users(retriever, view.moment, of, settings.seed)
-        places.write_csv(drawn / MAP_FILE)
-        draw_map(places, count, f"{places.height:,} users by cluster ({count})", settings.seed, drawn / MAP_FIGURE)
-        files.write_text(drawn / REPORT, report(figures, told_cards, curve, settings))
-    cluster_folder.save(models / "clusters", model, search, log, of, share)
+    graph = InteractionGraph(HALF_LIFE, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
+    objective = ClusterObjective(
+        feature_view, split, settings, subspace_iteration(centered_embeddings(base.model, log.num_users), graph)
+    )
+    with files.atomic(reports / "clusters") as report_folder:
+        report_folder.mkdir()
+        fitted = fit(objective, settings, checkpoint, report_folder / "training")
+        model = objective.model.cpu().eval()
+        search = ClusterSearchSettings(**{name: getattr(settings, name) for name in ClusterSearchSettings.model_fields})
+        retriever = ClusterRetriever(base.model, feature_view, base.tower, model, search)
+        curve = _search_curve(retriever, log, split, settings)
+        view = retriever.view_at(FeatureSnapshot(feature_view, len(log.timestamp), int(log.timestamp[-1]) + 1))
+        cluster_of_user, membership = _assign_users(retriever, view)
+        figures = _figures(cluster_of_user, retriever.count, membership, graph, settings.seed)
+        figures |= {"epoch": fitted.best_epoch, "recall_at_share": round(fitted.value, 6)}
+        figures["search"] = _search_figures(curve)
+        _write_reports(report_folder, log, retriever, view, cluster_of_user, curve, figures, settings)
+    cluster_folder.save_clusters(models / "clusters", model, search, log, cluster_of_user, membership)
     files.write_json(reports / "clusters.json", figures)
-    files.remove(kept.parent)
-    near = min(SHARES, key=lambda s: abs(s - settings.share))
+    files.remove(checkpoint.parent)
+    nearest_share = min(SHARES, key=lambda share: abs(share - settings.probe_share))
     return ClusterResult(
-        count,
+        retriever.count,
         int(figures["used"]),
         figures["largest_share"],
         figures["communities"]["homogeneity"],
-        figures["search"]["beside_fresh"][f"{near:g}"]["kept"],
-        near,
+        figures["search"]["with_recent"][f"{nearest_share:g}"]["relative_recall"],
+        nearest_share,
     )
 
 
-@torch.no_grad()
-def standing(model: NextTargetPredictionUserIDs, users: int) -> Tensor:
-    """float32[N, D]: what the two-tower model knows of users, less what it knows of somebody unknown."""
-    rows = model.users.rows()
-    return model.users.alone(torch.arange(users), rows) - rows.table[rows.number[-1]]
+def _input_digest(settings: ClusterSettings, split: Split, prepared: Path, models: Path) -> str:
+    """Digest of all inputs and settings, which names the folder of checkpoints."""
+    trained = artifacts.fingerprint(models, artifacts.files_in(models / "two_tower"))
+    tables = [prepared / name for name in (EVENTS_FILE, ATTRIBUTES_FILE)]
+    more = trained, f"{split.to_json()}", settings.model_dump_json()
+    return artifacts.fingerprint(prepared, tables, *more)[:16]
 
 
-def _figures(of: np.ndarray, count: int, share: np.ndarray, graph: csr_array, seed: int) -> dict[str, Any]:
-    """graph: of the training part, with whose communities the clusters of its users are compared."""
-    trained = np.flatnonzero(graph.sum(1) > 0)
-    used = use(torch.from_numpy(of), count)
-    groups = agreement(of[trained], communities(graph[trained][:, trained].tocsr(), seed), seed)
-    size = np.bincount(of, minlength=count)
+def _search_curve(retriever: ClusterRetriever, log: EventLog, split: Split, settings: ClusterSettings) -> pl.DataFrame:
+    """The table of `search_curve`, on daily evaluation queries of the validation part."""
+    queries = make_eval_queries(log, split, "validation", min(CURVE_EVENTS, settings.validation_events), "daily")
+
+    def by_cluster(view: ModelView) -> tuple[Tensor, int]:
+        assert isinstance(view, ClusterView)
+        return view.cluster_of_user[view.snapshot.eligible_users], retriever.count
+
+    return search_curve(retriever, log, queries, "daily", {"clusters": by_cluster}, settings.recently_active)
+
+
+def _assign_users(retriever: ClusterRetriever, view: ClusterView) -> tuple[np.ndarray, np.ndarray]:
+    """int64[N], the cluster of each user as of the view, and float32[N], the user's largest membership.
+
+    Users without an event yet are in no cluster of the view; they are assigned to the one with the largest membership.
+    """
+    with torch.no_grad():
+        blocks = torch.arange(len(view.cluster_of_user)).split(USERS_PER_BATCH)
+        best = [retriever.log_memberships(users, view.snapshot).exp().max(1) for users in blocks]
+    membership = torch.cat([block.values for block in best]).numpy()
+    best_cluster = torch.cat([block.indices for block in best])
+    return torch.where(view.cluster_of_user < 0, best_cluster, view.cluster_of_user).numpy(), membership
+
+
+def _search_figures(curve: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """alone or with_recent -> share of the users -> figures of the curve, for clusters.json."""
     return {
-        "clusters": count,
-        "used": int((size > 0).sum()),
-        "perplexity": round(used["perplexity"], 4),
-        "largest_share": round(float(size.max() / len(of)), 6),
-        "decided": round(float(share.mean()), 6),
-        "communities": {name: round(value, 6) for name, value in groups.items()},
+        ("with_recent" if with_fresh else "alone"): {
+            f"{row['share']:g}": {name: row[name] for name in ("searched", "recall", "relative_recall")}
+            for row in curve.filter(with_recent=with_fresh).iter_rows(named=True)
+        }
+        for with_fresh in (False, True)
     }
 
 
-def report(figures: dict[str, Any], told: list[dict[str, Any]], curve: pl.DataFrame, settings: ClusterSettings) -> str:
-    """The metrics file and the cards, to be read."""
-    groups = figures["communities"]
+def _write_reports(
+    folder: Path,
+    log: EventLog,
+    retriever: ClusterRetriever,
+    view: ClusterView,
+    cluster_of_user: np.ndarray,
+    curve: pl.DataFrame,
+    figures: dict[str, Any],
+    settings: ClusterSettings,
+) -> None:
+    """Writes the cluster summaries, the search curve, the map of the users and report.md to a folder."""
+    summaries = summarize_clusters(log, cluster_of_user, retriever.count)
+    files.write_json(folder / SUMMARIES_FILE, summaries)
+    curve.write_csv(folder / CURVE_FILE)
+    draw_curve(curve, folder / CURVE_FIGURE)
+    points = place_users_by_cluster(retriever, view.snapshot, cluster_of_user, settings.seed)
+    points.write_csv(folder / MAP_FILE)
+    title = f"{points.height:,} users by cluster ({retriever.count})"
+    draw_map(points, retriever.count, title, settings.seed, folder / MAP_FIGURE)
+    files.write_text(folder / REPORT, report(figures, summaries, curve, settings))
+
+
+@torch.no_grad()
+def centered_embeddings(model: NextTargetPredictionUserIDs, users: int) -> Tensor:
+    """float32[N, D]: the two-tower model's static vectors of all users, minus its vector of an unknown user."""
+    rows = model.users.rows()
+    return model.users.without_clusters(torch.arange(users), rows) - rows.table[rows.number[-1]]
+
+
+def _figures(
+    cluster_of_user: np.ndarray, count: int, membership: np.ndarray, graph: csr_array, seed: int
+) -> dict[str, Any]:
+    """Figures for clusters.json.
+
+    cluster_of_user: int64[N]; count: of the clusters; membership: float32[N], the largest of each user; graph: the
+    contact graph of the training part. The clusters of its users are compared with its communities.
+    """
+    trained = np.flatnonzero(graph.sum(1) > 0)
+    usage = code_usage(torch.from_numpy(cluster_of_user), count)
+    agreement = community_agreement(
+        cluster_of_user[trained], communities(graph[trained][:, trained].tocsr(), seed), seed
+    )
+    size = np.bincount(cluster_of_user, minlength=count)
+    return {
+        "clusters": count,
+        "used": int((size > 0).sum()),
+        "perplexity": round(usage["perplexity"], 4),
+        "largest_share": round(float(size.max() / len(cluster_of_user)), 6),
+        "decided": round(float(membership.mean()), 6),
+        "communities": {name: round(value, 6) for name, value in agreement.items()},
+    }
+
+
+def report(
+    figures: dict[str, Any], summaries: list[dict[str, Any]], curve: pl.DataFrame, settings: ClusterSettings
+) -> str:
+    """The figures of clusters.json, the search curve and the cluster summaries, as Markdown."""
+    agreement = figures["communities"]
     lines = [
         "# Clusters",
         "",
-        f"{figures['used']} of {figures['clusters']} clusters in use, as evenly as {figures['perplexity']:.0f} equal "
-        f"ones; the largest holds {figures['largest_share']:.1%} of the users. On average a user belongs to their "
-        f"cluster to {figures['decided']:.0%}. They lie within communities of the contact graph to "
-        f"{groups['homogeneity']:.2f} (homogeneity; shuffled users: {groups['shuffled']:.2f}).",
+        f"{figures['used']} of {figures['clusters']} clusters are in use, as evenly as {figures['perplexity']:.0f} "
+        f"clusters of equal size (perplexity); the largest holds {figures['largest_share']:.1%} of the users. The mean "
+        f"membership of a user in their cluster is {figures['decided']:.0%}. The homogeneity of the clusters with the "
+        f"communities of the contact graph is {agreement['homogeneity']:.2f} (shuffled users: "
+        f"{agreement['shuffled']:.2f}).",
         "",
         f"![users by cluster]({MAP_FIGURE})",
         "",
         "## Search space",
         "",
-        "Recall@10 of first contacts on the validation part, lists of the day: looking at the clusters that promise "
-        f"most, alone and beside the {settings.fresh} users active last.",
+        "Recall@10 of first contacts on the validation part, with daily lists. Only a share of the users is scored: "
+        f"those in the best clusters, alone or with the {settings.recently_active} most recently active users. "
+        "Relative recall: divided by the recall of the full search.",
         "",
-        f"![share looked at against recall]({CURVE_FIGURE})",
+        f"![share of the users searched against recall]({CURVE_FIGURE})",
         "",
-        "| share of the users | alone | kept | beside the freshest | kept |",
+        "| share of the users | clusters alone | relative | with recently active users | relative |",
         "|---:|---:|---:|---:|---:|",
     ]
     for share in SHARES:
-        alone, beside = (
-            curve.filter(pl.col("share") == share, beside_fresh=b).select("recall", "kept").row(0)
+        alone, with_fresh = (
+            curve.filter(pl.col("share") == share, with_recent=fresh).select("recall", "relative_recall").row(0)
             if curve.height
             else (0, 0)
-            for b in (False, True)
+            for fresh in (False, True)
         )
-        lines.append(f"| {share:.1%} | {alone[0]:.4f} | {alone[1]:.1%} | {beside[0]:.4f} | {beside[1]:.1%} |")
+        lines.append(f"| {share:.1%} | {alone[0]:.4f} | {alone[1]:.1%} | {with_fresh[0]:.4f} | {with_fresh[1]:.1%} |")
     lines += ["", "## Cards", ""]
     lines += [
-        "| cluster | users | joined lately | within | does | in the middle | neighbours |",
+        "| cluster | users | joined recently | contacts within | actions | most central users | neighbours |",
         "|---:|---:|---:|---:|---|---|---|",
     ]
-    for card in told:
-        does = ", ".join(f"{a['action']} {a['share']:.0%} ({a['lift']:.1f}x)" for a in card["actions"])
-        near = ", ".join(f"{n['cluster']} ({n['share']:.0%})" for n in card["neighbours"])
-        middle = ", ".join(map(str, card["central"]))
+    for card in summaries:
+        actions = ", ".join(f"{a['action']} {a['share']:.0%} ({a['lift']:.1f}x)" for a in card["actions"])
+        neighbours = ", ".join(f"{n['cluster']} ({n['share']:.0%})" for n in card["neighbours"])
+        central = ", ".join(map(str, card["central"]))
         lines.append(
             f"| {card['cluster']} | {card['users']:,} ({card['share']:.1%}) | {card['joined']:.0%} | "
-            f"{card['within']:.0%} | {does} | {middle} | {near} |"
+            f"{card['within']:.0%} | {actions} | {central} | {neighbours} |"
         )
     return "\n".join(lines) + "\n"

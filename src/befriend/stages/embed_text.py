@@ -1,4 +1,4 @@
-"""Stage embed_text: a vector for every user at every moment, of what they wrote until then; empty without texts."""
+"""Stage embed_text: vectors of what every user wrote, point-in-time; an empty table if the log has no texts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import polars as pl
 from befriend import files
 from befriend.data.columns import CONTEXT, PLATFORM, STATEMENT, TEXT, TIMESTAMP, USER
 from befriend.data.contracts import STATEMENTS, TEXTS, read_table
-from befriend.data.log import STATEMENTS_FILE, TEXTS_FILE, EventLog
+from befriend.data.event_log import STATEMENTS_FILE, TEXTS_FILE, EventLog
 from befriend.data.split import read_split
-from befriend.text.settings import EmbedTextSettings
+from befriend.text.text_settings import EmbedTextSettings
 
 REPORT, TOWERS, INFERENCE = "report.md", "towers", "inference.json"
 
@@ -28,8 +28,8 @@ class EmbedTextResult:
     def summary(self) -> str:
         if not self.texts:
             return "the log has no texts; an empty table"
-        found = ", ".join(f"{name} {value:.3f}" for name, value in self.figures["validation"].items())
-        return f"{self.texts:,} texts of {self.users:,} users; mean reciprocal ranks on validation: {found}"
+        ranks = ", ".join(f"{name} {value:.3f}" for name, value in self.figures["validation"].items())
+        return f"{self.texts:,} texts of {self.users:,} users; mean reciprocal ranks on validation: {ranks}"
 
 
 def run(
@@ -37,28 +37,32 @@ def run(
 ) -> EmbedTextResult:
     """Reads texts and statements; writes the folder text to `models`, text.json and text/ to `reports`.
 
-    The towers learn from what was written before the validation part begins. cache: of what a frozen encoder has read.
+    The towers learn from texts and statements before the validation part. cache: folder of the vectors that a frozen
+    encoder has computed.
     """
     log = EventLog.read(prepared)
     texts = read_table(prepared / TEXTS_FILE, TEXTS)
     if not texts.height:
-        return _nothing(log, models, reports)
+        return _write_empty(log, models, reports)
     # torch and the encoders are slow to import, and most logs have no texts
-    from befriend.training.reproducible import limited
+    from befriend.training.determinism import thread_limits
 
-    with limited(settings.threads):
+    with thread_limits(settings.threads):
         return _run(settings, log, texts, prepared, models, reports, checkpoints, cache)
 
 
-def _nothing(log: EventLog, models: Path, reports: Path) -> EmbedTextResult:
-    from befriend.data.texts import TextVectors
+def _write_empty(log: EventLog, models: Path, reports: Path) -> EmbedTextResult:
+    """Writes the outputs of a log without texts."""
+    from befriend.features.text_vectors import TextVectors
 
     with files.atomic(models / "text") as new:
         new.mkdir(parents=True)
         TextVectors.none(log.num_users).save(new, log)
-    with files.atomic(reports / "text") as drawn:
-        drawn.mkdir(parents=True)
-        files.write_text(drawn / REPORT, "# Texts\n\nThe log has none. data.texts in params.yaml names a table.\n")
+    with files.atomic(reports / "text") as report_folder:
+        report_folder.mkdir(parents=True)
+        files.write_text(
+            report_folder / REPORT, "# Texts\n\nThe log has no texts. Set data.texts in params.yaml to name a table.\n"
+        )
     files.write_json(reports / "text.json", {"texts": 0, "users": 0})
     return EmbedTextResult(0, 0)
 
@@ -73,44 +77,47 @@ def _run(
     checkpoints: Path,
     cache: Path,
 ) -> EmbedTextResult:
-    from befriend.text.moments import embedded, posts_of, users_before
-    from befriend.text.trainer import UniversalUserEmbeddingTrainer
+    from befriend.text.text_snapshots import embed_over_time, posts_of, users_before
+    from befriend.text.text_trainer import UniversalUserEmbeddingTrainer
 
-    config, until = settings.model_config_of(), read_split(prepared, log).t_validation
+    config, cutoff = settings.model_config_of(), read_split(prepared, log).t_validation
     posts = posts_of(texts[USER].to_numpy(), texts[TIMESTAMP], texts[PLATFORM], texts[TEXT], config)
-    told = read_table(prepared / STATEMENTS_FILE, STATEMENTS)
-    told = told.filter(pl.col(TIMESTAMP).is_null() | (pl.col(TIMESTAMP) < until))
-    said = list(zip(told[USER].to_list(), told[STATEMENT].to_list(), told[CONTEXT].to_list(), strict=True))
-    users = users_before(posts, said, until, config)
-    chosen = np.random.default_rng(settings.seed).random(len(users)) < settings.validation_share
-    learned, held = ([user for user, out in zip(users, chosen, strict=True) if out == side] for side in (False, True))
-    if not learned:
-        learned, held = users, []
-    with files.atomic(models / "text") as new, files.atomic(reports / "text") as drawn:
+    table = read_table(prepared / STATEMENTS_FILE, STATEMENTS)
+    table = table.filter(pl.col(TIMESTAMP).is_null() | (pl.col(TIMESTAMP) < cutoff))
+    statements = list(zip(table[USER].to_list(), table[STATEMENT].to_list(), table[CONTEXT].to_list(), strict=True))
+    users = users_before(posts, statements, cutoff, config)
+    mask = np.random.default_rng(settings.seed).random(len(users)) < settings.validation_share
+    training_users, validation_users = (
+        [user for user, is_validation in zip(users, mask, strict=True) if is_validation == side]
+        for side in (False, True)
+    )
+    if not training_users:
+        training_users, validation_users = users, []
+    with files.atomic(models / "text") as new, files.atomic(reports / "text") as report_folder:
         new.mkdir(parents=True)
-        drawn.mkdir(parents=True)
-        kept = checkpoints / "embed_text"
+        report_folder.mkdir(parents=True)
+        checkpoint = checkpoints / "embed_text"
         trainer = UniversalUserEmbeddingTrainer(
-            config, learned, held, output=new / TOWERS, checkpoints=kept, cache=cache
+            config, training_users, validation_users, output=new / TOWERS, checkpoints=checkpoint, cache=cache
         )
-        begun = trainer.trainee.validate()
-        fitted = trainer.train(drawn / "training")
+        before_training = trainer.objective.validate()
+        fitted = trainer.train(report_folder / "training")
         if fitted is not None and not fitted.main:  # one of several processes: the first writes
             raise SystemExit(0)
-        vectors = embedded(trainer, posts, log.num_users)
+        vectors = embed_over_time(trainer, posts, log.num_users)
         vectors.save(new, log)
         figures: dict[str, Any] = {
             "texts": texts.height,
             "users": int(texts[USER].n_unique()),
-            "statements": trainer.trainee.learnable,
+            "statements": trainer.objective.learnable,
             "vectors": len(vectors.vectors),
-            "learned_from": len(learned),
+            "learned_from": len(training_users),
             "epoch": fitted.best_epoch if fitted else 0,
-            "begun": rounded(begun),
-            "validation": rounded(trainer.trainee.validate()),
+            "begun": rounded(before_training),
+            "validation": rounded(trainer.objective.validate()),
         }
         files.write_json(new / INFERENCE, {"threshold": trainer.threshold()})
-        files.write_text(drawn / REPORT, report(figures, settings))
+        files.write_text(report_folder / REPORT, report(figures, settings))
     files.write_json(reports / "text.json", figures)
     return EmbedTextResult(figures["texts"], figures["users"], figures)
 
@@ -120,16 +127,16 @@ def rounded(figures: dict[str, float]) -> dict[str, float]:
 
 
 def report(figures: dict[str, Any], settings: EmbedTextSettings) -> str:
-    """The metrics file, to be read."""
+    """The figures of text.json, as Markdown."""
     lines = [
         "# Texts",
         "",
         f"{figures['texts']:,} texts of {figures['users']:,} users, {figures['vectors']:,} vectors of width "
-        f"{settings.embedding_dim}: a user has a new one with the 1st, 2nd, 4th, 8th, ... text and with the first of "
-        f"each day. The towers learned from {figures['learned_from']:,} users, {figures['statements']:,} statements; "
-        f"epoch {figures['epoch']} was kept.",
+        f"{settings.embedding_dim}: a user gets a new vector with the 1st, 2nd, 4th, 8th, ... text and with the first "
+        f"text of each day. The towers learned from {figures['learned_from']:,} users and {figures['statements']:,} "
+        f"statements; epoch {figures['epoch']} was the best.",
         "",
-        "Mean reciprocal ranks on users who were not learned from, before and after training:",
+        "Mean reciprocal ranks on users who were not used for training, before and after it:",
         "",
         "| | before | after |",
         "|---|---:|---:|",

@@ -1,4 +1,4 @@
-"""Stage evaluate: every model and baseline ranks people for held-out events; the lists are kept and measured."""
+"""Stage evaluate: every model and baseline ranks users for held-out events; the lists are written and measured."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 import polars as pl
 
 from befriend import files, layout
+from befriend.analysis.calibration import calibration
+from befriend.analysis.cold_start import value_of_cold_targets
+from befriend.analysis.decoding_quality import decoding_quality
+from befriend.analysis.evaluate_settings import EvaluateSettings
+from befriend.analysis.evaluation_report import headline, write_report
+from befriend.analysis.fingerprint import run_fingerprint
+from befriend.analysis.latency import latency
+from befriend.analysis.measure import compute_metrics, predictions
+from befriend.analysis.parity import count_differing
 from befriend.api import Befriend
-from befriend.config import EvaluateSettings
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
+from befriend.data.regimes import Regime
 from befriend.data.split import read_split
-from befriend.evaluation.calibration import calibration
-from befriend.evaluation.decoding import decoding
-from befriend.evaluation.evaluated import evaluated
-from befriend.evaluation.findable import without_events
-from befriend.evaluation.latency import latency
-from befriend.evaluation.measure import measure, predictions
-from befriend.evaluation.parity import differing
-from befriend.evaluation.protocol import Questions, ask, requests
-from befriend.evaluation.ranked import EVENTS_AT_ONCE, Lists, ranked
-from befriend.evaluation.regimes import Regime
-from befriend.evaluation.report import headline, write_report
-from befriend.retrieval import batch
-from befriend.retrieval.models import Models
+from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
+from befriend.evaluation.run_rankers import EVENTS_PER_BATCH, RegimeLists, run_rankers
+from befriend.recommendation import list_writer as batch
+from befriend.recommendation.recommend_options import ModelName, RecommendOptions
+from befriend.recommendation.request_table import read_requests
+from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import MODELS as TOWERS
 from befriend.retrieval.ranker import read_boosters
-from befriend.retrieval.recommend import ModelName, RecommendOptions
-from befriend.retrieval.request_table import read_requests
-from befriend.retrieval.requests import DEPTH
+from befriend.retrieval.requests import LIST_DEPTH
 
 MODELS = (*TOWERS, "both")
 SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
@@ -43,7 +43,7 @@ class EvaluateResult:
     best: dict[str, str]
     """regime -> the best model on list new"""
     measurements: dict[str, Any]
-    """latency: milliseconds by model and percentile"""
+    """what differs from run to run; latency: milliseconds by model and percentile"""
 
     def summary(self) -> str:
         return f"{self.events:,} events; best on list new: " + ", ".join(f"{r} {m}" for r, m in self.best.items())
@@ -56,70 +56,75 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    loaded, boosters = Models.read(prepared, models, log), read_boosters(models / "ranker")
-    asked = {r: ask(log, split, settings.part, settings.events, r, loaded.findable) for r in settings.regimes}
+    loaded, boosters = LoadedModels.load(prepared, models, log), read_boosters(models / "ranker")
+    queries_by_regime = {
+        r: make_eval_queries(log, split, settings.part, settings.events, r, loaded.eligible_since)
+        for r in settings.regimes
+    }
     histories, recommender = loaded.activity.histories, loaded.recommender(boosters)
 
-    lists = ranked(recommender, log, histories, asked, recommender.names, "evaluate")
+    lists = run_rankers(recommender, log, histories, queries_by_regime, recommender.names, "evaluate")
     metrics: dict[str, Any] = {}
     tables: dict[str, list[pl.DataFrame]] = {}
-    with files.atomic(reports / "predictions") as kept:
-        for regime, questions in asked.items():
+    with files.atomic(reports / "predictions") as predictions_folder:
+        for regime, queries in queries_by_regime.items():
             protocol, served = lists.protocol[regime], lists.served[regime]
-            for name, made in protocol.items():
-                (kept / name).mkdir(parents=True, exist_ok=True)
-                predictions(log, questions, made).write_parquet(kept / name / f"{regime}.parquet", compression="zstd")
-            measured = measure(log, histories, split, questions, protocol, served, settings)
+            for name, model_lists in protocol.items():
+                (predictions_folder / name).mkdir(parents=True, exist_ok=True)
+                predictions(log, queries, model_lists).write_parquet(
+                    predictions_folder / name / f"{regime}.parquet", compression="zstd"
+                )
+            measured = compute_metrics(log, histories, split, queries, protocol, served, settings)
             metrics[regime] = measured.metrics
-            found = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown}
-            found["findable"] = without_events(log, questions, protocol, served, settings)
-            for name, table in found.items():
+            regime_tables = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown}
+            regime_tables["cold_start"] = value_of_cold_targets(log, queries, protocol, served, settings)
+            for name, table in regime_tables.items():
                 tables.setdefault(name, []).append(table.select(pl.lit(regime).alias("regime"), pl.all()))
-    calibrated, bins = calibration(log, histories, asked, recommender)
-    joined = {name: pl.concat(parts) for name, parts in tables.items()}
+    calibration_metrics, bins = calibration(log, histories, queries_by_regime, recommender)
+    joined = {name: pl.concat(table_list) for name, table_list in tables.items()}
     with files.atomic(reports / "evaluation") as folder:
         folder.mkdir()
-        write_report(folder, metrics, joined["slices"], joined["exposure"], joined["findable"], settings)
+        write_report(folder, metrics, joined["slices"], joined["exposure"], joined["cold_start"], settings)
         joined["shown"].write_csv(folder / SHOWN_FILE)
-        files.write_json(folder / layout.EVALUATED.name, {"of": evaluated(prepared, models)})
+        files.write_json(folder / layout.FINGERPRINT.name, {"of": run_fingerprint(prepared, models)})
         bins.write_csv(folder / CALIBRATION_FILE)
-    metrics["served"] = _served(settings, prepared, models, log, asked, lists.served)
+    metrics["served"] = _compare_served(settings, prepared, models, log, queries_by_regime, lists.served)
     files.write_json(reports / "metrics.json", metrics)
-    files.write_json(reports / "calibration.json", calibrated)
+    files.write_json(reports / "calibration.json", calibration_metrics)
     beam = loaded.retrievers(approximate=True)[1]
-    decoded = {}
-    for regime, questions in asked.items():
-        some = requests(log, histories, {regime: questions}, EVENTS_AT_ONCE)
-        with_events = ((request, events) for request, events, _ in some)
-        decoded[regime] = decoding(log, with_events, recommender, beam, settings.seed)
-    files.write_json(reports / "stu.json", decoded)
+    decoding_metrics = {}
+    for regime, queries in queries_by_regime.items():
+        requests = make_requests(log, histories, {regime: queries}, EVENTS_PER_BATCH)
+        with_events = ((request, events) for request, events, _ in requests)
+        decoding_metrics[regime] = decoding_quality(log, with_events, recommender, beam, settings.seed)
+    files.write_json(reports / "stu.json", decoding_metrics)
     top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
-    events = max(len(questions.events) for questions in asked.values())
-    request, _, _ = next(iter(requests(log, histories, asked, EVENTS_AT_ONCE)))
-    waited = latency(recommender, request, MODELS)
-    return EvaluateResult(events, dict(top.iter_rows()), {"latency": waited})
+    events = max(len(queries.events) for queries in queries_by_regime.values())
+    request, _, _ = next(iter(make_requests(log, histories, queries_by_regime, EVENTS_PER_BATCH)))
+    milliseconds = latency(recommender, request, MODELS)
+    return EvaluateResult(events, dict(top.iter_rows()), {"latency": milliseconds})
 
 
-def _served(
+def _compare_served(
     settings: EvaluateSettings,
     prepared: Path,
     models: Path,
     log: EventLog,
-    asked: dict[Regime, Questions],
-    measured: Lists,
+    queries_by_regime: dict[Regime, EvalQueries],
+    measured: RegimeLists,
 ) -> dict[str, int]:
-    """Some of the requests once more, through the API and as a file of requests: how many lists differ."""
+    """Repeats some of the requests through the API and as a file of requests, and counts the lists that differ."""
     people = Befriend(models.parent, prepared=prepared)
 
     def by_api(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
-        return people.answer(requests, RecommendOptions(model, DEPTH))
+        return people.answer(requests, RecommendOptions(model, LIST_DEPTH))
 
     def by_file(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
         with tempfile.TemporaryDirectory() as name:
             file, lists = Path(name) / "requests.parquet", Path(name) / "lists.parquet"
             requests.write_parquet(file)
-            batch.write(people.lists(RecommendOptions(model, DEPTH)), read_requests(file), lists, digest="0")
+            batch.write_lists(people.lists(RecommendOptions(model, LIST_DEPTH)), read_requests(file), lists, digest="0")
             return pl.read_parquet(lists)
 
-    ways: list[Any] = [by_api, by_file]
-    return differing(log, asked, measured, ways, MODELS, settings.served, settings.seed)
+    interfaces: list[Any] = [by_api, by_file]
+    return count_differing(log, queries_by_regime, measured, interfaces, MODELS, settings.served, settings.seed)

@@ -1,4 +1,4 @@
-"""Stage report: one page, its pictures and the model card, of what every other stage measured."""
+"""Stage report: one page with figures, and a model card, of what all other stages measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from befriend import files, layout
 from befriend.api import load
 from befriend.config import Params
 from befriend.report.charts import figures
-from befriend.report.examples import examples
-from befriend.report.page import card, render
-from befriend.report.run import Run
+from befriend.report.example_lists import example_lists
+from befriend.report.page import model_card, render
+from befriend.report.run_results import RunResults
 
 FIGURES = "figures"
-WAITS_FILE = layout.RUNS / "latency.js"
+LATENCY_FILE = layout.RUNS / "latency.js"
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class ReportResult:
 
 
 def run(params: Params, root: Path) -> ReportResult:
-    """Reads what the other stages wrote below root; writes reports/report/: index.html, model_card.md and figures/.
+    """Reads the outputs of the other stages in `root`; writes reports/report/: index.html, model_card.md and figures/.
 
-    How long lists took differs from run to run, and a page that held it would too: runs/latency.js has it, which the
-    page reads where it lies.
+    The latency of lists differs from run to run, so it is not part of the page, which would differ too. It is written
+    to runs/latency.js, which the page loads.
     """
-    told = Run.read(root, params)
-    drawn = figures(told)
-    shown = examples(load(root), params.report.examples, params.report.people) if params.report.examples else []
-    page = render(told, drawn, shown)
+    results = RunResults.read(root, params)
+    drawn = figures(results)
+    examples = example_lists(load(root), params.report.examples, params.report.people) if params.report.examples else []
+    page = render(results, drawn, examples)
     with files.atomic(root / layout.PAGE.parent) as folder:
         (folder / FIGURES).mkdir(parents=True)
         for figure in drawn:
             figure.write(folder / FIGURES)
         files.write_text(folder / layout.PAGE.name, page)
-        files.write_text(folder / layout.MODEL_CARD.name, card(told))
+        files.write_text(folder / layout.MODEL_CARD.name, model_card(results))
     record = root / layout.RUNS / "evaluate.json"
-    waits = files.read_json(record).get("latency") if record.is_file() else None
-    files.write_text(root / WAITS_FILE, f"window.befriend = {files.to_json({'latency': waits or {}})}")
+    latency = files.read_json(record).get("latency") if record.is_file() else None
+    files.write_text(root / LATENCY_FILE, f"window.befriend = {files.to_json({'latency': latency or {}})}")
     return ReportResult(layout.PAGE, len(drawn), len(page.encode()) / 1e6)

@@ -1,8 +1,7 @@
-"""Stage tokenize: a code of tokens for every user of the training part, and what it takes to code those to come."""
+"""Stage tokenize: assigns an STU to every user of the training part, and saves what later users need to get one."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from befriend import files
-from befriend.data.log import EVENTS_FILE, EventLog
+from befriend import artifacts, files
+from befriend.data.event_log import EVENTS_FILE, EventLog
 from befriend.data.split import read_split
-from befriend.data.texts import MOMENTS_FILE, TextVectors
-from befriend.tokens import folder, residual_kmeans
-from befriend.tokens.catalogue import agreement, communities, describe
-from befriend.tokens.figures import draw_map, draw_use, place_users
-from befriend.tokens.folder import Tokens
+from befriend.features.text_vectors import VECTORS_FILE, TextVectors
+from befriend.tokens import residual_kmeans
+from befriend.tokens import tokenizer as folder
+from befriend.tokens.codebook_metrics import communities, community_agreement, describe_codebooks
 from befriend.tokens.quantizer import Quantizer
-from befriend.tokens.settings import TokenizeSettings
-from befriend.tokens.table import Table
-from befriend.tokens.user_vectors import Graph, Spectrum
-from befriend.training.reproducible import limited
+from befriend.tokens.stu_table import StuTable
+from befriend.tokens.token_figures import draw_map, draw_use, place_users_by_token
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.tokens.tokenizer import StuTokenizer
+from befriend.tokens.user_vectors import InteractionGraph, SpectralEmbedding
+from befriend.training.determinism import thread_limits
 
 USE_FIGURE, MAP_FIGURE, MAP_FILE, REPORT = "use.png", "map.png", "map.csv", "report.md"
 
@@ -38,17 +38,18 @@ class TokenizeResult:
     def summary(self) -> str:
         return (
             f"{self.users:,} users, {' x '.join(map(str, self.vocabulary))} tokens; {self.unique_share:.1%} of the "
-            f"plain codes were unique, all STUs are; first tokens lie within communities to {self.homogeneity:.2f}"
+            f"plain codes were unique, all STUs are; homogeneity of first tokens with communities "
+            f"{self.homogeneity:.2f}"
         )
 
 
 def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TokenizeResult:
     """Reads the prepared log; writes the folder tokens to `models`, and tokens.json and tokens/ to `reports`.
 
-    Looks at the events of the training part alone. An RQ-VAE goes on from what lies in checkpoints/ for the same
-    inputs and settings.
+    Uses the events of the training part alone. An RQ-VAE resumes from `checkpoints` if they are of the same inputs and
+    settings.
     """
-    with limited(settings.threads):
+    with thread_limits(settings.threads):
         return _run(settings, prepared, models, reports, checkpoints)
 
 
@@ -59,57 +60,65 @@ def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path
     events = np.arange(end)
     users = int(max(log.actor[:end].max(initial=-1), log.target[:end].max(initial=-1))) + 1
     data = files.sha256(prepared / EVENTS_FILE)
-    written = files.sha256(models / "text" / MOMENTS_FILE)
-    inputs = f"{data} {written} {split.to_json()} {settings.model_dump_json()}"
-    digest = hashlib.sha256(inputs.encode()).hexdigest()[:16]
-    kept = checkpoints / "tokenize" / digest
+    text_vectors = [models / "text" / VECTORS_FILE]
+    digest = artifacts.fingerprint(models, text_vectors, data, f"{split.to_json()}", settings.model_dump_json())
+    checkpoint = checkpoints / "tokenize" / digest[:16]
 
     until = int(log.timestamp[:end].max(initial=0))
-    graph = Graph(settings.half_life, settings.action_weights).adjacency(log, events, until)[:users, :users].tocsr()
-    with files.atomic(reports / "tokens") as drawn:
-        drawn.mkdir()
+    graph = (
+        InteractionGraph(settings.half_life, settings.action_weights)
+        .adjacency(log, events, until)[:users, :users]
+        .tocsr()
+    )
+    with files.atomic(reports / "tokens") as report_folder:
+        report_folder.mkdir()
         if settings.previous:
-            tokens = folder.load(Path(settings.previous), log, texts).extended(log, end)
+            tokens = folder.load_tokenizer(Path(settings.previous), log, texts).with_users_at(log, end)
             vectors = tokens.vectors(log, events, np.arange(len(tokens.table)))
         else:
-            spectrum = Spectrum.of(graph, settings.dimensions, settings.seed)
-            spectral = torch.from_numpy(spectrum.place(graph))
-            cut = np.full(users, split.t_validation)
-            vectors = folder.user_vectors(spectral, settings, log, np.arange(users), texts, cut)
-            quantizer = fit_quantizer(settings, vectors, kept, drawn)
+            spectrum = SpectralEmbedding.of(graph, settings.dimensions, settings.seed)
+            spectral = torch.from_numpy(spectrum.embed(graph))
+            cutoffs = np.full(users, split.t_validation)
+            vectors = folder.user_vectors(spectral, settings, log, np.arange(users), texts, cutoffs)
+            quantizer = fit_quantizer(settings, vectors, checkpoint, report_folder)
             sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
-            nobody = Table(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
-            tokens = Tokens(settings, spectrum, quantizer, nobody, log.lineage(users), data, split.t_validation, texts)
-            tokens = tokens.with_users(vectors, log)
+            empty_table = StuTable(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
+            tokens = StuTokenizer(
+                settings, spectrum, quantizer, empty_table, log.lineage(users), data, split.t_validation, texts
+            )
+            tokens = tokens.with_training_users(vectors, log)
         stus, vocabulary = tokens.table.stus[:users], tokens.table.vocabulary
-        figures = describe(tokens.quantizer, vectors[:users], stus, vocabulary)
+        figures = describe_codebooks(tokens.quantizer, vectors[:users], stus, vocabulary)
         groups = communities(graph, settings.seed)
-        figures["communities"] = agreement(stus[:, 0].numpy(), groups, settings.seed)
+        figures["communities"] = community_agreement(stus[:, 0].numpy(), groups, settings.seed)
         figures["communities"]["count"] = len(np.unique(groups))
-        draw_use(stus, vocabulary, drawn / USE_FIGURE)
-        places = place_users(tokens.quantizer, vectors[:users], stus[:, 0], settings.seed)
-        places.write_csv(drawn / MAP_FILE)
-        title = f"{places.height:,} users by their first token ({vocabulary[0]} codes)"
-        draw_map(places, vocabulary[0], title, settings.seed, drawn / MAP_FIGURE)
-        files.write_text(drawn / REPORT, report(figures, vocabulary))
-    folder.save(models / "tokens", tokens, log.user_ids)
+        draw_use(stus, vocabulary, report_folder / USE_FIGURE)
+        points = place_users_by_token(tokens.quantizer, vectors[:users], stus[:, 0], settings.seed)
+        points.write_csv(report_folder / MAP_FILE)
+        title = f"{points.height:,} users by their first token ({vocabulary[0]} codes)"
+        draw_map(points, vocabulary[0], title, settings.seed, report_folder / MAP_FIGURE)
+        files.write_text(report_folder / REPORT, report(figures, vocabulary))
+    folder.save_tokenizer(models / "tokens", tokens, log.user_ids)
     files.write_json(reports / "tokens.json", figures)
-    files.remove(kept.parent)
+    files.remove(checkpoint.parent)
     return TokenizeResult(
         len(tokens.table), vocabulary, figures["before"]["unique_share"], figures["communities"]["homogeneity"]
     )
 
 
-def fit_quantizer(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path, drawn: Path) -> Quantizer:
-    """vectors: float32[n, D]. An RQ-VAE keeps its checkpoints in one folder and draws its curves below the other."""
+def fit_quantizer(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path, report_folder: Path) -> Quantizer:
+    """Fits the quantizer that the settings name to vectors, float32[n, D].
+
+    An RQ-VAE writes its checkpoints to `checkpoints`, and its curves to training/ in `report_folder`.
+    """
     sizes = settings.sizes(len(vectors))
     if settings.quantizer == "residual_kmeans":
-        return residual_kmeans.fit(vectors, sizes, settings.iterations, settings.seed, settings.threads)
-    from befriend.tokens.rqvae import RqVaeTrainee
+        return residual_kmeans.fit_residual_kmeans(vectors, sizes, settings.iterations, settings.seed, settings.threads)
+    from befriend.tokens.rqvae import RqVaeObjective
     from befriend.training.loop import fit
-    from befriend.training.settings import TrainingSettings
+    from befriend.training.training_settings import TrainingSettings
 
-    trainee = RqVaeTrainee(vectors, sizes, settings)
+    objective = RqVaeObjective(vectors, sizes, settings)
     training = TrainingSettings(
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -117,25 +126,25 @@ def fit_quantizer(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path
         seed=settings.seed,
         threads=settings.threads,
     )
-    fit(trainee, training, checkpoints, drawn / "training")
-    return trainee.quantizer()
+    fit(objective, training, checkpoints, report_folder / "training")
+    return objective.quantizer()
 
 
 def report(figures: dict[str, Any], vocabulary: tuple[int, ...]) -> str:
-    """The metrics file, to be read."""
-    before, after, groups = figures["before"], figures["after"], figures["communities"]
+    """The figures of tokens.json, as Markdown."""
+    before, after, agreement = figures["before"], figures["after"], figures["communities"]
     lines = [
         "# STUs",
         "",
         f"{figures['users']:,} users of the training part, {' x '.join(f'{size:,}' for size in vocabulary)} tokens. "
-        f"Of the plain codes {before['unique_share']:.1%} were distinct; {before['collision_rate']:.1%} of the users "
-        f"shared theirs, {before['largest_bucket']:,.0f} at most one. {after['moved_share']:.1%} were moved, and every "
-        "STU is one user's.",
+        f"Before collisions were resolved, {before['unique_share']:.1%} of the codes were distinct; "
+        f"{before['collision_rate']:.1%} of the users shared their code, at most {before['largest_bucket']:,.0f} the "
+        f"same one. {after['moved_share']:.1%} of the users got another code, and every STU now belongs to one user.",
         "",
-        f"First tokens lie within the {groups['count']:,} communities of the graph to {groups['homogeneity']:.2f} "
-        f"(homogeneity; shuffled users: {groups['shuffled']:.2f}).",
+        f"The homogeneity of first tokens with the {agreement['count']:,} communities of the graph is "
+        f"{agreement['homogeneity']:.2f} (shuffled users: {agreement['shuffled']:.2f}).",
         "",
-        "| level | codes | in use | perplexity | variance left over |",
+        "| level | codes | in use | perplexity | residual variance |",
         "|---:|---:|---:|---:|---:|",
     ]
     for level, size in enumerate(vocabulary):

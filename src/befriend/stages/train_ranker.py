@@ -1,4 +1,4 @@
-"""Stage train_ranker: learns from validation events how to put the candidates of all models and rules in order."""
+"""Stage train_ranker: trains the ranker, which orders the candidates of all models and rules, on validation events."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from pathlib import Path
 import numpy as np
 
 from befriend import files
-from befriend.config import RankerSettings
-from befriend.data.activity import DAY
-from befriend.data.answers import answered
-from befriend.data.log import EventLog
+from befriend.data.event_log import DAY, EventLog
 from befriend.data.split import read_split
 from befriend.errors import DataError
-from befriend.evaluation.protocol import ask, requests
+from befriend.evaluation.protocol import make_eval_queries, make_requests
+from befriend.features.reciprocation import answered
 from befriend.progress import track
-from befriend.retrieval.models import Models
-from befriend.retrieval.ranker import SOURCES, Examples, candidates, fit
+from befriend.retrieval.loaded_models import LoadedModels
+from befriend.retrieval.ranker import SOURCES, RankerExamples, fit_ranker, merge_candidates
+from befriend.retrieval.ranker_settings import RankerSettings
 
-EVENTS_AT_ONCE = 256
+EVENTS_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
 class RankerResult:
     lists: int
+    """lists that the ranker of model both learned from"""
     candidates: int
-    found: float
+    """per list, on average"""
+    candidate_recall: float
+    """share of the lists with the target among the candidates"""
     trees: dict[str, int]
+    """ranker -> number of trees"""
 
     def summary(self) -> str:
         trees = ", ".join(f"{name} {count}" for name, count in self.trees.items())
         return (
-            f"{self.lists:,} lists of {self.candidates} candidates on average, {self.found:.0%} of all lists had the "
-            f"target among them; trees: {trees}"
+            f"{self.lists:,} lists of {self.candidates} candidates on average, {self.candidate_recall:.0%} of all "
+            f"lists had the target among them; trees: {trees}"
         )
 
 
@@ -41,28 +44,31 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     """Reads the prepared log and the models; writes the folder ranker to `models`."""
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    loaded = Models.read(prepared, models, log)
+    loaded = LoadedModels.load(prepared, models, log)
     recommender = loaded.recommender({})
     names = tuple(dict.fromkeys(source for sources in SOURCES.values() for source in sources))
-    kept: dict[str, list[Examples]] = {name: [] for name in SOURCES}
-    asked = 0
-    questions = {
-        regime: ask(log, split, "validation", settings.events, regime, loaded.findable) for regime in settings.regimes
+    example_blocks: dict[str, list[RankerExamples]] = {name: [] for name in SOURCES}
+    num_examples = 0
+    queries_by_regime = {
+        regime: make_eval_queries(log, split, "validation", settings.events, regime, loaded.eligible_since)
+        for regime in settings.regimes
     }
-    blocks = list(requests(log, loaded.activity.histories, questions, EVENTS_AT_ONCE))
+    blocks = list(make_requests(log, loaded.activity.histories, queries_by_regime, EVENTS_PER_BATCH))
     for request, events, _ in track(blocks, "candidates", len(blocks)):
-        wanted = _wanted(log, split.t_test, events, settings)
-        asked += int(wanted.sum())
+        is_example = _example_mask(log, split.t_test, events, settings)
+        num_examples += int(is_example.sum())
         ranking = recommender.rank(request, names)
         for name, sources in SOURCES.items():
-            users = candidates(ranking.lists, sources)
-            hit = users == log.target[events][:, None]
-            useful = hit.any(1) & wanted
-            real = (users >= 0) & useful[:, None]
-            rows = ranking.features(name, users)[real]
-            kept[name].append(Examples(rows, hit[real], real.sum(1)[useful], log.timestamp[events][useful]))
-    examples = {name: Examples.joined(parts) for name, parts in kept.items()}
-    if not all(len(part.groups) for part in examples.values()):
+            users = merge_candidates(ranking.lists, sources)
+            is_target = users == log.target[events][:, None]
+            has_target = is_target.any(1) & is_example
+            mask = (users >= 0) & has_target[:, None]
+            rows = ranking.features(name, users)[mask]
+            example_blocks[name].append(
+                RankerExamples(rows, is_target[mask], mask.sum(1)[has_target], log.timestamp[events][has_target])
+            )
+    examples = {name: RankerExamples.concat(example_list) for name, example_list in example_blocks.items()}
+    if not all(len(ranker_examples.groups) for ranker_examples in examples.values()):
         raise DataError(
             "no validation event has its target among the candidates: there is nothing to learn from. "
             "Raise train_ranker.events, or lower train_ranker.answer_days."
@@ -70,18 +76,21 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     trees = {}
     with files.atomic(models / "ranker") as folder:
         folder.mkdir()
-        for name, part in examples.items():
-            booster = fit(part, settings)
+        for name, ranker_examples in examples.items():
+            booster = fit_ranker(ranker_examples, settings)
             trees[name] = booster.num_trees()
             files.write_text(folder / f"{name}.txt", booster.model_to_string())
     both = examples["both"]
-    lists, people = len(both.groups), len(both.rows)
-    return RankerResult(lists, round(people / lists), lists / max(asked, 1), trees)
+    num_lists, num_candidates = len(both.groups), len(both.features)
+    return RankerResult(num_lists, round(num_candidates / num_lists), num_lists / max(num_examples, 1), trees)
 
 
-def _wanted(log: EventLog, end: int, events: np.ndarray, settings: RankerSettings) -> np.ndarray:
-    """bool[len(events)]: which events show what is to be learned. end: UTC second up to which answers are known."""
+def _example_mask(log: EventLog, end: int, events: np.ndarray, settings: RankerSettings) -> np.ndarray:
+    """bool[len(events)]: which events the ranker learns from. end: UTC second before which answers are known.
+
+    With the objective `contact`: all. Else: those answered within answer_days, if answer_days have passed by `end`.
+    """
     if settings.objective == "contact":
         return np.ones(len(events), bool)
-    old_enough = log.timestamp[events] + settings.answer_days * DAY < end
-    return answered(log, events, settings.answer_days) & old_enough
+    is_old_enough = log.timestamp[events] + settings.answer_days * DAY < end
+    return answered(log, events, settings.answer_days) & is_old_enough

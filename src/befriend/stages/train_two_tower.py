@@ -1,18 +1,21 @@
-"""Stage train_two_tower: the retrieval model, trained on the training part, chosen on the validation part."""
+"""Stage train_two_tower: trains the retrieval model on the training part; the best epoch is that on validation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from befriend.models.settings import TowerSettings, TwoTowerSettings
-from befriend.stages.training import Inputs, TrainResult, train
-from befriend.training.two_tower import TwoTowerTrainee
+from befriend.evaluation.validation import two_tower_validation
+from befriend.models.model_settings import TowerSettings
+from befriend.objectives.objective_settings import TwoTowerSettings
+from befriend.objectives.two_tower_objective import TwoTowerObjective
+from befriend.stages.train_stage import TrainingInputs, TrainResult, train_model
 
 STAGE, NAME = "train_two_tower", "two_tower"
 
 
 def run(settings: TwoTowerSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TrainResult:
-    """Reads the prepared log; writes the folder two_tower to `models`, and its curves to training/ in `reports`."""
-    inputs = Inputs.read(prepared, models, settings)
-    trainee = TwoTowerTrainee(inputs.observed, inputs.attributes, inputs.split, settings)
-    return train(STAGE, NAME, inputs, trainee, settings, TowerSettings, (models, reports, checkpoints))
+    """Reads the prepared log; writes the folder two_tower to `models`, curves to training/ in `reports`."""
+    inputs = TrainingInputs.read(prepared, models, settings)
+    validate = two_tower_validation(inputs.feature_view, inputs.split, settings)
+    objective = TwoTowerObjective(inputs.feature_view, inputs.attributes, inputs.split, settings, validate)
+    return train_model(STAGE, NAME, inputs, objective, settings, TowerSettings, (models, reports, checkpoints))

@@ -1,17 +1,17 @@
-"""Universal user embeddings: what people wrote and what is said of them, in one space.
+"""Universal user embeddings: vectors of users, from what they wrote, and of statements about them, in one space.
 
     from befriend.text import ModelConfig, UniversalUserEmbeddingTrainer, UserChunk, UserData
 
-Two towers without a shared weight: one reads a user's texts, chunk by chunk, the other a statement. Knows nothing of
-events: what the pipeline makes of the vectors is in `befriend.data.texts` and the models.
+Two towers that share no weights: the user tower reads a user's texts, chunk by chunk; the item tower reads a
+statement. The package knows nothing of events: `befriend.features.text_vectors` and the models use its vectors.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from befriend.text.data import Statement, UserChunk, UserData
-from befriend.text.settings import ModelConfig
+from befriend.text.chunks import Statement, UserChunk, UserData
+from befriend.text.text_settings import ModelConfig
 
 __all__ = [
     "ModelConfig",
@@ -24,13 +24,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The classes that need torch are imported when they are asked for."""
+    """Imports the classes that need torch on first access."""
     if name == "UniversalUserEmbeddingTrainer":
-        from befriend.text.trainer import UniversalUserEmbeddingTrainer
+        from befriend.text.text_trainer import UniversalUserEmbeddingTrainer
 
         return UniversalUserEmbeddingTrainer
     if name == "UniversalUserEmbeddingEvaluator":
-        from befriend.text.evaluator import UniversalUserEmbeddingEvaluator
+        from befriend.text.text_evaluator import UniversalUserEmbeddingEvaluator
 
         return UniversalUserEmbeddingEvaluator
     raise AttributeError(name)

@@ -1,9 +1,9 @@
-"""RQ-VAE: an encoder, codebooks on what it makes of the vectors, and a decoder, trained together.
+"""RQ-VAE: an encoder, residual codebooks on its latents, and a decoder, trained together.
 
-Zeghidour et al. 2021 (residual quantisation in an autoencoder), Lee et al. 2022. Encoder and decoder begin as the
-projection on the principal axes and its transpose, and the codebooks as residual k-means of real latents, level by
-level: training starts where residual k-means ends, and no code starts out dead. Squared errors are summed over
-dimensions, so that reconstruction and commitment are on one scale whatever the widths.
+Zeghidour et al. 2021 (residual quantisation in an autoencoder), Lee et al. 2022. Encoder and decoder are initialised as
+the projection onto the principal axes and its transpose, the codebooks by residual k-means of actual latents: training
+starts where residual k-means ends, and no code starts dead. Squared errors are summed over dimensions, so that
+reconstruction and commitment are on one scale whatever the widths.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from befriend.models.layers import MLP
+from befriend.nn.layers import MLP
 from befriend.tokens import residual_kmeans
 from befriend.tokens.quantizer import Quantizer
-from befriend.tokens.settings import TokenizeSettings
-from befriend.training.trainee import Losses
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.training.objective import BatchLoss
 
-ROWS = 1024  # users a step
-DEAD = 0.02  # a code whose fading count of users falls below this share of the mean is given to one of them
-FADE = 0.95  # of codes and counts, a step
+ROWS = 1024  # users per training step
+DEAD = 0.02  # a code whose decayed count of users falls below this share of the mean is reset to one of them
+FADE = 0.95  # decay of codes and counts per step
 
 
-class Coder(nn.Module):
-    """A linear map and what a small network adds to it, nothing at first."""
+class LinearPlusMLP(nn.Module):
+    """A linear layer plus a small MLP, whose output starts at 0."""
 
     def __init__(self, width: int, hidden: int, out: int):
         super().__init__()
@@ -46,13 +46,13 @@ class RqVae(nn.Module):
     """Encoder, residual quantizer and decoder."""
 
     def __init__(self, vectors: Tensor, sizes: Sequence[int], settings: TokenizeSettings):
-        """vectors: float32[n, D], on whose latents the codebooks begin."""
+        """vectors: float32[n, D], used to initialise encoder, decoder and codebooks."""
         from vector_quantize_pytorch import ResidualVQ  # type: ignore[import-untyped]
 
         super().__init__()
         width, latent = vectors.shape[1], min(settings.latent_dim, vectors.shape[1])
-        self.encoder = Coder(width, settings.encoder_dim, latent)
-        self.decoder = Coder(latent, settings.encoder_dim, width)
+        self.encoder = LinearPlusMLP(width, settings.encoder_dim, latent)
+        self.decoder = LinearPlusMLP(latent, settings.encoder_dim, width)
         self.quantizer = ResidualVQ(
             dim=latent,
             num_quantizers=len(sizes),
@@ -61,50 +61,56 @@ class RqVae(nn.Module):
             threshold_ema_dead_code=DEAD * ROWS / max(sizes),
             commitment_weight=settings.commitment_weight,
         )
-        self._begin(vectors, sizes, settings)
+        self._initialise(vectors, sizes, settings)
 
     @torch.no_grad()
-    def _begin(self, vectors: Tensor, sizes: Sequence[int], settings: TokenizeSettings) -> None:
+    def _initialise(self, vectors: Tensor, sizes: Sequence[int], settings: TokenizeSettings) -> None:
+        """Sets encoder and decoder to the principal axes, and the codebooks to residual k-means of the latents."""
         mean = vectors.mean(0)
         axes = torch.linalg.eigh((vectors - mean).T @ (vectors - mean)).eigenvectors.flip(1)
         axes = axes[:, : self.encoder.linear.out_features]
-        axes = axes * torch.where(axes.gather(0, axes.abs().argmax(0, keepdim=True)) < 0, -1, 1)  # no sign by chance
+        axes = axes * torch.where(axes.gather(0, axes.abs().argmax(0, keepdim=True)) < 0, -1, 1)  # deterministic signs
         self.encoder.linear.weight.copy_(axes.T)
         self.encoder.linear.bias.copy_(-mean @ axes)
         self.decoder.linear.weight.copy_(axes)
         self.decoder.linear.bias.copy_(mean)
         latents = self.encoder(vectors)
-        begun = residual_kmeans.fit(latents, sizes, settings.iterations, settings.seed, settings.threads)
-        codes = begun.codes(latents)
-        for layer, codebook, code in zip(self.quantizer.layers, begun.codebooks, codes.T, strict=True):
+        initial = residual_kmeans.fit_residual_kmeans(
+            latents, sizes, settings.iterations, settings.seed, settings.threads
+        )
+        codes = initial.codes(latents)
+        for layer, codebook, code in zip(self.quantizer.layers, initial.codebooks, codes.T, strict=True):
             share = code.bincount(minlength=len(codebook)) / len(code)
             layer.codebook = codebook
             layer._codebook.cluster_size.copy_(share * ROWS)
             layer._codebook.embed_avg.copy_(share[:, None] * ROWS * codebook)
 
     def codebooks(self) -> tuple[Tensor, ...]:
+        """L times float32[K, d], copies of the current codebooks."""
         return tuple(layer.codebook.detach().clone() for layer in self.quantizer.layers)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """vectors: float32[n, D]. Returns reconstruction error and weighted commitment, float32[], and int64[n, L]."""
+        """Reconstruction error and weighted commitment, float32[], and codes, int64[n, L]. vectors: float32[n, D]."""
         latents = self.encoder(vectors)
         quantised, codes, commitment = self.quantizer(latents)
-        again = self.decoder(quantised)
-        return (vectors - again).square().sum(1).mean(), commitment.sum() * latents.shape[1], codes
+        reconstructed = self.decoder(quantised)
+        return (vectors - reconstructed).square().sum(1).mean(), commitment.sum() * latents.shape[1], codes
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Vectors of some users."""
+class VectorBatch:
+    """Vectors of the users of one training step."""
 
     vectors: Tensor
     """float32[n, D]"""
 
-    def to(self, device: torch.device | str) -> Rows:
-        return Rows(self.vectors.to(device))
+    def to(self, device: torch.device | str) -> VectorBatch:
+        return VectorBatch(self.vectors.to(device))
 
 
-class Batches(Sequence[Rows]):
+class VectorBatches(Sequence[VectorBatch]):
+    """All vectors in random order, in batches of `ROWS`."""
+
     def __init__(self, vectors: Tensor, seed: Sequence[int]):
         self.vectors = vectors
         self.order = torch.from_numpy(np.random.default_rng(seed).permutation(len(vectors)))
@@ -112,12 +118,12 @@ class Batches(Sequence[Rows]):
     def __len__(self) -> int:
         return -(-len(self.vectors) // ROWS)
 
-    def __getitem__(self, number: int) -> Rows:  # type: ignore[override]
-        return Rows(self.vectors[self.order[number * ROWS : (number + 1) * ROWS]])
+    def __getitem__(self, number: int) -> VectorBatch:  # type: ignore[override]
+        return VectorBatch(self.vectors[self.order[number * ROWS : (number + 1) * ROWS]])
 
 
-class RqVaeTrainee:
-    """All users are there to be coded: what counts is how well they are, so they validate as well."""
+class RqVaeObjective:
+    """Trains an RQ-VAE on all vectors and validates on the same ones: no other users are to be encoded."""
 
     metric = "explained"
 
@@ -126,26 +132,28 @@ class RqVaeTrainee:
         torch.manual_seed(settings.seed)
         self.model = RqVae(vectors, sizes, settings)
 
-    def scale(self, name: str) -> float:
+    def lr_multiplier(self, name: str) -> float:
         return 1.0
 
-    def batches(self, epoch: int) -> Batches:
-        return Batches(self.vectors, [self.seed, epoch])
+    def batches(self, epoch: int) -> VectorBatches:
+        return VectorBatches(self.vectors, [self.seed, epoch])
 
-    def loss(self, batch: Rows) -> Losses:
+    def loss(self, batch: VectorBatch) -> BatchLoss:
         reconstruction, commitment, codes = self.model(batch.vectors)
         used = torch.stack([len(column.unique()) / codes.new_tensor(len(column)) for column in codes.T]).mean()
-        figures = {"reconstruction": reconstruction, "commitment": commitment, "distinct": used}
-        return Losses(
-            reconstruction + commitment, len(batch.vectors), {name: value.detach() for name, value in figures.items()}
+        metrics = {"reconstruction": reconstruction, "commitment": commitment, "distinct": used}
+        return BatchLoss(
+            reconstruction + commitment, len(batch.vectors), {name: value.detach() for name, value in metrics.items()}
         )
 
     def validate(self) -> dict[str, float]:
-        """The share of the vectors' variance that codes keep, after all levels."""
+        """`explained`: share of the vectors' variance explained by the codes of all levels."""
         quantizer = self.quantizer()
         return {self.metric: 1 - quantizer.errors(self.vectors, quantizer.codes(self.vectors))[-1]}
 
     def quantizer(self) -> Quantizer:
+        """The current encoder, codebooks and decoder, on the CPU."""
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()  # the one in training stays
+        # A copy, so that the model in training stays on its device.
+        model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()
         return Quantizer(model.codebooks(), model.encoder, model.decoder)

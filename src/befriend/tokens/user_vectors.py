@@ -1,8 +1,9 @@
-"""A vector for every user from who was in contact with whom: a spectral embedding of the interaction graph.
+"""User vectors from contacts: a spectral embedding of the interaction graph.
 
-The graph is symmetric: an event in either direction ties two users, weighted by its action and fading with age. Its
-normalised adjacency has a leading eigenspace that tells communities apart; users are rows of it, of length 1. Nothing
-but the events given is looked at. Who joins later gets a vector from the first events with users who have one.
+The graph is symmetric: an event in either direction ties two users, with a weight that depends on its action and decays
+with its age. The leading eigenspace of the normalised adjacency separates communities; a user's vector is its row of
+this eigenspace, scaled to length 1. Only the events given are used. A user who joins later gets a vector from its ties
+to users of the graph.
 """
 
 from __future__ import annotations
@@ -12,26 +13,25 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from befriend.data.activity import DAY
-from befriend.data.log import EventLog
+from befriend.data.event_log import DAY, EventLog
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True)
-class Graph:
-    """How weights are made of events."""
+class InteractionGraph:
+    """How events become weighted ties."""
 
     half_life: float
-    """days after which an event weighs half"""
+    """days after which an event has half its weight"""
     weights: dict[str, float]
-    """action -> weight, 1 for those not named; blocks weigh nothing"""
+    """action -> weight, 1 for actions not listed; exclude events do not count"""
 
     def adjacency(self, log: EventLog, events: np.ndarray, until: int) -> csr_array:
-        """float64[N, N], symmetric: the ties that events, int64, make; ages count back from the second `until`.
+        """float64[N, N], symmetric: ties from events, int64[n], event numbers; ages count from the UTC second `until`.
 
-        An entry is log(1 + the sum of the weights): the hundredth message ties less than the first.
+        A tie is log(1 + the sum of the weights), so the hundredth message adds less than the first.
         """
         from scipy.sparse import coo_array, csr_array
 
@@ -48,10 +48,10 @@ class Graph:
         return graph
 
 
-def normalised(graph: csr_array) -> tuple[csr_array, np.ndarray]:
-    """D_tau^-1/2 A D_tau^-1/2 of ties A, float64[N, N], and the diagonal of D_tau^-1/2, float64[N].
+def normalized_adjacency(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """D_tau^-1/2 A D_tau^-1/2 of a graph A, float64[N, N], and the diagonal of D_tau^-1/2, float64[N].
 
-    Degrees are regularised by their mean (Chaudhuri et al. 2012), so that loosely tied users do not make dimensions of
+    Degrees are regularised by their mean (Chaudhuri et al. 2012), so that weakly tied users do not form dimensions of
     their own.
     """
     from scipy.sparse import diags_array
@@ -62,33 +62,33 @@ def normalised(graph: csr_array) -> tuple[csr_array, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Spectrum:
-    """The leading eigenspace of a graph, and what it takes to place somebody new in it."""
+class SpectralEmbedding:
+    """The leading eigenspace of a graph, in a form that also embeds users who join later."""
 
     basis: np.ndarray
-    """float32[n, D], D_tau^-1/2 U / s: a weighted sum of its rows is where somebody with these contacts lies"""
+    """float32[n, D], D_tau^-1/2 U / s: a user's vector is the sum of its contacts' rows, weighted by the ties"""
     scale: np.ndarray
-    """float32[D], what each dimension counts"""
+    """float32[D], s: the weight of each dimension"""
 
     @classmethod
     def of(cls, graph: csr_array, dimensions: int, seed: int) -> Self:
-        """By randomised SVD (Halko et al. 2011), linear in the number of ties."""
+        """By randomised SVD (Halko et al. 2011), in time linear in the number of ties. graph: float64[n, n]."""
         from sklearn.utils.extmath import randomized_svd  # type: ignore[import-untyped]
 
         n = graph.shape[0]
-        normal, root = normalised(graph)
-        kept = min(dimensions, max(1, n - 1))
-        u, s, _ = randomized_svd(normal, kept, n_iter=6, random_state=seed)
+        normal, root = normalized_adjacency(graph)
+        rank = min(dimensions, max(1, n - 1))
+        u, s, _ = randomized_svd(normal, rank, n_iter=6, random_state=seed)
         basis, scale = np.zeros((n, dimensions)), np.zeros(dimensions)
-        basis[:, :kept] = root[:, None] * u / np.maximum(s, 1e-6)
-        scale[:kept] = s
+        basis[:, :rank] = root[:, None] * u / np.maximum(s, 1e-6)
+        scale[:rank] = s
         return cls(basis.astype(np.float32), scale.astype(np.float32))
 
-    def place(self, ties: csr_array) -> np.ndarray:
-        """float32[m, D], rows of length 1: users by their ties to the users of the graph, float64[m, n].
+    def embed(self, ties: csr_array) -> np.ndarray:
+        """float32[m, D], vectors of length 1 of m users, from their ties to the users of the graph, float64[m, n].
 
-        Somebody of the graph lies where the eigenvectors say: U = A U / s. 0 for users without ties.
+        For users of the graph these are the rows of the eigenvectors: U = A U / s. 0 for users without ties.
         """
-        found = (ties @ self.basis) * self.scale
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        return (found / np.where(length > 0, length, 1)).astype(np.float32)
+        vectors = (ties @ self.basis) * self.scale
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return (vectors / np.where(length > 0, length, 1)).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Training: settings, the loop every model shares, its checkpoints and curves; losses and negatives."""
+"""Training: settings, the training loop that every model shares, its checkpoints and curves."""

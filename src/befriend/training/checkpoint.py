@@ -1,7 +1,7 @@
-"""Checkpoints: one file each, named tensors and a JSON state, replaced atomically.
+"""Checkpoints: one file each, with named tensors and a JSON state, replaced atomically.
 
-Owns the format and knows nothing of the training that fills it. The file is a safetensors file; its metadata
-holds the state and a digest of everything, so that a damaged file is found out before any of it is used.
+This module owns the file format and knows nothing of the training that fills it. The file is a safetensors file. Its
+metadata holds the state and a digest of everything, so that a damaged file is detected before any of it is used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from befriend import files
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """What a checkpoint file holds."""
+
     tensors: dict[str, Tensor]
-    """name -> tensor; loaded ones are on the CPU"""
+    """name -> tensor, on the CPU when loaded"""
     state: dict[str, Any]
-    """anything JSON can hold; floats come back exactly as they were"""
+    """anything that JSON can hold; floats are restored exactly"""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the checkpoint at `path`. A kill at any moment leaves the former one or this one, whole."""
+    """Replaces the checkpoint at `path`. A kill at any time leaves either the old one or the new one, complete."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -38,7 +40,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`. None if there is none, or none that can be used: then a line says why."""
+    """The checkpoint at `path`. None if there is none, or if it cannot be used: then a line on stderr says why."""
     from safetensors import SafetensorError, safe_open
 
     files.recover(path)
@@ -47,26 +49,28 @@ def load(path: Path) -> Checkpoint | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         state = metadata["state"]
         if metadata["sha256"] == _digest(tensors, state):
             return Checkpoint(tensors, json.loads(state))
-        warn(path, "it is damaged: its content does not have the digest it was written with")
+        warn(path, "it is damaged: its content does not match its digest")
     except KeyError:
-        warn(path, "it is no checkpoint")
+        warn(path, "it is not a checkpoint of befriend")
     except (SafetensorError, OSError) as error:
         warn(path, f"it could not be read: {error}")
     return None
 
 
-def warn(path: Path, why: str) -> None:
-    print(f"befriend: the checkpoint {path} cannot be used, so training starts anew: {why}", file=sys.stderr)
+def warn(path: Path, reason: str) -> None:
+    """Prints that training starts from the beginning, and why."""
+    print(f"befriend: the checkpoint {path} cannot be used, so training starts anew: {reason}", file=sys.stderr)
 
 
 def _digest(tensors: dict[str, Tensor], state: str) -> str:
-    found = hashlib.sha256(state.encode())
+    """SHA-256 of the state and of names, dtypes, shapes and bytes of the tensors."""
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""Curves of a training for `dvc plots` and `dvc metrics`, written through DVCLive.
+"""Training curves for `dvc plots` and `dvc metrics`, written through DVCLive.
 
-A folder is always drawn anew from the whole history, so it holds the same bytes whether or not the training was
-interrupted: `plots/metrics/<name>.tsv` with a row an epoch, `plots/loss.tsv` with rows inside epochs, and
-`metrics.json` with the epoch that was kept.
+The folder is always written anew from the whole history, so it holds the same bytes whether or not the training was
+interrupted: `plots/metrics/<name>.tsv` with one row per epoch, `plots/loss.tsv` with several rows per epoch, and
+`metrics.json` with the best epoch.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 LOSS_FILE = "plots/loss.tsv"
 
 
-def draw(folder: Path, history: list[dict[str, float]], losses: list[dict[str, float]], best_epoch: int) -> None:
-    """history: a row an epoch, name -> value, among them "epoch" (from 1); names with "/" go to subfolders.
+def write_curves(
+    folder: Path, history: list[dict[str, float]], losses: list[dict[str, float]], best_epoch: int
+) -> None:
+    """Replaces the folder.
 
-    losses: step (from 1) and loss.
+    history: one row per epoch, name -> value, one of them "epoch" (from 1); names with "/" become subfolders. losses:
+    rows of step (from 1) and loss. best_epoch: from 1.
     """
-    os.environ["DVC_STUDIO_OFFLINE"] = "true"  # figures of a training leave this machine only on purpose
+    os.environ["DVC_STUDIO_OFFLINE"] = "true"  # never send metrics to DVC Studio
     from dvclive.live import Live
 
     class Curves(Live):
         """DVCLive as a writer of files only."""
 
         def _init_dvc(self) -> None:
-            """Opens no repository: DVCLive would ask Git for the revision, and make a Git one a DVC one."""
+            """Opens no repository: DVCLive would ask Git for the revision, and turn a Git repository into a DVC one."""
 
     with files.atomic(folder) as temporary:
         live = Curves(dir=str(temporary), save_dvc_exp=False, dvcyaml=None, report=None)

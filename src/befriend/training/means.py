@@ -1,4 +1,4 @@
-"""Means of an epoch's losses and figures, weighted by positions."""
+"""Means of an epoch's losses and metrics, weighted by positions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from befriend.training.trainee import Losses
+from befriend.training.objective import BatchLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 POSITIONS = "positions"
 
 
-class Means:
-    """Kept as sums in Python floats, which JSON holds exactly. Each process has its own."""
+class RunningMeans:
+    """Means over positions, stored as sums in Python floats, which JSON holds exactly. Each process has its own."""
 
     def __init__(self, sums: dict[str, float] | None = None) -> None:
         self.sums = dict(sums or {})
-        self._unread: tuple[Losses, int] | None = None
+        self._unread: tuple[BatchLoss, int] | None = None
 
-    def add(self, losses: Losses, positions: int) -> None:
-        """Takes a step's losses without waiting for the device to have computed them; read() before the next."""
+    def add(self, losses: BatchLoss, positions: int) -> None:
+        """Takes the losses of a step without waiting for the device to compute them. Call read() before the next."""
         self._unread = (losses, positions)
 
     def read(self) -> dict[str, float]:
-        """Adds what is unread to the sums, at one transfer from the device, and returns it: name -> value."""
+        """Adds the unread losses to the sums, in one transfer from the device, and returns them: name -> value."""
         if self._unread is None:
             return {}
         (losses, positions), self._unread = self._unread, None
-        named = {"loss": losses.loss.detach(), **losses.figures}
+        named = {"loss": losses.loss.detach(), **losses.metrics}
         values = dict(zip(named, torch.stack([value.float() for value in named.values()]).tolist(), strict=True))
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * positions
@@ -38,9 +38,9 @@ class Means:
         return values
 
     def of_all(self, accelerator: Accelerator) -> list[dict[str, float]]:
-        """The sums of every process, in their order."""
+        """The sums of every process, in the order of the processes."""
         if accelerator.num_processes == 1 or not self.sums:
             return [dict(self.sums)] * accelerator.num_processes
         names = sorted(self.sums)
-        own = torch.tensor([[self.sums[name] for name in names]], dtype=torch.float64, device=accelerator.device)
-        return [dict(zip(names, row, strict=True)) for row in accelerator.gather(own).tolist()]
+        sums = torch.tensor([[self.sums[name] for name in names]], dtype=torch.float64, device=accelerator.device)
+        return [dict(zip(names, row, strict=True)) for row in accelerator.gather(sums).tolist()]

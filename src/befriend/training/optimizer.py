@@ -1,4 +1,4 @@
-"""The learning rate of each step, and which parameters decay."""
+"""The learning rate of each step, and the optimizer: which parameters have weight decay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from befriend.training.settings import TrainingSettings
+from befriend.training.training_settings import TrainingSettings
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The rate of a step, counted from 1, of `steps`: up in a straight line, then down by half a cosine."""
+    """The learning rate of a step, counted from 1, of `steps`: linear warm-up, then cosine decay."""
     warm = round(settings.warmup * steps)
     if step <= warm:
         return settings.learning_rate * step / warm
@@ -24,10 +24,10 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
 def adamw(
     model: nn.Module, settings: TrainingSettings, scale: Callable[[str], float] | None = None
 ) -> torch.optim.AdamW:
-    """Matrices and embeddings decay; biases, norms and scalars (less than two dimensions) do not.
+    """AdamW with weight decay of matrices and embeddings only, not of biases, norms and scalars (below two dimensions).
 
-    scale: how many times as fast the parameter of a name learns. AdamW's moments are each parameter's own, so parts of
-    a model with rates of their own are as good as optimizers of their own; the loop reads a group's `scale`.
+    scale: name of a parameter -> factor on its learning rate; the loop reads the `scale` of each parameter group. AdamW
+    adapts each parameter separately, so groups with different rates are equivalent to separate optimizers.
     """
     learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     rates = {name: scale(name) if scale else 1.0 for name, _ in learned}

@@ -4,25 +4,25 @@ const preferred = matchMedia("(prefers-color-scheme: dark)");
 const theme = () => root.dataset.theme || (preferred.matches ? "dark" : "light");
 
 async function draw() {
-  const wanted = theme();
-  for (const place of document.querySelectorAll(".chart")) {
-    await vegaEmbed(place, specs[place.dataset.name], {
-      mode: "vega-lite", renderer: "svg", config: themes[wanted], tooltip: { theme: wanted },
-      actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: place.dataset.name,
+  const current = theme();
+  for (const chart of document.querySelectorAll(".chart")) {
+    await vegaEmbed(chart, specs[chart.dataset.name], {
+      mode: "vega-lite", renderer: "svg", config: themes[current], tooltip: { theme: current },
+      actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: chart.dataset.name,
     });
-    if (wanted !== theme()) return;
+    if (current !== theme()) return;
   }
-  root.dataset.drawn = wanted;
+  root.dataset.drawn = current;
 }
 
-function keep(value) {
-  try { localStorage.setItem("befriend-theme", value); } catch { /* a browser may forbid it for files */ }
+function storeTheme(value) {
+  try { localStorage.setItem("befriend-theme", value); } catch { /* browsers may forbid storage for local files */ }
 }
-try { root.dataset.theme = localStorage.getItem("befriend-theme") || ""; } catch { /* likewise */ }
+try { root.dataset.theme = localStorage.getItem("befriend-theme") || ""; } catch { /* as above */ }
 
 document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = theme() === "dark" ? "light" : "dark";
-  keep(root.dataset.theme);
+  storeTheme(root.dataset.theme);
   draw();
 });
 preferred.addEventListener("change", draw);
@@ -34,7 +34,7 @@ function sort(head) {
   const number = head.classList.contains("number");
   const order = (a, b) => number ? Number(key(a) || -Infinity) - Number(key(b) || -Infinity) : key(a).localeCompare(key(b));
   const rows = [...body.rows].sort((a, b) => (up ? order(a, b) : order(b, a)));
-  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
+  for (const header of table.querySelectorAll("th[aria-sort]")) header.setAttribute("aria-sort", "none");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   body.append(...rows);
 }
@@ -44,18 +44,18 @@ for (const head of document.querySelectorAll("th[aria-sort]")) {
   head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(head); });
 }
 
-function waits(latency) {
+function showLatency(latency) {
   const body = document.getElementById("latency").tBodies[0];
-  for (const [model, wait] of Object.entries(latency)) {
+  for (const [model, milliseconds] of Object.entries(latency)) {
     const row = body.insertRow();
     row.insertCell().textContent = model;
     for (const name of ["p50", "p95", "p99"]) {
       const cell = row.insertCell();
       cell.className = "number";
-      cell.textContent = `${wait[name].toFixed(1)} ms`;
+      cell.textContent = `${milliseconds[name].toFixed(1)} ms`;
     }
   }
   document.getElementById("unmeasured").hidden = true;
 }
-if (window.befriend) waits(window.befriend.latency);
+if (window.befriend) showLatency(window.befriend.latency);
 draw();

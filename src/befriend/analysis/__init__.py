@@ -1,0 +1,1 @@
+"""Evaluation details behind the headline figures: slices, intervals, exposure, calibration, latency, clusters."""

@@ -1,0 +1,171 @@
+"""The readable report of an evaluation: a Markdown page with one figure, and its tables as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from befriend.analysis.evaluate_settings import EvaluateSettings
+from befriend.analysis.groups import UNSEEN
+from befriend.analysis.measure import metrics_schema
+from befriend.data.regimes import REGIMES
+
+FIGURE = "headline.png"
+LISTS = {
+    "new": ("new", "People you may know: contacts excluded, scored on first contacts"),
+    "any": ("all", "All candidates: contacts included, scored on all events whose target can be ranked"),
+}
+BLUE, GREY = "#0072B2", "#8C8C8C"
+
+
+def headline(metrics: dict[str, Any]) -> pl.DataFrame:
+    """list, regime, model, n, metrics and bounds of the headline cells (list x regime), best model first in each.
+
+    metrics: the content of metrics.json.
+    """
+    rows = [
+        {"list": list_kind, "regime": regime, "model": model} | model_metrics
+        for list_kind, (segment, _) in LISTS.items()
+        for regime, lists in metrics.items()
+        for model, model_metrics in sorted(
+            lists.get(list_kind, {}).get(segment, {}).items(), key=lambda item: (-item[1]["ndcg@10"], item[0])
+        )
+    ]
+    return pl.DataFrame(rows, metrics_schema("list", "regime", "model"))
+
+
+def write_report(
+    folder: Path,
+    metrics: dict[str, Any],
+    slices: pl.DataFrame,
+    exposure: pl.DataFrame,
+    cold_start: pl.DataFrame,
+    settings: EvaluateSettings,
+) -> None:
+    """Writes report.md, headline.png, and as CSV the headline (whole and by cell), slices, exposure and cold_start.
+
+    cold_start: of `value_of_cold_targets`.
+    """
+    table = headline(metrics)
+    table.write_csv(folder / "headline.csv")
+    for list_kind in LISTS:
+        for regime in REGIMES:  # `dvc plots` draws whole files, and needs every file that dvc.yaml names
+            table.filter(list=list_kind, regime=regime).write_csv(folder / f"{list_kind}_{regime}.csv")
+    slices.write_csv(folder / "slices.csv")
+    exposure.write_csv(folder / "exposure.csv")
+    cold_start.write_csv(folder / "cold_start.csv")
+    if table.height:
+        draw(table, list(metrics), folder / FIGURE)
+    (folder / "report.md").write_text(
+        _markdown(table, slices, exposure, cold_start, list(metrics), settings), encoding="utf-8"
+    )
+
+
+def draw(table: pl.DataFrame, regimes: list[str], path: Path, top: int = 10) -> None:
+    """Plots the `top` best models of each cell, with intervals."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
+    with mpl.rc_context(style):
+        figure, grid = plt.subplots(
+            2, len(regimes), figsize=(4.2 * len(regimes), 6.2), layout="constrained", squeeze=False
+        )
+        for row, list_kind in zip(grid, LISTS, strict=True):
+            for axes, regime in zip(row, regimes, strict=True):
+                best = table.filter(list=list_kind, regime=regime)[:top].reverse()
+                value = best["ndcg@10"].to_numpy()
+                low, high = (abs(best[f"ndcg@10_{end}"].to_numpy() - value) for end in ("low", "high"))
+                colours = [GREY] * (best.height - 1) + [BLUE]
+                axes.barh(
+                    best["model"].to_list(),
+                    value,
+                    xerr=[low, high],
+                    color=colours[-best.height :],
+                    error_kw={"lw": 0.8},
+                )
+                axes.set(title=f"{regime}, list {list_kind}", xlabel="NDCG@10")
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _markdown(
+    table: pl.DataFrame,
+    slices: pl.DataFrame,
+    exposure: pl.DataFrame,
+    cold_start: pl.DataFrame,
+    regimes: list[str],
+    settings: EvaluateSettings,
+) -> str:
+    n = {list_kind: sum(table.filter(list=list_kind)["n"][:1]) for list_kind in LISTS}
+    lines = [
+        "# Evaluation",
+        "",
+        f"NDCG@10 by full ranking over all users seen so far, on the {settings.part} part: "
+        f"{n['any']} events, {n['new']} of them "
+        f"first contacts. In brackets: the {settings.confidence:.0%} interval over users. "
+        "The regime says what is "
+        "visible when the list is made: everything before the event (streaming: its action is known; live: it is not), "
+        "before its UTC day (daily), or before the part (frozen).",
+        "",
+        f"![the best models of each regime]({FIGURE})",
+    ]
+    for list_kind, (_, title) in LISTS.items():
+        lines += ["", f"## {title}", "", *_grid(table.filter(list=list_kind), regimes)]
+    if cold_start.height:
+        lines += ["", "## Cold-start users: no event yet, listed because of their texts", ""]
+        lines += ["NDCG@10 of all first contacts, with cold-start users on the lists (shown, as served) or not.", ""]
+        header = (
+            "regime",
+            "model",
+            "first contacts",
+            "to cold-start users",
+            "shown",
+            "hidden",
+            "difference",
+            "share of the top 10",
+        )
+        lines += [f"| {' | '.join(header)} |", "|---|---|---:|---:|---:|---:|---|---:|"]
+        for row in cold_start.iter_rows(named=True):
+            difference = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            cells = (row["regime"], row["model"], f"{row['n']:,}", f"{row['first_ever']:,}", f"{row['shown']:.4f}")
+            lines.append(f"| {' | '.join(cells)} | {row['hidden']:.4f} | {difference} | {row['share']:.2%} |")
+    newcomers = slices.filter(by="actor", slice=UNSEEN)
+    lines += ["", "## Newcomers: events of users unseen in training", ""]
+    for list_kind in LISTS:
+        lines += [f"List {list_kind}:", "", *_grid(newcomers.filter(list=list_kind), regimes), ""]
+    best = {list_kind: table.filter(list=list_kind, regime=regimes[0])["model"].to_list()[:1] for list_kind in LISTS}
+    lines += [f"## Slices, {regimes[0]}, best model of each list", ""]
+    lines += ["| list | by | slice | events | NDCG@10 |", "|---|---|---|---:|---|"]
+    for list_kind, names in best.items():
+        for row in slices.filter(pl.col("model").is_in(names), list=list_kind, regime=regimes[0]).iter_rows(named=True):
+            lines.append(
+                f"| {list_kind} ({row['model']}) | {row['by']} | {row['slice']} | {row['n']:,} | {_cell(row)} |"
+            )
+    lines += ["", f"## Exposure: who is in the top 10 of list new, {regimes[0]}", ""]
+    lines += ["| model | share of users shown | Gini of exposure |", "|---|---:|---:|"]
+    for row in exposure.filter(regime=regimes[0]).iter_rows(named=True):
+        lines.append(f"| {row['model']} | {row['users_covered']:.1%} | {row['exposure_gini']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _grid(table: pl.DataFrame, regimes: list[str]) -> list[str]:
+    """A Markdown table of models by regimes, the best of each regime in bold."""
+    lines = [f"| model | {' | '.join(regimes)} |", "|---|" + "---|" * len(regimes)]
+    best = {regime: table.filter(regime=regime)["ndcg@10"].max() for regime in regimes}
+    for model in table["model"].unique(maintain_order=True):
+        cells = []
+        for regime in regimes:
+            row = next(table.filter(regime=regime, model=model).iter_rows(named=True), None)
+            cell = _cell(row) if row else ""
+            cells.append(f"**{cell}**" if row and row["ndcg@10"] == best[regime] else cell)
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['ndcg@10']:.4f} ({row['ndcg@10_low']:.4f} to {row['ndcg@10_high']:.4f})"

@@ -1,0 +1,130 @@
+"""Compares two runs on the events that both evaluated: differences with paired intervals, and the largest changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from befriend.data.columns import USER_ID
+from befriend.data.event_log import EventLog
+from befriend.data.regimes import REGIMES, Regime
+from befriend.data.split import COLD, SEGMENTS, read_split, segments
+from befriend.errors import DataError
+from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
+from befriend.evaluation.protocol import event_cutoffs
+
+RESAMPLINGS, CONFIDENCE = 1000, 0.95
+EVENT = ["actor", "action", "target", "timestamp", "turn", "list"]
+"""what identifies an event whatever its position in the log; turn: its number among equal events of the same second"""
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two runs side by side. Intervals are those of the difference, by bootstrap over users."""
+
+    figures: pl.DataFrame
+    """regime, list, segment, n, and for each metric a, b, difference, low and high"""
+    events: pl.DataFrame
+    """regime, list, actor, action, target, timestamp, rank_a, rank_b (null: not on the list), change of NDCG@10; the
+    largest changes first"""
+
+
+def compare_runs(
+    a: Path, b: Path, model: str, model_b: str | None = None, max_events: int = 10, seed: int = 0
+) -> PairedComparison:
+    """Compares the lists of `model` in run a with those of `model_b` (`model` if None) in run b.
+
+    a, b: folders with prepared/ and reports/ of a run; max_events: length of the table of changed events. Compared are
+    events that both evaluated on the same list; segments are those of b. Raises DataError if there are none.
+    """
+    figures, events = [], []
+    runs = [(run, name, EventLog.read(run / "prepared")) for run, name in ((a, model), (b, model_b or model))]
+    for regime in REGIMES:
+        ranks_a, ranks_b = (_ranks(run, name, log, regime) for run, name, log in runs)
+        if ranks_a is None or ranks_b is None:
+            continue
+        paired = ranks_b.join(
+            ranks_a.select(*EVENT, "rank"), on=EVENT, suffix="_a", nulls_equal=True, maintain_order="left"
+        )
+        if not paired.height:
+            continue
+        values_a, values_b = (per_list(paired[name].to_numpy()) for name in ("rank_a", "rank"))
+        bootstrap = UserBootstrap(paired["actor"].rank("dense").to_numpy(), RESAMPLINGS, CONFIDENCE, seed)
+        for list_kind, segment, chosen in _slices(paired):
+            if not chosen.any():
+                continue
+            row: dict[str, object] = {"regime": regime, "list": list_kind, "segment": segment, "n": int(chosen.sum())}
+            bounds = bootstrap.intervals(values_b - values_a, chosen)
+            for k, metric in enumerate(METRICS):
+                mean_a, mean_b = values_a[k][chosen].mean(), values_b[k][chosen].mean()
+                values = (mean_a, mean_b, mean_b - mean_a, *bounds[k])
+                names = ("a", "b", "difference", "low", "high")
+                row |= {f"{metric} {name}": round(float(x), 6) for name, x in zip(names, values, strict=True)}
+            figures.append(row)
+        change = pl.Series("change", values_b[0] - values_a[0])
+        changed = paired.with_columns(change, regime=pl.lit(regime)).filter(pl.col("change") != 0)
+        events.append(changed.sort(pl.col("change").abs(), "timestamp", descending=[True, False])[:max_events])
+    if not figures:
+        raise DataError(
+            f"no event was evaluated in both runs with lists of {model}{f' and {model_b}' if model_b else ''}: there "
+            "is nothing to compare."
+        )
+    ranks = {
+        f"rank_{run}": pl.when(pl.col(name).is_finite()).then(pl.col(name)).cast(pl.Int64)
+        for run, name in (("a", "rank_a"), ("b", "rank"))
+    }
+    table = pl.concat(events).sort(pl.col("change").abs(), "timestamp", descending=[True, False])[:max_events]
+    columns = ["regime", "list", "actor", "action", "target", "timestamp"]
+    return PairedComparison(pl.DataFrame(figures), table.select(*columns, **ranks, change=pl.col("change").round(4)))
+
+
+def _slices(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
+    """(list, segment, bool[R]): lists and segments as in metrics.json, with the mask of their rows."""
+    is_new, segment = (paired["list"] == "new").to_numpy(), paired["segment"].to_numpy()
+    slices = [("new", "new", is_new), ("any", "all", ~is_new & (segment != COLD))]
+    slices += [("any", name, ~is_new & (segment == k)) for k, name in enumerate(SEGMENTS) if k != COLD]
+    newcomer = paired["newcomer"].to_numpy()
+    return [
+        *slices,
+        ("new", "newcomers", is_new & newcomer),
+        ("any", "newcomers", ~is_new & newcomer & (segment != COLD)),
+    ]
+
+
+def _ranks(run: Path, model: str, log: EventLog, regime: Regime) -> pl.DataFrame | None:
+    """EVENT, segment, newcomer, rank (inf: missed) for each list of a model; None if the regime was not evaluated."""
+    folder = run / "reports" / "predictions"
+    if not (folder / model).is_dir():
+        available = ", ".join(sorted(path.name for path in folder.glob("*"))) or "none"
+        raise DataError(f"there are no lists of {model} in {run}. Models with lists: {available}.")
+    path = folder / model / f"{regime}.parquet"
+    if not path.is_file():
+        return None
+    split = read_split(run / "prepared", log)
+    lists = pl.read_parquet(path)
+    events = lists["event"].to_numpy()
+    part = next(name for name in ("train", "validation", "test") if events[0] < split.part(name)[1])
+    target = log.user_ids.gather(log.target[events])
+    hits = (
+        pl.DataFrame({"row": np.arange(len(events)), USER_ID: lists["users"], "target": target})
+        .explode(USER_ID)
+        .with_columns(rank=pl.int_range(1, pl.len() + 1).over("row"))
+        .filter(pl.col(USER_ID) == pl.col("target"))
+    )
+    rank = np.full(len(events), np.inf)
+    rank[hits["row"].to_numpy()] = hits["rank"].to_numpy()
+    return pl.DataFrame(
+        {
+            "actor": log.user_ids.gather(log.actor[events]),
+            "action": np.array(log.actions)[log.action[events]],
+            "target": target,
+            "timestamp": log.timestamp[events],
+            "list": lists["list"],
+            "segment": segments(log, events, event_cutoffs(log, split, part, events, regime)),
+            "newcomer": log.first_seen[log.actor[events]] >= split.t_validation,
+            "rank": rank,
+        }
+    ).with_columns(turn=pl.int_range(pl.len()).over("actor", "action", "target", "timestamp", "list"))

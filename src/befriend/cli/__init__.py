@@ -1,0 +1,1 @@
+"""The command line: arguments and printing, one module per subject. Heavy imports stay inside the commands."""

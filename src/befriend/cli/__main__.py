@@ -1,0 +1,5 @@
+"""Runs the command line as `python -m befriend.cli`."""
+
+from befriend.cli.main import main
+
+main()

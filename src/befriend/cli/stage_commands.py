@@ -1,0 +1,151 @@
+"""Commands that run one stage each. `dvc repro` calls them in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from befriend import layout
+from befriend.cli.options import PARAMS, ParamsOption
+
+app = typer.Typer(add_completion=False)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Override a setting of this stage in params.yaml, for this run only; repeatable.",
+    ),
+]
+
+
+def _run_stage(stage: str, work: Callable[[], Any]) -> None:
+    """Runs a stage under the stage lock, records the run, and prints its summary and warnings."""
+    from befriend.files import stage_lock
+    from befriend.stages.run_record import record_run
+
+    if int(os.environ.get("RANK", "0")):  # one of several processes: only the first holds the lock and prints
+        work()
+        return
+    with stage_lock(layout.LOCK):
+        result = record_run(stage, layout.RUNS, work)
+    typer.echo(f"{stage}: {result.summary()}")
+    for warning in getattr(result, "warnings", []):
+        typer.echo(f"{stage}: warning: {warning}", err=True)
+
+
+@app.command(rich_help_panel="Stages")
+def validate(
+    source: Annotated[Path, typer.Option(help="The event log: a file or a folder.")] = layout.DATA,
+    overrides: SetOption = None,
+    params: ParamsOption = PARAMS,
+) -> None:
+    """Check the event log, assign internal user ids, split it by time, and report on it."""
+    from befriend.config import load_params
+    from befriend.ops import caches
+    from befriend.stages import validate as stage
+
+    settings = load_params(params, overrides, "validate")
+
+    def work() -> stage.ValidateResult:
+        result = stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
+        caches.settle(Path())
+        return result
+
+    _run_stage("validate", work)
+
+
+@app.command(rich_help_panel="Stages")
+def embed_text(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Embed what every user wrote, over time; an empty table if the log has no texts."""
+    from befriend.config import load_params
+    from befriend.stages import embed_text as stage
+
+    settings = load_params(params, overrides, "embed_text").embed_text
+    folders = layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS, layout.TEXT_CACHE
+    _run_stage("embed_text", lambda: stage.run(settings, *folders))
+
+
+@app.command(rich_help_panel="Stages")
+def tokenize(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Assign every user of the training part an STU: a few tokens that no other user has."""
+    from befriend.config import load_params
+    from befriend.stages import tokenize as stage
+
+    settings = load_params(params, overrides, "tokenize").tokenize
+    _run_stage(
+        "tokenize", lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS)
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Train the two-tower retrieval model; continues where a killed run stopped."""
+    from befriend.config import load_params
+    from befriend.stages import train_two_tower as stage
+
+    settings = load_params(params, overrides, "train_two_tower").train_two_tower
+    _run_stage(
+        "train_two_tower",
+        lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS),
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def train_stu(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Train the model that predicts users token by token; continues where a killed run stopped."""
+    from befriend.config import load_params
+    from befriend.stages import train_stu as stage
+
+    settings = load_params(params, overrides, "train_stu").train_stu
+    _run_stage(
+        "train_stu",
+        lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS),
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def train_ranker(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Train the ranker, which orders the candidates of all models and rules, on validation events."""
+    from befriend.config import load_params
+    from befriend.stages import train_ranker as stage
+
+    settings = load_params(params, overrides, "train_ranker").train_ranker
+    _run_stage("train_ranker", lambda: stage.run(settings, layout.PREPARED, layout.MODELS))
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Rank users for held-out events with every model and baseline, and measure the lists."""
+    from befriend.config import load_params
+    from befriend.stages import evaluate as stage
+
+    settings = load_params(params, overrides, "evaluate")
+    _run_stage("evaluate", lambda: stage.run(settings.evaluate, layout.PREPARED, layout.MODELS, layout.REPORTS))
+
+
+@app.command(rich_help_panel="Stages")
+def cluster(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Learn clusters of users on top of the two-tower model; describe them, and measure what they save in search."""
+    from befriend.config import load_params
+    from befriend.stages import cluster as stage
+
+    settings = load_params(params, overrides, "cluster").cluster
+    _run_stage(
+        "cluster", lambda: stage.run(settings, layout.PREPARED, layout.MODELS, layout.REPORTS, layout.CHECKPOINTS)
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def report(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
+    """Describe the whole run on one page with figures, and write a model card."""
+    from befriend.config import load_params
+    from befriend.stages import report as stage
+
+    settings = load_params(params, overrides, "report")
+    _run_stage("report", lambda: stage.run(settings, Path()))

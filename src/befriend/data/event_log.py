@@ -1,0 +1,170 @@
+"""The checked event log in memory: flat arrays in time order, and the external id of each internal id."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from befriend.data.columns import ACTION, ACTOR, CONTACT, EXCLUDE, ROLE, ROLES, TARGET, TIMESTAMP, USER_ID
+from befriend.data.contracts import EVENTS, USERS, read_table
+from befriend.errors import DataError
+
+HOUR, DAY = 3600, 86_400  # seconds
+EVENTS_FILE = "events.parquet"
+USERS_FILE = "users.parquet"
+TEXTS_FILE = "texts.parquet"
+STATEMENTS_FILE = "statements.parquet"
+REJECTED_FILE = "rejected.parquet"
+SPLIT_FILE = "split.json"
+
+
+def first_seen(actor: np.ndarray, target: np.ndarray, second: np.ndarray, users: int) -> np.ndarray:
+    """int64[users], the `second` of each user's first event, as actor or target; the largest int64 without one.
+
+    actor, target, second: one value per event, in time order. users: the number of users.
+    """
+    first = np.full(users, np.iinfo(np.int64).max)
+    for side in (actor, target):
+        earliest = np.full(users, np.iinfo(np.int64).max)
+        earliest[side[::-1]] = second[::-1]  # where an index repeats, the last assignment stays
+        first = np.minimum(first, earliest)
+    return first
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """M events between N users, ordered by timestamp, ties in file order. No self-loops."""
+
+    actor: np.ndarray
+    """int32[M]"""
+    target: np.ndarray
+    """int32[M]"""
+    timestamp: np.ndarray
+    """int64[M], UTC seconds, ascending"""
+    action: np.ndarray
+    """uint8[M], index into `actions`"""
+    role: np.ndarray
+    """uint8[M], index into the roles contact, signal, exclude"""
+    actions: tuple[str, ...]
+    user_ids: pl.Series
+    """N external ids; the index of an id is the user's internal id"""
+
+    @classmethod
+    def from_tables(cls, events: pl.DataFrame, user_ids: pl.Series) -> EventLog:
+        """Converts tables that satisfy the contracts of events.parquet and users.parquet."""
+        return cls(
+            actor=events[ACTOR].to_numpy(),
+            target=events[TARGET].to_numpy(),
+            timestamp=events[TIMESTAMP].to_numpy(),
+            action=events[ACTION].to_physical().cast(pl.UInt8).to_numpy(),
+            role=events[ROLE].to_physical().cast(pl.UInt8).to_numpy(),
+            actions=tuple(events[ACTION].dtype.categories),  # type: ignore[attr-defined]
+            user_ids=user_ids,
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> EventLog:
+        """Reads events.parquet and users.parquet from the folder that stage `validate` wrote."""
+        events, users = read_table(folder / EVENTS_FILE, EVENTS), read_table(folder / USERS_FILE, USERS)
+        return cls.from_tables(events, users[USER_ID])
+
+    @property
+    def num_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def num_events(self) -> int:
+        return len(self.actor)
+
+    @cached_property
+    def is_contact(self) -> np.ndarray:
+        """bool[M], contact events"""
+        return self.role == ROLES.categories.to_list().index(CONTACT)
+
+    @cached_property
+    def is_exclude(self) -> np.ndarray:
+        """bool[M], exclude events"""
+        return self.role == ROLES.categories.to_list().index(EXCLUDE)
+
+    @cached_property
+    def first_seen(self) -> np.ndarray:
+        """int64[N], UTC second of each user's first event, as actor or target; the largest int64 without one."""
+        return first_seen(self.actor, self.target, self.timestamp, self.num_users)
+
+    @cached_property
+    def first_contacts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys of ordered pairs (actor * num_users + target), ascending, and the second of each one's first contact."""
+        return self._contacts(np.flatnonzero(self.is_contact))
+
+    @cached_property
+    def last_contacts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same keys, with the second of each pair's last contact event."""
+        return self._contacts(np.flatnonzero(self.is_contact)[::-1])
+
+    def _contacts(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Keys of the ordered pairs in these events, and the time of the first of them for each pair."""
+        pairs = self.actor[events].astype(np.int64) * self.num_users + self.target[events]
+        keys, index = np.unique(pairs, return_index=True)
+        return keys, self.timestamp[events[index]]
+
+    @cached_property
+    def _by_id(self) -> tuple[pl.Series, np.ndarray]:
+        """External ids in ascending order, and the internal id of each."""
+        order = self.user_ids.arg_sort()
+        return self.user_ids.gather(order), order.to_numpy().astype(np.int64)
+
+    def internal_ids(self, ids: pl.Series) -> np.ndarray:
+        """int64: the internal id of each external id; `num_users` for an id that the log does not have.
+
+        Where the log's ids are integers, text must be the integer in its usual form: "007" and "+7" are not 7, and
+        neither are 7.5 and true.
+        """
+        sorted_ids, internal = self._by_id
+        if ids.dtype == pl.Boolean:
+            return np.full(len(ids), self.num_users)
+        typed = ids.cast(sorted_ids.dtype, strict=False)
+        if ids.dtype.is_float():
+            typed = pl.select(pl.when(typed.cast(ids.dtype, strict=False) == ids).then(typed)).to_series()
+        if ids.dtype == pl.String and sorted_ids.dtype.is_integer():
+            typed = pl.select(pl.when(typed.cast(pl.String) == ids).then(typed)).to_series()
+        is_readable = typed.is_not_null().to_numpy()
+        rank = np.zeros(len(ids), np.int64)
+        rank[is_readable] = np.minimum(
+            sorted_ids.search_sorted(typed.drop_nulls()).to_numpy(), max(len(sorted_ids) - 1, 0)
+        )
+        result = np.full(len(ids), self.num_users)
+        if len(sorted_ids):
+            matches = is_readable & (sorted_ids.gather(rank) == typed).fill_null(False).to_numpy()
+            result[matches] = internal[rank[matches]]
+        return result
+
+    def count_before(self, timestamp: int | np.ndarray) -> Any:
+        """Number of events before a timestamp (`num_visible` of a cutoff): int64, in the shape of the argument."""
+        return np.searchsorted(self.timestamp, timestamp)
+
+    def lineage(self, users: int | None = None) -> str:
+        """Digest of the first `users` external ids (all by default).
+
+        Internal ids are never reassigned, so a later version of a log starts with the users of the earlier one. It has
+        the same lineage if it gives the same digest for the same number of users.
+        """
+        ids = self.user_ids[: self.num_users if users is None else users]
+        return hashlib.sha256("\n".join(ids.cast(pl.String)).encode()).hexdigest()
+
+    def check_lineage(self, users: int, lineage: str, artifact: str, remedy: str) -> None:
+        """DataError unless this is the log, or a later version of the log, that an artifact was made from.
+
+        users, lineage: how many users that log had, and the digest of their ids; artifact: how a message calls it.
+        """
+        own = self.lineage(users) if self.num_users >= users else "shorter"
+        if own != lineage:
+            raise DataError(
+                f"{artifact} belongs to another log: lineage {lineage[:12]} of {users:,} users, this log has "
+                f"{self.num_users:,} users and lineage {self.lineage()[:12]}. {remedy}."
+            )

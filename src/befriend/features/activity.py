@@ -1,0 +1,355 @@
+"""Activity features of users, and pair features of contacts, at any cutoff: ages, counts, decayed sums.
+
+The state after each entry of the histories is computed once, in O(M log M). The features at a cutoff are then one
+gather, for any cutoff, in training and serving alike. Events at or after the cutoff are never read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.data.event_log import DAY, HOUR, EventLog
+from befriend.features.histories import Histories
+
+INCOMING_HALF_LIVES = (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 91 * DAY, 365 * DAY)
+OUTGOING_HALF_LIVES = (6 * HOUR, 7 * DAY, 91 * DAY)
+PAIR_HALF_LIVES = (HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY)
+MAX_AGE_SECONDS = 100 * 365 * DAY  # age of an event that never happened
+NEVER_TIME = -(2**62)  # UTC second, and position in the log, of an event that never happened
+MIN_DECAYED_SUM = 0.01  # added to a decayed sum before its logarithm: smaller sums hardly differ from 0
+# Columns of `Activity.user_last_events`: UTC second and event (position in the log) of the user's last incoming event,
+# and of the last outgoing one; UTC seconds of the user's first entry and of this entry.
+USER_IN_TIME, USER_IN_EVENT, USER_OUT_TIME, USER_OUT_EVENT, USER_FIRST_TIME, USER_ENTRY_TIME = range(6)
+# Columns of `Activity.pair_last_events`: the same for the events of the pair.
+PAIR_IN_TIME, PAIR_IN_EVENT, PAIR_OUT_TIME, PAIR_OUT_EVENT, PAIR_ENTRY_TIME = range(5)
+# Columns of `Activity.pair_stats` with the logarithms of 1 + contact events: outgoing and incoming.
+PAIR_CONTACT_COUNTS = slice(3, 5)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The state after each of the 2M entries of `Histories`, in the same order (by user, then time).
+
+    An entry is *incoming* if its user received the event, *outgoing* if the user did it. The other user of an entry is
+    its neighbor. Exclude events are not among the last events: a block is no sign of interest.
+    """
+
+    histories: Histories
+    user_last_events: Tensor
+    """int64[2M + 1, 6]: columns USER_*, up to and with this entry; the last row is that of a user without entries"""
+    user_stats: Tensor
+    """float32[2M + 1, 5 + I + O], columns: whether there is an entry, an incoming event, an outgoing event; logarithms
+    of 1 + outgoing and of 1 + incoming contact events; decayed sums of the incoming contact events, one for each of
+    INCOMING_HALF_LIVES, and of the outgoing ones, one for each of OUTGOING_HALF_LIVES"""
+    next_event_of_user: Tensor
+    """int64[2M], the event of the user's next entry; M for the user's last entry"""
+    next_event_of_pair: Tensor
+    """int64[2M], the event of the user's next entry with the same neighbor; M for the last one"""
+    pair_last_events: Tensor
+    """int64[2M, 5]: columns PAIR_*, the last events between the entry's user and neighbor, up to and with this entry"""
+    pair_stats: Tensor
+    """float32[2M, 5 + P], columns: whether there is an incoming event of the pair, an outgoing one, whether this entry
+    is incoming; logarithms of 1 + outgoing and of 1 + incoming contact events; decayed sums of the contact events in
+    either direction, one for each of PAIR_HALF_LIVES"""
+    pair_ids: Tensor
+    """int64[Q], user * N + neighbor of every ordered pair with an event, ascending"""
+    pair_key: Tensor
+    """int64[2M], index into pair_ids * (M + 1) + event, ascending"""
+    pair_entry: Tensor
+    """int64[2M], the entry of each pair_key"""
+    entry_of_actor: Tensor
+    """int64[M], by event: its entry in the actor's history"""
+    entry_of_target: Tensor
+    """int64[M], by event: its entry in the target's history"""
+
+    @classmethod
+    def of(cls, log: EventLog, histories: Histories) -> Self:
+        m, n_entries = log.num_events, 2 * log.num_events
+        user = np.repeat(np.arange(log.num_users), np.diff(histories.indptr.numpy()))
+        neighbor, event = histories.other.numpy().astype(np.int64), histories.event.numpy()
+        incoming = histories.received.numpy()
+        timestamp = log.timestamp[event]
+        interest = ~log.is_exclude[event]  # a block is no sign of interest
+        contact = log.is_contact[event]
+
+        by_user = _Runs(user)
+        pair_order = np.argsort(user * log.num_users + neighbor, kind="stable")  # by pair, then time
+        pair_id = (user * log.num_users + neighbor)[pair_order]
+        by_pair = _Runs(pair_id)
+        pair_rank = np.empty(n_entries, np.int64)
+        pair_rank[pair_order] = np.arange(n_entries)
+
+        def in_entry_order(values: np.ndarray) -> np.ndarray:
+            return values[pair_rank]
+
+        entry_of_event = np.empty((2, m), np.int64)  # in the history of its actor, of its target
+        entry_of_event[incoming.astype(int), event] = np.arange(n_entries)
+        last = by_pair.last((~incoming & interest)[pair_order]), by_pair.last((incoming & interest)[pair_order])
+        pair_last = [in_entry_order(np.where(k >= 0, pair_order[k], -1)) for k in last]  # last outgoing, last incoming
+        contact_out, contact_in = (contact & ~incoming).astype(np.float32), (contact & incoming).astype(np.float32)
+        decayed = [by_user.decayed_sums(contact_in, timestamp, h) for h in INCOMING_HALF_LIVES]
+        decayed += [by_user.decayed_sums(contact_out, timestamp, h) for h in OUTGOING_HALF_LIVES]
+        pair_weight, pair_time = contact[pair_order].astype(np.float32), timestamp[pair_order]
+        pair_decayed = [in_entry_order(by_pair.decayed_sums(pair_weight, pair_time, h)) for h in PAIR_HALF_LIVES]
+
+        def time_and_event(*lasts: np.ndarray) -> list[np.ndarray]:
+            """UTC second and event of each entry, NEVER_TIME for -1."""
+            return [np.where(last >= 0, values[last], NEVER_TIME) for last in lasts for values in (timestamp, event)]
+
+        def logs(*counts: np.ndarray) -> list[np.ndarray]:
+            return [torch.from_numpy(count).log1p().numpy() for count in counts]  # PyTorch's log1p, as for the ages
+
+        last_in, last_out = by_user.last(incoming & interest), by_user.last(~incoming & interest)
+        user_last_events = [*time_and_event(last_in, last_out), timestamp[by_user.start], timestamp]
+        no_entry = np.array([[NEVER_TIME, NEVER_TIME, NEVER_TIME, NEVER_TIME, -NEVER_TIME, NEVER_TIME]])
+        counts = logs(by_user.sums(contact_out), by_user.sums(contact_in))
+        user_stats = np.stack([np.ones(n_entries), last_in >= 0, last_out >= 0, *counts, *decayed], 1, dtype=np.float32)
+        pair_counts = logs(
+            in_entry_order(by_pair.sums(contact_out[pair_order])),
+            in_entry_order(by_pair.sums(contact_in[pair_order])),
+        )
+        pair_flags = [pair_last[1] >= 0, pair_last[0] >= 0, incoming]
+        arrays = {
+            "user_last_events": np.concatenate([np.stack(user_last_events, 1).astype(np.int64), no_entry]),
+            "user_stats": np.pad(user_stats, ((0, 1), (0, 0))),
+            "next_event_of_user": by_user.next_values(event, m),
+            "next_event_of_pair": in_entry_order(by_pair.next_values(event[pair_order], m)),
+            "pair_last_events": np.stack([*time_and_event(pair_last[1], pair_last[0]), timestamp], 1).astype(np.int64),
+            "pair_stats": np.stack([*pair_flags, *pair_counts, *pair_decayed], 1, dtype=np.float32),
+            "pair_ids": pair_id[by_pair.is_first],
+            "pair_key": (by_pair.is_first.cumsum() - 1) * np.int64(m + 1) + event[pair_order],
+            "pair_entry": pair_order,
+            "entry_of_actor": entry_of_event[0],
+            "entry_of_target": entry_of_event[1],
+        }
+        return cls(histories, **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+    def last_entries(self, users: Tensor, num_visible: Tensor) -> Tensor:
+        """int64[...]: each user's last entry among the first `num_visible` events, -1 without one.
+
+        users, num_visible: int64[...], broadcast against each other.
+        """
+        users, num_visible = torch.broadcast_tensors(users, num_visible)
+        entry = self.histories.end_offsets(users, num_visible) - 1
+        return torch.where(entry >= self.histories.indptr[users], entry, -1)
+
+    def last_pair_entries(self, users: Tensor, other_users: Tensor, num_visible: Tensor) -> Tensor:
+        """int64[...]: a user's last entry with one neighbor among the first `num_visible` events, -1 without one."""
+        n, m = len(self.histories.indptr) - 1, len(self.histories.timestamp)
+        pair_id = users * n + other_users
+        index = torch.searchsorted(self.pair_ids, pair_id).clamp(max=len(self.pair_ids) - 1)
+        has_events = self.pair_ids[index] == pair_id
+        k = torch.searchsorted(self.pair_key, index * (m + 1) + num_visible) - 1
+        has_visible = has_events & (k >= 0) & (self.pair_key[k] >= index * (m + 1))
+        return torch.where(has_visible, self.pair_entry[k], -1)
+
+    def last_outgoing_times(self, entry: Tensor) -> Tensor:
+        """int64[...]: UTC second of the user's last outgoing event up to each entry; NEVER_TIME without one."""
+        return self.user_last_events[entry, USER_OUT_TIME]
+
+    def edge_types(self, entry: Tensor) -> Tensor:
+        """int64[...]: 1 + 2 * action + incoming of each entry, 0 for entry -1."""
+        h = self.histories
+        edge_type = 1 + 2 * h.action[h.event[entry]].long() + h.received[entry]
+        return torch.where(entry >= 0, edge_type, 0)
+
+    def user_features(self, entry: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
+        """float32[..., USER_FEATURES]: activity features at `cutoff`, from the state after a user's last visible entry.
+
+        entry: int64[...], from `last_entries`; num_visible, cutoff: int64[...], broadcast against it. The columns are
+        listed at USER_FEATURES.
+        """
+        last_events, stats = self.user_last_events[entry], self.user_stats[entry]
+        now = torch.stack(torch.broadcast_tensors(cutoff, num_visible, cutoff, num_visible, cutoff, cutoff), -1)
+        age = now - last_events
+        ages = _log_ages(age[..., :USER_ENTRY_TIME], now[..., :USER_ENTRY_TIME])
+        last_incoming, last_outgoing, first_entry = ages.split([2, 2, 1], -1)
+        has_entry, has_incoming, has_outgoing, counts, sums = stats.split([1, 1, 1, 2, len(_USER_HALF_LIVES)], -1)
+        decayed = _log_decayed(sums, _USER_HALF_LIVES, age[..., USER_ENTRY_TIME])
+        return torch.cat(
+            [has_entry, last_incoming, has_incoming, last_outgoing, has_outgoing, first_entry, counts, decayed], -1
+        )
+
+    def pair_features(self, entry: Tensor, end: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
+        """float32[..., PAIR_FEATURES]: features at `cutoff` of an entry's user and neighbor, from the state after it.
+
+        entry: int64[...], each the last one with its neighbor among the first `num_visible` events, -1 for a pair
+        without events, whose features are 0; end: int64[...], one past the user's last visible entry; num_visible,
+        cutoff: int64[...]. All are broadcast against entry. The columns are listed at PAIR_FEATURES.
+        """
+        has_history, row = entry >= 0, entry.clamp(min=0)
+        last_events, stats = self.pair_last_events[row], self.pair_stats[row]
+        now = torch.stack(torch.broadcast_tensors(cutoff, num_visible, cutoff, num_visible, cutoff), -1)
+        age = now - last_events
+        last_incoming, last_outgoing, last_entry = _log_ages(age, now).split([2, 2, 1], -1)
+        has_incoming, has_outgoing, last_entry_was_incoming, counts, sums = stats.split(
+            [1, 1, 1, 2, len(PAIR_HALF_LIVES)], -1
+        )
+        entries_since = (end - 1 - row).clamp(min=0).float().log1p()[..., None]
+        decayed = _log_decayed(sums, PAIR_HALF_LIVES, age[..., PAIR_ENTRY_TIME])
+        columns = (
+            last_incoming,
+            has_incoming,
+            last_outgoing,
+            has_outgoing,
+            entries_since,
+            last_entry,
+            last_entry_was_incoming,
+            counts,
+            decayed,
+        )
+        return torch.cat(columns, -1) * has_history[..., None]
+
+    def recent_distinct_entries(self, end: Tensor, users: Tensor, num_visible: Tensor, entries: int) -> Tensor:
+        """The latest entry with each distinct neighbor among a user's last `entries` visible entries.
+
+        end, users, num_visible: int64[B]; end is one past the user's last visible entry. Returns int64[B, C], the
+        latest first, padded with -1; C is as small as possible.
+        """
+        h = self.histories
+        entry = end[:, None] + torch.arange(-entries, 0, device=end.device)
+        in_history = entry >= h.indptr[users][:, None]
+        is_latest = self.next_event_of_pair[entry.clamp(min=0)] >= num_visible[:, None]
+        entry = torch.where(in_history & is_latest, entry, -1).sort(dim=1, descending=True).values
+        return entry[:, : int((entry >= 0).sum(1).max()) if len(entry) else 0]
+
+    def neighbor_of_entry(self, entry: Tensor) -> Tensor:
+        """int64[...]: the neighbor of each entry, 0 for entry -1."""
+        return torch.where(entry >= 0, self.histories.other[entry.clamp(min=0)].long(), 0)
+
+    def recent_users(self, num_visible: Tensor, events: int) -> tuple[Tensor, Tensor]:
+        """The users of the last `events` visible events, each user counted once, at the latest event.
+
+        num_visible: int64[B]. Returns int64[B, 2 * events], the actors, latest event first, then the targets; and
+        bool[B, 2 * events], which of them are valid. They are read from the histories: each event has an entry of its
+        actor and an entry of its target, and the neighbor of the target's entry is the actor.
+
+        Four events in this order: 0 -> 1, 2 -> 1, 3 -> 0, 1 -> 2.
+
+        >>> import polars as pl
+        >>> actor, target = np.array([0, 2, 3, 1], np.int32), np.array([1, 1, 0, 2], np.int32)
+        >>> zeros = np.zeros(4, np.uint8)  # one action, a contact
+        >>> log = EventLog(actor, target, np.array([10, 20, 30, 40]), zeros, zeros, ("hi",), pl.Series(range(4)))
+        >>> activity = Activity.of(log, Histories.of(log))
+
+        Among the last three of the four, users 1 and 2 appear twice: they are valid in the last event, and not again
+        in 2 -> 1. With one visible event, the two missing ones are not valid.
+
+        >>> users, valid = activity.recent_users(torch.tensor([4, 1]), events=3)
+        >>> users.tolist()
+        [[1, 3, 2, 2, 0, 1], [0, 0, 0, 1, 1, 1]]
+        >>> valid.int().tolist()
+        [[1, 1, 0, 1, 1, 0], [1, 0, 0, 1, 0, 0]]
+        """
+        h = self.histories
+        event = num_visible[:, None] - 1 - torch.arange(events, device=num_visible.device)
+        exists = event >= 0
+        event = event.clamp(min=0)
+        actor_entry, target_entry = self.entry_of_actor[event], self.entry_of_target[event]
+        users = torch.cat([h.other[target_entry], h.other[actor_entry]], 1).long()  # actors, targets
+        entry = torch.cat([actor_entry, target_entry], 1)
+        return users, torch.cat([exists, exists], 1) & (self.next_event_of_user[entry] >= num_visible[:, None])
+
+    def in_contact(self, entry: Tensor) -> Tensor:
+        """bool[...]: whether user and neighbor had a contact event up to each entry; False for entry -1."""
+        return (entry >= 0) & (self.pair_stats[entry.clamp(min=0), PAIR_CONTACT_COUNTS].sum(-1) > 0)
+
+    def recent_neighbors(self, users: Tensor, end: Tensor, count: int) -> Tensor:
+        """int64[..., count]: the neighbors of the last entries before `end`, oldest first, -1 where there are fewer.
+
+        users, end: int64[...]; for a user without entries, end may be any number.
+        """
+        h = self.histories
+        entry = end[..., None] + torch.arange(-count, 0, device=end.device)
+        in_history = entry >= h.indptr[users][..., None]
+        return torch.where(in_history, h.other[torch.where(in_history, entry, 0)].long(), -1)
+
+
+_USER_HALF_LIVES = (*INCOMING_HALF_LIVES, *OUTGOING_HALF_LIVES)
+USER_FEATURES = 8 + 2 + len(_USER_HALF_LIVES)
+"""columns, ages and counts and sums as logarithms: 0 whether there is an entry; 1-2 age of the last incoming event, in
+seconds and in events; 3 whether there is one; 4-6 the same for outgoing events; 7 age of the first entry; 8-9 outgoing
+and incoming contact events; 10- decayed sums of incoming, then of outgoing contact events"""
+PAIR_FEATURES = 9 + 2 + len(PAIR_HALF_LIVES)
+"""columns, likewise: 0-1 age of the pair's last incoming event, in seconds and in events; 2 whether there is one; 3-5
+the same for outgoing events; 6 entries of the user since the last one of the pair; 7 age of that one; 8 whether it was
+incoming; 9-10 outgoing and incoming contact events; 11- decayed sums of contact events in either direction"""
+
+
+def _log_ages(age: Tensor, now: Tensor) -> Tensor:
+    """float32[..., 5]: logarithms of 1 + age. age: int64[..., 5]: columns 1 and 3 in events, the others in seconds.
+
+    An event that never happened is MAX_AGE_SECONDS old; in events, it is as old as the number of visible events. The
+    number of all events of the log would leak the future. now: int64[..., 5], the cutoff; in columns 1 and 3 the number
+    of visible events.
+    """
+    is_in_events = torch.tensor([False, True, False, True, False], device=age.device)
+    return torch.minimum(age.clamp(min=0), torch.where(is_in_events, now, MAX_AGE_SECONDS)).float().log1p()
+
+
+def _log_decayed(sums: Tensor, half_lives: tuple[int, ...], age: Tensor) -> Tensor:
+    """float32[..., H]: logarithms of MIN_DECAYED_SUM + the sums, decayed for `age` seconds, int64[...].
+
+    sums: float32[..., H].
+    """
+    rates = -np.log(2) / torch.tensor(half_lives, dtype=torch.float32, device=age.device)
+    factor = (age.float()[..., None] * rates).clamp_(min=-80).exp_()  # smaller ones would be subnormal, and slow
+    return factor.mul_(sums).add_(MIN_DECAYED_SUM).log_()
+
+
+class _Runs:
+    """Runs of equal labels in an array, and running values inside each run.
+
+    For each index of the array, is_first: bool, whether a run starts there; start: int64, the first index of its run.
+    """
+
+    def __init__(self, label: np.ndarray):
+        self.is_first = np.ones(len(label), bool)
+        self.is_first[1:] = label[1:] != label[:-1]
+        starts = np.flatnonzero(self.is_first)
+        self.start = starts[self.is_first.cumsum() - 1] if len(label) else starts
+        self.longest = int(np.diff(starts, append=len(label)).max(initial=0))
+
+    def last(self, flag: np.ndarray) -> np.ndarray:
+        """int64: for each index, the last index of the run up to it where the flag is True; -1 without one."""
+        index = np.maximum.accumulate(np.where(flag, np.arange(len(flag)), -1))
+        return np.where(index >= self.start, index, -1)
+
+    def sums(self, weight: np.ndarray) -> np.ndarray:
+        """float32: for each index, the sum of the weights from the start of the run up to and with it."""
+        total = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
+        return (total[1:] - total[self.start]).astype(np.float32)
+
+    def next_values(self, value: np.ndarray, missing: int) -> np.ndarray:
+        """int64: for each index, the value at the next index of the run, `missing` at the last."""
+        result = np.full(len(value), missing, np.int64)
+        has_next = ~self.is_first[1:]
+        result[:-1][has_next] = value[1:][has_next]
+        return result
+
+    def decayed_sums(self, weight: np.ndarray, timestamp: np.ndarray, half_life: int) -> np.ndarray:
+        """float32: s_k = s_(k-1) * 2 ** -((t_k - t_(k-1)) / half_life) + w_k in each run.
+
+        A linear recurrence by recursive doubling (Hillis and Steele 1986): log2(longest run) passes. Example: a run of
+        three events at 0, 10 and 20 s and a run of one, with a half-life of 10 s. 1, then 1 / 2 + 1, then 1.5 / 2 + 1:
+
+        >>> runs = _Runs(np.array([7, 7, 7, 8]))
+        >>> runs.decayed_sums(np.ones(4), np.array([0, 10, 20, 20]), half_life=10).tolist()
+        [1.0, 1.5, 1.75, 1.0]
+        """
+        total = weight.astype(np.float32).copy()
+        decay = np.zeros(len(weight), np.float32)
+        decay[1:] = np.exp2(-np.diff(timestamp).clip(min=0) / half_life)  # below 0 only where a new run starts
+        decay[self.is_first] = 0
+        step = 1
+        while step < self.longest:
+            total[step:] += decay[step:] * total[:-step]
+            decay[step:] = decay[step:] * decay[:-step]
+            decay[:step] = 0
+            step *= 2
+        return total

@@ -1,0 +1,50 @@
+"""Feature snapshot: the state of all users as of a cutoff, shared by models and heuristics."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from befriend.features.feature_view import FeatureView
+
+
+class FeatureSnapshot:
+    """Which users are eligible as of a cutoff, and their features. Immutable."""
+
+    def __init__(self, feature_view: FeatureView, num_visible: int, cutoff: int, opted_out: Tensor | None = None):
+        """num_visible: number of events before the cutoff, a UTC second; opted_out: bool[N], must not be listed.
+
+        Three sets of users: `has_events`; those with an event or a text, a superset; and `eligible`, the second set
+        without users who opted out.
+        """
+        self.feature_view, self.num_visible, self.cutoff = feature_view, num_visible, cutoff
+        activity, texts = feature_view.activity, feature_view.texts
+        users = torch.arange(feature_view.log.num_users)
+        self.last_entry = activity.last_entries(users, torch.tensor(num_visible))
+        """int64[N], each user's last visible entry in the histories, -1 without one"""
+        self.has_events = self.last_entry >= 0
+        """bool[N], users with a visible event"""
+        has_event_or_text = (
+            self.has_events | texts.has_text(users, torch.tensor(cutoff)) if texts.width else self.has_events
+        )
+        self.eligible = has_event_or_text if opted_out is None else has_event_or_text & ~opted_out
+        """bool[N], users who may be listed"""
+        self.eligible_users = self.eligible.nonzero().squeeze(1)
+        """int64[E], the eligible users, ascending"""
+        self.row_of_user = torch.full_like(self.last_entry, -1)
+        """int64[N], the index of each user in `eligible_users`, -1 for a user who is not eligible"""
+        self.row_of_user[self.eligible_users] = torch.arange(len(self.eligible_users))
+
+    @cached_property
+    def user_features(self) -> Tensor:
+        """float32[E, USER_FEATURES]: `Activity.user_features` of `eligible_users`."""
+        num_visible, cutoff = torch.tensor(self.num_visible), torch.tensor(self.cutoff)
+        return self.feature_view.activity.user_features(self.last_entry[self.eligible_users], num_visible, cutoff)
+
+    @cached_property
+    def texts(self) -> tuple[Tensor, Tensor]:
+        """float32[E, STATISTICS] and int64[E]: `TextVectors.statistics_and_rows` of `eligible_users`."""
+        users = self.eligible_users
+        return self.feature_view.texts.statistics_and_rows(users, torch.full_like(users, self.cutoff))

@@ -1,0 +1,1 @@
+"""PyTorch building blocks that several models share."""

@@ -1,0 +1,1 @@
+"""Training objectives of the models: training queries, candidates, losses and validation."""

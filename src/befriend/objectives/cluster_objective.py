@@ -1,0 +1,166 @@
+"""The objective of the clusters: trained on top of the two-tower model, from the contacts of the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from befriend.data.split import NEW, Split, sample_events, segments
+from befriend.features.contact_bags import ContactBags
+from befriend.features.feature_view import FeatureView
+from befriend.models.user_clusters import UserClusters
+from befriend.objectives.cluster_settings import ClusterSettings
+from befriend.tokens.user_vectors import normalized_adjacency
+from befriend.training.objective import BatchLoss
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+USERS_PER_BATCH = 2**14  # users whose memberships validation computes per batch
+SUBSPACE_ITERATIONS = 6
+
+
+@dataclass(frozen=True)
+class PositivePairs:
+    """Contact events: the bags of their actors and of their targets, as of just before each event."""
+
+    actors: ContactBags
+    targets: ContactBags
+    progress: float
+    """share of the training that is done, 0 to 1"""
+
+    def to(self, device: torch.device | str) -> PositivePairs:
+        return PositivePairs(self.actors.to(device), self.targets.to(device), self.progress)
+
+
+class ContactBatches(Sequence[PositivePairs]):
+    """The batches of one epoch: all contact events of the training part, in random order."""
+
+    def __init__(self, objective: ClusterObjective, epoch: int):
+        self.objective, self.epoch = objective, epoch
+        s = objective.settings
+        self.event_order = np.random.default_rng([s.seed, epoch]).permutation(objective.events)
+        self.batch_size = s.events_per_batch
+
+    def __len__(self) -> int:
+        return -(-len(self.event_order) // self.batch_size)
+
+    def __getitem__(self, number: int) -> PositivePairs:  # type: ignore[override]
+        events = self.event_order[number * self.batch_size : (number + 1) * self.batch_size]
+        progress = (self.epoch + number / len(self)) / self.objective.settings.epochs
+        log = self.objective.feature_view.log
+        num_visible = log.count_before(log.timestamp[events])
+        return PositivePairs(
+            self.objective.contact_bags(log.actor[events], num_visible),
+            self.objective.contact_bags(log.target[events], num_visible),
+            progress,
+        )
+
+
+def subspace_iteration(embeddings: Tensor, graph: csr_array) -> Tensor:
+    """float32[N, D], rows of length 1 or 0: embeddings propagated along the edges of a graph, several times.
+
+    Repeated, this leads to the leading eigenvectors of the graph, in which communities lie apart. The columns are made
+    orthogonal each time, so that they converge to different eigenvectors (subspace iteration). Clusters that start from
+    here get stuck less often. embeddings: float32[N, D]; graph: float64[N, N], edge weights.
+    """
+    normalized, root = normalized_adjacency(graph)
+    basis = embeddings.double().numpy()
+    for _ in range(SUBSPACE_ITERATIONS):
+        basis, _ = np.linalg.qr(normalized @ basis)
+    basis = root[:, None] * basis
+    return F.normalize(torch.from_numpy(basis), dim=1).float()
+
+
+class ClusterObjective:
+    """Learns clusters from contacts: which actors contact which targets says which users belong together."""
+
+    metric = "recall_at_share"
+
+    def __init__(self, feature_view: FeatureView, split: Split, settings: ClusterSettings, initial: Tensor):
+        """initial: float32[N, D], the initial embeddings of users, 0 for a user without one."""
+        self.feature_view, self.settings = feature_view, settings
+        log = feature_view.log
+        events = np.arange(split.part("train")[1])
+        self.events = events[log.is_contact[events]]
+        self.start = split.part("validation")[0]
+        """first event of the validation part, the cutoff of validation"""
+        sample = sample_events(log, split, "validation", settings.validation_events)
+        cutoff = np.full(len(sample), log.timestamp[self.start])
+        self.first_contacts = sample[segments(log, sample, cutoff) == NEW]
+        """int64, the events of validation"""
+        torch.manual_seed(settings.seed)
+        self.model = UserClusters(initial.clone(), settings.count(len(initial)), settings.id_dropout)
+
+    def contact_bags(self, users: np.ndarray, num_visible: np.ndarray) -> ContactBags:
+        """The bags of B users. users, num_visible: int[B]."""
+        return ContactBags.of(
+            self.feature_view.activity,
+            torch.from_numpy(users.astype(np.int64)),
+            torch.from_numpy(num_visible.astype(np.int64)),
+            self.settings.history_entries,
+        )
+
+    def lr_multiplier(self, name: str) -> float:
+        return 1.0
+
+    def batches(self, epoch: int) -> ContactBatches:
+        return ContactBatches(self, epoch)
+
+    def loss(self, batch: PositivePairs) -> BatchLoss:
+        s, clusters = self.settings, self.model.clusters
+        clusters.temperature.fill_(s.temperature * (s.final_temperature / s.temperature) ** batch.progress)
+        losses = clusters.losses(self.model.log_memberships(batch.actors), self.model.log_memberships(batch.targets))
+        loss = (
+            losses["next_cluster"].mean() + s.balance_weight * losses["balance"] + s.entropy_weight * losses["entropy"]
+        )
+        metrics = {name: value.detach().mean() for name, value in losses.items()}
+        return BatchLoss(loss, len(batch.actors.users), metrics)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Metrics of first contacts of the validation part, with the start of that part as the cutoff.
+
+        `recall_at_share`: share of targets that lie in the actor's best clusters, taken until they hold `probe_share`
+        of all users; `gain`: by how many nats the clusters make the target more probable; `largest`: the share of users
+        in the largest cluster.
+        """
+        model, clusters = self.model, self.model.clusters
+        device, log = clusters.prior.device, self.feature_view.log
+        seen_users = np.flatnonzero(log.first_seen < log.timestamp[self.start])
+        if not len(self.first_contacts):
+            return {self.metric: 0.0, "gain": 0.0, "largest": 0.0}
+
+        def log_memberships(users: np.ndarray) -> Tensor:
+            """float32[B, C]: log p(c | user) as of the cutoff."""
+            return model.log_memberships(self.contact_bags(users, np.full(len(users), self.start)).to(device))
+
+        cluster_of_user = torch.cat(
+            [
+                log_memberships(chunk).argmax(1)
+                for chunk in np.array_split(seen_users, -(-len(seen_users) // USERS_PER_BATCH))
+            ]
+        )
+        size = cluster_of_user.bincount(minlength=len(clusters.prior))
+        actors, targets = (
+            log_memberships(log.actor[self.first_contacts]),
+            log_memberships(log.target[self.first_contacts]),
+        )
+        lift = actors - clusters.prior.clamp(min=1e-9).log()
+        best = lift.argsort(1, descending=True)
+        size_before = size[best].cumsum(1) - size[best]  # users in the better clusters
+        is_searched = size_before < self.settings.probe_share * len(
+            seen_users
+        )  # the better clusters do not hold enough yet
+        hit = ((best == targets.argmax(1, keepdim=True)) & is_searched).any(1)
+        return {
+            "gain": float(-clusters.losses(actors, targets)["next_cluster"].mean()),
+            self.metric: float(hit.float().mean()),
+            "largest": float(size.max() / len(seen_users)),
+        }

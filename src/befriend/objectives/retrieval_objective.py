@@ -1,0 +1,121 @@
+"""The objective that both models share: training queries, loss and validation. Models differ in how they see users."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.data.attributes import Attributes
+from befriend.data.split import Split
+from befriend.features.feature_view import FeatureView
+from befriend.models.model_inputs import Query, Targets
+from befriend.models.query_tower import QueryTower
+from befriend.models.sampled_softmax import softmax_loss
+from befriend.models.trained_model import AttributeEncoding
+from befriend.models.user_embedding import EmbeddingRows
+from befriend.objectives.objective_settings import RetrievalSettings
+from befriend.objectives.training_queries import TrainBatch, TrainingExamples
+from befriend.training.objective import BatchLoss
+
+M = TypeVar("M", bound=QueryTower)
+
+
+class RetrievalObjective(Generic[M]):
+    """Predicts the target of every training event in every regime."""
+
+    metric = "ndcg@10"
+
+    def __init__(
+        self,
+        feature_view: FeatureView,
+        attributes: Attributes,
+        split: Split,
+        settings: RetrievalSettings,
+        build: Callable[[AttributeEncoding], M],
+        validate: Callable[[M], dict[str, float]],
+    ):
+        """build: makes the model, given the encoding of attributes; validate: metrics of a model on the validation
+        part, `ndcg@10` among them."""
+        self.feature_view, self.settings, self._validate = feature_view, settings, validate
+        self.examples = TrainingExamples(feature_view, split.part("train")[1], settings)
+        torch.manual_seed(settings.seed)
+        self.trained = self.examples.first_event < self.examples.end
+        """bool[N], users with an event in the training part"""
+        self.attribute_encoding = AttributeEncoding.of(attributes, self.trained.numpy())
+        self.model = build(self.attribute_encoding)
+        self.attribute_encoding.apply_to(self.model, attributes)
+        self._standardise()
+
+    def lr_multiplier(self, name: str) -> float:
+        """Factor on the learning rate of the parameter `name`."""
+        return self.settings.dynamic_lr_mult if name.startswith(("dynamic.", "to_dynamic.")) else 1.0
+
+    def batches(self, epoch: int) -> Sequence[TrainBatch]:
+        return self.examples.epoch(epoch)
+
+    def loss(self, batch: TrainBatch) -> BatchLoss:
+        """Softmax loss over all candidates; for first contacts a second one without the existing contacts."""
+        model, s = self.model, self.settings
+        rows = model.users.rows(model.id_dropout)
+        states = model.encode_history(batch.histories, rows)
+        query = model.query(batch.histories, batch.positions, states, rows)
+        if s.hard_negatives:
+            batch = self.examples.with_hard_negatives(batch, self._nearest(query, rows))
+        candidates = model.score_per_query(query, batch.candidates, batch.pairs, rows)
+        shared = model.score_shared(query, batch.shared_targets, rows)
+        log_q, weight = batch.shared.log_q, batch.weight
+        result = softmax_loss(
+            candidates[:, 0], candidates[:, 1:], batch.candidate_mask, shared, batch.shared_mask, log_q
+        )
+        loss = (result.loss * weight).sum()
+        is_first_contact = batch.is_first_contact
+        if s.new_weight and is_first_contact.any():
+            candidate_mask = batch.candidate_mask[is_first_contact] & ~batch.candidate_is_contact[is_first_contact]
+            shared_mask = batch.shared_mask[is_first_contact] & ~batch.shared_is_contact[is_first_contact]
+            new_result = softmax_loss(
+                candidates[is_first_contact, 0],
+                candidates[is_first_contact, 1:],
+                candidate_mask,
+                shared[is_first_contact],
+                shared_mask,
+                log_q,
+            )
+            loss = loss + s.new_weight * (new_result.loss * weight[is_first_contact]).sum()
+        metrics = {"accuracy": (result.rank == 1).float().mean(), "mean_rank": result.rank.mean()}
+        loss = loss / weight.sum().clamp(min=1e-9)
+        return self.add_model_losses(BatchLoss(loss, len(weight), metrics), batch, query)
+
+    def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
+        """Adds a model's other losses and metrics; here none."""
+        return losses
+
+    @torch.no_grad()
+    def _nearest(self, query: Query, rows: EmbeddingRows) -> Tensor:
+        """int64[P, H]: the users of the training part with the best static scores for each query."""
+        negative_pool = self.examples.negative_pool.to(self.model.device)
+        scores = self.model.static_shared(query, Targets(negative_pool), rows)
+        return negative_pool[scores.topk(min(self.settings.hard_negatives, len(negative_pool))).indices]
+
+    def validate(self) -> dict[str, float]:
+        """The metrics of `validate`, of the model on the CPU."""
+        return self._validate(self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu())
+
+    def _standardise(self) -> None:
+        """Fits shift and scale of the features of users and pairs to candidates of four batches of the first epoch."""
+        epoch = self.batches(0)
+        users, pairs = [], []
+        for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:
+            batch = epoch[int(k)]
+            pairs.append(batch.pairs.features[batch.pairs.is_history_candidate])
+            if batch.candidates.features is not None and batch.shared_targets.features is not None:
+                users += [batch.candidates.features[:, 1:][batch.candidate_mask], batch.candidates.features[:, 0]]
+                users.append(batch.shared_targets.features[batch.shared_mask])
+        if self.model.dynamic is not None and users:
+            self.model.dynamic.standardise.fit(torch.cat(users))
+        if self.model.pointer is not None and pairs:
+            self.model.pointer.standardise.fit(torch.cat(pairs))

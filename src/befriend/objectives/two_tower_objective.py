@@ -1,0 +1,67 @@
+"""The objective of the two-tower model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from befriend.data.attributes import Attributes
+from befriend.data.split import Split
+from befriend.features.feature_view import FeatureView
+from befriend.models.model_inputs import Query
+from befriend.models.trained_model import build_two_tower, text_width_of
+from befriend.models.two_tower_model import NextTargetPredictionUserIDs
+from befriend.objectives.objective_settings import TwoTowerSettings
+from befriend.objectives.retrieval_objective import RetrievalObjective
+from befriend.objectives.training_queries import TrainBatch
+from befriend.training.objective import BatchLoss
+
+
+class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
+    """The shared objective; users of the training part have their own embedding. With clusters, a loss of clusters."""
+
+    def __init__(
+        self,
+        feature_view: FeatureView,
+        attributes: Attributes,
+        split: Split,
+        settings: TwoTowerSettings,
+        validate: Callable[[NextTargetPredictionUserIDs], dict[str, float]],
+    ):
+        """validate: see `RetrievalObjective`."""
+        log = feature_view.log
+        self.tower = settings
+        super().__init__(
+            feature_view,
+            attributes,
+            split,
+            settings,
+            lambda attribute_encoding: build_two_tower(
+                settings,
+                log.num_users,
+                len(log.actions),
+                attribute_encoding,
+                text_width_of(settings, feature_view.texts),
+            ),
+            validate,
+        )
+        self.model.users.has_embedding &= self.trained
+        self.model.popularity.copy_(self.examples.popularity)
+
+    def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
+        """With clusters in the model, adds the loss that predicts the target's cluster.
+
+        Only of the queries that train user embeddings.
+        """
+        clusters = self.model.users.clusters
+        if clusters is None:
+            return losses
+        target, static, grad_mask = batch.positions.target, query.static, batch.positions.grad_mask
+        if grad_mask is not None:
+            static, target = static[grad_mask], target[grad_mask]
+        if not len(target):
+            return replace(losses, metrics=losses.metrics | {"next_cluster": losses.loss.new_zeros(())})
+        users = self.model.users.without_clusters(target, self.model.users.rows())
+        loss = clusters.losses(clusters.log_memberships(static), clusters.log_memberships(users))["next_cluster"].mean()
+        metrics = losses.metrics | {"next_cluster": loss.detach()}
+        return replace(losses, loss=losses.loss + self.tower.cluster_weight * loss, metrics=metrics)

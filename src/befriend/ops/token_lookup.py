@@ -1,0 +1,122 @@
+"""`befriend tokens`: looks up STUs, and assigns STUs to users who joined after the tokens were made."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from befriend import files, layout
+from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
+from befriend.data.erasure import erasure_digest, is_erased, read_erased, without_erased
+from befriend.data.event_log import EVENTS_FILE, USERS_FILE, EventLog
+from befriend.errors import CallError, DataError
+from befriend.features.text_vectors import TextVectors
+from befriend.readers.data_settings import DataSettings
+from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer
+from befriend.validation.ingest import ingest
+from befriend.validation.rejected import RejectedWriter
+from befriend.validation.validate_settings import ValidateSettings
+
+
+def show(user: str, as_json: bool) -> None:
+    """Prints a user's tokens, one per row, with the number of users who share the prefix up to that token."""
+    log, tokens, internal_id = _find_user(user)
+    rows = pl.DataFrame(
+        [
+            {
+                "level": level,
+                "token": int(token),
+                "users_with_this_prefix": 1 + len(tokens.table.same_prefix(internal_id, level + 1)),
+            }
+            for level, token in enumerate(tokens.table.stus[internal_id])
+        ]
+    )
+    _print(rows, as_json, f"{log.user_ids[internal_id]}: {' '.join(map(str, tokens.table.stus[internal_id].tolist()))}")
+
+
+def like(user: str, prefix: int | None, as_json: bool) -> None:
+    """Prints the users who share a prefix of a user's STU. prefix: its length; None for the longest that is shared."""
+    log, tokens, internal_id = _find_user(user)
+    levels = len(tokens.table.vocabulary)
+    if prefix is not None and prefix > levels:
+        raise CallError(f"--prefix {prefix}: STUs have {levels} tokens here.")
+    lengths = [prefix] if prefix is not None else range(levels - 1, 0, -1)
+    match = next(((n, users) for n in lengths if len(users := tokens.table.same_prefix(internal_id, n))), None)
+    if match is None:
+        typer.echo(f"befriend: no other user's STU starts like that of {user}.", err=True)
+        return
+    length, users = match
+    users = users[~is_erased(log.user_ids.gather(users.tolist()), read_erased(layout.PREPARED)).to_numpy()]
+    rows = pl.DataFrame(
+        {
+            USER_ID: log.user_ids[users.tolist()],
+            "stu": [" ".join(map(str, stu)) for stu in tokens.table.stus[users].tolist()],
+        }
+    )
+    _print(rows, as_json, f"{rows.height:,} users share the first {length} of {levels} tokens with {user}")
+
+
+def assign(events: Path, out: Path, data: DataSettings) -> None:
+    """Writes the STUs of all users to a Parquet file, one row per user, including users of later events.
+
+    events: a file or folder of events later than the prepared log; data: how to read it.
+    """
+    log = EventLog.read(layout.PREPARED)
+    tokens = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
+    extended_log = without_erased(_extended_log(events, data), read_erased(layout.PREPARED))
+    extended = tokens.with_newcomers(extended_log)
+    with files.atomic(out) as new_file:
+        extended.table.write(new_file, extended_log.user_ids)
+        stus = pl.read_parquet(new_file)
+        erased = is_erased(stus[USER_ID], read_erased(layout.PREPARED))  # users may have been erased since
+        stus.filter(~erased).write_parquet(new_file)
+    new = len(extended.table) - len(tokens.table)
+    typer.echo(f"{new:,} users got an STU, {len(tokens.table):,} keep theirs; all are in {out}.")
+
+
+def _extended_log(source: Path, data: DataSettings) -> EventLog:
+    """The prepared log, followed by the events of a source that are later than all of its events."""
+    with tempfile.TemporaryDirectory() as folder:
+        rules = ValidateSettings(previous_users=layout.PREPARED / USERS_FILE)
+        with RejectedWriter(Path(folder) / "rejected.parquet") as rejected:
+            ingested = ingest(source, data, rules, rejected)
+        refused = pl.read_parquet(Path(folder) / "rejected.parquet").height
+    if refused:
+        typer.echo(f"befriend: {refused:,} rows of {source} cannot be used, and are left out.", err=True)
+    prepared = pl.read_parquet(layout.PREPARED / EVENTS_FILE)
+    last = prepared[TIMESTAMP].max()
+    later = ingested.events.filter(pl.col(TIMESTAMP) > last)
+    if not later.height:
+        raise DataError(
+            f"no event in {source} is later than those in {layout.PREPARED}. Name a source with later events."
+        )
+    labels = dict.fromkeys(label for table in (prepared, later) for label in table[ACTION].dtype.categories)  # type: ignore[attr-defined]
+    action = pl.col(ACTION).cast(pl.String).cast(pl.Enum(list(labels)))
+    events = pl.concat([table.select(prepared.columns).with_columns(action) for table in (prepared, later)])
+    return EventLog.from_tables(events, ingested.users[USER_ID])
+
+
+def _find_user(user: str) -> tuple[EventLog, StuTokenizer, int]:
+    """The prepared log, its tokens, and the internal id of the user with an external id; CallError if there is none."""
+    log = EventLog.read(layout.PREPARED)
+    tokens = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).with_newcomers(log)
+    internal_ids = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
+    if not len(internal_ids) or erasure_digest(user) in read_erased(layout.PREPARED):
+        raise CallError(f"there is no user {user} in {layout.PREPARED}.")
+    return log, tokens, int(internal_ids[0])
+
+
+def _print(rows: pl.DataFrame, as_json: bool, title: str) -> None:
+    if as_json:
+        typer.echo(rows.write_json())
+        return
+    table = Table(*rows.columns, box=None, title=title, title_justify="left")
+    for row in rows.iter_rows():
+        table.add_row(*map(str, row))
+    Console().print(table)

@@ -1,0 +1,173 @@
+"""Settings of section data: how to read the event log and its side tables (attributes, texts, statements)."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from befriend.data.columns import EVENT_FIELDS, USER, Role
+from befriend.settings import Settings
+
+Separator = Annotated[str, Field(min_length=1, max_length=1)]
+
+
+class EventColumns(Settings):
+    """The column of each field of an event: its name or, in a file without header, its number, from 1."""
+
+    actor_id: str | int = "actor_id"
+    """id of the user who acts"""
+    action: str | int | None = "action"
+    """what the actor does; null where the log has no such column"""
+    target_id: str | int = "target_id"
+    """id of the user who is acted on"""
+    timestamp: str | int = "timestamp"
+    """time of the event"""
+
+
+class AttributeSettings(Settings):
+    """Attributes of users, such as country or age: a side table of the log, one row per user."""
+
+    file: str | None = None
+    """table of users inside the folder of the log, Parquet or CSV with a header; not read as events; null: none"""
+    separator: Separator = ","
+    """field separator, if the table is CSV"""
+    user_id: str = "user_id"
+    """column of user ids, of the type data.id_type"""
+    categorical: list[str] = []
+    """columns of labels, such as country or plan"""
+    numeric: list[str] = []
+    """columns of numbers, such as age"""
+    opt_out: str | None = None
+    """column that marks users who must never be recommended: 1, true or yes; models do not see it"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        columns = [self.user_id, *self.categorical, *self.numeric, *([self.opt_out] if self.opt_out else [])]
+        if self.file is None and len(columns) > 1:
+            problems.append("columns are named, but no file")
+        if self.file is not None and len(columns) == 1:
+            problems.append("file is given, so name its columns under categorical, numeric or opt_out")
+        if self.file is not None and (PurePath(self.file).is_absolute() or ".." in PurePath(self.file).parts):
+            problems.append(f"file is {self.file}, but must be the name of a file inside the folder of the log")
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            problems.append(f"{', '.join(repeated)} is named more than once")
+        if USER in columns[1:]:
+            problems.append(f"an attribute cannot be called {USER}, the name of the internal ids; rename the column")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class TableSettings(Settings):
+    """A side table of the log, whose columns the settings name."""
+
+    file: str | None = None
+    """table inside the folder of the log, Parquet or JSON Lines (one object a line); not read as events; null: none"""
+    user_id: str = "user_id"
+    """column of user ids, of the type data.id_type"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        columns = [name for name in self.model_dump(exclude={"file"}).values() if name is not None]
+        if self.file is None and self.model_dump(exclude_defaults=True):
+            problems.append("columns are named, but no file")
+        if self.file is not None and (PurePath(self.file).is_absolute() or ".." in PurePath(self.file).parts):
+            problems.append(f"file is {self.file}, but must be the name of a file inside the folder of the log")
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            problems.append(f"{', '.join(repeated)} is named more than once")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class TextSettings(TableSettings):
+    """What users wrote, such as posts, messages or a profile: one row per text."""
+
+    timestamp: str = "timestamp"
+    """column of times, in data.timestamp_unit"""
+    platform: str | None = None
+    """column that says where a text was published, such as profile or post; null: none"""
+    text: str = "text"
+    """column of texts"""
+    title: str | None = None
+    """column of titles; a title is not part of the text, but a statement about the user; null: none"""
+    tags: str | None = None
+    """column of tags, a list or text as <a><b>, a,b or a|b; each makes a statement, "interested in a"; null: none"""
+
+
+class StatementSettings(TableSettings):
+    """Statements about users, such as "interested in hiking", known from the beginning: one row per statement."""
+
+    statement: str = "statement"
+    """column of statements"""
+    context: str | None = None
+    """column that says where a statement comes from; null: none"""
+
+
+NO_ATTRIBUTES = AttributeSettings()
+
+
+NO_TEXTS = TextSettings()
+
+
+NO_STATEMENTS = StatementSettings()
+
+
+class DataSettings(Settings):
+    """How to read the event log. `befriend use SOURCE` writes this section."""
+
+    format: Literal["parquet", "csv", "whitespace"] = "parquet"
+    """parquet (a file or a folder), csv (any one-character separator), whitespace (as SNAP publishes)"""
+    separator: Separator = ","
+    """field separator of a csv"""
+    header: bool = True
+    """whether the first line of a text file names its columns"""
+    columns: EventColumns = EventColumns()
+    """column of each field of an event"""
+    id_type: Literal["integer", "string"] = "integer"
+    """type of the user ids"""
+    timestamp_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    """unit since 1970-01-01 UTC, or iso for ISO 8601 text and datetime columns (UTC if they name no zone)"""
+    action_from_file_name: bool = False
+    """take the action from each file's name (up to its first dot), for logs with one file per action"""
+    default_action: str = "event"
+    """action of every event of a log that has no action column"""
+    rename_actions: dict[str, str] = {}
+    """action labels to rename, old: new"""
+    actions: list[str] | None = None
+    """allowed action labels (after renaming); null allows any"""
+    roles: dict[str, Role] = {}
+    """role of an action: contact (default) makes two users contacts, signal is only history, exclude hides the two"""
+    attributes: AttributeSettings = NO_ATTRIBUTES
+    """attributes of the users"""
+    texts: TextSettings = NO_TEXTS
+    """texts of the users"""
+    statements: StatementSettings = NO_STATEMENTS
+    """statements about the users"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        unlisted = sorted(set(self.roles) - set(self.actions)) if self.actions is not None else []
+        if unlisted:
+            problems.append(f"roles names {', '.join(unlisted)}, which data.actions does not list")
+        if self.action_from_file_name and self.columns.action is not None:
+            problems.append("action_from_file_name is true, so columns.action must be null")
+        named = self.format == "parquet" or (self.format == "csv" and self.header)
+        for field in EVENT_FIELDS:
+            column = getattr(self.columns, field)
+            if column is None:
+                continue
+            if named and isinstance(column, int):
+                problems.append(f"columns.{field} is the number {column}; this log's columns have names")
+            if not named and not (isinstance(column, int) and column >= 1):
+                problems.append(f"columns.{field} is {column!r}; without header it must be a column's number, from 1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

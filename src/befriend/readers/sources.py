@@ -1,0 +1,185 @@
+"""Reads event logs: Parquet, CSV and white space, plain or compressed, one file or many.
+
+Owns finding the files, separating the side tables (attributes, texts, statements) from the events, and the order of
+rows. The modules `delimited` (text), `parquet` and `jsonl` split one file into rows; `befriend.validation.row_rules`
+defines what makes a row valid. Files are read chunk by chunk and never held in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from befriend.data.columns import ACTION
+from befriend.errors import SettingsError, SourceError
+from befriend.readers.chunk import (
+    Chunk,
+    ColumnMapping,
+    attribute_columns,
+    event_columns,
+    statement_columns,
+    text_columns,
+)
+from befriend.readers.data_settings import DataSettings
+from befriend.readers.delimited import read_delimited_rows
+from befriend.readers.jsonl import read_jsonl_rows
+from befriend.readers.parquet import is_parquet, read_parquet_rows
+
+SIDE_TABLES = ("attributes", "texts", "statements")  # settings of tables in the log's folder that hold no events
+SHOWN_FILES = 20  # most files named in a message
+
+
+def find_files(settings: DataSettings, source: Path) -> list[Path]:
+    """The event files of the log in name order, links followed; SourceError if there are none or one is not readable.
+
+    A file that is also reached by links is listed once. A link to a folder that contains the link is a SourceError.
+    In a folder, names that begin with a dot or an underscore are not part of the log (the convention of Spark and
+    Hadoop), and neither are the side tables. Side tables may be missing here.
+    """
+    event_files, side_files = _list_files(settings, source)
+    try:
+        for file in [*event_files, *side_files]:
+            file.open("rb").close()
+    except PermissionError as error:
+        raise _unreadable(error) from None
+    except FileNotFoundError as error:
+        raise SourceError(f"{error.filename} in the event log is a link to nowhere. Repair or remove it.") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SourceError(f"{error.filename} in the event log is a link that leads to itself. Remove it.") from None
+    return event_files
+
+
+def _list_files(settings: DataSettings, source: Path) -> tuple[list[Path], list[Path]]:
+    """The event files in name order, at least one, and the files of side tables. Opens none of them."""
+    names = [getattr(settings, table).file for table in SIDE_TABLES]
+    try:
+        side_files = [source / name for name in names if name is not None and (source / name).is_file()]
+        if source.is_dir():
+            side_paths = set(map(os.path.realpath, side_files))
+            event_files = [
+                file for file in _distinct(_walk(source), source) if os.path.realpath(file) not in side_paths
+            ]
+        elif source.exists():
+            event_files = [source]
+        else:
+            raise SourceError(
+                f"the event log {source} does not exist. `dvc repro` fetches it from the source that data.dvc names; "
+                "`befriend use SOURCE` sets another source."
+            )
+    except PermissionError as error:
+        raise _unreadable(error) from None
+    if not event_files:
+        other_than = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
+        raise SourceError(f"the event log {source} is a folder without files{other_than}. Put the log's files into it.")
+    return event_files, side_files
+
+
+def _unreadable(error: PermissionError) -> SourceError:
+    return SourceError(
+        f"the event log {error.filename} may not be read by this user. Grant read access, then run again."
+    )
+
+
+def require_log(settings: DataSettings, source: Path) -> None:
+    """SourceError if there is no log. Does not check that its files are readable."""
+    _list_files(settings, source)
+
+
+def require_tables(settings: DataSettings, source: Path) -> None:
+    """An error if a side table that the settings name is missing; no error if there is no log at all."""
+    for table in SIDE_TABLES:
+        _side_table_files(settings, table, source)
+
+
+def _side_table_files(settings: DataSettings, table: str, source: Path) -> list[Path]:
+    """The file of one side table, in a list; empty if the settings name none or there is no log.
+
+    SettingsError if the log is a single file, SourceError if the table is missing.
+    """
+    name = getattr(settings, table).file
+    if name is None or not source.exists():
+        return []
+    if not source.is_dir():
+        raise SettingsError(
+            f"data.{table}.file names {name} in the folder of the event log, but {source} is a single "
+            "file. Put both into one folder and point `befriend use` at that."
+        )
+    file = source / name
+    if not file.is_file():
+        names = ", ".join(sorted(path.name for path in source.iterdir())[:SHOWN_FILES]) or "nothing"
+        raise SourceError(f"data.{table}.file names {name}, but there is no such file in {source}. It holds: {names}.")
+    return [file]
+
+
+def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yields the files below a folder, links followed. ancestors: the resolved folders that contain it."""
+    real_folder = Path(os.path.realpath(folder))
+    if any(ancestor.is_relative_to(real_folder) for ancestor in ancestors):
+        raise SourceError(f"{folder} in the event log leads back to {real_folder}, which holds it. Remove that link.")
+    for path in folder.iterdir():
+        if path.name[0] in "._":
+            continue
+        if path.is_dir():
+            yield from _walk(path, (*ancestors, real_folder))
+        else:
+            yield path
+
+
+def _distinct(paths: Iterable[Path], source: Path) -> list[Path]:
+    """Each file once, in name order: by its own path if it lies in `source`, else by the first link to it."""
+    real_paths = {path: Path(os.path.realpath(path)) for path in paths}
+    real_source = Path(os.path.realpath(source))
+    first_paths: dict[Path, Path] = {}
+    for path in sorted(real_paths, key=lambda path: (real_paths[path] != real_source / path.relative_to(source), path)):
+        first_paths.setdefault(real_paths[path], path)
+    return sorted(first_paths.values())
+
+
+def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """Yields the event rows of the log in order, file by file."""
+    mapping = event_columns(settings)
+    for file in find_files(settings, source):
+        label = file.name.split(".")[0] if settings.action_from_file_name else settings.default_action
+        for chunk in _read(settings, mapping, file, source):
+            if settings.columns.action is None:
+                yield Chunk(chunk.file, chunk.rows.with_columns(pl.lit(label).alias(ACTION)), chunk.raw)
+            else:
+                yield chunk
+
+
+def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """Yields the rows of the table of users in order; nothing without such a table. Its content decides the format."""
+    attributes = settings.attributes
+    for file in _side_table_files(settings, "attributes", source):
+        layout = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
+        yield from _read(layout, attribute_columns(attributes), file, source)
+
+
+def read_text_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """Yields the rows of the table of texts in order; nothing without one."""
+    for file in _side_table_files(settings, "texts", source):
+        yield from _read_either(text_columns(settings.texts), file, source)
+
+
+def read_statement_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
+    """Yields the rows of the table of statements in order; nothing without one."""
+    for file in _side_table_files(settings, "statements", source):
+        yield from _read_either(statement_columns(settings.statements), file, source)
+
+
+def _read_either(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
+    """Reads a file as Parquet or JSON Lines, depending on its content."""
+    return (read_parquet_rows if is_parquet(file) else read_jsonl_rows)(mapping, file, source)
+
+
+def _read(settings: DataSettings, mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
+    """Reads a file in the format that the settings name."""
+    if settings.format == "parquet":
+        return read_parquet_rows(mapping, file, source)
+    return read_delimited_rows(settings, mapping, file, source)

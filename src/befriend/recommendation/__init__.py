@@ -1,0 +1,1 @@
+"""From ranked candidates to lists: options, requests, business rules, sampling, reasons."""

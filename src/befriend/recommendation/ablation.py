@@ -1,0 +1,188 @@
+"""Ablation of scores: what a candidate would score without one kind of fact, by a model and by the ranker.
+
+Of a model, terms and dynamic features are left out in turn; of the ranker, features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
+from befriend.models.score_terms import row_wise_dot
+from befriend.retrieval.ranker import SOURCES, CandidateLists
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.requests import RequestBatch
+from befriend.retrieval.retriever import ModelView, Retriever
+
+RIVALS = 200  # other candidates whose mean score a candidate's score is compared with
+RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 21)], [7]
+"""columns of `Activity.user_features` that describe received events, the user's own events, and the time of joining"""
+# Heuristics that depend on the contacts of the user, on contacts of contacts, on received events, and on own events.
+OF_CONTACTS = ("recency-then-last-received", "base-level-then-attention")
+OF_GRAPH = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
+OF_RECEIVED = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
+OF_DONE = ("last-active",)
+
+
+class ScoreAblation:
+    """Scores of n candidates for one request by one model, with one kind of fact left out at a time."""
+
+    def __init__(
+        self,
+        retriever: Retriever[Any],
+        view: ModelView,
+        query: Query,
+        request: RequestBatch,
+        candidates: np.ndarray,
+        contacts: list[int],
+    ):
+        """request: of one list; query: of the model, for the request; candidates: int64[n], internal ids; contacts:
+        contacts of the user, each of whom is left out in turn."""
+        self.retriever, self.view, self.query = retriever, view, query
+        self.candidates = torch.from_numpy(candidates)
+        history = retriever.contacts(view, query, torch.from_numpy(request.user))
+        is_candidate = (history.users[0][None] == self.candidates[:, None]) & history.real[0]  # (n, C)
+        self.pointer = (is_candidate.double() * history.score[0]).sum(1)
+        self.total = retriever.score(view, query, self.candidates[None])[0] + self.pointer
+        snapshot = view.snapshot
+        row = snapshot.row_of_user[self.candidates]
+        features = snapshot.user_features[row]
+        feature_view, self.texts = retriever.feature_view, retriever.feature_view.texts.width > 0
+        self.features = torch.cat([features, snapshot.texts[0][row]], 1) if self.texts else features
+        self.text_vectors = (
+            feature_view.texts.vectors_of(snapshot.texts[1][row]) if self.texts else torch.zeros(len(row), 0)
+        )
+        self.no_events = retriever.activity.user_features(
+            torch.tensor(-1), torch.tensor(snapshot.num_visible), torch.tensor(snapshot.cutoff)
+        )
+        self.drop_by_contact = self._drops_without_contacts(request, contacts) if contacts else {}
+
+    def without(self, kind: str) -> Tensor:
+        """float64[n]: scores without a kind of fact: between, common, texts, attributes, received, done or joined."""
+        if kind == "between":
+            return self.total - self.pointer
+        if kind == "texts" and self.retriever.model.text_width:
+            assert self.query.dynamic is not None
+            text_query = self.query.dynamic[:, -self.retriever.model.text_width :]
+            return self.total - row_wise_dot(text_query, self.text_vectors[None].double())[0]
+        if kind == "attributes":
+            return self.total - self._attribute_scores()
+        columns = {"received": RECEIVED, "done": DONE, "joined": JOINED}.get(kind)
+        dynamic = self.retriever.exact.dynamic
+        if columns is None or dynamic is None:
+            return self.total
+        ablated = self.features.clone()
+        ablated[:, columns] = self.no_events[columns]
+        if kind == "joined" and self.texts:
+            ablated[:, USER_FEATURES:] = 0
+        assert self.query.dynamic is not None
+        dynamic_query = self.query.dynamic[:, : dynamic.width]
+        change = dynamic(ablated.double()) - dynamic(self.features.double())
+        return self.total + row_wise_dot(dynamic_query, change[None])[0]
+
+    def _attribute_scores(self) -> Tensor:
+        """float64[n]: what the candidates' categorical attributes add to their scores."""
+        users = self.retriever.exact.users
+        if not len(users.categories):
+            return torch.zeros(len(self.candidates), dtype=torch.float64)
+        labels = users.categorical[self.candidates.clamp(max=len(users.categorical) - 1)]
+        added = torch.stack([table(labels[:, k]) for k, table in enumerate(users.categories)]).sum(0)
+        if added.shape[1] != self.query.static.shape[1]:  # STU: attributes are part of the requesting user only
+            return torch.zeros(len(self.candidates), dtype=torch.float64)
+        return row_wise_dot(self.query.static, added[None])[0]
+
+    def without_contact(self, contact: int) -> Tensor:
+        """float64[n]: scores without all events between the user and one of the `contacts`."""
+        return self.total - self.drop_by_contact[contact]
+
+    def _drops_without_contacts(self, request: RequestBatch, contacts: list[int]) -> dict[int, Tensor]:
+        """Contact -> float64[n]: by how much scores drop, relative to other candidates, without that contact."""
+        r, snapshot = self.retriever, self.view.snapshot
+        user, num_visible, cutoff = (torch.from_numpy(x) for x in (request.user, request.num_visible, request.cutoff))
+        history = r.feature_view.encoder_histories.gather(user, num_visible, r.query_settings.history_length)
+        # (1 + contacts, L): row 0 removes no event, row c all events with contact c - 1.
+        is_removed = history.other == torch.tensor([-1, *contacts])[:, None]
+        mask = history.mask & ~is_removed
+        order = mask.long().argsort(dim=1, stable=True)  # moves the remaining events to the end
+        count = len(mask)
+        action = r.feature_view.actions(torch.from_numpy(request.action)).expand(count)
+        actions, others, received, second = (
+            x.expand(count, -1).gather(1, order)
+            for x in (history.action, history.other, history.received, history.timestamp)
+        )
+        users = user.expand(count)
+        batch = NextTargetPredictionBatch(
+            users, actions, others, mask.gather(1, order), action, users, received, second
+        )
+        features = None
+        if r.query_settings.freshness:
+            entry = r.activity.last_entries(user, num_visible)
+            features = r.feature_view.features(user, entry, num_visible, cutoff).double().expand(count, -1)
+        row = torch.arange(count)
+        regime = torch.from_numpy(request.regime).expand(count)
+        state = torch.full_like(row, order.shape[1])
+        positions = Positions(row, state, action, users, regime, features)
+        query = r.exact.query(batch, positions, r.exact.encode_history(batch, r.exact_rows), r.exact_rows)
+        eligible = snapshot.eligible_users
+        rivals = eligible[torch.linspace(0, len(eligible) - 1, min(len(eligible), RIVALS)).long()]
+        scores = r.score(self.view, query, torch.cat([self.candidates, rivals]).expand(count, -1))
+        scores = scores[:, : len(self.candidates)] - scores[:, len(self.candidates) :].mean(1, keepdim=True)
+        return dict(zip(contacts, scores[0] - scores[1:], strict=True))
+
+
+class RankerAblation:
+    """Replaces the ranker's features of one kind of fact. The order is that of `retrieval.ranker.ranker_features`."""
+
+    def __init__(self, recommender: Recommender, model: str, no_events: np.ndarray):
+        """model: name of the ranker; no_events: float32[USER_FEATURES], of a user without an event."""
+        self.no_events = no_events
+        texts = 3 if recommender.feature_view.texts.width else 0
+        self.texts = slice(2 * USER_FEATURES, 2 * USER_FEATURES + texts)
+        self.pair = slice(self.texts.stop, self.texts.stop + PAIR_FEATURES)
+        self.rank_column: dict[str, int] = {}
+        column = self.pair.stop + 3
+        for name in SOURCES[model]:
+            self.rank_column[name] = column
+            column += 3 if name in recommender.retrievers else 1
+
+    def ablated(self, rows: np.ndarray, kind: str, scores: dict[str, np.ndarray], lists: CandidateLists) -> np.ndarray:
+        """float32[n, F]: the features of n candidates without one kind of fact.
+
+        rows: float32[n, F], the features; scores: model -> float64[n], its scores without the fact; lists: of the
+        request, one row. A candidate whose score changes gets the rank that it would have on the model's list.
+        """
+        out = rows.copy()
+        missing = np.nan
+        rules: tuple[str, ...] = ()
+        if kind == "between":
+            out[:, self.pair] = missing
+            out[:, self.pair.stop : self.pair.stop + 2] = 0
+            rules = OF_CONTACTS
+        elif kind in ("common", "bridge"):
+            rules = OF_GRAPH
+        elif kind == "received":
+            out[:, RECEIVED] = self.no_events[RECEIVED]
+            rules = OF_RECEIVED
+        elif kind == "done":
+            out[:, DONE] = self.no_events[DONE]
+            rules = OF_DONE
+        elif kind == "joined":
+            out[:, JOINED] = self.no_events[JOINED]
+            out[:, self.texts] = missing
+        for name in rules:
+            out[:, self.rank_column[name]] = missing
+        for name, score in scores.items():
+            ids, list_scores = lists.ids[name][0], lists.scores[name][0]
+            column = self.rank_column[name]
+            is_changed = ~np.isclose(score, out[:, column + 1], atol=1e-5)
+            rank = (list_scores[None] > score[:, None].astype(np.float32)).sum(1)
+            is_listed = is_changed & (rank < (ids >= 0).sum())
+            out[is_listed, column], out[is_listed, column + 1] = rank[is_listed], score[is_listed]
+            out[is_listed, column + 2] = score[is_listed] - list_scores[0]
+            out[is_changed & ~is_listed, column : column + 3] = missing
+        return out

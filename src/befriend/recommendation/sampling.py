@@ -1,0 +1,49 @@
+"""Sampled lists: candidates are drawn instead of ranked. A more probable candidate is drawn more often and earlier.
+
+A model's scores are log probabilities up to a constant. Adding Gumbel noise to them and taking the top k draws without
+replacement (Vieira 2014; Kool et al. 2019), from exactly the distribution that the scores define. So no candidate is
+drawn twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How lists are drawn."""
+
+    temperature: float = 1.0
+    """scores are divided by it: near 0 the list is nearly the ranked one, large values make all candidates alike"""
+    top_k: int | None = None
+    """draw only from this many best candidates; None: from all"""
+    nucleus: float = 1.0
+    """draw only from the fewest best candidates whose total probability is at least this"""
+    seed: int = 0
+
+
+def gumbel(*size: int, generator: torch.Generator) -> Tensor:
+    """float64[*size]: noise for `sample`."""
+    return -torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log()
+
+
+def sample(scores: Tensor, k: int, sampling: Sampling, noise: Tensor) -> Tensor:
+    """int64[B, k]: columns of `scores` in the order in which they were drawn, -1 behind the last.
+
+    scores: float32[B, C], best first, -inf for candidates that must not be drawn; noise: float64[B, C], from `gumbel`.
+    """
+    scaled = scores.double() / sampling.temperature
+    probability = scaled.softmax(1)
+    eligible = scores > -torch.inf
+    if sampling.nucleus < 1:
+        # A candidate stays while those before it do not yet reach the nucleus.
+        eligible &= probability.cumsum(1) - probability < sampling.nucleus
+    if sampling.top_k is not None:
+        eligible[:, sampling.top_k :] = False
+    drawn = (scaled + noise).masked_fill(~eligible, -torch.inf).topk(min(k, scores.shape[1]), dim=1)
+    columns = torch.where(drawn.values > -torch.inf, drawn.indices, -1)
+    return torch.nn.functional.pad(columns, (0, k - columns.shape[1]), value=-1)

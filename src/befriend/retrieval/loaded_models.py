@@ -1,0 +1,106 @@
+"""The trained models of a project, loaded together with its log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from befriend.data.attributes import Attributes
+from befriend.data.columns import OPTED_OUT
+from befriend.data.contracts import USERS, read_table
+from befriend.data.event_log import USERS_FILE, EventLog
+from befriend.features.activity import Activity
+from befriend.features.feature_view import FeatureView
+from befriend.features.text_vectors import TextVectors, first_known
+from befriend.models.model_settings import ClusterSearchSettings
+from befriend.models.trained_model import StuModel, TwoTowerModel, load_stu, load_two_tower
+from befriend.models.user_clusters import UserClusters
+from befriend.retrieval.cluster_retriever import ClusterRetriever
+from befriend.retrieval.heuristics import Heuristics
+from befriend.retrieval.recommender import Recommender
+from befriend.retrieval.stu_retriever import BEAM, StuRetriever
+from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
+from befriend.tokens.tokenizer import load_tokenizer as load_tokens
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+LoadedClusters = tuple[UserClusters, ClusterSearchSettings]
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """The two-tower model, the STU model with the STUs of all users, and the log as each model reads it."""
+
+    two_tower: TwoTowerModel
+    stu: StuModel
+    stus: Tensor
+    """int64[N, L], of all users of the log"""
+    feature_view: FeatureView
+    """the log as the two-tower model sees it"""
+    stu_feature_view: FeatureView
+    """the log as the STU model sees it"""
+    texts: TextVectors
+    """text vectors of the users"""
+    opted_out: np.ndarray
+    """bool[N], users who must not be listed"""
+
+    @classmethod
+    def load(cls, prepared: Path, models: Path, log: EventLog, erased: np.ndarray | None = None) -> LoadedModels:
+        """Reads the prepared tables and the folder of models.
+
+        erased: bool[N], erased users, whose texts are left out.
+        """
+        attributes, texts = Attributes.read(prepared), TextVectors.read(models / "text", log)
+        if erased is not None:
+            texts = texts.without_users(torch.from_numpy(erased))
+        two_tower, tokens = (
+            load_two_tower(models / "two_tower", log, attributes),
+            load_tokens(models / "tokens", log, texts),
+        )
+        stu = load_stu(models / "stu", log, attributes, tokens.table)
+        feature_view = two_tower.feature_view(log, texts)
+        by_stu = stu.feature_view(log, texts, feature_view.activity)
+        opted_out = read_table(prepared / USERS_FILE, USERS)[OPTED_OUT].to_numpy()
+        return cls(two_tower, stu, tokens.with_newcomers(log).table.stus, feature_view, by_stu, texts, opted_out)
+
+    @cached_property
+    def eligible_since(self) -> np.ndarray:
+        """int64[N], the UTC second after which each user is eligible; the largest int64 for users who never are."""
+        since = first_known(self.feature_view.log, self.texts)
+        return np.where(self.opted_out & (self.feature_view.log.first_seen > since), np.iinfo(np.int64).max, since)
+
+    @property
+    def activity(self) -> Activity:
+        return self.feature_view.activity
+
+    def retrievers(
+        self, approximate: bool = False, clusters: LoadedClusters | None = None
+    ) -> tuple[TwoTowerRetriever, StuRetriever]:
+        """The retrievers of both models.
+
+        approximate: search by an index and by a beam, faster but missing a few users; clusters: the two-tower model
+        scores only the users of the best clusters, and the most recently active users.
+        """
+        base, stu = self.two_tower, self.stu
+        two_tower = (
+            TwoTowerRetriever(base.model, self.feature_view, base.tower, approximate)
+            if clusters is None
+            else ClusterRetriever(base.model, self.feature_view, base.tower, *clusters)
+        )
+        width = BEAM if approximate else None
+        return two_tower, StuRetriever(stu.model, self.stus, self.stu_feature_view, stu.tower, width)
+
+    def recommender(
+        self, boosters: dict[str, Booster], approximate: bool = False, clusters: LoadedClusters | None = None
+    ) -> Recommender:
+        """The recommender with both models, all rules, and these rankers; see `retrievers`."""
+        heuristics = Heuristics(self.feature_view.log, self.activity)
+        feature_view = replace(self.feature_view, texts=self.texts)
+        return Recommender(self.retrievers(approximate, clusters), heuristics, boosters, self.opted_out, feature_view)

@@ -1,0 +1,74 @@
+"""The table of STUs: the tokens of each user, one to one.
+
+The row of a user is its internal id in the log. Log and table only ever add users, so a later version of a table begins
+with the rows of the earlier one; the digest of these rows identifies it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from befriend.errors import DataError
+from befriend.files import atomic
+
+TOKEN = "token_{}"
+
+
+@dataclass(frozen=True)
+class StuTable:
+    """The STUs of the first N users of a log."""
+
+    stus: Tensor
+    """int64[N, L]"""
+    vocabulary: tuple[int, ...]
+    """L sizes: tokens of level l lie between 0 and vocabulary[l] - 1"""
+
+    def __post_init__(self) -> None:
+        if self.stus.shape[1] != len(self.vocabulary):
+            raise DataError(f"STUs have {self.stus.shape[1]} tokens, the vocabulary {len(self.vocabulary)} levels.")
+        if len(self.stus) and ((self.stus < 0) | (self.stus >= torch.tensor(self.vocabulary))).any():
+            raise DataError(f"a token is outside of its vocabulary, {' x '.join(map(str, self.vocabulary))}.")
+        distinct, group = torch.unique(self.stus, dim=0, return_inverse=True)
+        if len(distinct) < len(self.stus):
+            same = (group == group.bincount().argmax()).nonzero().squeeze(1)[:2].tolist()
+            raise DataError(f"users {same[0]} and {same[1]} have the same STU, {self.stus[same[0]].tolist()}.")
+
+    def __len__(self) -> int:
+        return len(self.stus)
+
+    def digest(self, users: int | None = None) -> str:
+        """SHA-256 of the first `users` STUs (default: all) and the vocabulary."""
+        rows = self.stus[: len(self) if users is None else users].numpy().astype("<i8")
+        return hashlib.sha256(f"{self.vocabulary}".encode() + rows.tobytes()).hexdigest()
+
+    def append(self, stus: Tensor) -> Self:
+        """The table with n more users at the end. stus: int64[n, L]."""
+        return type(self)(torch.cat([self.stus, stus]), self.vocabulary)
+
+    def same_prefix(self, user: int, tokens: int) -> Tensor:
+        """int64[n]: the other users whose first `tokens` tokens equal those of a user."""
+        same = (self.stus[:, :tokens] == self.stus[user, :tokens]).all(1)
+        same[user] = False
+        return same.nonzero().squeeze(1)
+
+    def write(self, path: Path, user_ids: pl.Series) -> None:
+        """Writes a Parquet file, with the external ids of the users for readers of the file."""
+        columns = {
+            TOKEN.format(level): pl.Series(column, dtype=pl.Int16) for level, column in enumerate(self.stus.T.numpy())
+        }
+        with atomic(path) as new:
+            pl.DataFrame({"user_id": user_ids[: len(self)], **columns}).write_parquet(new)
+
+    @classmethod
+    def read(cls, path: Path, vocabulary: tuple[int, ...]) -> Self:
+        """The table that `write` wrote."""
+        rows = pl.read_parquet(path, columns=[TOKEN.format(level) for level in range(len(vocabulary))])
+        return cls(torch.from_numpy(rows.to_numpy().astype(np.int64)), vocabulary)

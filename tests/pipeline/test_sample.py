@@ -1,0 +1,46 @@
+"""The whole pipeline on the sample, in a fresh clone: equal bytes when it is run again, and what the sample has planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend.tokens.codebook_metrics import community_agreement
+from tests.pipeline.conftest import call, copy_checkout
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def sample_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sample") / "befriend"
+    copy_checkout(root)
+    call(root, "dvc", "repro")
+    return root
+
+
+def test_a_forced_repro_leaves_the_lock_as_it_is(sample_clone: Path) -> None:
+    before = (sample_clone / "dvc.lock").read_bytes()
+    call(sample_clone, "dvc", "repro", "--force")
+    assert (sample_clone / "dvc.lock").read_bytes() == before
+
+
+def test_first_tokens_lie_within_the_planted_communities(sample_clone: Path) -> None:
+    stus = pl.read_parquet(sample_clone / "models/tokens/table.parquet")
+    truth = pl.read_parquet(sample_clone / "src/befriend/sample/truth.parquet")
+    users = stus.join(truth, on="user_id", validate="1:1")
+    assert users.height == stus.height > 2000
+    agreement = community_agreement(users["token_0"].to_numpy(), users["community"].to_numpy(), seed=0)
+    assert agreement["homogeneity"] >= max(0.8, agreement["shuffled"] + 0.4)
+
+
+def test_clusters_lie_within_the_planted_communities(sample_clone: Path) -> None:
+    clusters = pl.read_parquet(sample_clone / "models/clusters/users.parquet")
+    truth = pl.read_parquet(sample_clone / "src/befriend/sample/truth.parquet")
+    users = clusters.join(truth, on="user_id", validate="1:1")
+    assert users.height == clusters.height > 2500
+    agreement = community_agreement(users["cluster"].to_numpy(), users["community"].to_numpy(), seed=0)
+    assert agreement["homogeneity"] >= max(0.8, agreement["shuffled"] + 0.4)
+    assert users["cluster"].value_counts()["count"].max() <= 0.2 * users.height

@@ -1,0 +1,115 @@
+"""Detection of the layout of a log by `befriend use`."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from befriend.errors import BefriendError, CallError
+from befriend.readers.data_settings import DataSettings
+from befriend.readers.detect import detect
+from befriend.readers.sources import read_chunks
+
+
+def guess(path: Path, columns: dict[str, str] | None = None, **options: Any) -> DataSettings:
+    return detect(path, columns or {}, options.get("unit"), options.get("separator"), options.get("header"))
+
+
+SNAP = {"actor_id": 1, "action": None, "target_id": 2, "timestamp": 3}
+TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "csv with header": (
+        "from,to,type,ts\n1,2,msg,1600000000\n2,1,msg,1600000001\n",
+        {"format": "csv", "header": True, "columns": {"actor_id": "from", "target_id": "to", "action": "type", "timestamp": "ts"}},
+    ),
+    "tsv of strings in milliseconds": (
+        "sender\treceiver\ttime\nann\tbob\t1600000000000\nbob\tann\t1600000001000\n",
+        {"separator": "\t", "id_type": "string", "timestamp_unit": "ms", "columns": {"action": None, "actor_id": "sender"}},
+    ),
+    "SNAP with white space": ("1 2 1082040961\n3 4 1082155839\n", {"format": "whitespace", "columns": SNAP, "timestamp_unit": "s"}),
+    "KONECT with comments and weights": (
+        "% asym\n1 2 1 1225000000\n3 4 1 1225000001\n",
+        {"format": "whitespace", "columns": {"actor_id": 1, "target_id": 2, "action": None, "timestamp": 4}},
+    ),
+    "csv without header, with an action": (
+        "1,like,2,1600000000\n3,follow,4,1600000001\n5,like,6,1600000002\n",
+        {"header": False, "columns": {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}},
+    ),
+    "ISO dates": ("user;friend;date\na;b;2020-01-02T03:04:05Z\nc;d;2020-01-03\n", {"separator": ";", "timestamp_unit": "iso"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_layouts_of_text_files_are_detected(name: str, tmp_path: Path) -> None:
+    text, expected = TEXTS[name]
+    (tmp_path / "plain").write_text(text)
+    (tmp_path / "packed").write_bytes(gzip.compress(text.encode()))
+    settings = guess(tmp_path / "plain")
+    assert guess(tmp_path / "packed") == settings
+    for field, expected_value in expected.items():
+        value = settings.columns.model_dump() if field == "columns" else getattr(settings, field)
+        assert (value | expected_value if field == "columns" else expected_value) == value
+
+
+def test_parquet_is_detected_by_its_content_and_ids_by_their_type(tmp_path: Path) -> None:
+    table = pl.DataFrame({"actor": ["x", "y"], "target": ["y", "x"], "action": "m", "time": [1.6e9, 1.7e9]})
+    table.with_columns(pl.col("time").cast(pl.Int64)).write_parquet(tmp_path / "log")
+    settings = guess(tmp_path / "log")
+    assert (settings.format, settings.id_type, settings.timestamp_unit) == ("parquet", "string", "s")
+    table.with_columns(pl.from_epoch(pl.col("time").cast(pl.Int64))).write_parquet(tmp_path / "log")
+    assert guess(tmp_path / "log").timestamp_unit == "iso"
+
+
+def test_ids_that_would_change_as_integers_are_strings(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("actor,target,ts\n007,12,1600000000\n12,007,1600000001\n")
+    assert guess(tmp_path / "log").id_type == "string"
+
+
+def test_a_column_may_be_given_by_its_position(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a,b,c\n1,2,1600000000\n3,4,1600000001\n")
+    settings = guess(tmp_path / "log", {"actor_id": "1", "target_id": "2", "timestamp": "3"})
+    assert settings.columns.model_dump() == {"actor_id": "a", "action": None, "target_id": "b", "timestamp": "c"}
+
+
+def test_a_comment_above_the_header_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("# exported by x\nactor,target,ts\n1,2,1600000000\n3,4,1600000001\n")
+    settings = guess(tmp_path / "log")
+    assert settings.header and settings.columns.actor_id == "actor"
+    rows = pl.concat([chunk.rows for chunk in read_chunks(settings, tmp_path / "log")])
+    assert rows.select("row", "actor_id").rows() == [(3, "1"), (4, "3")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no lines to look at"),
+        (b"actor,target,ts\n", "a header but no events"),
+        (b"actor,actor,target,ts\n1,2,3,4\n", "more than one column named actor"),
+        (gzip.compress(b"actor,target,ts\n1,2,1600000000\n" * 9000)[:60], "cannot be decompressed"),
+    ],
+    ids=["empty", "header only", "duplicate name", "truncated"],
+)
+def test_an_unreadable_log_is_an_error_with_its_reason(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(BefriendError, match=message):
+        guess(tmp_path / "log")
+
+
+def test_several_files_without_an_action_column_have_their_names_as_actions(tmp_path: Path) -> None:
+    for name in ("like.txt", "follow.txt"):
+        (tmp_path / name).write_text("1 2 1082040961\n3 4 1082155839\n")
+    assert guess(tmp_path).action_from_file_name
+
+
+def test_given_columns_and_units_override_detection(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a,b,c,d\n1,2,1600000000,1500000000\n")
+    with pytest.raises(CallError, match=r"which column is actor_id, target_id, timestamp\? The log has: a, b, c, d"):
+        guess(tmp_path / "log")
+    settings = guess(tmp_path / "log", {"actor_id": "b", "target_id": "a", "timestamp": "d"}, unit="ms")
+    assert settings.columns.model_dump() == {"actor_id": "b", "action": None, "target_id": "a", "timestamp": "d"}
+    assert settings.timestamp_unit == "ms"
+    with pytest.raises(CallError, match="no column --actor x"):
+        guess(tmp_path / "log", {"actor_id": "x"})

@@ -1,0 +1,88 @@
+"""Settings: nothing unknown or impossible gets through, and every problem is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from befriend.config import Params, load_params
+from befriend.errors import SettingsError
+from befriend.settings import describe
+from tests.conftest import ROOT
+
+
+def load(tmp_path: Path, text: str, *overrides: str, section: str | None = None) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return load_params(path, list(overrides), section)
+
+
+def test_all_problems_are_told_at_once_with_the_valid_choices(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, "data: {format: xml, colums: {}}\nvalidate: {max_rejected: 7}\nevalute: {}\n")
+    text = str(error.value)
+    assert "4 settings" in text
+    assert "'parquet', 'csv' or 'whitespace'" in text
+    assert "data.colums: there is no such setting. Did you mean columns?" in text
+    assert "validate.max_rejected: Input should be less than or equal to 1 (found 7)" in text
+    assert "evalute: there is no such setting. Did you mean evaluate?" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {actions: [a], roles: {b: signal}}", "roles names b, which data.actions does not list"),
+        ("data: {format: whitespace}", "without header it must be a column's number, from 1"),
+        ("data: {columns: {actor_id: 1}}", "columns.actor_id is the number 1; this log's columns have names"),
+        ("data: {action_from_file_name: true}", "columns.action must be null"),
+        ("validate: {train_until: 0.9, validation_until: 0.8}", "must lie below validation_until"),
+        ("data: {attributes: {numeric: [age]}}", "columns are named, but no file"),
+        ("data: {attributes: {file: users.csv}}", "name its columns under categorical, numeric or opt_out"),
+        ("data: {attributes: {file: ../users.csv, numeric: [age]}}", "inside the folder of the log"),
+        ("data: {attributes: {file: a, numeric: [age], categorical: [age]}}", "age is named more than once"),
+        ("data: {attributes: {file: a, numeric: [user]}}", "cannot be called user"),
+        ("data: {attributes: {files: a}}", "Did you mean file?"),
+        ("data: {texts: {text: body}}", "data.texts: columns are named, but no file"),
+        ("data: {texts: {file: /posts.jsonl}}", "inside the folder of the log"),
+        ("data: {texts: {file: a, title: text}}", "text is named more than once"),
+        ("data: {statements: {context: bio}}", "data.statements: columns are named, but no file"),
+        ("data: {statements: {file: ../a}}", "inside the folder of the log"),
+        ("evaluate: {regimes: []}", "at least 1 item"),
+        ("data: [", "not valid YAML"),
+        ("- a", "must hold sections"),
+    ],
+)
+def test_the_impossible_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match="(?s)" + message.replace("(", r"\(")):
+        load(tmp_path, text)
+
+
+def test_an_override_is_read_as_yaml_within_its_section(tmp_path: Path) -> None:
+    params = load(tmp_path, "evaluate: {events: 5}", "events=9", "regimes=[daily]", section="evaluate")
+    assert params.evaluate.events == 9
+    assert params.evaluate.regimes == ["daily"]
+    with pytest.raises(SettingsError, match="name=value"):
+        load(tmp_path, "", "events", section="evaluate")
+    with pytest.raises(SettingsError, match="single value"):
+        load(tmp_path, "evaluate: {events: 5}", "events.x=1", section="evaluate")
+
+
+def test_settings_cannot_be_changed_after_they_were_read(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load(tmp_path, "").evaluate.events = 3  # type: ignore[misc]
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(documentation for _, _, documentation in describe(Params))
+    assert issubclass(Params, BaseModel)
+
+
+def test_the_settings_of_the_project_are_valid() -> None:
+    assert load_params(ROOT / "params.yaml").evaluate.part == "test"
+
+
+def test_a_setting_that_was_renamed_is_refused_with_its_new_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"train_stu\.moment_rate: this setting is called dynamic_lr_mult now"):
+        load(tmp_path, "train_stu: {moment_rate: 2}")
