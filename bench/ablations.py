@@ -1,12 +1,15 @@
-"""What each option of a model gives: every option turned, one at a time, everything else as it is.
+"""Ablation study: changes the options of a model one at a time and leaves all others as they are.
 
     python bench/ablations.py PREPARED [--model two-tower|stu] [--seeds 3] [--set NAME=VALUE ...] [--json FILE]
 
-PREPARED is the folder that stage `validate` wrote; texts in it are not looked at. The STU model's tokens are made anew
-for each variant and seed, with the settings that begin with `tokens.`. Each variant is trained once a seed, and
-measured on the validation part: NDCG@10 on the lists `new` and `any`, each the mean over the regimes, and `all`, the
-geometric mean over lists and regimes. Differences to the default are paired by seed; the interval is Student's t over
-the seeds (none with one seed). What was measured is kept in --json, so that an interrupted run goes on.
+PREPARED is the folder that stage `validate` wrote; its texts are not used. Each variant is trained once per seed and
+measured on the validation part: NDCG@10 of lists `new` and `any`, each the mean over the regimes, and `all`, the
+geometric mean over lists and regimes. For the STU model, tokens are computed again for each variant and seed, with the
+settings that begin with `tokens.`. Results are saved in --json, so that an interrupted run continues.
+
+Prints a Markdown table, a row for each variant: the three metrics with their differences to the default, the number of
+parameters, and training positions per second. Differences are paired by seed; their 95 % intervals are Student's t over
+the seeds (none with one seed).
 """
 
 from __future__ import annotations
@@ -21,20 +24,21 @@ from typing import Any
 
 from befriend import files
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
-from befriend.data.observed import Observed
+from befriend.data.event_log import EventLog
+from befriend.data.regimes import REGIMES
 from befriend.data.split import read_split
-from befriend.data.texts import TextVectors
-from befriend.evaluation.regimes import REGIMES
-from befriend.models.settings import StuSettings, TwoTowerSettings
+from befriend.evaluation.validation import stu_validation, two_tower_validation
+from befriend.features.feature_view import FeatureView
+from befriend.features.text_vectors import TextVectors
+from befriend.objectives.objective_settings import StuSettings, TwoTowerSettings
+from befriend.objectives.retrieval_objective import RetrievalObjective
+from befriend.objectives.stu_objective import StuObjective
+from befriend.objectives.two_tower_objective import TwoTowerObjective
 from befriend.settings import parse, split_override
 from befriend.stages import tokenize
-from befriend.tokens.folder import load
-from befriend.tokens.settings import TokenizeSettings
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.tokens.tokenizer import load_tokenizer
 from befriend.training.loop import fit
-from befriend.training.retrieval import RetrievalTrainee
-from befriend.training.stu import StuTrainee
-from befriend.training.two_tower import TwoTowerTrainee
 
 Settings = TwoTowerSettings | StuSettings
 TWO_TOWER: dict[str, dict[str, Any]] = {
@@ -50,19 +54,19 @@ TWO_TOWER: dict[str, dict[str, Any]] = {
     "without temporal positions": {"temporal_weight": 0.0},
     "without latent cross": {"latent_cross": False},
     "without history projection": {"history_projection": False},
-    "without inbound events": {"received_events": False},
+    "without received events": {"received_events": False},
     "without freshness": {"freshness": False},
     "without pointer": {"pointer": False},
     "without ID embedding": {"id_embedding": False},
-    "ID embeddings never left out": {"id_dropout": 0.0},
+    "without ID dropout": {"id_dropout": 0.0},
     "without log-Q correction": {"log_q": False},
     "with 5 hard negatives": {"hard_negatives": 5},
-    "without a loss of its own for first contacts": {"new_weight": 0.0},
+    "without the loss for first contacts": {"new_weight": 0.0},
     "shuffled instead of chronological": {"order": "shuffled"},
-    "targets not described by partners": {"partners": 0},
-    "what users are counts in full": {"user_weight": 1.0},
-    "clusters inside": {"clusters": 32},
-    "clusters inside, with as much loss of the next one": {"clusters": 32, "cluster_weight": 1.0},
+    "without recent neighbors": {"recent_neighbors": 0},
+    "static_score_weight 1": {"static_score_weight": 1.0},
+    "with 32 clusters": {"clusters": 32},
+    "with 32 clusters, cluster_weight 1": {"clusters": 32, "cluster_weight": 1.0},
 }
 STU: dict[str, dict[str, Any]] = {
     "default": {},
@@ -73,55 +77,60 @@ STU: dict[str, dict[str, Any]] = {
     "pooled attention instead of transformer": {"history_encoder": "simple_attention"},
     "MLP towers": {"towers": "mlp"},
     "MoE towers": {"towers": "moe"},
-    "tokens scored by their embeddings": {"tied_tokens": True},
-    "with a tenth of the loss of tokens alone": {"token_loss": 0.1},
-    "with as much loss of tokens alone": {"token_loss": 1.0},
-    "tokens never left out": {"token_dropout": 0.0},
-    "targets not described by partners": {"partners": 0},
-    "what users are counts in full": {"user_weight": 1.0},
+    "tied token embeddings": {"tied_tokens": True},
+    "token_loss 0.1": {"token_loss": 0.1},
+    "token_loss 1": {"token_loss": 1.0},
+    "without token dropout": {"token_dropout": 0.0},
+    "without recent neighbors": {"recent_neighbors": 0},
+    "static_score_weight 1": {"static_score_weight": 1.0},
     "without temporal positions": {"temporal_weight": 0.0},
     "with 5 hard negatives": {"hard_negatives": 5},
     "without freshness": {"freshness": False},
     "without pointer": {"pointer": False},
-    "next cluster first": {"tokens.num_codebooks": 2, "tokens.codes": 256},
+    "2 codebooks of 256 codes": {"tokens.num_codebooks": 2, "tokens.codes": 256},
 }
 VARIANTS = {"two-tower": TWO_TOWER, "stu": STU}
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of t, by number of seeds
+T_QUANTILE = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of t, by number of seeds
 CELLS = [f"{kind}_{regime}" for kind in ("new", "any") for regime in REGIMES]
-MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
+METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "all": lambda row: statistics.geometric_mean(max(row[cell], 1e-4) for cell in CELLS),
-    "new": lambda row: statistics.fmean(row[cell] for cell in CELLS[:3]),
-    "any": lambda row: statistics.fmean(row[cell] for cell in CELLS[3:]),
+    "new": lambda row: statistics.fmean(row[cell] for cell in CELLS[: len(REGIMES)]),
+    "any": lambda row: statistics.fmean(row[cell] for cell in CELLS[len(REGIMES) :]),
 }
 
 
 def train(prepared: Path, settings: Settings, tokens: TokenizeSettings) -> dict[str, float]:
-    """Validation figures of the best epoch by list and regime; positions a second; parameters."""
+    """Trains a variant: validation NDCG@10 of the best epoch by list and regime, positions per second, parameters."""
     log = EventLog.read(prepared)
-    inputs = Observed.of(log, settings.received_events), Attributes.read(prepared), read_split(prepared, log)
+    feature_view, split = FeatureView.of(log, settings.received_events), read_split(prepared, log)
+    inputs = feature_view, Attributes.read(prepared), split
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trainee: RetrievalTrainee[Any]
+        objective: RetrievalObjective[Any]
         if isinstance(settings, StuSettings):
-            none = TextVectors.none(log.num_users)
+            no_texts = TextVectors.none(log.num_users)
             (folder / "text").mkdir()
-            none.save(folder / "text", log)
+            no_texts.save(folder / "text", log)
             tokenize.run(tokens, prepared, folder, folder / "reports", folder)
-            trainee = StuTrainee(*inputs, settings, load(folder / "tokens", log, none))
+            tokenizer = load_tokenizer(folder / "tokens", log, no_texts)
+            stus = tokenizer.with_newcomers(log).table.stus
+            validate = stu_validation(feature_view, split, settings, stus)
+            objective = StuObjective(*inputs, settings, tokenizer.table, stus, validate)
         else:
-            trainee = TwoTowerTrainee(*inputs, settings)
-        fitted = fit(trainee, settings, folder / "checkpoints", folder / "curves")
+            objective = TwoTowerObjective(*inputs, settings, two_tower_validation(feature_view, split, settings))
+        fitted = fit(objective, settings, folder / "checkpoints", folder / "curves")
     best = fitted.history[fitted.best_epoch - 1]
     figures = {cell: best[f"validation/{cell}"] for cell in CELLS}
     return figures | {"speed": fitted.positions_per_second, "parameters": fitted.parameters}
 
 
 def interval(differences: list[float]) -> str:
+    """Mean of the differences, a value for each seed, and half the width of its 95 % interval."""
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return f"{mean:+.4f}"
-    half = STUDENT[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{mean:+.4f} ± {half:.4f}"
+    half_width = T_QUANTILE[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{mean:+.4f} ± {half_width:.4f}"
 
 
 def main() -> None:
@@ -133,33 +142,36 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("ablations.json"))
     arguments = parser.parse_args()
     base = dict(split_override(item) for item in arguments.overrides)
-    found: dict[str, Any] = files.read_json(arguments.json) if arguments.json.is_file() else {}
+    results: dict[str, Any] = files.read_json(arguments.json) if arguments.json.is_file() else {}
     for seed in range(arguments.seeds):
         for name, option in VARIANTS[arguments.model].items():
-            all_ = base | option | {"seed": seed}
+            options = base | option | {"seed": seed}
             model: type[Settings] = StuSettings if arguments.model == "stu" else TwoTowerSettings
-            settings = parse(model, {k: v for k, v in all_.items() if not k.startswith("tokens.")}, name)
-            own_tokens = {k.removeprefix("tokens."): v for k, v in all_.items() if k.startswith("tokens.")}
-            tokens = parse(TokenizeSettings, {"threads": settings.threads, "seed": seed} | own_tokens, name)
+            settings = parse(model, {k: v for k, v in options.items() if not k.startswith("tokens.")}, name)
+            token_options = {k.removeprefix("tokens."): v for k, v in options.items() if k.startswith("tokens.")}
+            tokens = parse(TokenizeSettings, {"threads": settings.threads, "seed": seed} | token_options, name)
             key = f"{arguments.prepared} {arguments.model} {name} {settings.model_dump_json()}"
             if arguments.model == "stu":
                 key += tokens.model_dump_json()
-            if key not in found:
+            if key not in results:
                 print(f"{name}, seed {seed}", flush=True)
-                found[key] = train(arguments.prepared, settings, tokens) | {"name": name, "seed": seed}
-                files.write_json(arguments.json, found)
-    rows = [row for key, row in found.items() if key.startswith(f"{arguments.prepared} {arguments.model} ")]
-    by = {(row["name"], row["seed"]): row for row in rows}
-    print(f"\n| | {' | '.join(f'{name} | difference' for name in MEASURES)} | parameters | positions/s |")
-    print(f"|---|{'---:|' * (2 * len(MEASURES) + 2)}")
+                results[key] = train(arguments.prepared, settings, tokens) | {"name": name, "seed": seed}
+                files.write_json(arguments.json, results)
+    rows = [row for key, row in results.items() if key.startswith(f"{arguments.prepared} {arguments.model} ")]
+    result_of = {(row["name"], row["seed"]): row for row in rows}
+    print(f"\n| | {' | '.join(f'{name} | difference' for name in METRICS)} | parameters | positions/s |")
+    print(f"|---|{'---:|' * (2 * len(METRICS) + 2)}")
     for name in VARIANTS[arguments.model]:
-        own = [by[name, seed] for seed in range(arguments.seeds)]
+        of_variant = [result_of[name, seed] for seed in range(arguments.seeds)]
         cells = []
-        for measure in MEASURES.values():
-            differences = [measure(row) - measure(by["default", row["seed"]]) for row in own]
-            cells += [f"{statistics.fmean(map(measure, own)):.4f}", "" if name == "default" else interval(differences)]
-        speed = statistics.fmean(row["speed"] for row in own)
-        print(f"| {name} | {' | '.join(cells)} | {own[0]['parameters']:,} | {speed:,.0f} |")
+        for metric in METRICS.values():
+            differences = [metric(row) - metric(result_of["default", row["seed"]]) for row in of_variant]
+            cells += [
+                f"{statistics.fmean(map(metric, of_variant)):.4f}",
+                "" if name == "default" else interval(differences),
+            ]
+        speed = statistics.fmean(row["speed"] for row in of_variant)
+        print(f"| {name} | {' | '.join(cells)} | {of_variant[0]['parameters']:,} | {speed:,.0f} |")
 
 
 if __name__ == "__main__":

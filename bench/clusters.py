@@ -1,14 +1,16 @@
-"""What looking at fewer people costs, and what a more complex model gives: the two on one axis.
+"""Recall of searches over a share of the users, for several partitions of the users; recall of other model variants.
 
     python bench/clusters.py PROJECT [--part test] [--events 1500] [--variants] [--figure FILE [--title TEXT]]
 
-PROJECT is a folder after `dvc repro`. Recall@10 of first contacts, lists of the day, by the share of the users that a
-query looks at, alone and beside the 500 who were active last. Users are parted by the clusters of stage `cluster`; by
-faiss k-means (IVF) with as many lists on the very vectors that are searched, learned at the first moment, everybody
-assigned anew at each; by first STU tokens; by communities of the contact graph; at random. Of each partition a query
-looks at the lists whose users score best on average. `--variants` trains the two-tower model anew with other parts, one
-seed each, and gives its full search. Times are of lists for one user at a time, as of the last moment, the fastest of
-three runs.
+PROJECT is a folder after `dvc repro`. Recall@10 of first contacts in the daily regime, by the share of the users that a
+query scores; with and without also scoring the 500 most recently active users. Users are partitioned by the clusters of
+stage `cluster`; by faiss k-means (IVF) with as many lists, fitted to the searched vectors of the first cutoff, and
+assigned again at each cutoff; by first STU token; by communities of the contact graph; at random. In each partition, a
+query searches the lists with the best mean score of their users. `--variants` also trains the two-tower model with
+other components, one seed each, and measures its full search.
+
+Prints the full search's recall; tables of recall relative to it, by share and partition; milliseconds per list for one
+user at a time, as of the last cutoff, the fastest of three runs; and the recall of each variant.
 """
 
 from __future__ import annotations
@@ -27,28 +29,29 @@ import torch
 from torch import Tensor
 
 from befriend import layout
+from befriend.analysis.probe_recall import SHARES, Partition, search_curve
 from befriend.config import load_params
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
-from befriend.data.observed import Observed
+from befriend.data.event_log import EventLog
 from befriend.data.split import Split, read_split
-from befriend.data.texts import TextVectors
-from befriend.evaluation.protocol import Questions, ask, requests
-from befriend.evaluation.search_space import SHARES, Partition, search_curve
-from befriend.models import cluster_folder
-from befriend.models.cluster_settings import SearchSettings
-from befriend.models.folder import load
-from befriend.retrieval.clusters import ClusterRetriever, ClusterView
-from befriend.retrieval.moment import Moment
-from befriend.retrieval.retriever import Pairs, View
-from befriend.retrieval.two_tower import TwoTowerRetriever
-from befriend.tokens.catalogue import communities
-from befriend.tokens.folder import load as load_tokens
-from befriend.tokens.user_vectors import Graph
+from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
+from befriend.evaluation.validation import two_tower_validation
+from befriend.features.feature_view import FeatureView
+from befriend.features.snapshot import FeatureSnapshot
+from befriend.features.text_vectors import TextVectors
+from befriend.models import trained_clusters as cluster_folder
+from befriend.models.model_settings import ClusterSearchSettings
+from befriend.models.trained_model import load_two_tower
+from befriend.objectives.two_tower_objective import TwoTowerObjective
+from befriend.retrieval.cluster_retriever import ClusterRetriever, ClusterView
+from befriend.retrieval.retriever import ExcludedPairs, ModelView
+from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
+from befriend.tokens.codebook_metrics import communities
+from befriend.tokens.tokenizer import load_tokenizer
+from befriend.tokens.user_vectors import InteractionGraph
 from befriend.training.loop import fit
-from befriend.training.two_tower import TwoTowerTrainee
 
-FRESH, ONE_BY_ONE = 500, 200
+RECENT, TIMED_REQUESTS = 500, 200
 VARIANTS: dict[str, dict[str, Any]] = {
     "MoE instead of MLP": {"interaction": "moe"},
     "pooled attention instead of transformer": {"history_encoder": "simple_attention"},
@@ -56,15 +59,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Lists:
-    """k-means on the vectors of the first moment; whoever is asked about later goes to the nearest mean."""
+class KMeansLists:
+    """k-means on the vectors of the first view; users of later views are assigned to the nearest centroid."""
 
     means: faiss.Kmeans | None = None
 
     def __init__(self, count: int):
         self.count = count
 
-    def __call__(self, view: View) -> tuple[Tensor, int]:
+    def __call__(self, view: ModelView) -> tuple[Tensor, int]:
         vectors = view.vectors.numpy()
         if self.means is None:
             self.means = faiss.Kmeans(vectors.shape[1], self.count, niter=20, seed=0, min_points_per_centroid=1)
@@ -73,59 +76,66 @@ class Lists:
 
 
 def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: Tensor) -> dict[str, Partition]:
+    """The compared partitions of the users, by name. stus: int64[N, L]."""
     count, end = retriever.count, split.part("train")[1]
-    graph = Graph(91.0, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
+    graph = InteractionGraph(91.0, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
     rng = np.random.default_rng(0)
-    found = communities(graph, 0)
-    tied = graph.sum(1) > 0
-    placed = np.where(tied, found, rng.choice(found[tied], len(found)))  # newcomers: anywhere
-    groups = torch.from_numpy(np.unique(placed, return_inverse=True)[1])
+    community = communities(graph, 0)
+    has_ties = graph.sum(1) > 0
+    # Users without ties, the newcomers, get a random community.
+    group = np.where(has_ties, community, rng.choice(community[has_ties], len(community)))
+    groups = torch.from_numpy(np.unique(group, return_inverse=True)[1])
     shuffled = torch.from_numpy(rng.integers(count, size=log.num_users))
 
-    def of(lists: Tensor) -> Partition:
-        return lambda view: (lists[view.moment.ids], int(lists.max()) + 1)
+    def fixed_lists(lists: Tensor) -> Partition:
+        return lambda view: (lists[view.snapshot.eligible_users], int(lists.max()) + 1)
 
-    def by_cluster(view: View) -> tuple[Tensor, int]:
+    def by_cluster(view: ModelView) -> tuple[Tensor, int]:
         assert isinstance(view, ClusterView)
-        return view.of[view.moment.ids], count
+        return view.cluster_of_user[view.snapshot.eligible_users], count
 
     return {
         "in-model clusters": by_cluster,
-        "faiss IVF": Lists(count),
-        "first STU token": of(stus[:, 0]),
-        "graph communities": of(groups),
-        "random groups": of(shuffled),
+        "faiss IVF": KMeansLists(count),
+        "first STU token": fixed_lists(stus[:, 0]),
+        "graph communities": fixed_lists(groups),
+        "random groups": fixed_lists(shuffled),
     }
 
 
-def waits(retriever: TwoTowerRetriever, log: EventLog, questions: Questions) -> float:
-    """Milliseconds of a list for one user."""
-    *_, (request, _, _) = requests(log, retriever.activity.histories, {"daily": questions})
-    visible, horizon = (np.full(len(request), x[-1]) for x in (request.visible, request.horizon))
-    request = replace(request, visible=visible, horizon=horizon)
-    rows = np.linspace(0, len(request) - 1, ONE_BY_ONE).astype(int)
+def milliseconds_per_list(retriever: TwoTowerRetriever, log: EventLog, queries: EvalQueries) -> float:
+    """Milliseconds per list, for one user at a time as of the last cutoff."""
+    *_, (request, _, _) = make_requests(log, retriever.activity.histories, {"daily": queries})
+    num_visible, cutoff = (np.full(len(request), x[-1]) for x in (request.num_visible, request.cutoff))
+    request = replace(request, num_visible=num_visible, cutoff=cutoff)
+    rows = np.linspace(0, len(request) - 1, TIMED_REQUESTS).astype(int)
     query = retriever.queries(request).to_dtype(torch.float32)
-    view = retriever.at(Moment(retriever.observed, int(visible[0]), int(horizon[0])))
-    none = torch.empty(0, dtype=torch.long)
-    best = float("inf")
+    view = retriever.view_at(FeatureSnapshot(retriever.feature_view, int(num_visible[0]), int(cutoff[0])))
+    no_pairs = torch.empty(0, dtype=torch.long)
+    fastest = float("inf")
     for _ in range(3):
         start = time.perf_counter()
         for row in rows:
-            retriever.propose(view, query.of(slice(row, row + 1)), 10, Pairs(none, none), None)
-        best = min(best, time.perf_counter() - start)
-    return 1000 * best / len(rows)
+            retriever.propose(view, query.select(slice(row, row + 1)), 10, ExcludedPairs(no_pairs, no_pairs), None)
+        fastest = min(fastest, time.perf_counter() - start)
+    return 1000 * fastest / len(rows)
 
 
-def trained(root: Path, log: EventLog, texts: TextVectors, split: Split, option: dict[str, Any]) -> TwoTowerRetriever:
+def train_variant(
+    root: Path, log: EventLog, texts: TextVectors, split: Split, option: dict[str, Any]
+) -> TwoTowerRetriever:
+    """The two-tower model, trained with one option changed."""
     settings = load_params(root / "params.yaml").train_two_tower.model_copy(update=option)
-    observed = Observed.of(log, settings.received_events, texts=texts if settings.texts else None)
-    trainee = TwoTowerTrainee(observed, Attributes.read(root / layout.PREPARED), split, settings)
+    feature_view = FeatureView.of(log, settings.received_events, texts=texts if settings.texts else None)
+    validate = two_tower_validation(feature_view, split, settings)
+    objective = TwoTowerObjective(feature_view, Attributes.read(root / layout.PREPARED), split, settings, validate)
     with tempfile.TemporaryDirectory() as folder:
-        fit(trainee, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
-    return TwoTowerRetriever(trainee.model, observed, settings)
+        fit(objective, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
+    return TwoTowerRetriever(objective.model, feature_view, settings)
 
 
 def draw(curve: pl.DataFrame, variants: dict[str, float], title: str, path: Path) -> None:
+    """Draws the curves of all partitions, without and with the most recently active users, and the variants' recall."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -134,21 +144,23 @@ def draw(curve: pl.DataFrame, variants: dict[str, float], title: str, path: Path
     colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure, row = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
-        for axes, beside in zip(row, (False, True), strict=True):
+        for axes, with_recent in zip(row, (False, True), strict=True):
             for colour, name in zip(colours, curve["partition"].unique(maintain_order=True), strict=True):
-                points = curve.filter(partition=name, beside_fresh=beside)
-                axes.plot(points["looked"], points["recall"], color=colour, marker="o", ms=3, lw=1.2, label=name)
-            for mark, (name, recall) in zip("^vD", variants.items(), strict=False):
-                axes.plot([1.2], [recall], mark, color="black", ms=4, mfc="none", label=name)
-            axes.set(xscale="log", xlabel="share of the users looked at")
-            axes.set_title(f"{title}, {'beside the 500 freshest' if beside else 'alone'}", weight="bold")
+                points = curve.filter(partition=name, with_recent=with_recent)
+                axes.plot(points["searched"], points["recall"], color=colour, marker="o", ms=3, lw=1.2, label=name)
+            for marker, (name, recall) in zip("^vD", variants.items(), strict=False):
+                axes.plot([1.2], [recall], marker, color="black", ms=4, mfc="none", label=name)
+            axes.set(xscale="log", xlabel="share of users searched")
+            axes.set_title(
+                f"{title}, {'with the 500 most recently active' if with_recent else 'best lists alone'}", weight="bold"
+            )
         row[0].set_ylabel("Recall@10, first contacts, daily")
         row[0].set_ylim(bottom=0)
         handles, labels = row[0].get_legend_handles_labels()
         count = len(handles) - len(variants)
         row[0].legend(handles[:count], labels[:count], frameon=False, fontsize=7)
         if variants:
-            row[1].legend(handles[count:], labels[count:], frameon=False, fontsize=7, title="everybody, by")
+            row[1].legend(handles[count:], labels[count:], frameon=False, fontsize=7, title="full search by")
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -157,48 +169,62 @@ def main() -> None:
     parser.add_argument("project", type=Path)
     parser.add_argument("--part", choices=["validation", "test"], default="validation")
     parser.add_argument("--events", type=int, default=1500)
-    parser.add_argument("--variants", action="store_true", help="train other two-tower models, and measure them")
-    parser.add_argument("--figure", type=Path, help="where to draw the curves")
-    parser.add_argument("--title", help="of the figure; the folder's name without")
+    parser.add_argument("--variants", action="store_true", help="also train and measure other two-tower models")
+    parser.add_argument("--figure", type=Path, help="file to draw the curves to")
+    parser.add_argument("--title", help="title of the figure; default: the name of the folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = arguments.project
     log = EventLog.read(root / layout.PREPARED)
     split, texts = read_split(root / layout.PREPARED, log), TextVectors.read(root / layout.TEXT, log)
-    base = load(root / layout.TWO_TOWER, log, Attributes.read(root / layout.PREPARED))
-    observed = base.look(log, texts)
-    model, search = cluster_folder.load(root / layout.CLUSTERS, log)
-    retriever = ClusterRetriever(base.model, observed, base.tower, model, search)
-    stus = load_tokens(root / layout.TOKENS, log, texts).joined(log).table.stus
-    questions = ask(log, split, arguments.part, arguments.events, "daily")
-    parted = partitions(retriever, log, split, stus)
-    curve = search_curve(retriever, log, questions, "daily", parted, FRESH)
+    base = load_two_tower(root / layout.TWO_TOWER, log, Attributes.read(root / layout.PREPARED))
+    feature_view = base.feature_view(log, texts)
+    model, search = cluster_folder.load_clusters(root / layout.CLUSTERS, log)
+    retriever = ClusterRetriever(base.model, feature_view, base.tower, model, search)
+    stus = load_tokenizer(root / layout.TOKENS, log, texts).with_newcomers(log).table.stus
+    queries = make_eval_queries(log, split, arguments.part, arguments.events, "daily")
+    named_partitions = partitions(retriever, log, split, stus)
+    curve = search_curve(retriever, log, queries, "daily", named_partitions, RECENT)
     full = float(curve["recall"][-1])
-    print(f"{log.num_users:,} users, {retriever.count} clusters, {int(questions.row_is_new.sum()):,} lists; ", end="")
+    print(
+        f"{log.num_users:,} users, {retriever.count} clusters, {int(queries.row_excludes_contacts.sum()):,} lists; ",
+        end="",
+    )
     print(f"Recall@10 of the full search {full:.4f}\n")
-    for beside in (False, True):
-        print(f"beside the {FRESH} freshest:" if beside else "alone:")
-        print(f"\n| share | {' | '.join(parted)} |\n|---:|{'---:|' * len(parted)}")
+    for with_recent in (False, True):
+        print(f"with the {RECENT} most recently active users:" if with_recent else "without them:")
+        print(f"\n| share | {' | '.join(named_partitions)} |\n|---:|{'---:|' * len(named_partitions)}")
         for share in SHARES[:-1]:
-            cells = curve.filter(pl.col("share") == share, beside_fresh=beside)
-            kept = dict(cells.select("partition", "kept").iter_rows())
-            print(f"| {share:.1%} | {' | '.join(f'{kept[name]:.1%}' for name in parted)} |")
+            cells = curve.filter(pl.col("share") == share, with_recent=with_recent)
+            relative_recall = dict(cells.select("partition", "relative_recall").iter_rows())
+            print(f"| {share:.1%} | {' | '.join(f'{relative_recall[name]:.1%}' for name in named_partitions)} |")
         print()
-    exact = TwoTowerRetriever(base.model, observed, base.tower)
-    approximate = TwoTowerRetriever(base.model, observed, base.tower, approximate=True)
-    few = ClusterRetriever(base.model, observed, base.tower, model, SearchSettings(share=0.05, fresh=FRESH))
-    for name, one in (("everybody", exact), ("5 % in clusters and the freshest", few), ("index", approximate)):
-        print(f"a list for one user, {name}: {waits(one, log, questions):.2f} ms")
-    found = {}
+    exact = TwoTowerRetriever(base.model, feature_view, base.tower)
+    approximate = TwoTowerRetriever(base.model, feature_view, base.tower, approximate=True)
+    cluster_search = ClusterRetriever(
+        base.model, feature_view, base.tower, model, ClusterSearchSettings(probe_share=0.05, recently_active=RECENT)
+    )
+    for name, searcher in (
+        ("full search", exact),
+        ("5 % of the users and the most recently active", cluster_search),
+        ("approximate index", approximate),
+    ):
+        print(f"one list, {name}: {milliseconds_per_list(searcher, log, queries):.2f} ms")
+    variant_recall = {}
     for name, option in VARIANTS.items() if arguments.variants else ():
-        other = trained(root, log, texts, split, option)
-        alone = search_curve(
-            other, log, questions, "daily", {"all": lambda view: (torch.zeros_like(view.moment.ids), 1)}, FRESH
+        variant = train_variant(root, log, texts, split, option)
+        full_search = search_curve(
+            variant,
+            log,
+            queries,
+            "daily",
+            {"all": lambda view: (torch.zeros_like(view.snapshot.eligible_users), 1)},
+            RECENT,
         )
-        found[name] = float(alone["recall"][-1])
-        print(f"{name}: Recall@10 {found[name]:.4f} ({found[name] / full:.1%})", flush=True)
+        variant_recall[name] = float(full_search["recall"][-1])
+        print(f"{name}: Recall@10 {variant_recall[name]:.4f} ({variant_recall[name] / full:.1%})", flush=True)
     if arguments.figure:
-        draw(curve, found, arguments.title or root.resolve().name, arguments.figure)
+        draw(curve, variant_recall, arguments.title or root.resolve().name, arguments.figure)
 
 
 if __name__ == "__main__":

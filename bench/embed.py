@@ -1,9 +1,9 @@
-"""How long it takes to read posts with a frozen encoder, once and again from the cache.
+"""Time to encode posts with a frozen encoder, once by the encoder and once from its cache.
 
-python bench/embed.py FILE... [--posts 5000] [--threads 2]
+    python bench/embed.py FILE... [--posts 5000] [--threads 2]
 
-FILES have user_id, timestamp, text. What stage `embed_text` has to read is read: the chunks of every moment at which
-somebody's vector is made anew.
+FILES are Parquet tables with columns user_id, timestamp, text. Encodes what stage `embed_text` would: the chunks of all
+text snapshots, at which a user's vector is computed again. Prints the number of posts and distinct chunks, and seconds.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 import polars as pl
 import torch
 
-from befriend.text.corpus import sides
-from befriend.text.data import moments, packed
-from befriend.text.moments import posts_of
-from befriend.text.settings import EmbedTextSettings, ModelConfig
+from befriend.text.chunks import pack_posts_at, snapshot_counts
+from befriend.text.corpus import encoder_sides
+from befriend.text.text_settings import EmbedTextSettings, ModelConfig
+from befriend.text.text_snapshots import posts_of
 
 
 def main() -> None:
@@ -30,33 +30,37 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = EmbedTextSettings().model_config_of()
-    parts = [pl.read_parquet(path).select("user_id", "timestamp", "text") for path in arguments.files]
-    offset = [pl.col("user_id") + k * 10**9 for k in range(len(parts))]
-    table = pl.concat([part.with_columns(user) for part, user in zip(parts, offset, strict=True)])
+    tables = [pl.read_parquet(path).select("user_id", "timestamp", "text") for path in arguments.files]
+    user_ids = [pl.col("user_id") + k * 10**9 for k in range(len(tables))]
+    table = pl.concat([posts.with_columns(user_id) for posts, user_id in zip(tables, user_ids, strict=True)])
     table = (
         table.filter(pl.col("text").is_not_null())
         .head(arguments.posts)
         .sort("user_id", "timestamp", maintain_order=True)
     )
     with TemporaryDirectory() as cache:
-        for attempt in ("read", "from the cache"):
+        for attempt in ("encoded", "from the cache"):
             start = time.perf_counter()
             texts = chunks(table, config)
-            sides(config, Path(cache))[0].vectors(texts)
-            took = time.perf_counter() - start
-            print(f"{table.height:,} posts, {len(set(texts)):,} chunks, {attempt}: {took:.1f} s", flush=True)
+            encoder_sides(config, Path(cache))[0].vectors(texts)
+            seconds = time.perf_counter() - start
+            print(f"{table.height:,} posts, {len(set(texts)):,} chunks, {attempt}: {seconds:.1f} s", flush=True)
 
 
 def chunks(table: pl.DataFrame, config: ModelConfig) -> list[str]:
+    """The text of every chunk of every text snapshot. table: sorted by user_id, then timestamp."""
     posts = posts_of(table["user_id"].to_numpy(), table["timestamp"], [""] * table.height, table["text"], config)
-    found = []
-    for own in posts.values():
-        kept = [post for post in own if post]
-        ends = [sum(len(post) for post in kept[:k]) for k in moments([post[0].second for post in kept])]
-        pieces = [piece for post in kept for piece in post]
-        for made in packed(pieces, config.max_chunk_length, ends, config.num_chunks_per_user):
-            found += [chunk.text for chunk in made]
-    return found
+    chunk_texts = []
+    for user_posts in posts.values():
+        posts_with_text = [post for post in user_posts if post]
+        ends = [
+            sum(len(post) for post in posts_with_text[:k])
+            for k in snapshot_counts([post[0].second for post in posts_with_text])
+        ]
+        pieces = [piece for post in posts_with_text for piece in post]
+        for packed in pack_posts_at(pieces, config.max_chunk_length, ends, config.num_chunks_per_user):
+            chunk_texts += [chunk.text for chunk in packed]
+    return chunk_texts
 
 
 if __name__ == "__main__":

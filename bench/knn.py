@@ -1,15 +1,16 @@
-"""Exact and approximate search for the nearest of a million vectors, side by side.
+"""Exact and approximate nearest-neighbour search among a million vectors: time and recall.
 
-    python bench/knn.py [--targets N] [--queries B] [--width D] [--threads T]
+    python bench/knn.py [--targets N] [--queries B] [--width D] [--threads T] [--tails 0.4 0.0 0.8]
 
-Vectors as trained two towers leave them: a mixture of 1,000 topics, whose sizes fall as rank^-0.7 and whose spectrum
-falls (dimension j has deviation (j + 1)^-0.5). A target's direction is its topic's plus 0.7 of noise (cosine with its
-topic about .8), its norm is log-normal: deviation 0.4 (the upper 1 % have 2.5 times the median and more: popular
-users), 0 for towers that normalise, and 0.8 for a heavy tail. A query's direction is drawn as a target's. On each list
-20 users are excluded, the contacts, drawn from the user's own topic.
+The vectors imitate those of trained two-tower models: a mixture of 1,000 topics, whose sizes fall as rank^-0.7 and
+whose spectrum falls (dimension j has deviation (j + 1)^-0.5). A target's direction is that of its topic plus 0.7 of
+noise (cosine with the topic about .8); its norm is log-normal. The deviation of the log norm is 0.4 (the upper 1 % are
+at least 2.5 times as long as the median: popular users), 0 for towers that normalise, and 0.8 for a heavy tail. A
+query's direction is drawn as a target's. Each query excludes 20 users, its contacts, drawn from the user's own topic.
 
-Lists of 100; seconds are the fastest of three searches, without the time to build the index; recall is the share of the
-exact list's first 10, or of all 100, on the approximate list's first 10, or on all of it.
+Prints a Markdown table, a row for each deviation, for lists of 100: seconds are the fastest of three searches, without
+the time to build the index; recall@10 and recall@100 are the shares of the exact list's first 10, or of all 100, that
+are among the first 10, or all, of the approximate list.
 """
 
 from __future__ import annotations
@@ -22,48 +23,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from befriend.retrieval.knn import ExactIndex, IvfIndex, Neighbours
+from befriend.retrieval.knn import ExactIndex, IvfIndex, SearchResult
 
-TOPICS, NOISE, K, CONTACTS, REPEATS = 1000, 0.7, 100, 20, 3
+TOPICS, NOISE, K, EXCLUDED, REPEATS = 1000, 0.7, 100, 20, 3
 
 
 def vectors(count: int, queries: int, width: int, tail: float) -> tuple[Tensor, Tensor, Tensor]:
     """float32[count, width] targets, float32[queries, width] queries, int64[queries, CONTACTS] excluded."""
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, width + 1) ** -0.5
-    share = torch.arange(1, TOPICS + 1) ** -0.7
+    topic_share = torch.arange(1, TOPICS + 1) ** -0.7
 
     def directions(rows: int) -> Tensor:
         return F.normalize(torch.randn(rows, width, generator=generator) * spectrum, dim=1)
 
     centres = directions(TOPICS)
 
-    def near_topics(rows: int) -> tuple[Tensor, Tensor]:
-        topic = torch.multinomial(share, rows, replacement=True, generator=generator)
+    def draw_around_topics(rows: int) -> tuple[Tensor, Tensor]:
+        topic = torch.multinomial(topic_share, rows, replacement=True, generator=generator)
         return F.normalize(centres[topic] + NOISE * directions(rows), dim=1), topic
 
-    targets, topic = near_topics(count)
+    targets, topic = draw_around_topics(count)
     targets *= (tail * torch.randn(count, 1, generator=generator)).exp()
-    asked, own = near_topics(queries)
-    by_topic, size = topic.argsort(stable=True), torch.bincount(topic, minlength=TOPICS)
-    place = (torch.rand(queries, CONTACTS, generator=generator) * size[own][:, None]).long()
-    first = (size.cumsum(0) - size)[own][:, None]
-    return targets, asked, by_topic[(first + place).clamp(max=count - 1)]
+    query_vectors, query_topic = draw_around_topics(queries)
+    targets_by_topic, topic_size = topic.argsort(stable=True), torch.bincount(topic, minlength=TOPICS)
+    offset = (torch.rand(queries, EXCLUDED, generator=generator) * topic_size[query_topic][:, None]).long()
+    topic_start = (topic_size.cumsum(0) - topic_size)[query_topic][:, None]
+    return targets, query_vectors, targets_by_topic[(topic_start + offset).clamp(max=count - 1)]
 
 
-def timed(index: ExactIndex | IvfIndex, queries: Tensor, contacts: Tensor) -> tuple[Neighbours, float]:
-    indptr = torch.arange(len(queries) + 1) * CONTACTS
+def timed(index: ExactIndex | IvfIndex, queries: Tensor, contacts: Tensor) -> tuple[SearchResult, float]:
+    """Lists of K for all queries, and the seconds of the fastest search. contacts: int64[B, EXCLUDED], excluded."""
+    indptr = torch.arange(len(queries) + 1) * EXCLUDED
     fastest = float("inf")
     for _ in range(REPEATS):
         start = time.perf_counter()
-        found = index.search(queries, K, indptr, contacts.flatten())
+        result = index.search(queries, K, indptr, contacts.flatten())
         fastest = min(fastest, time.perf_counter() - start)
-    return found, fastest
+    return result, fastest
 
 
-def recall(exact: Neighbours, found: Neighbours, k: int) -> float:
-    pairs = zip(exact.ids[:, :k], found.ids[:, :k], strict=True)
-    return float(torch.stack([torch.isin(true, listed).float().mean() for true, listed in pairs]).mean())
+def recall(exact: SearchResult, approximate: SearchResult, k: int) -> float:
+    """Mean share of the first k of the exact lists that are among the first k of the approximate ones."""
+    pairs = zip(exact.ids[:, :k], approximate.ids[:, :k], strict=True)
+    return float(torch.stack([torch.isin(expected, listed).float().mean() for expected, listed in pairs]).mean())
 
 
 def main() -> None:
@@ -82,13 +85,16 @@ def main() -> None:
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for tail in arguments.tails:
         targets, queries, contacts = vectors(arguments.targets, arguments.queries, arguments.width, tail)
-        exact, slow = timed(ExactIndex(targets), queries, contacts)
+        exact, exact_s = timed(ExactIndex(targets), queries, contacts)
         start = time.perf_counter()
         index = IvfIndex.build(targets)
-        build = time.perf_counter() - start
-        found, fast = timed(index, queries, contacts)
-        shares = " | ".join(f"{recall(exact, found, k):.3f}" for k in (10, K))
-        print(f"| {tail} | {slow:.2f} s | {fast:.3f} s | {slow / fast:.1f}x | {shares} | {build:.0f} s |", flush=True)
+        build_s = time.perf_counter() - start
+        approximate, approx_s = timed(index, queries, contacts)
+        shares = " | ".join(f"{recall(exact, approximate, k):.3f}" for k in (10, K))
+        print(
+            f"| {tail} | {exact_s:.2f} s | {approx_s:.3f} s | {exact_s / approx_s:.1f}x | {shares} | {build_s:.0f} s |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

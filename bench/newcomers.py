@@ -1,12 +1,15 @@
-"""People without a single event, found by what they wrote: lists for newcomers, beside the rules that serve them too.
+"""Newcomers: lists from text alone for users without any event, compared with rules that can also serve them.
 
-python bench/newcomers.py EVENTS TEXTS [--draws 5] [--part test] [--set SECTION.NAME=VALUE]
+    python bench/newcomers.py EVENTS TEXTS [--draws 5] [--part test] [--set SECTION.NAME=VALUE]
 
-EVENTS has actor_id, action, target_id, timestamp, TEXTS user_id, timestamp, title, tags, text. In each draw a fifth of
-the users are newcomers: all their events are taken out of the log, their posts are not. The towers and the two-tower
-model learn from what is left before the validation part. Then each event that a newcomer does in the test part is asked
-for as it would have been then (streaming): who, given what the newcomer and everybody else had written before. Everyone
-who was seen in the log or wrote something may be on a list.
+EVENTS is a Parquet table with columns actor_id, action, target_id, timestamp; TEXTS one with user_id, timestamp, title,
+tags, text. In each draw a fifth of the users are newcomers: all their events are removed from the log, their posts are
+not. The text towers and the two-tower model learn from the training part of the remaining log. Each event of a newcomer
+in the evaluated part is then predicted in the streaming regime, from what the newcomer and all others had written
+before. Users with an event in the log or a text are eligible.
+
+Prints a Markdown table: mean NDCG@10 of the model and the rules over the draws, and their ratio to the better of both
+RULES in each draw, with a 95 % interval over newcomers.
 """
 
 from __future__ import annotations
@@ -23,25 +26,26 @@ import numpy as np
 import polars as pl
 import torch
 
-from befriend.config import DataSettings, TextSettings, ValidateSettings
 from befriend.data.attributes import Attributes
-from befriend.data.log import EventLog
+from befriend.data.event_log import EventLog
+from befriend.data.regimes import HIDDEN
 from befriend.data.split import read_split
-from befriend.data.texts import TextVectors
-from befriend.evaluation.regimes import HIDDEN
-from befriend.models.folder import load
-from befriend.models.settings import TwoTowerSettings
+from befriend.features.text_vectors import TextVectors
+from befriend.models.trained_model import load_two_tower
+from befriend.objectives.objective_settings import TwoTowerSettings
+from befriend.readers.data_settings import DataSettings, TextSettings
 from befriend.retrieval.heuristics import Heuristics
 from befriend.retrieval.recommender import Recommender
-from befriend.retrieval.requests import Request
-from befriend.retrieval.two_tower import TwoTowerRetriever
+from befriend.retrieval.requests import RequestBatch
+from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from befriend.settings import split_override
 from befriend.stages import embed_text, train_two_tower, validate
-from befriend.text.settings import EmbedTextSettings
+from befriend.text.text_settings import EmbedTextSettings
+from befriend.validation.validate_settings import ValidateSettings
 
-NEW = 0.2
+NEWCOMER_SHARE = 0.2
 RULES = ("last-received", "popularity-x-fresh")
-# Chosen on newcomers' events of the validation part, the same for both logs.
+# Chosen on newcomers' events of the validation part; the same for both logs.
 TEXT: dict[str, Any] = {
     "user_model_name": "minilm",
     "item_model_name": "minilm",
@@ -58,20 +62,22 @@ MODEL: dict[str, Any] = {
     "positions_per_batch": 16,
     "regimes": ["streaming"],
     "learning_rate": 0.003,
-    "id_dropout": 0.9,  # who is asked about has no embedding
+    "id_dropout": 0.9,  # newcomers have no embedding
     "threads": 1,
 }
 
 
-def one(
-    events: pl.DataFrame, texts: Path, draw: int, part: str, given: dict[str, dict[str, object]], root: Path
+def run_draw(
+    events: pl.DataFrame, texts: Path, draw: int, part: str, overrides: dict[str, dict[str, object]], root: Path
 ) -> dict[str, np.ndarray]:
-    """Name -> NDCG@10 of every event asked for; "newcomer": who asked."""
+    """Name -> NDCG@10 of each evaluated event; "newcomer": the external id of its actor."""
     ids = pl.concat([events["actor_id"], events["target_id"]]).unique().sort()
-    new = ids.gather(np.random.default_rng(draw).permutation(len(ids))[: round(NEW * len(ids))].tolist())
-    hidden = pl.col("actor_id").is_in(new.implode()) | pl.col("target_id").is_in(new.implode())
+    newcomers = ids.gather(
+        np.random.default_rng(draw).permutation(len(ids))[: round(NEWCOMER_SHARE * len(ids))].tolist()
+    )
+    is_newcomer_event = pl.col("actor_id").is_in(newcomers.implode()) | pl.col("target_id").is_in(newcomers.implode())
     (root / "log").mkdir()
-    events.filter(~hidden).write_parquet(root / "log" / "events.parquet")
+    events.filter(~is_newcomer_event).write_parquet(root / "log" / "events.parquet")
     (root / "log" / "texts.parquet").write_bytes(texts.read_bytes())
     data = DataSettings(texts=TextSettings(file="texts.parquet", title="title", tags="tags"))
     rules = ValidateSettings(max_rejected=1, previous_users=None)
@@ -79,54 +85,56 @@ def one(
         validate.run(data, rules, root / "log", root / "prepared", root / "reports")
         folders = root / "prepared", root / "models", root / "reports", root / ".checkpoints"
         embed_text.run(
-            EmbedTextSettings(**TEXT | given.get("text", {}) | {"seed": draw}), *folders, Path(".cache/text")
+            EmbedTextSettings(**TEXT | overrides.get("text", {}) | {"seed": draw}), *folders, Path(".cache/text")
         )
-        settings = TwoTowerSettings(**MODEL | given.get("model", {}) | {"seed": draw})
+        settings = TwoTowerSettings(**MODEL | overrides.get("model", {}) | {"seed": draw})
         train_two_tower.run(settings, *folders)
     log = EventLog.read(root / "prepared")
-    number = {user: k for k, user in enumerate(log.user_ids.to_list())}
+    internal_id = {user: k for k, user in enumerate(log.user_ids.to_list())}
     split = read_split(root / "prepared", log)
-    low, high = (split.t_validation, split.t_test) if part == "validation" else (split.t_test, 2**40)
-    asked = events.filter(
-        pl.col("actor_id").is_in(new.implode()), pl.col("timestamp") >= low, pl.col("timestamp") < high
+    start, end = (split.t_validation, split.t_test) if part == "validation" else (split.t_test, 2**40)
+    evaluated = events.filter(
+        pl.col("actor_id").is_in(newcomers.implode()), pl.col("timestamp") >= start, pl.col("timestamp") < end
     )
-    user = np.array([number.get(u, log.num_users) for u in asked["actor_id"]])
-    target = np.array([number.get(u, -2) for u in asked["target_id"]])
-    second = asked["timestamp"].to_numpy()
-    action = np.array([log.actions.index(a) if a in log.actions else HIDDEN for a in asked["action"]])
-    zero = np.zeros(len(user) + 1, np.int64)
+    user = np.array([internal_id.get(u, log.num_users) for u in evaluated["actor_id"]])
+    target = np.array([internal_id.get(u, -2) for u in evaluated["target_id"]])
+    cutoff = evaluated["timestamp"].to_numpy()
+    action = np.array([log.actions.index(a) if a in log.actions else HIDDEN for a in evaluated["action"]])
+    no_exclusions = np.zeros(len(user) + 1, np.int64)
     regime = np.zeros_like(user)
-    request = Request(user, np.asarray(log.before(second)), second, action, regime, zero, zero[:0])
+    request = RequestBatch(
+        user, np.asarray(log.count_before(cutoff)), cutoff, action, regime, no_exclusions, no_exclusions[:0]
+    )
 
-    texts_of = TextVectors.read(root / "models" / "text", log)
-    trained = load(root / "models" / "two_tower", log, Attributes.read(root / "prepared"))
-    observed = trained.look(log, texts_of)
-    retriever = TwoTowerRetriever(trained.model, observed, trained.tower)
-    ranking = Recommender([retriever], Heuristics(log, observed.activity)).rank(request, ("two-tower", *RULES))
-    lists = {"two-tower with texts": ranking.head("two-tower").ids}
-    lists |= {name: ranking.head(name).ids for name in RULES}
-    lists["last to write"] = last_to_write(texts_of, user, second)
-    found = {name: gain(made, target) for name, made in lists.items()}
-    return found | {"newcomer": asked["actor_id"].to_numpy()}
-
-
-def last_to_write(texts: TextVectors, user: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """int64[n, 10]: who wrote last before each second, but for the user."""
-    everyone, out = torch.arange(texts.num_users), np.full((len(user), 10), -1)
-    for row, (who, now) in enumerate(zip(user, second, strict=True)):
-        place = texts.places(everyone, torch.tensor(int(now)))
-        last = torch.where(place >= 0, texts.second[place.clamp(min=0)], -1)
-        if who < len(last):
-            last[who] = -1
-        best = last.topk(10)
-        out[row] = torch.where(best.values >= 0, best.indices, -1).numpy()
-    return out
+    text_vectors = TextVectors.read(root / "models" / "text", log)
+    trained_model = load_two_tower(root / "models" / "two_tower", log, Attributes.read(root / "prepared"))
+    feature_view = trained_model.feature_view(log, text_vectors)
+    retriever = TwoTowerRetriever(trained_model.model, feature_view, trained_model.tower)
+    ranking = Recommender([retriever], Heuristics(log, feature_view.activity)).rank(request, ("two-tower", *RULES))
+    lists = {"two-tower with texts": ranking.top("two-tower").ids}
+    lists |= {name: ranking.top(name).ids for name in RULES}
+    lists["last to write"] = last_to_write(text_vectors, user, cutoff)
+    ndcg_by_name = {name: ndcg(users, target) for name, users in lists.items()}
+    return ndcg_by_name | {"newcomer": evaluated["actor_id"].to_numpy()}
 
 
-def gain(lists: np.ndarray, target: np.ndarray) -> np.ndarray:
+def last_to_write(texts: TextVectors, user: np.ndarray, cutoff: np.ndarray) -> np.ndarray:
+    """int64[n, 10]: the users who wrote last before each cutoff, without the requesting one. user, cutoff: int64[n]."""
+    all_users, lists = torch.arange(texts.num_users), np.full((len(user), 10), -1)
+    for row, (requester, at) in enumerate(zip(user, cutoff, strict=True)):
+        post = texts.last_posts(all_users, torch.tensor(int(at)))
+        written = torch.where(post >= 0, texts.second[post.clamp(min=0)], -1)
+        if requester < len(written):
+            written[requester] = -1
+        latest = written.topk(10)
+        lists[row] = torch.where(latest.values >= 0, latest.indices, -1).numpy()
+    return lists
+
+
+def ndcg(lists: np.ndarray, target: np.ndarray) -> np.ndarray:
     """NDCG@10 of each list, one target each."""
-    hit = lists[:, :10] == target[:, None]
-    return np.where(hit.any(1), 1 / np.log2(hit.argmax(1) + 2), 0.0)
+    is_target = lists[:, :10] == target[:, None]
+    return np.where(is_target.any(1), 1 / np.log2(is_target.argmax(1) + 2), 0.0)
 
 
 def main() -> None:
@@ -137,45 +145,45 @@ def main() -> None:
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("--set", action="append", default=[], help="text.NAME=VALUE or model.NAME=VALUE")
     arguments = parser.parse_args()
-    given: dict[str, dict[str, object]] = {}
+    overrides: dict[str, dict[str, object]] = {}
     for name, value in map(split_override, arguments.set):
         section, _, field = name.partition(".")
-        given.setdefault(section, {})[field] = value
+        overrides.setdefault(section, {})[field] = value
     events = (
         pl.read_parquet(arguments.events)
         .filter(pl.col("actor_id") != pl.col("target_id"))
         .sort("timestamp", maintain_order=True)
     )
-    found = []
+    draws = []
     for draw in range(arguments.draws):
         with TemporaryDirectory() as name:
-            found.append(one(events, arguments.texts, draw, arguments.part, given, Path(name)))
-        told = ", ".join(f"{k} {v.mean():.3f}" for k, v in found[-1].items() if k != "newcomer")
-        print(f"draw {draw}: {len(found[-1]['newcomer'])} events; {told}", file=sys.stderr, flush=True)
-    names = [name for name in found[0] if name != "newcomer"]
-    means = {name: np.array([run[name].mean() for run in found]) for name in names}
-    best = np.max([means[name] for name in RULES], axis=0)  # the better of both in each draw
-    asked = sum(len(run["newcomer"]) for run in found)
-    print(f"\n{arguments.events.stem}, {arguments.part}: {asked} events of newcomers\n")
-    print("| | NDCG@10, mean of the draws | beside the better rule of each draw |\n|---|---:|---:|")
+            draws.append(run_draw(events, arguments.texts, draw, arguments.part, overrides, Path(name)))
+        means_text = ", ".join(f"{k} {v.mean():.3f}" for k, v in draws[-1].items() if k != "newcomer")
+        print(f"draw {draw}: {len(draws[-1]['newcomer'])} events; {means_text}", file=sys.stderr, flush=True)
+    names = [name for name in draws[0] if name != "newcomer"]
+    means = {name: np.array([result[name].mean() for result in draws]) for name in names}
+    best = np.max([means[name] for name in RULES], axis=0)  # the better rule of each draw
+    num_events = sum(len(result["newcomer"]) for result in draws)
+    print(f"\n{arguments.events.stem}, {arguments.part}: {num_events} events of newcomers\n")
+    print("| | NDCG@10, mean over draws | ratio to the better rule of each draw |\n|---|---:|---:|")
     for name in names:
-        low, high = interval(found, name)
+        low, high = interval(draws, name)
         print(
             f"| {name} | {means[name].mean():.3f} | {means[name].sum() / best.sum():.2f} x ({low:.2f} to {high:.2f}) |"
         )
 
 
-def interval(found: list[dict[str, np.ndarray]], name: str) -> tuple[float, float]:
-    """95 % of the ratio to the better rule, resampling the newcomers of every draw."""
+def interval(draws: list[dict[str, np.ndarray]], name: str) -> tuple[float, float]:
+    """95 % bootstrap interval of the ratio to the better rule; resamples the newcomers of every draw."""
     rng, ratios = np.random.default_rng(0), []
     for _ in range(1000):
-        ours = theirs = 0.0
-        for run in found:
-            people, of = np.unique(run["newcomer"], return_inverse=True)
-            weight = np.bincount(rng.integers(len(people), size=len(people)), minlength=len(people))[of]
-            ours += (weight * run[name]).sum() / weight.sum()
-            theirs += max((weight * run[rule]).sum() / weight.sum() for rule in RULES)
-        ratios.append(ours / theirs)
+        model_sum = rule_sum = 0.0
+        for draw in draws:
+            users, user_row = np.unique(draw["newcomer"], return_inverse=True)
+            weight = np.bincount(rng.integers(len(users), size=len(users)), minlength=len(users))[user_row]
+            model_sum += (weight * draw[name]).sum() / weight.sum()
+            rule_sum += max((weight * draw[rule]).sum() / weight.sum() for rule in RULES)
+        ratios.append(model_sum / rule_sum)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(low), float(high)
 

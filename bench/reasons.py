@@ -1,12 +1,14 @@
-"""Whether reasons are reasons: the scores of people on lists without what is said to speak for them.
+"""Faithfulness of explanations: whether a candidate's score drops without the evidence that its explanation names.
 
     python bench/reasons.py PROJECT [--places 200] [--seed 0] [--regime daily]
 
-PROJECT is a folder after `dvc repro`. Lists of `both` without contacts are made for people drawn at random. For each of
-some places the log is taken without the evidence that is named: the events between the two, those with common contacts
-or with the contact in front, what the person received or did within the last week, what they wrote. Nothing is trained
-anew. Prints by kind of reason how often the score is lower then, how many places have a general reason alone, and some
-lists to be read.
+PROJECT is a folder after `dvc repro`. Makes lists of `both` without contacts for a random sample of users, of size
+--places. For as many recommendations, drawn from these lists, the score is computed again without the named evidence:
+the events between the two users, those with common contacts or with the contact in between, what the candidate received
+or did within the last week, what the candidate wrote. Nothing is trained again.
+
+Prints how many recommendations have no reason, or only a general one; how often the score is lower without the
+evidence, over all and by kind of reason; and some lists with their explanations.
 """
 
 from __future__ import annotations
@@ -22,109 +24,116 @@ import torch
 
 import befriend
 from befriend.api import Befriend, RecommendOptions
-from befriend.data.log import EventLog
-from befriend.data.texts import TextVectors
-from befriend.retrieval.explain import GENERAL, RECENT, Evidence, chosen, sentences
+from befriend.data.event_log import EventLog
+from befriend.features.text_vectors import TextVectors
+from befriend.recommendation.explain import GENERAL, RECENT, Evidence, sentences, strongest_reasons
+from befriend.recommendation.request_table import requests_table
 from befriend.retrieval.ranker import read_boosters
-from befriend.retrieval.request_table import requests_table
-from befriend.retrieval.requests import Request
+from befriend.retrieval.requests import RequestBatch
 
-PEOPLE = 10  # on a list
-READ = 5  # lists that are printed
+LIST_LENGTH = 10
+PRINTED_LISTS = 5
 
 
-def without(
+def without_evidence(
     log: EventLog, texts: TextVectors, evidence: Evidence, user: int, person: int
 ) -> tuple[EventLog, TextVectors]:
-    """The log and the texts without the evidence that is named."""
+    """The log and the texts without the named evidence. user, person: internal ids, person is the candidate."""
     a, b = log.actor, log.target
-    gone = np.zeros(log.num_events, bool)
-    recent = log.timestamp >= evidence.moment - RECENT
+    is_removed = np.zeros(log.num_events, bool)
+    recent = log.timestamp >= evidence.as_of - RECENT
 
-    def between(one: int, others: np.ndarray) -> np.ndarray:
-        return ((a == one) & np.isin(b, others)) | ((b == one) & np.isin(a, others))
+    def between(user_id: int, peers: np.ndarray) -> np.ndarray:
+        return ((a == user_id) & np.isin(b, peers)) | ((b == user_id) & np.isin(a, peers))
 
-    def near(one: int) -> np.ndarray:
-        mine = log.is_contact & ((a == one) | (b == one))
-        return np.unique(np.where(a[mine] == one, b[mine], a[mine]))
+    def contacts_of(user_id: int) -> np.ndarray:
+        is_own = log.is_contact & ((a == user_id) | (b == user_id))
+        return np.unique(np.where(a[is_own] == user_id, b[is_own], a[is_own]))
 
-    for reason in chosen(evidence):
+    for reason in strongest_reasons(evidence):
         match reason.kind:
             case "between":
-                gone |= between(user, np.array([person]))
+                is_removed |= between(user, np.array([person]))
             case "common":
-                gone |= between(user, np.intersect1d(near(user), near(person)))
+                is_removed |= between(user, np.intersect1d(contacts_of(user), contacts_of(person)))
             case "bridge":
-                gone |= between(user, log.numbers(pl.Series(reason.people)))
+                is_removed |= between(user, log.internal_ids(pl.Series(reason.people)))
             case "asked for":
-                gone |= log.is_contact & (b == person) & recent
+                is_removed |= log.is_contact & (b == person) & recent
             case "active":
-                gone |= (a == person) & recent
+                is_removed |= (a == person) & recent
         if reason.kind in ("statement", "word", "active", "joined"):
-            since = 0 if reason.kind in ("statement", "word") else evidence.moment - RECENT
-            kept = (texts.user != person) | (texts.second < since)
-            texts = replace(texts, user=texts.user[kept], second=texts.second[kept], row=texts.row[kept])
-    left = ~gone
-    arrays = {name: getattr(log, name)[left] for name in ("actor", "target", "timestamp", "action", "role")}
+            since = 0 if reason.kind in ("statement", "word") else evidence.as_of - RECENT
+            is_remaining = (texts.user != person) | (texts.second < since)
+            texts = replace(
+                texts, user=texts.user[is_remaining], second=texts.second[is_remaining], row=texts.row[is_remaining]
+            )
+    remaining = ~is_removed
+    arrays = {name: getattr(log, name)[remaining] for name in ("actor", "target", "timestamp", "action", "role")}
     return replace(log, **arrays), texts
 
 
-def score(people: Befriend, log: EventLog, texts: TextVectors, request: Request, person: int) -> float:
-    """Of a person on the list of `both`; -inf where they are no candidate any more."""
+def score(people: Befriend, log: EventLog, texts: TextVectors, request: RequestBatch, person: int) -> float:
+    """Score of a candidate on the list of `both`; -inf if the user is no candidate any more."""
     models = people.models
-    observed = models.two_tower.look(log, texts)
-    by_stu = models.stu.look(log, texts, observed.activity)
-    there = replace(models, observed=observed, observed_by_stu=by_stu, texts=texts)
-    recommender = there.recommender(read_boosters(people.root / "models" / "ranker"))
-    request = replace(request, visible=np.asarray(log.before(request.horizon)))
-    found = recommender.rank(request, ("both",)).of("both")
-    place = np.flatnonzero(found.ids[0] == person)
-    return float(found.scores[0, place[0]]) if len(place) else -np.inf
+    feature_view = models.two_tower.feature_view(log, texts)
+    stu_view = models.stu.feature_view(log, texts, feature_view.activity)
+    models_without = replace(models, feature_view=feature_view, stu_feature_view=stu_view, texts=texts)
+    recommender = models_without.recommender(read_boosters(people.root / "models" / "ranker"))
+    request = replace(request, num_visible=np.asarray(log.count_before(request.cutoff)))
+    ranked = recommender.rank(request, ("both",)).head("both")
+    position = np.flatnonzero(ranked.ids[0] == person)
+    return float(ranked.scores[0, position[0]]) if len(position) else -np.inf
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
-    parser.add_argument("--places", type=int, default=200)
+    parser.add_argument("--sample-size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--regime", default="daily")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     people = befriend.load(arguments.project)
     log, texts, rng = people.log, people.models.texts, np.random.default_rng(arguments.seed)
-    users = log.user_ids.gather(rng.choice(log.num_users, min(arguments.places, log.num_users), replace=False))
+    users = log.user_ids.gather(rng.choice(log.num_users, min(arguments.sample_size, log.num_users), replace=False))
     requests = requests_table(users, regime=arguments.regime, new_only=True)
-    lists = people.answer(requests, RecommendOptions("both", PEOPLE))
-    kept: list[Evidence] = []
+    options = RecommendOptions("both", LIST_LENGTH)
+    lists = people.answer(requests, options)
+    recorded: list[Evidence] = []
 
-    def keep(evidence: Evidence) -> list[str]:
-        kept.append(evidence)
+    def record(evidence: Evidence) -> list[str]:
+        recorded.append(evidence)
         return sentences(evidence)
 
-    said = people.reasons(requests, lists, "both", keep)
-    print(f"{len(said):,} places, {sum(not one for one in said)} without a reason")
-    general = np.mean([all(reason.kind in GENERAL for reason in chosen(evidence)) for evidence in kept])
-    print(f"a general reason alone: {general:.1%}")
-    kinds, lower_by_kind, lower, measured = Counter[str](), Counter[str](), 0, 0
-    for place in np.sort(rng.choice(len(kept), min(arguments.places, len(kept)), replace=False)):
-        evidence, row = kept[place], int(lists["request"][int(place)])
-        request = people.lists().request(requests[row])
-        user, person = (int(log.numbers(pl.Series([one]))[0]) for one in (evidence.user, evidence.person))
-        named = {reason.kind for reason in chosen(evidence)}
+    explanations = people.reasons(requests, lists, options, record)
+    print(f"{len(explanations):,} recommendations, {sum(not reasons for reasons in explanations)} without a reason")
+    general_share = np.mean(
+        [all(reason.kind in GENERAL for reason in strongest_reasons(evidence)) for evidence in recorded]
+    )
+    print(f"only a general reason: {general_share:.1%}")
+    count_by_kind, lower_by_kind, num_lower, num_measured = Counter[str](), Counter[str](), 0, 0
+    for index in np.sort(rng.choice(len(recorded), min(arguments.sample_size, len(recorded)), replace=False)):
+        evidence, request_row = recorded[index], int(lists["request"][int(index)])
+        request = people.lists().request(requests[request_row])
+        user, person = (
+            int(log.internal_ids(pl.Series([external_id]))[0]) for external_id in (evidence.user, evidence.person)
+        )
+        named_kinds = {reason.kind for reason in strongest_reasons(evidence)}
         before = score(people, log, texts, request, person)
-        after = score(people, *without(log, texts, evidence, user, person), request, person)
-        measured += 1
-        lower += after < before
-        kinds.update(named)
-        lower_by_kind.update(named if after < before else ())
-    print(f"lower without the evidence: {lower} of {measured} ({lower / measured:.1%})\n")
-    print("| named, beside others | places | lower |\n|---|---:|---:|")
-    for kind, count in kinds.most_common():
+        after = score(people, *without_evidence(log, texts, evidence, user, person), request, person)
+        num_measured += 1
+        num_lower += after < before
+        count_by_kind.update(named_kinds)
+        lower_by_kind.update(named_kinds if after < before else ())
+    print(f"lower without the evidence: {num_lower} of {num_measured} ({num_lower / num_measured:.1%})\n")
+    print("| named, among others | recommendations | lower |\n|---|---:|---:|")
+    for kind, count in count_by_kind.most_common():
         print(f"| {kind} | {count} | {lower_by_kind[kind] / count:.0%} |")
-    for row in range(READ):
-        print(f"\n{users[row]}:")
-        for k in np.flatnonzero(lists["request"].to_numpy() == row):
-            print(f"  {lists['recommended'][int(k)]}: {' '.join(said[int(k)])}")
+    for request_row in range(PRINTED_LISTS):
+        print(f"\n{users[request_row]}:")
+        for i in np.flatnonzero(lists["request"].to_numpy() == request_row):
+            print(f"  {lists['recommended'][int(i)]}: {' '.join(explanations[int(i)])}")
 
 
 if __name__ == "__main__":

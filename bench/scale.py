@@ -1,8 +1,9 @@
-"""How time and memory of `befriend validate` grow with the log: simulated logs of 0.1, 1 and 10 million events.
+"""Growth of time and memory of `befriend validate` with the log: simulated logs of 0.1, 1 and 10 million events.
 
     python bench/scale.py [--events N ...]
 
-Each stage runs as a whole process in a folder of its own; memory is the peak of that process.
+Each command runs as a process of its own in a new folder; memory is the peak of that process. Prints a Markdown table,
+a row for each size.
 """
 
 from __future__ import annotations
@@ -37,28 +38,28 @@ def main() -> None:
     sizes = parser.parse_args().events
     print("| events | users | log | simulate | validate | peak memory | time for 10x the events before |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
-    before: tuple[int, float] | None = None
-    for events in sizes:
+    previous: tuple[int, float] | None = None
+    for num_events in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "params.yaml").write_text(PARAMS)
-            log = folder / "events.parquet"
+            log_file = folder / "events.parquet"
             simulate, _ = timed(
-                ["simulate", "--users", str(events // 20), "--events", str(events), "--out", "."], folder
+                ["simulate", "--users", str(num_events // 20), "--events", str(num_events), "--out", "."], folder
             )
-            seconds, memory = timed(["validate", "--source", str(log)], folder)
-            users, size = read_json(folder / "reports/validation.json")["users"], log.stat().st_size / 2**20
-        growth = f"{seconds / before[1] / (events / before[0]) * 10:.1f}x" if before else ""
+            seconds, memory = timed(["validate", "--source", str(log_file)], folder)
+            num_users, mib = read_json(folder / "reports/validation.json")["users"], log_file.stat().st_size / 2**20
+        growth = f"{seconds / previous[1] / (num_events / previous[0]) * 10:.1f}x" if previous else ""
         cells = [
-            f"{events:,}",
-            f"{users:,}",
-            f"{size:.1f} MiB",
+            f"{num_events:,}",
+            f"{num_users:,}",
+            f"{mib:.1f} MiB",
             f"{simulate:.0f} s",
             f"{seconds:.1f} s",
             f"{memory:.2f} GiB",
         ]
         print("| " + " | ".join([*cells, growth]) + " |", flush=True)
-        before = events, seconds
+        previous = num_events, seconds
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""The text towers beside simple baselines, on tables of posts: user_id, timestamp, title, tags, text.
+"""The text towers compared with simple baselines, on tables of posts.
 
-python bench/texts.py FILE... [--seeds 3] [--set NAME=VALUE] [--part test] [--json FILE]
+    python bench/texts.py FILE... [--seeds 3] [--set NAME=VALUE] [--part test] [--json FILE]
 
-A fifth of the users are for testing, a tenth for validation; nothing of theirs is learned from. A user is read by the
-earlier half of their posts, without titles and tags. What is to be found, from all statements of these users: titles
-and tags of those posts (said), titles and tags of the later half (later), the later half itself (authors). A fifth of
-all statements, seeded, is in no training: for zero-shot inference. Beside the towers stand two whose sides share
-the head, which is all but the weighing of chunks.
+FILES are Parquet tables with columns user_id, post_id, timestamp, title, tags, text. A fifth of the users are for
+testing, a tenth for validation; nothing is learned from either. A user is represented by the earlier half of their
+posts, without titles and tags. The tasks are to find, among all statements of the tested users, the titles and tags of
+these posts (said), and the titles and tags of the later half (later); and, among all tested users, the later half of
+the same user's posts (authors). A fifth of all statements, drawn with the seed, is in no training: for zero-shot
+inference. The towers are also compared with towers whose sides share the head, which is everything but the weighting of
+chunks.
+
+Prints a Markdown table for each file, a row for each metric: mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -30,162 +34,182 @@ from befriend.text import (
     UniversalUserEmbeddingEvaluator,
     UniversalUserEmbeddingTrainer,
     UserData,
-    protocols,
+    text_metrics,
 )
-from befriend.text.baselines import frozen, popularity, tfidf, tfidf_vectors, whole
-from befriend.text.data import Post, UserChunk, cut, pack
-from befriend.text.encoder import Words
-from befriend.text.evaluator import truth
+from befriend.text.chunks import Post, UserChunk, cut_into_pieces, pack_posts
+from befriend.text.text_baselines import frozen_encoder, full_text, popularity_scores, tfidf_scores, tfidf_vectors
+from befriend.text.text_encoder import TokenOffsets
+from befriend.text.text_evaluator import truth
 
 CONFIG = ModelConfig(
     user_model_name="minilm",
     item_model_name="minilm",
     lexical_dim=4096,
-    embedding_dim=4480,  # all that is read fits
+    embedding_dim=4480,  # encoder and word columns fit without compression
     batch_size=64,
 )
 CACHE = Path(".cache/text")
 
 
 @dataclass(frozen=True)
-class Person:
-    """Somebody's posts: chunks and statements of the earlier and of the later half."""
+class HalvedUser:
+    """Chunks and statements of a user, each for the earlier and the later half of their posts."""
 
     name: str
     chunks: tuple[list[UserChunk], list[UserChunk]]
-    said: tuple[list[str], list[str]]
+    statements: tuple[list[str], list[str]]
 
-    def data(self, half: int | None, said: int | None = None, without: frozenset[str] = frozenset()) -> UserData:
+    def data(
+        self, half: int | None, statement_half: int | None = None, excluded: frozenset[str] = frozenset()
+    ) -> UserData:
+        """Chunks of one half (0 or 1) and statements of one half, None for both, without the excluded statements."""
         chunks = self.chunks[0] + self.chunks[1] if half is None else self.chunks[half]
-        own = self.said[0] + self.said[1] if said is None else self.said[said]
-        return UserData(self.name, chunks, [s for s in dict.fromkeys(own) if s not in without])
+        statements = (
+            self.statements[0] + self.statements[1] if statement_half is None else self.statements[statement_half]
+        )
+        return UserData(self.name, chunks, [s for s in dict.fromkeys(statements) if s not in excluded])
 
 
-def people_of(path: Path, config: ModelConfig) -> list[Person]:
+def read_users(path: Path, config: ModelConfig) -> list[HalvedUser]:
     table = pl.read_parquet(path).sort("user_id", "timestamp", "post_id")
     texts = table["text"].fill_null("").to_list()
-    pieces = cut(texts, Words(config.user_model_name).offsets, config.max_chunk_length)
-    rows: dict[Any, list[int]] = {}
+    pieces = cut_into_pieces(texts, TokenOffsets(config.user_model_name).offsets, config.max_chunk_length)
+    rows_of_user: dict[Any, list[int]] = {}
     for k, user in enumerate(table["user_id"]):
-        rows.setdefault(user, []).append(k)
+        rows_of_user.setdefault(user, []).append(k)
     second, title, tags = (table[name].to_list() for name in ("timestamp", "title", "tags"))
 
-    def half(some: Sequence[int]) -> tuple[list[UserChunk], list[str]]:
-        posts = [Post(text, "", second[k], tokens) for k in some for text, tokens in pieces[k]]
-        said = [title[k] for k in some if title[k]]
-        said += [
+    def chunks_and_statements(rows: Sequence[int]) -> tuple[list[UserChunk], list[str]]:
+        posts = [Post(text, "", second[k], tokens) for k in rows for text, tokens in pieces[k]]
+        statements = [title[k] for k in rows if title[k]]
+        statements += [
             f"interested in {tag.replace('-', ' ')}"
-            for k in some
+            for k in rows
             for tag in (tags[k] or "").strip("<>").split("><")
             if tag
         ]
-        return pack(posts, config.max_chunk_length), said
+        return pack_posts(posts, config.max_chunk_length), statements
 
-    found = []
-    for user, own in rows.items():
-        k = max(1, len(own) // 2)
-        earlier, later = half(own[:k]), half(own[k:])
-        found.append(Person(str(user), (earlier[0], later[0]), (earlier[1], later[1])))
-    return found
+    users = []
+    for user, rows in rows_of_user.items():
+        k = max(1, len(rows) // 2)
+        earlier, later = chunks_and_statements(rows[:k]), chunks_and_statements(rows[k:])
+        users.append(HalvedUser(str(user), (earlier[0], later[0]), (earlier[1], later[1])))
+    return users
 
 
 Scores = Callable[[list[UserData], list[str]], np.ndarray]
-Vectors = Callable[[Any], np.ndarray]
+Embed = Callable[[Any], np.ndarray]
 FROZEN = "mean of the frozen encoder"
-Likeness = Callable[[list[UserData], list[UserData]], np.ndarray]
+Similarity = Callable[[list[UserData], list[UserData]], np.ndarray]
 
 
-def measured(
-    test: list[Person], validation: list[Person], unseen: frozenset[str], scores: Scores, likeness: Likeness
+def task_metrics(
+    test: list[HalvedUser],
+    validation: list[HalvedUser],
+    unseen: frozenset[str],
+    scores: Scores,
+    similarity: Similarity,
 ) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for part, half in (("said", 0), ("later", 1)):
+    """Metrics of all tasks for one method. unseen: statements of no training user; scores: of statements for users;
+    similarity: of users to users."""
+    metrics: dict[str, float] = {}
+    for task, half in (("said", 0), ("later", 1)):
         users = [user for p in test if p.chunks[0] and (user := p.data(0, half)).statements]
         pool = sorted({str(s) for user in users for s in user.statements})
         table, true = scores(users, pool), truth(users, pool)
-        figures = protocols.retrieval(table, true)
-        found |= {f"{part} {name}": figures[name] for name in ("precision@10", "recall@10", "f1@10", "ndcg@10", "mrr")}
-        new = np.array([s in unseen for s in pool])
-        checked = [user for p in validation if p.chunks[0] and (user := p.data(0, half)).statements]
-        asked = sorted({str(s) for user in checked for s in user.statements if s in unseen})
-        threshold = protocols.best_threshold(scores(checked, asked), truth(checked, asked))
-        zero = protocols.zero_shot(table[:, new], true[:, new], threshold)
-        found |= {f"{part} zero-shot {name}": value for name, value in zero.items()}
-    both = [p for p in test if p.chunks[0] and p.chunks[1]]
-    figures = protocols.authors(likeness([p.data(0) for p in both], [p.data(1) for p in both]))
-    return found | {f"authors {name}": value for name, value in figures.items()}
+        values = text_metrics.retrieval(table, true)
+        metrics |= {f"{task} {name}": values[name] for name in ("precision@10", "recall@10", "f1@10", "ndcg@10", "mrr")}
+        is_unseen = np.array([s in unseen for s in pool])
+        validation_users = [user for p in validation if p.chunks[0] and (user := p.data(0, half)).statements]
+        unseen_pool = sorted({str(s) for user in validation_users for s in user.statements if s in unseen})
+        threshold = text_metrics.best_threshold(
+            scores(validation_users, unseen_pool), truth(validation_users, unseen_pool)
+        )
+        zero_shot = text_metrics.zero_shot(table[:, is_unseen], true[:, is_unseen], threshold)
+        metrics |= {f"{task} zero-shot {name}": value for name, value in zero_shot.items()}
+    with_both = [p for p in test if p.chunks[0] and p.chunks[1]]
+    values = text_metrics.authors(similarity([p.data(0) for p in with_both], [p.data(1) for p in with_both]))
+    return metrics | {f"authors {name}": value for name, value in values.items()}
 
 
-def spaces(
-    test: list[Person], users: Callable[[list[UserData]], np.ndarray], items: Callable[[list[str]], np.ndarray]
-) -> dict[str, float]:
-    people = [user for p in test if p.chunks[0] and (user := p.data(0, 0)).statements]
-    pool = sorted({str(s) for user in people for s in user.statements})
-    true, one, other = truth(people, pool), users(people), items(pool)
-    found = {f"users {name}": value for name, value in protocols.similarity(one, true).items()}
-    found |= {f"statements {name}": value for name, value in protocols.similarity(other, true.T).items()}
-    return found | {f"space {name}": value for name, value in protocols.space(one, other, true).items()}
+def space_metrics(test: list[HalvedUser], embed_users: Embed, embed_statements: Embed) -> dict[str, float]:
+    """Metrics of the shared space of users and statements."""
+    users = [user for p in test if p.chunks[0] and (user := p.data(0, 0)).statements]
+    pool = sorted({str(s) for user in users for s in user.statements})
+    true, user_vectors, statement_vectors = truth(users, pool), embed_users(users), embed_statements(pool)
+    metrics = {f"users {name}": value for name, value in text_metrics.similarity(user_vectors, true).items()}
+    metrics |= {
+        f"statements {name}": value for name, value in text_metrics.similarity(statement_vectors, true.T).items()
+    }
+    return metrics | {
+        f"space {name}": value for name, value in text_metrics.space(user_vectors, statement_vectors, true).items()
+    }
 
 
-def one_run(
-    path: Path, people: list[Person], config: ModelConfig, seed: int, part: str, folder: Path
+def run_seed(
+    path: Path, users: list[HalvedUser], config: ModelConfig, seed: int, part: str, folder: Path
 ) -> dict[str, dict[str, float]]:
+    """Method -> metrics, for one random split of the users."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(people))
+    order = rng.permutation(len(users))
     test, validation, train = (
-        [people[k] for k in some] for some in np.split(order, [len(people) // 5, len(people) * 3 // 10])
+        [users[k] for k in rows] for rows in np.split(order, [len(users) // 5, len(users) * 3 // 10])
     )
     if part == "validation":
         test = validation
-    everything = sorted({s for p in people for half in p.said for s in half})
-    unseen = frozenset(s for s, out in zip(everything, rng.random(len(everything)) < 0.2, strict=True) if out)
+    statements = sorted({s for user in users for half in user.statements for s in half})
+    unseen = frozenset(
+        s for s, is_unseen in zip(statements, rng.random(len(statements)) < 0.2, strict=True) if is_unseen
+    )
     config = config.model_copy(update={"seed": seed})
-    learned = [p.data(None, None, unseen) for p in train]
-    held = [p.data(0, 0, unseen) for p in validation]
-    rows: dict[str, tuple[Scores, Likeness]] = {}
+    train_data = [user.data(None, None, unseen) for user in train]
+    validation_data = [user.data(0, 0, unseen) for user in validation]
+    methods: dict[str, tuple[Scores, Similarity]] = {}
     seconds: dict[str, float] = {}
-    towers: dict[str, tuple[Vectors, Vectors]] = {}
+    towers: dict[str, tuple[Embed, Embed]] = {}
     for name in ("separate towers", "one shared tower"):
-        out = folder / f"{path.stem}-{seed}-{name.split()[0]}"
-        trainer = UniversalUserEmbeddingTrainer(config, learned, held, output=out, cache=CACHE)
+        output = folder / f"{path.stem}-{seed}-{name.split()[0]}"
+        trainer = UniversalUserEmbeddingTrainer(config, train_data, validation_data, output=output, cache=CACHE)
         if name == "one shared tower":
             trainer.model.item.head = trainer.model.user.head
         start = time.perf_counter()
         fitted = trainer.train()
         seconds[name] = (time.perf_counter() - start) / (fitted.epochs if fitted else 1)
-        told = f"best epoch {fitted.best_epoch if fitted else 0}, {seconds[name]:.1f} s an epoch"
-        print(f"{path.stem}, seed {seed}, {name}: {told}", file=sys.stderr, flush=True)
-        towers[name] = in_use(UniversalUserEmbeddingEvaluator(out, CACHE))
-    towers[FROZEN] = frozen(trainer.corpus)
-    for name, (users, items) in towers.items():
-        rows[name] = (scored(users, items), alike(users))
-    words = tfidf_vectors(learned)
-    rows["TF-IDF"] = (
-        tfidf(learned),
-        lambda a, b: (words(list(map(whole, a))) @ words(list(map(whole, b))).T).toarray(),
+        summary = f"best epoch {fitted.best_epoch if fitted else 0}, {seconds[name]:.1f} s per epoch"
+        print(f"{path.stem}, seed {seed}, {name}: {summary}", file=sys.stderr, flush=True)
+        towers[name] = embedders(UniversalUserEmbeddingEvaluator(output, CACHE))
+    towers[FROZEN] = frozen_encoder(trainer.corpus)
+    for name, (embed_users, embed_statements) in towers.items():
+        methods[name] = (dot_scores(embed_users, embed_statements), dot_similarity(embed_users))
+    tfidf = tfidf_vectors(train_data)
+    methods["TF-IDF"] = (
+        tfidf_scores(train_data),
+        lambda a, b: (tfidf(list(map(full_text, a))) @ tfidf(list(map(full_text, b))).T).toarray(),
     )
-    rows["popularity"] = (popularity(learned), lambda one, other: np.zeros((len(one), len(other))))
-    found = {name: measured(test, validation, unseen, *both) for name, both in rows.items()}
-    for name, (users, items) in towers.items():
-        found[name] |= spaces(test, users, items)
-    for name, spent in seconds.items():
-        found[name]["seconds an epoch"] = spent
-    return found
+    methods["popularity"] = (popularity_scores(train_data), lambda a, b: np.zeros((len(a), len(b))))
+    metrics = {name: task_metrics(test, validation, unseen, *functions) for name, functions in methods.items()}
+    for name, (embed_users, embed_statements) in towers.items():
+        metrics[name] |= space_metrics(test, embed_users, embed_statements)
+    for name, per_epoch in seconds.items():
+        metrics[name]["seconds an epoch"] = per_epoch
+    return metrics
 
 
-def in_use(towers: UniversalUserEmbeddingEvaluator) -> tuple[Vectors, Vectors]:
+def embedders(towers: UniversalUserEmbeddingEvaluator) -> tuple[Embed, Embed]:
+    """Functions that embed users and statements."""
     return (
         lambda users: towers.get_user_embeddings(users).numpy(),
         lambda pool: towers.get_statement_embeddings(pool).numpy(),
     )
 
 
-def scored(users: Vectors, items: Vectors) -> Scores:
-    return lambda some, pool: users(some) @ items(pool).T
+def dot_scores(embed_users: Embed, embed_statements: Embed) -> Scores:
+    return lambda users, pool: embed_users(users) @ embed_statements(pool).T
 
 
-def alike(users: Vectors) -> Likeness:
-    return lambda one, other: users(one) @ users(other).T
+def dot_similarity(embed_users: Embed) -> Similarity:
+    return lambda a, b: embed_users(a) @ embed_users(b).T
 
 
 def main() -> None:
@@ -197,24 +221,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     config = CONFIG.model_validate(CONFIG.model_dump() | dict(map(split_override, arguments.set)))
-    found: dict[str, list[dict[str, dict[str, float]]]] = {}
+    results: dict[str, list[dict[str, dict[str, float]]]] = {}
     with TemporaryDirectory() as name:
         for path in arguments.files:
-            people = people_of(path, config)
-            runs = [one_run(path, people, config, seed, arguments.part, Path(name)) for seed in range(arguments.seeds)]
-            found[path.stem] = runs
-            print(f"\n{path.stem}: {len(people):,} users\n")
+            users = read_users(path, config)
+            runs = [run_seed(path, users, config, seed, arguments.part, Path(name)) for seed in range(arguments.seeds)]
+            results[path.stem] = runs
+            print(f"\n{path.stem}: {len(users):,} users\n")
             names = list(runs[0])
             print("| | " + " | ".join(names) + " |")
             print("|---|" + "---:|" * len(names))
-            for figure in runs[0]["separate towers"]:
+            for metric in runs[0]["separate towers"]:
                 cells = []
-                for who in names:
-                    values = [run[who][figure] for run in runs if figure in run[who]]
+                for method in names:
+                    values = [run[method][metric] for run in runs if metric in run[method]]
                     cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "")
-                print(f"| {figure} | " + " | ".join(cells) + " |", flush=True)
+                print(f"| {metric} | " + " | ".join(cells) + " |", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1, sort_keys=True))
+        arguments.json.write_text(json.dumps(results, indent=1, sort_keys=True))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""STUs of real logs: both quantizers side by side, and how soon those who join later get the token that they keep.
+"""STUs of real logs: both quantizers, and how early users who join after training get the first token they end up with.
 
     python bench/tokens.py PREPARED [PREPARED ...] [--seeds 3] [--threads T]
 
-PREPARED is the folder `prepared` that stage validate left behind. The first table has what the metrics file of stage
-tokenize says, as mean and range over seeds: users with codes of their own before collisions are resolved, the least
-used level, variance left over, users who share an STU in the end, agreement of first tokens with the communities of the
-graph. The second is about users who joined after training and have had more than 10 events: how many have, after their
-first 1, 3 and 10, the first token that the same codebook gives once all their events are known. Beside it stands the
-share of the token that most of them have in the end: what one would reach without looking.
+PREPARED is the folder that stage `validate` wrote. Prints two Markdown tables, with mean and range over the seeds.
+
+The first has the metrics of stage tokenize: distinct codes per user before collisions are resolved, the share of codes
+in use on the least used level, residual variance, users who share an STU in the end, homogeneity of first tokens with
+the communities of the graph (and of shuffled users), and seconds.
+
+The second is about users who joined after training and have more than 10 events: the share who already have, after
+their first 1, 3 and 10 events, the first token that the same codebook gives them once all their events are known. The
+last column is the share of the commonest final token: the accuracy of always guessing that one.
 """
 
 from __future__ import annotations
@@ -21,19 +24,27 @@ import numpy as np
 import torch
 
 from befriend import files
-from befriend.data.log import EventLog
-from befriend.data.texts import TextVectors
+from befriend.data.event_log import EventLog
+from befriend.features.text_vectors import TextVectors
 from befriend.stages import tokenize
-from befriend.tokens import folder
-from befriend.tokens.settings import TokenizeSettings
+from befriend.tokens.token_settings import TokenizeSettings
+from befriend.tokens.tokenizer import load_tokenizer
 
 QUANTIZERS = ("residual_kmeans", "rqvae")
 FIRST = (1, 3, 10)
-COLUMNS = ("own code", "least used level", "variance left", "share an STU", "homogeneity", "shuffled", "seconds")
+COLUMNS = (
+    "unique codes",
+    "least used level",
+    "residual variance",
+    "share an STU",
+    "homogeneity",
+    "shuffled",
+    "seconds",
+)
 
 
-def catalogue(settings: TokenizeSettings, prepared: Path, root: Path) -> list[float]:
-    """The columns of the first table, for one seed; leaves the tokens in root/models."""
+def token_metrics(settings: TokenizeSettings, prepared: Path, root: Path) -> list[float]:
+    """Runs stage tokenize: the columns of the first table for one seed. Writes the tokens to root/models."""
     log = EventLog.read(prepared)
     (root / "models" / "text").mkdir(parents=True, exist_ok=True)
     TextVectors.none(log.num_users).save(root / "models" / "text", log)
@@ -53,38 +64,38 @@ def catalogue(settings: TokenizeSettings, prepared: Path, root: Path) -> list[fl
     ]
 
 
-def ranked(log: EventLog) -> np.ndarray:
-    """int64[2, M]: which event in the life of its actor, and of its target, each event is, from 0."""
-    who = np.stack([log.actor, log.target], 1).ravel()
-    order = np.argsort(who, kind="stable")
-    rank = np.empty(len(who), dtype=np.int64)
-    rank[order] = np.arange(len(who)) - np.searchsorted(who[order], who[order])
+def event_ranks(log: EventLog) -> np.ndarray:
+    """int64[2, M]: for each event, the number of earlier events of its actor (row 0) and of its target (row 1)."""
+    users = np.stack([log.actor, log.target], 1).ravel()
+    order = np.argsort(users, kind="stable")
+    rank = np.empty(len(users), dtype=np.int64)
+    rank[order] = np.arange(len(users)) - np.searchsorted(users[order], users[order])
     return rank.reshape(-1, 2).T
 
 
 def fold_in(prepared: Path, models: Path) -> tuple[int, list[float]]:
-    """Users looked at; shares with the final first token after their first events, and that of the commonest token."""
+    """Number of users; shares with their final first token after FIRST events, and the share of the commonest token."""
     log = EventLog.read(prepared)
-    tokens = folder.load(models / "tokens", log, TextVectors.none(log.num_users))
-    rank, users = ranked(log), np.arange(log.num_users)
-    life = np.bincount(log.actor, minlength=len(users)) + np.bincount(log.target, minlength=len(users))
-    joined = users[(users >= len(tokens.table)) & (life > max(FIRST))]
+    tokens = load_tokenizer(models / "tokens", log, TextVectors.none(log.num_users))
+    rank, users = event_ranks(log), np.arange(log.num_users)
+    num_events = np.bincount(log.actor, minlength=len(users)) + np.bincount(log.target, minlength=len(users))
+    joined = users[(users >= len(tokens.table)) & (num_events > max(FIRST))]
 
     def first_token(events: np.ndarray) -> torch.Tensor:
         return tokens.quantizer.codes(tokens.vectors(log, events, joined))[:, 0]
 
     final = first_token(np.arange(log.num_events))
-    new = np.stack([log.actor, log.target]) >= len(tokens.table)
+    is_new = np.stack([log.actor, log.target]) >= len(tokens.table)
     shares = []
     for count in FIRST:
-        events = np.flatnonzero(((rank < count) & new).any(0))
+        events = np.flatnonzero(((rank < count) & is_new).any(0))
         shares.append(float((first_token(events) == final).float().mean()))
     return len(joined), [*shares, float(final.bincount().max()) / len(joined)]
 
 
-def mean_and_range(values: np.ndarray, form: str) -> str:
-    """values: float64[seeds]."""
-    return f"{values.mean():{form}} ({values.min():{form}} to {values.max():{form}})"
+def mean_and_range(values: np.ndarray, fmt: str) -> str:
+    """Mean and range of values, float64[seeds]. fmt: format specification of each."""
+    return f"{values.mean():{fmt}} ({values.min():{fmt}} to {values.max():{fmt}})"
 
 
 def main() -> None:
@@ -94,29 +105,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
 
-    heads = ["log", "quantizer", "users x codes", *COLUMNS]
-    print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * (len(heads) - 2)}")
-    later: dict[tuple[Path, str], list[tuple[int, list[float]]]] = {}
+    header = ["log", "quantizer", "users x codes", *COLUMNS]
+    print(f"| {' | '.join(header)} |\n|---|---|{'---:|' * (len(header) - 2)}")
+    fold_in_results: dict[tuple[Path, str], list[tuple[int, list[float]]]] = {}
     for prepared in arguments.prepared:
         for quantizer in QUANTIZERS:
             rows = []
             for seed in range(arguments.seeds):
                 settings = TokenizeSettings(quantizer=quantizer, seed=seed, threads=arguments.threads)  # type: ignore[arg-type]
                 with tempfile.TemporaryDirectory() as name:
-                    rows.append(catalogue(settings, prepared, Path(name)))
-                    later.setdefault((prepared, quantizer), []).append(fold_in(prepared, Path(name) / "models"))
-                    about = files.read_json(Path(name) / "models" / "tokens" / "tokens.json")
-            size = f"{about['users']:,} x {' x '.join(map(str, about['vocabulary']))}"
-            forms = [".1%", ".1%", ".1%", ".1%", ".3f", ".3f", ".0f"]
-            cells = [mean_and_range(column, form) for column, form in zip(np.array(rows).T, forms, strict=True)]
+                    rows.append(token_metrics(settings, prepared, Path(name)))
+                    fold_in_results.setdefault((prepared, quantizer), []).append(
+                        fold_in(prepared, Path(name) / "models")
+                    )
+                    tokens_info = files.read_json(Path(name) / "models" / "tokens" / "tokens.json")
+            size = f"{tokens_info['users']:,} x {' x '.join(map(str, tokens_info['vocabulary']))}"
+            formats = [".1%", ".1%", ".1%", ".1%", ".3f", ".3f", ".0f"]
+            cells = [mean_and_range(column, fmt) for column, fmt in zip(np.array(rows).T, formats, strict=True)]
             print(f"| {prepared} | {quantizer} | {size} | {' | '.join(cells)} |", flush=True)
 
-    heads = ["log", "quantizer", "users who joined", *(f"after {count}" for count in FIRST), "commonest token"]
-    print(f"\n| {' | '.join(heads)} |\n|---|---|{'---:|' * (len(heads) - 2)}")
-    for (prepared, quantizer), found in later.items():
-        shares = np.array([share for _, share in found])
+    header = ["log", "quantizer", "users who joined", *(f"after {count}" for count in FIRST), "commonest token"]
+    print(f"\n| {' | '.join(header)} |\n|---|---|{'---:|' * (len(header) - 2)}")
+    for (prepared, quantizer), results in fold_in_results.items():
+        shares = np.array([share for _, share in results])
         cells = [mean_and_range(column, ".1%") for column in shares.T]
-        print(f"| {prepared} | {quantizer} | {found[0][0]:,} | {' | '.join(cells)} |")
+        print(f"| {prepared} | {quantizer} | {results[0][0]:,} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
