@@ -4,17 +4,19 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := 1
+# Compiled modules are cached, whatever the environment says: the tests start Python hundreds of times.
+export PYTHONDONTWRITEBYTECODE :=
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .PHONY: help run test test-system prove debian check ui bench clean
 
 help:
-	@echo "make run          set up, run the pipeline, print the figures and where the reports are"
+	@echo "make run          set up, run the pipeline, print its metrics and where the reports are"
 	@echo "make test         set up, run the unit tests"
 	@echo "make test-system  set up, run the slow tests: fresh clone, full disk, Prefect server and worker"
 	@echo "make prove        the long proofs: the whole sample twice, kills by the dozen, thousands of random logs"
-	@echo "make check        ruff, mypy, and that imports go one way"
+	@echo "make check        ruff, mypy, and the import contracts of the layers"
 	@echo "make ui           the Prefect server with the deployments, and a worker (Ctrl-C ends all)"
 	@echo "make bench        time validate and evaluate on simulated logs of growing size"
 	@echo "make clean        remove the environment and caches, keep data and results"
@@ -34,7 +36,7 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	@pytest -m "not system and not proof" -n auto --dist worksteal
 
-# What the slow tests start that pip does not bring. Root on Debian gets it; elsewhere these tests are skipped, and say so.
+# What the slow tests need and pip does not install. As root on Debian it is installed; elsewhere those tests are skipped.
 debian:
 	@{ command -v chromium && command -v chromedriver && command -v faketime && command -v qemu-x86_64 && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive \

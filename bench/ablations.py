@@ -113,7 +113,7 @@ def train(prepared: Path, settings: Settings, tokens: TokenizeSettings) -> dict[
             no_texts.save(folder / "text", log)
             tokenize.run(tokens, prepared, folder, folder / "reports", folder)
             tokenizer = load_tokenizer(folder / "tokens", log, no_texts)
-            stus = tokenizer.with_newcomers(log).table.stus
+            stus = tokenizer.add_newcomers(log).table.stus
             validate = stu_validation(feature_view, split, settings, stus)
             objective = StuObjective(*inputs, settings, tokenizer.table, stus, validate)
         else:
@@ -121,7 +121,7 @@ def train(prepared: Path, settings: Settings, tokens: TokenizeSettings) -> dict[
         fitted = fit(objective, settings, folder / "checkpoints", folder / "curves")
     best = fitted.history[fitted.best_epoch - 1]
     figures = {cell: best[f"validation/{cell}"] for cell in CELLS}
-    return figures | {"speed": fitted.positions_per_second, "parameters": fitted.parameters}
+    return figures | {"speed": fitted.positions_per_second, "parameters": fitted.num_parameters}
 
 
 def interval(differences: list[float]) -> str:
@@ -158,20 +158,20 @@ def main() -> None:
                 results[key] = train(arguments.prepared, settings, tokens) | {"name": name, "seed": seed}
                 files.write_json(arguments.json, results)
     rows = [row for key, row in results.items() if key.startswith(f"{arguments.prepared} {arguments.model} ")]
-    result_of = {(row["name"], row["seed"]): row for row in rows}
+    results_by_variant = {(row["name"], row["seed"]): row for row in rows}
     print(f"\n| | {' | '.join(f'{name} | difference' for name in METRICS)} | parameters | positions/s |")
     print(f"|---|{'---:|' * (2 * len(METRICS) + 2)}")
     for name in VARIANTS[arguments.model]:
-        of_variant = [result_of[name, seed] for seed in range(arguments.seeds)]
+        variant_results = [results_by_variant[name, seed] for seed in range(arguments.seeds)]
         cells = []
         for metric in METRICS.values():
-            differences = [metric(row) - metric(result_of["default", row["seed"]]) for row in of_variant]
+            differences = [metric(row) - metric(results_by_variant["default", row["seed"]]) for row in variant_results]
             cells += [
-                f"{statistics.fmean(map(metric, of_variant)):.4f}",
+                f"{statistics.fmean(map(metric, variant_results)):.4f}",
                 "" if name == "default" else interval(differences),
             ]
-        speed = statistics.fmean(row["speed"] for row in of_variant)
-        print(f"| {name} | {' | '.join(cells)} | {of_variant[0]['parameters']:,} | {speed:,.0f} |")
+        speed = statistics.fmean(row["speed"] for row in variant_results)
+        print(f"| {name} | {' | '.join(cells)} | {variant_results[0]['parameters']:,} | {speed:,.0f} |")
 
 
 if __name__ == "__main__":

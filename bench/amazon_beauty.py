@@ -40,9 +40,9 @@ from befriend.models.query_tower import QueryTower
 from befriend.models.sampled_softmax import softmax_loss
 from befriend.models.stu_model import NextTargetPredictionSTU
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
-from befriend.models.user_embedding import EmbeddingRows
+from befriend.models.user_embedding import EmbeddingLookup
 from befriend.tokens import residual_kmeans
-from befriend.tokens.collisions import assign_nearest_first
+from befriend.tokens.collisions import assign_by_distance
 from befriend.tokens.user_vectors import SpectralEmbedding
 from befriend.training.loop import fit
 from befriend.training.objective import BatchLoss
@@ -143,19 +143,19 @@ class NextItemObjective(ABC):
         Items of the customer's own history stay candidates: the model has to learn that nobody buys an item twice here.
         """
         model, mask = self.model, batch.actor_history_mask
-        rows = model.users.rows()
-        states = model.encode_history(batch, model.users.rows(ITEM_DROPOUT))
+        lookup = model.users.lookup()
+        states = model.encode_history(batch, model.users.lookup(ITEM_DROPOUT))
         has_previous = mask.clone()  # positions that have an item before them
         has_previous[:, 0] = False
         has_previous[:, 1:] &= mask[:, :-1]
         row, column = has_previous.nonzero(as_tuple=True)
         target = batch.actor_history_targets[row, column]
-        query = model.query(batch, Positions(row, column, torch.zeros_like(row), target), states, rows)
-        return BatchLoss(self.softmax(query, target, rows).mean(), len(target), {})
+        query = model.query(batch, Positions(row, column, torch.zeros_like(row), target), states, lookup)
+        return BatchLoss(self.softmax(query, target, lookup).mean(), len(target), {})
 
     @abstractmethod
-    def softmax(self, query: Query, target: Tensor, rows: EmbeddingRows) -> Tensor:
-        """float32[P], the loss of each query. target: int64[P], items; rows: embeddings of all items."""
+    def softmax(self, query: Query, target: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        """float32[P], the loss of each query. target: int64[P], items; lookup: embeddings of all items."""
 
     def validate(self) -> dict[str, float]:
         return self.evaluate(2)
@@ -165,7 +165,7 @@ class NextItemObjective(ABC):
         """Recall@10 and NDCG@10 of each customer's item at index -`from_end`, predicted from all items before it."""
         model, ranks = self.model, []
         model.eval()
-        rows, all_items = model.users.rows(), Targets(torch.arange(self.num_items, device=model.device))
+        lookup, all_items = model.users.lookup(), Targets(torch.arange(self.num_items, device=model.device))
         customers = sorted(self.customers, key=len)
         for start in range(0, len(customers), 512):
             block = customers[start : start + 512]
@@ -175,8 +175,8 @@ class NextItemObjective(ABC):
             positions = Positions(
                 torch.arange(n, device=model.device), torch.full_like(target, width), 0 * target, target
             )
-            query = model.query(batch, positions, model.encode_history(batch, rows), rows)
-            scores = model.score_shared(query, all_items, rows)
+            query = model.query(batch, positions, model.encode_history(batch, lookup), lookup)
+            scores = model.score_shared(query, all_items, lookup)
             ranks.append((scores >= scores.gather(1, target[:, None])).sum(1))
         rank = torch.cat(ranks).double()
         hit = rank <= 10
@@ -194,11 +194,11 @@ class TwoTowers(NextItemObjective):
         target_count = np.bincount(np.concatenate([items[1:] for items in self.training]), minlength=self.num_items)
         self.model.popularity.copy_(torch.from_numpy(target_count / target_count.sum()))
 
-    def softmax(self, query: Query, target: Tensor, rows: EmbeddingRows) -> Tensor:
+    def softmax(self, query: Query, target: Tensor, lookup: EmbeddingLookup) -> Tensor:
         all_items = torch.arange(self.num_items, device=target.device)
         negatives = draw_negatives(target, self.model.popularity, all_items, "mixed", NUM_RAND_NEGS)
-        scores = self.model.score_shared(query, Targets(negatives.users), rows)
-        positive = torch.einsum("pd,pd->p", query.static, self.model.users(target, rows))
+        scores = self.model.score_shared(query, Targets(negatives.users), lookup)
+        positive = torch.einsum("pd,pd->p", query.static, self.model.users(target, lookup))
         no_candidates = scores.new_zeros(len(target), 0)
         allowed = negatives.users != target[:, None]
         return softmax_loss(positive, no_candidates, no_candidates.bool(), scores, allowed, negatives.log_q).loss
@@ -213,10 +213,10 @@ class Stu(NextItemObjective):
         super().__init__(customers, seed)
         vectors = collaborative_vectors(self.training, self.num_items, seed)
         quantizer = residual_kmeans.fit_residual_kmeans(vectors, VOCABULARY, iterations=10, seed=seed, threads=1)
-        stus = assign_nearest_first(vectors, quantizer.codebooks)
+        stus = assign_by_distance(vectors, quantizer.codebooks)
         self.model = NextTargetPredictionSTU(1, len(VOCABULARY), VOCABULARY, stus=stus, **MODEL)
 
-    def softmax(self, query: Query, target: Tensor, rows: EmbeddingRows) -> Tensor:
+    def softmax(self, query: Query, target: Tensor, lookup: EmbeddingLookup) -> Tensor:
         return -self.model.log_probs(query.static, target[:, None]).squeeze(1)
 
 
@@ -255,7 +255,7 @@ def run(name: str, customers: list[Items], seed: int, threads: int) -> Result:
     seconds = time.perf_counter() - start
     validation, test = objective.evaluate(2), objective.evaluate(1)
     metrics = (validation["recall"], validation["ndcg"], test["recall"], test["ndcg"])
-    return Result(seed, metrics, fitted.parameters, fitted.epochs, fitted.best_epoch, seconds)
+    return Result(seed, metrics, fitted.num_parameters, fitted.num_epochs, fitted.best_epoch, seconds)
 
 
 MODELS = {"two-tower": TwoTowers, "stu": Stu}

@@ -2,12 +2,12 @@
 
     python bench/clusters.py PROJECT [--part test] [--events 1500] [--variants] [--figure FILE [--title TEXT]]
 
-PROJECT is a folder after `dvc repro`. Recall@10 of first contacts in the daily regime, by the share of the users that a
-query scores; with and without also scoring the 500 most recently active users. Users are partitioned by the clusters of
-stage `cluster`; by faiss k-means (IVF) with as many lists, fitted to the searched vectors of the first cutoff, and
-assigned again at each cutoff; by first STU token; by communities of the contact graph; at random. In each partition, a
-query searches the lists with the best mean score of their users. `--variants` also trains the two-tower model with
-other components, one seed each, and measures its full search.
+PROJECT is a folder after `dvc repro`. Measures Recall@10 of first contacts in the daily regime, by the share of the
+users that a query scores; once with the 500 most recently active users always scored, and once without. Users are
+partitioned by the clusters of stage `cluster`; by faiss k-means (IVF) with as many lists, fitted to the searched
+vectors of the first cutoff, and assigned again at each cutoff; by first STU token; by communities of the contact graph;
+at random. In each partition, a query searches the lists with the best mean score of their users. `--variants` also
+trains the two-tower model with other components, one seed each, and measures its full search.
 
 Prints the full search's recall; tables of recall relative to it, by share and partition; milliseconds per list for one
 user at a time, as of the last cutoff, the fastest of three runs; and the recall of each variant.
@@ -43,6 +43,7 @@ from befriend.models import trained_clusters as cluster_folder
 from befriend.models.model_settings import ClusterSearchSettings
 from befriend.models.trained_model import load_two_tower
 from befriend.objectives.two_tower_objective import TwoTowerObjective
+from befriend.plots import LIGHT, saved_figure
 from befriend.retrieval.cluster_retriever import ClusterRetriever, ClusterView
 from befriend.retrieval.retriever import ExcludedPairs, ModelView
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
@@ -77,7 +78,7 @@ class KMeansLists:
 
 def partitions(retriever: ClusterRetriever, log: EventLog, split: Split, stus: Tensor) -> dict[str, Partition]:
     """The compared partitions of the users, by name. stus: int64[N, L]."""
-    count, end = retriever.count, split.part("train")[1]
+    count, end = retriever.num_clusters, split.part("train")[1]
     graph = InteractionGraph(91.0, {}).adjacency(log, np.arange(end), int(log.timestamp[end - 1]))
     rng = np.random.default_rng(0)
     community = communities(graph, 0)
@@ -136,32 +137,24 @@ def train_variant(
 
 def draw(curve: pl.DataFrame, variants: dict[str, float], title: str, path: Path) -> None:
     """Draws the curves of all partitions, without and with the most recently active users, and the variants' recall."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
-    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, row = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
+    colours = (*LIGHT.series[:4], LIGHT.neutral)
+    with saved_figure(path, width=8.4, height=3.2) as figure:
+        row = figure.subplots(1, 2, sharey=True)
         for axes, with_recent in zip(row, (False, True), strict=True):
             for colour, name in zip(colours, curve["partition"].unique(maintain_order=True), strict=True):
                 points = curve.filter(partition=name, with_recent=with_recent)
                 axes.plot(points["searched"], points["recall"], color=colour, marker="o", ms=3, lw=1.2, label=name)
             for marker, (name, recall) in zip("^vD", variants.items(), strict=False):
-                axes.plot([1.2], [recall], marker, color="black", ms=4, mfc="none", label=name)
+                axes.plot([1.2], [recall], marker, color=LIGHT.ink, ms=4, mfc="none", label=name)
             axes.set(xscale="log", xlabel="share of users searched")
-            axes.set_title(
-                f"{title}, {'with the 500 most recently active' if with_recent else 'best lists alone'}", weight="bold"
-            )
+            axes.set_title(f"{title}, {'with the 500 most recently active' if with_recent else 'best lists alone'}")
         row[0].set_ylabel("Recall@10, first contacts, daily")
         row[0].set_ylim(bottom=0)
         handles, labels = row[0].get_legend_handles_labels()
         count = len(handles) - len(variants)
-        row[0].legend(handles[:count], labels[:count], frameon=False, fontsize=7)
+        row[0].legend(handles[:count], labels[:count], fontsize=7)
         if variants:
-            row[1].legend(handles[count:], labels[count:], frameon=False, fontsize=7, title="full search by")
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+            row[1].legend(handles[count:], labels[count:], fontsize=7, title="full search by")
 
 
 def main() -> None:
@@ -180,16 +173,14 @@ def main() -> None:
     base = load_two_tower(root / layout.TWO_TOWER, log, Attributes.read(root / layout.PREPARED))
     feature_view = base.feature_view(log, texts)
     model, search = cluster_folder.load_clusters(root / layout.CLUSTERS, log)
-    retriever = ClusterRetriever(base.model, feature_view, base.tower, model, search)
-    stus = load_tokenizer(root / layout.TOKENS, log, texts).with_newcomers(log).table.stus
+    retriever = ClusterRetriever(base.model, feature_view, base.settings, model, search)
+    stus = load_tokenizer(root / layout.TOKENS, log, texts).add_newcomers(log).table.stus
     queries = make_eval_queries(log, split, arguments.part, arguments.events, "daily")
     named_partitions = partitions(retriever, log, split, stus)
     curve = search_curve(retriever, log, queries, "daily", named_partitions, RECENT)
     full = float(curve["recall"][-1])
-    print(
-        f"{log.num_users:,} users, {retriever.count} clusters, {int(queries.row_excludes_contacts.sum()):,} lists; ",
-        end="",
-    )
+    num_lists = int(queries.row_excludes_contacts.sum())
+    print(f"{log.num_users:,} users, {retriever.num_clusters} clusters, {num_lists:,} lists; ", end="")
     print(f"Recall@10 of the full search {full:.4f}\n")
     for with_recent in (False, True):
         print(f"with the {RECENT} most recently active users:" if with_recent else "without them:")
@@ -199,10 +190,10 @@ def main() -> None:
             relative_recall = dict(cells.select("partition", "relative_recall").iter_rows())
             print(f"| {share:.1%} | {' | '.join(f'{relative_recall[name]:.1%}' for name in named_partitions)} |")
         print()
-    exact = TwoTowerRetriever(base.model, feature_view, base.tower)
-    approximate = TwoTowerRetriever(base.model, feature_view, base.tower, approximate=True)
+    exact = TwoTowerRetriever(base.model, feature_view, base.settings)
+    approximate = TwoTowerRetriever(base.model, feature_view, base.settings, approximate=True)
     cluster_search = ClusterRetriever(
-        base.model, feature_view, base.tower, model, ClusterSearchSettings(probe_share=0.05, recently_active=RECENT)
+        base.model, feature_view, base.settings, model, ClusterSearchSettings(probe_share=0.05, recently_active=RECENT)
     )
     for name, searcher in (
         ("full search", exact),

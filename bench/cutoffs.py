@@ -3,9 +3,9 @@
     python bench/cutoffs.py PREPARED [--cutoffs 0.3 0.4 ...] [--seeds 1] [--set NAME=VALUE ...] [--json FILE]
 
 PREPARED is the folder that stage `validate` wrote; its texts are not used. --cutoffs are the cutoffs, as shares of the
-log. At each cutoff the two-tower model is trained on all earlier events, and measured together with the rules on the
-next tenth of the log, by the evaluation protocol. No event of the test part is used. Results are saved in --json, so
-that an interrupted run continues.
+log. At each cutoff the two-tower model is trained on all earlier events, and measured together with the rules
+(heuristics, rankings without learned parameters) on the next tenth of the log, by the evaluation protocol. No event of
+the test part is used. Results are saved in --json, so that an interrupted run continues.
 
 Prints a Markdown table for each list and regime, a row for each cutoff: NDCG@10 of the model (mean over seeds), of the
 rule whose mean over the cutoffs is best, and of the best rule at that cutoff. The last row has the means. The rule with

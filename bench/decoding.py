@@ -97,7 +97,7 @@ def measure(users: int) -> list[str]:
         for parameter in model.tower_layers.parameters():
             parameter.normal_(std=WIDTH**-0.5)
     trie = Trie.of(stus)
-    prefix_scores = beam.PrefixScores.of(model, trie, model.paths)
+    prefix_scores = beam.PrefixScores.of(model, trie, model.prefix_tree)
     queries, features, weights = (
         torch.randn(BATCH, WIDTH),
         torch.randn(users, FEATURES),
@@ -128,7 +128,7 @@ def measure(users: int) -> list[str]:
     exhaustive = seconds_per_call(lambda: beam.exhaustive_search(model, trie, queries, dynamic_terms(), K))
     masking = masking_share(search, beam.ExclusionBounds(trie, trie.exclusions(indptr, excluded)))
     nodes = torch.randint(len(trie.tokens[1]), (8, BEAM))
-    prefixes = model.paths.prefixes[2][nodes].flatten(0, 1)
+    prefixes = model.prefix_tree.prefixes[2][nodes].flatten(0, 1)
     by_trie = seconds_per_call(lambda: beam._children(trie, 2, nodes, torch.zeros(nodes.shape)), 1)
     by_comparison = seconds_per_call(lambda: tokens_by_comparison(stus, prefixes), 1)
     speeds = [f"{BATCH / seconds:,.0f}" for seconds in (without_terms, with_terms, exhaustive)]

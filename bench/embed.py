@@ -2,8 +2,9 @@
 
     python bench/embed.py FILE... [--posts 5000] [--threads 2]
 
-FILES are Parquet tables with columns user_id, timestamp, text. Encodes what stage `embed_text` would: the chunks of all
-text snapshots, at which a user's vector is computed again. Prints the number of posts and distinct chunks, and seconds.
+Each FILE is a Parquet table with columns user_id, timestamp, text. Encodes what stage `embed_text` would: the chunks of
+all text snapshots (the points in time at which a user's vector is computed again). Prints the number of posts, the
+number of distinct chunks, and seconds.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from tempfile import TemporaryDirectory
 import polars as pl
 import torch
 
-from befriend.text.chunks import pack_posts_at, snapshot_counts
+from befriend.text.chunks import pack_pieces_at, snapshot_counts
 from befriend.text.corpus import encoder_sides
 from befriend.text.text_settings import EmbedTextSettings, ModelConfig
-from befriend.text.text_snapshots import posts_of
+from befriend.text.text_snapshots import posts_by_user
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = EmbedTextSettings().model_config_of()
+    config = EmbedTextSettings().model_config_only()
     tables = [pl.read_parquet(path).select("user_id", "timestamp", "text") for path in arguments.files]
     user_ids = [pl.col("user_id") + k * 10**9 for k in range(len(tables))]
     table = pl.concat([posts.with_columns(user_id) for posts, user_id in zip(tables, user_ids, strict=True)])
@@ -49,16 +50,16 @@ def main() -> None:
 
 def chunks(table: pl.DataFrame, config: ModelConfig) -> list[str]:
     """The text of every chunk of every text snapshot. table: sorted by user_id, then timestamp."""
-    posts = posts_of(table["user_id"].to_numpy(), table["timestamp"], [""] * table.height, table["text"], config)
+    posts = posts_by_user(table["user_id"].to_numpy(), table["timestamp"], [""] * table.height, table["text"], config)
     chunk_texts = []
     for user_posts in posts.values():
         posts_with_text = [post for post in user_posts if post]
         ends = [
             sum(len(post) for post in posts_with_text[:k])
-            for k in snapshot_counts([post[0].second for post in posts_with_text])
+            for k in snapshot_counts([post[0].timestamp for post in posts_with_text])
         ]
         pieces = [piece for post in posts_with_text for piece in post]
-        for packed in pack_posts_at(pieces, config.max_chunk_length, ends, config.num_chunks_per_user):
+        for packed in pack_pieces_at(pieces, config.max_chunk_length, ends, config.num_chunks_per_user):
             chunk_texts += [chunk.text for chunk in packed]
     return chunk_texts
 

@@ -31,8 +31,8 @@ OUTPUTS = ("prepared", "models", "reports")
 TIMESTAMPED = ("data_docs",)  # contain the time they were written, and are no output of DVC
 SERVE = """
 import befriend
-people = befriend.load("models/champion")
-print(people.recommend(people.log.user_ids[:1], k=5).height)
+recommender = befriend.load("models/champion")
+print(recommender.recommend(recommender.log.user_ids[:1], k=5).height)
 """
 GIT_COMMANDS = (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a copy"])
 
@@ -58,7 +58,7 @@ def main() -> None:
             "| | killed after | stage | victim | one rerun | same bytes | champion |\n|---:|---:|---|---|---:|---|---|"
         )
         failures = 0
-        for number in range(arguments.kills):
+        for trial in range(arguments.kills):
             victim = rng.choice(("the stage", "DVC", "both"))
             delay = rng.uniform(1, full_seconds - 2)
             clean(root)
@@ -74,7 +74,7 @@ def main() -> None:
             failures += not is_good
             rerun_cell = f"{rerun_seconds:.0f} s" if rerun.returncode == 0 else "FAILED"
             verdicts = ("yes" if is_same else "NO", "loads" if serves else "DOES NOT")
-            row = (number + 1, f"{delay:.0f} s", stage, victim, rerun_cell, *verdicts)
+            row = (trial + 1, f"{delay:.0f} s", stage, victim, rerun_cell, *verdicts)
             print(f"| {' | '.join(map(str, row))} |", flush=True)
             if not is_good:
                 print(differing, rerun.stdout[-2000:], rerun.stderr[-2000:], file=sys.stderr)
@@ -128,8 +128,8 @@ def kill(root: Path, delay: float, victim: str) -> str:
     time.sleep(delay)
     running = stages(process.pid)
     stage = next((command.split()[-1] for _, command in running), "between stages")
-    pids_of = {"the stage": [pid for pid, _ in running], "DVC": [process.pid]}
-    for pid in pids_of.get(victim, [process.pid, *(pid for pid, _ in running)]) or [process.pid]:
+    victim_pids = {"the stage": [pid for pid, _ in running], "DVC": [process.pid]}
+    for pid in victim_pids.get(victim, [process.pid, *(pid for pid, _ in running)]) or [process.pid]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -8,8 +8,8 @@ not. The text towers and the two-tower model learn from the training part of the
 in the evaluated part is then predicted in the streaming regime, from what the newcomer and all others had written
 before. Users with an event in the log or a text are eligible.
 
-Prints a Markdown table: mean NDCG@10 of the model and the rules over the draws, and their ratio to the better of both
-RULES in each draw, with a 95 % interval over newcomers.
+Prints a Markdown table: mean NDCG@10 of the model and the rules over the draws, and their ratio to the better of the
+two baselines RULES in each draw, with a 95 % interval over newcomers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
-from befriend.data.regimes import HIDDEN
+from befriend.data.regimes import UNKNOWN_ACTION
 from befriend.data.split import read_split
 from befriend.features.text_vectors import TextVectors
 from befriend.models.trained_model import load_two_tower
@@ -99,7 +99,7 @@ def run_draw(
     user = np.array([internal_id.get(u, log.num_users) for u in evaluated["actor_id"]])
     target = np.array([internal_id.get(u, -2) for u in evaluated["target_id"]])
     cutoff = evaluated["timestamp"].to_numpy()
-    action = np.array([log.actions.index(a) if a in log.actions else HIDDEN for a in evaluated["action"]])
+    action = np.array([log.actions.index(a) if a in log.actions else UNKNOWN_ACTION for a in evaluated["action"]])
     no_exclusions = np.zeros(len(user) + 1, np.int64)
     regime = np.zeros_like(user)
     request = RequestBatch(
@@ -109,7 +109,7 @@ def run_draw(
     text_vectors = TextVectors.read(root / "models" / "text", log)
     trained_model = load_two_tower(root / "models" / "two_tower", log, Attributes.read(root / "prepared"))
     feature_view = trained_model.feature_view(log, text_vectors)
-    retriever = TwoTowerRetriever(trained_model.model, feature_view, trained_model.tower)
+    retriever = TwoTowerRetriever(trained_model.model, feature_view, trained_model.settings)
     ranking = Recommender([retriever], Heuristics(log, feature_view.activity)).rank(request, ("two-tower", *RULES))
     lists = {"two-tower with texts": ranking.top("two-tower").ids}
     lists |= {name: ranking.top(name).ids for name in RULES}
@@ -123,7 +123,7 @@ def last_to_write(texts: TextVectors, user: np.ndarray, cutoff: np.ndarray) -> n
     all_users, lists = torch.arange(texts.num_users), np.full((len(user), 10), -1)
     for row, (requester, at) in enumerate(zip(user, cutoff, strict=True)):
         post = texts.last_posts(all_users, torch.tensor(int(at)))
-        written = torch.where(post >= 0, texts.second[post.clamp(min=0)], -1)
+        written = torch.where(post >= 0, texts.timestamp[post.clamp(min=0)], -1)
         if requester < len(written):
             written[requester] = -1
         latest = written.topk(10)

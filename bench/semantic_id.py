@@ -48,7 +48,7 @@ def befriend_reconstruction(vectors: np.ndarray, threads: int, **options: Any) -
     inputs = torch.from_numpy(vectors)
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
         quantizer = fit_quantizer(settings, inputs, Path(name) / "checkpoints", Path(name))
-    return quantizer.decoded(quantizer.codes(inputs)).numpy()
+    return quantizer.reconstruct(quantizer.codes(inputs)).numpy()
 
 
 def semantic_id_kmeans(vectors: np.ndarray, **options: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     python bench/texts.py FILE... [--seeds 3] [--set NAME=VALUE] [--part test] [--json FILE]
 
-FILES are Parquet tables with columns user_id, post_id, timestamp, title, tags, text. A fifth of the users are for
+Each FILE is a Parquet table with columns user_id, post_id, timestamp, title, tags, text. A fifth of the users are for
 testing, a tenth for validation; nothing is learned from either. A user is represented by the earlier half of their
 posts, without titles and tags. The tasks are to find, among all statements of the tested users, the titles and tags of
 these posts (said), and the titles and tags of the later half (later); and, among all tested users, the later half of
@@ -36,10 +36,10 @@ from befriend.text import (
     UserData,
     text_metrics,
 )
-from befriend.text.chunks import Post, UserChunk, cut_into_pieces, pack_posts
+from befriend.text.chunks import PostPiece, UserChunk, cut_into_pieces, pack_pieces
 from befriend.text.text_baselines import frozen_encoder, full_text, popularity_scores, tfidf_scores, tfidf_vectors
 from befriend.text.text_encoder import TokenOffsets
-from befriend.text.text_evaluator import truth
+from befriend.text.text_evaluator import true_statement_mask
 
 CONFIG = ModelConfig(
     user_model_name="minilm",
@@ -80,7 +80,7 @@ def read_users(path: Path, config: ModelConfig) -> list[HalvedUser]:
     second, title, tags = (table[name].to_list() for name in ("timestamp", "title", "tags"))
 
     def chunks_and_statements(rows: Sequence[int]) -> tuple[list[UserChunk], list[str]]:
-        posts = [Post(text, "", second[k], tokens) for k in rows for text, tokens in pieces[k]]
+        posts = [PostPiece(text, "", second[k], tokens) for k in rows for text, tokens in pieces[k]]
         statements = [title[k] for k in rows if title[k]]
         statements += [
             f"interested in {tag.replace('-', ' ')}"
@@ -88,7 +88,7 @@ def read_users(path: Path, config: ModelConfig) -> list[HalvedUser]:
             for tag in (tags[k] or "").strip("<>").split("><")
             if tag
         ]
-        return pack_posts(posts, config.max_chunk_length), statements
+        return pack_pieces(posts, config.max_chunk_length), statements
 
     users = []
     for user, rows in rows_of_user.items():
@@ -115,35 +115,42 @@ def task_metrics(
     similarity: of users to users."""
     metrics: dict[str, float] = {}
     for task, half in (("said", 0), ("later", 1)):
-        users = [user for p in test if p.chunks[0] and (user := p.data(0, half)).statements]
+        users = [data for user in test if user.chunks[0] and (data := user.data(0, half)).statements]
         pool = sorted({str(s) for user in users for s in user.statements})
-        table, true = scores(users, pool), truth(users, pool)
-        values = text_metrics.retrieval(table, true)
+        table, relevance = scores(users, pool), true_statement_mask(users, pool)
+        values = text_metrics.retrieval(table, relevance)
         metrics |= {f"{task} {name}": values[name] for name in ("precision@10", "recall@10", "f1@10", "ndcg@10", "mrr")}
         is_unseen = np.array([s in unseen for s in pool])
-        validation_users = [user for p in validation if p.chunks[0] and (user := p.data(0, half)).statements]
+        validation_users = [data for user in validation if user.chunks[0] and (data := user.data(0, half)).statements]
         unseen_pool = sorted({str(s) for user in validation_users for s in user.statements if s in unseen})
         threshold = text_metrics.best_threshold(
-            scores(validation_users, unseen_pool), truth(validation_users, unseen_pool)
+            scores(validation_users, unseen_pool), true_statement_mask(validation_users, unseen_pool)
         )
-        zero_shot = text_metrics.zero_shot(table[:, is_unseen], true[:, is_unseen], threshold)
+        zero_shot = text_metrics.zero_shot(table[:, is_unseen], relevance[:, is_unseen], threshold)
         metrics |= {f"{task} zero-shot {name}": value for name, value in zero_shot.items()}
-    with_both = [p for p in test if p.chunks[0] and p.chunks[1]]
-    values = text_metrics.authors(similarity([p.data(0) for p in with_both], [p.data(1) for p in with_both]))
+    with_both = [user for user in test if user.chunks[0] and user.chunks[1]]
+    values = text_metrics.author_retrieval(
+        similarity([user.data(0) for user in with_both], [user.data(1) for user in with_both])
+    )
     return metrics | {f"authors {name}": value for name, value in values.items()}
 
 
 def space_metrics(test: list[HalvedUser], embed_users: Embed, embed_statements: Embed) -> dict[str, float]:
     """Metrics of the shared space of users and statements."""
-    users = [user for p in test if p.chunks[0] and (user := p.data(0, 0)).statements]
+    users = [data for user in test if user.chunks[0] and (data := user.data(0, 0)).statements]
     pool = sorted({str(s) for user in users for s in user.statements})
-    true, user_vectors, statement_vectors = truth(users, pool), embed_users(users), embed_statements(pool)
-    metrics = {f"users {name}": value for name, value in text_metrics.similarity(user_vectors, true).items()}
+    relevance, user_vectors, statement_vectors = (
+        true_statement_mask(users, pool),
+        embed_users(users),
+        embed_statements(pool),
+    )
+    metrics = {f"users {name}": value for name, value in text_metrics.similarity(user_vectors, relevance).items()}
     metrics |= {
-        f"statements {name}": value for name, value in text_metrics.similarity(statement_vectors, true.T).items()
+        f"statements {name}": value for name, value in text_metrics.similarity(statement_vectors, relevance.T).items()
     }
     return metrics | {
-        f"space {name}": value for name, value in text_metrics.space(user_vectors, statement_vectors, true).items()
+        f"space {name}": value
+        for name, value in text_metrics.embedding_space(user_vectors, statement_vectors, relevance).items()
     }
 
 
@@ -175,7 +182,7 @@ def run_seed(
             trainer.model.item.head = trainer.model.user.head
         start = time.perf_counter()
         fitted = trainer.train()
-        seconds[name] = (time.perf_counter() - start) / (fitted.epochs if fitted else 1)
+        seconds[name] = (time.perf_counter() - start) / (fitted.num_epochs if fitted else 1)
         summary = f"best epoch {fitted.best_epoch if fitted else 0}, {seconds[name]:.1f} s per epoch"
         print(f"{path.stem}, seed {seed}, {name}: {summary}", file=sys.stderr, flush=True)
         towers[name] = embedders(UniversalUserEmbeddingEvaluator(output, CACHE))

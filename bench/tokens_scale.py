@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from befriend.tokens import residual_kmeans
-from befriend.tokens.collisions import assign_in_order, assign_nearest_first
+from befriend.tokens.collisions import assign_by_distance, assign_in_order
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.tokens.trie import Trie
 from befriend.tokens.user_vectors import SpectralEmbedding
@@ -85,7 +85,7 @@ def measure(users: int, threads: int) -> dict[str, float]:
     lap()
     codes = quantizer.codes(vectors)
     lap()
-    stus = assign_nearest_first(vectors, quantizer.codebooks)
+    stus = assign_by_distance(vectors, quantizer.codebooks)
     lap()
     trie = Trie.of(stus)
     lap()

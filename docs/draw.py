@@ -1,7 +1,7 @@
-"""Draws two pictures: docs/figures/flow.png from dvc.yaml, docs/figures/architecture.png from the import contracts.
+"""Draws docs/figures/flow.png from dvc.yaml, and docs/figures/architecture.png from the import contracts.
 
-The first shows the stages in order and what each writes; the second the packages in layers, as pyproject.toml has them.
-Run it after a stage, a package or a layer changed: python docs/draw.py
+flow.png shows the stages in order with their outputs, architecture.png the packages in the layers of pyproject.toml.
+Run it after a change of a stage, a package or a layer: python docs/draw.py
 """
 
 from __future__ import annotations
@@ -9,39 +9,40 @@ from __future__ import annotations
 import ast
 import textwrap
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from ruamel.yaml import YAML
 
+from befriend.plots import LIGHT, saved_figure
+
 ROOT = Path(__file__).parent.parent
-STAGE, FILE, SIDE, LINE = "#0072B2", "#E8F1F8", "#FDF3DF", "#5A5A5A"
-MEANING = {
+STAGE, FILE, SIDE, LINE = LIGHT.series[0], "#E8F1F8", "#FDF3DF", LIGHT.muted
+DESCRIPTIONS = {
     "prepared/events.parquet": "events in time order",
-    "prepared/users.parquet": "the id map",
+    "prepared/users.parquet": "external and internal ids",
     "prepared/attributes.parquet": "attributes of users",
     "prepared/texts.parquet": "texts of users",
     "prepared/statements.parquet": "statements about users",
     "prepared/split.json": "train, validation, test",
-    "prepared/rejected.parquet": "refused rows, with reasons",
+    "prepared/rejected.parquet": "rejected rows, with reasons",
     "reports/validation": "report with figures",
-    "reports/validation.json": "profile of the log, rules",
+    "reports/validation.json": "profile of the log, checks",
     "models/text": "text vectors, two towers",
     "reports/text": "report, curves",
     "reports/text.json": "ranks before and after",
     "models/tokens": "STUs, codebooks, trie",
-    "reports/tokens": "code usage, a map",
+    "reports/tokens": "usage of codes, a map",
     "reports/tokens.json": "collisions, usage, errors",
-    "models/two_tower": "weights, settings, lineage",
+    "models/two_tower": "weights, settings",
     "reports/training/two_tower/plots": "curves by epoch",
-    "reports/training/two_tower/metrics.json": "figures of the kept epoch",
-    "models/stu": "weights, settings, lineage",
+    "reports/training/two_tower/metrics.json": "metrics of the best epoch",
+    "models/stu": "weights, settings",
     "reports/training/stu/plots": "curves by epoch",
-    "reports/training/stu/metrics.json": "figures of the kept epoch",
+    "reports/training/stu/metrics.json": "metrics of the best epoch",
     "models/ranker": "boosted trees",
     "reports/evaluation": "report, slices, exposure",
     "reports/predictions": "every model's lists",
@@ -53,72 +54,88 @@ MEANING = {
     "reports/clusters.json": "usage, communities, recall",
     "reports/metrics.json": "NDCG, hits, intervals",
 }
-WIDTH, LEFT, LETTER = 11.5, 2.5, 0.076  # inches; of a letter at 8.5 points
-HIGH, BETWEEN = 0.48, 0.1
+# all in inches
+WIDTH, LEFT = 11.5, 2.5
+LETTER_WIDTH = 0.076  # at 8.5 points
+BOX_HEIGHT, GAP = 0.48, 0.1
 
 
 def outputs(stage: dict) -> list[str]:
+    """Paths of the outputs and metrics of a stage of dvc.yaml."""
     entries = [*stage.get("outs", []), *stage.get("metrics", [])]
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-def box(axes: plt.Axes, x: float, y: float, width: float, high: float, colour: str) -> None:
-    """A box whose upper left corner is (x, y)."""
+@contextmanager
+def blank_axes(file_name: str, height: float) -> Iterator[Axes]:
+    """Yields axes in inches without lines or labels, and writes them to docs/figures when the block ends."""
+    with saved_figure(ROOT / "docs" / "figures" / file_name, WIDTH + 0.2, height) as figure:
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(-0.1, WIDTH + 0.1), ylim=(0, height))
+        axes.axis("off")
+        yield axes
+
+
+def draw_box(axes: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:
+    """Draws a box whose upper left corner is (x, y)."""
     style = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((x, y - high), width, high, boxstyle=style, fc=colour, ec=LINE, lw=0.7))
+    axes.add_patch(FancyBboxPatch((x, y - height), width, height, boxstyle=style, fc=colour, ec=LINE, lw=0.7))
 
 
-def rows_of(chips: list[tuple[str, str]]) -> list[list[tuple[str, str, float]]]:
-    """Rows of (path, colour, width): as many chips side by side as fit."""
+def arrange_in_rows(outputs: list[tuple[str, str]]) -> list[list[tuple[str, str, float]]]:
+    """Distributes boxes of outputs, given as (path, colour), over rows of limited width.
+
+    Returns for each row (path, colour, width of the box) of its boxes.
+    """
     rows: list[list[tuple[str, str, float]]] = [[]]
     x = LEFT
-    for path, colour in chips:
-        width = LETTER * max(len(path), len(MEANING[path])) + 0.2
+    for path, colour in outputs:
+        width = LETTER_WIDTH * max(len(path), len(DESCRIPTIONS[path])) + 0.2
         if x + width > WIDTH:
             rows.append([])
             x = LEFT
         rows[-1].append((path, colour, width))
-        x += width + BETWEEN
+        x += width + GAP
     return rows
 
 
 def draw_flow() -> None:
+    """Draws docs/figures/flow.png."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    used = {dep for stage in stages.values() for dep in stage["deps"]}
-    laid = {}
+    inputs = {dep for stage in stages.values() for dep in stage["deps"]}
+    rows_by_stage = {}
     for name, stage in stages.items():
-        chips = [(path, FILE if path in used or path.startswith("models") else SIDE) for path in outputs(stage)]
-        laid[name] = rows_of(sorted(chips, key=lambda chip: chip[1] == SIDE))
-    total = 1.05 + sum(len(rows) * (HIGH + BETWEEN) + 2 * BETWEEN for rows in laid.values())
-    figure = plt.figure(figsize=(WIDTH + 0.2, total))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.1, WIDTH + 0.1), ylim=(0, total))
-    axes.axis("off")
-    y = total - 0.2
-    axes.text(0, y, "data.dvc brings your event log: actor, action, target, time", fontsize=10, weight="bold", va="top")
-    y -= 0.45
-    for name, rows in laid.items():
-        high = len(rows) * (HIGH + BETWEEN) - BETWEEN
-        box(axes, 0, y, LEFT - 0.25, high, STAGE)
-        about = "\n".join(textwrap.wrap(stages[name]["desc"], 34)) if high > HIGH else ""
-        axes.text(0.1, y - (0.09 if about else high / 2), name, color="white", weight="bold", fontsize=10,
-                  va="top" if about else "center")  # fmt: skip
-        axes.text(0.1, y - 0.32, about, color="white", fontsize=7.2, va="top", linespacing=1.3)
-        for k, row in enumerate(rows):
-            x, top = LEFT, y - k * (HIGH + BETWEEN)
-            for path, colour, width in row:
-                box(axes, x, top, width, HIGH, colour)
-                axes.text(x + 0.1, top - 0.08, path, fontsize=8.5, weight="bold", va="top")
-                axes.text(x + 0.1, top - 0.28, MEANING[path], fontsize=8.5, va="top", color="#333333")
-                x += width + BETWEEN
-        y -= high + 3 * BETWEEN
-        if name != list(laid)[-1]:
-            arrow = {"arrowstyle": "-|>", "color": LINE, "lw": 1, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (0.5, y), (0.5, y + 3 * BETWEEN), arrowprops=arrow)
-    axes.text(0, y + 0.12, "blue: read by later stages     yellow: read by people     "
-              "DVC runs what is out of date; Prefect orders, schedules, retries, reports",
-              fontsize=8.5, color=LINE, va="top")  # fmt: skip
-    figure.savefig(ROOT / "docs" / "figures" / "flow.png", dpi=110, metadata={"Software": None})
+        boxes = [(path, FILE if path in inputs or path.startswith("models") else SIDE) for path in outputs(stage)]
+        rows_by_stage[name] = arrange_in_rows(sorted(boxes, key=lambda box: box[1] == SIDE))
+    total = 1.05 + sum(len(rows) * (BOX_HEIGHT + GAP) + 2 * GAP for rows in rows_by_stage.values())
+    with blank_axes("flow.png", total) as axes:
+        y = total - 0.2
+        axes.text(
+            0, y, "data.dvc brings your event log: actor, action, target, time", fontsize=10, weight="bold", va="top"
+        )
+        y -= 0.45
+        for name, rows in rows_by_stage.items():
+            height = len(rows) * (BOX_HEIGHT + GAP) - GAP
+            draw_box(axes, 0, y, LEFT - 0.25, height, STAGE)
+            description = "\n".join(textwrap.wrap(stages[name]["desc"], 34)) if height > BOX_HEIGHT else ""
+            axes.text(0.1, y - (0.09 if description else height / 2), name, color="white", weight="bold", fontsize=10,
+                      va="top" if description else "center")  # fmt: skip
+            axes.text(0.1, y - 0.32, description, color="white", fontsize=7.2, va="top", linespacing=1.3)
+            for k, row in enumerate(rows):
+                x, top = LEFT, y - k * (BOX_HEIGHT + GAP)
+                for path, colour, width in row:
+                    draw_box(axes, x, top, width, BOX_HEIGHT, colour)
+                    axes.text(x + 0.1, top - 0.08, path, fontsize=8.5, weight="bold", va="top")
+                    axes.text(x + 0.1, top - 0.28, DESCRIPTIONS[path], fontsize=8.5, va="top", color="#333333")
+                    x += width + GAP
+            y -= height + 3 * GAP
+            if name != list(rows_by_stage)[-1]:
+                arrow = {"arrowstyle": "-|>", "color": LINE, "lw": 1, "shrinkA": 0, "shrinkB": 0}
+                axes.annotate("", (0.5, y), (0.5, y + 3 * GAP), arrowprops=arrow)
+        axes.text(0, y + 0.12, "blue: read by later stages     yellow: reports for you     "
+                  "DVC runs stages that are out of date; Prefect orders, schedules, retries, reports",
+                  fontsize=8.5, color=LINE, va="top")  # fmt: skip
 
 
 def layers() -> list[list[str]]:
@@ -136,6 +153,7 @@ def purpose(name: str) -> str:
 
 
 def draw_architecture() -> None:
+    """Draws docs/figures/architecture.png."""
     gap, rows = 0.12, layers()
     texts = {
         name: textwrap.wrap(purpose(name), int((WIDTH - gap * (len(row) - 1)) / len(row) / 0.069))[:3]
@@ -144,25 +162,21 @@ def draw_architecture() -> None:
     }
     heights = [0.34 + 0.15 * max(len(texts[name]) for name in row) for row in rows]
     total = sum(heights) + gap * (len(rows) + 1) + 0.3
-    figure = plt.figure(figsize=(WIDTH + 0.2, total))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.1, WIDTH + 0.1), ylim=(0, total))
-    axes.axis("off")
-    y = total - gap
-    for row, high in zip(rows, heights, strict=True):
-        width = (WIDTH - gap * (len(row) - 1)) / len(row)
-        for k, name in enumerate(row):
-            x = k * (width + gap)
-            package = (ROOT / "src" / "befriend" / name).is_dir()
-            box(axes, x, y, width, high, FILE if package else SIDE)
-            axes.text(x + 0.1, y - 0.08, f"{name}/" if package else name, fontsize=9, weight="bold", va="top")
-            axes.text(
-                x + 0.1, y - 0.27, "\n".join(texts[name]), fontsize=7.2, va="top", linespacing=1.3, color="#333333"
-            )
-        y -= high + gap
-    axes.text(0, y, "Each package imports only from the rows below it. Packages of one row do not know each other.",
-              fontsize=8.5, color=LINE, va="top")  # fmt: skip
-    figure.savefig(ROOT / "docs" / "figures" / "architecture.png", dpi=110, metadata={"Software": None})
+    with blank_axes("architecture.png", total) as axes:
+        y = total - gap
+        for row, height in zip(rows, heights, strict=True):
+            width = (WIDTH - gap * (len(row) - 1)) / len(row)
+            for k, name in enumerate(row):
+                x = k * (width + gap)
+                is_package = (ROOT / "src" / "befriend" / name).is_dir()
+                draw_box(axes, x, y, width, height, FILE if is_package else SIDE)
+                axes.text(x + 0.1, y - 0.08, f"{name}/" if is_package else name, fontsize=9, weight="bold", va="top")
+                axes.text(
+                    x + 0.1, y - 0.27, "\n".join(texts[name]), fontsize=7.2, va="top", linespacing=1.3, color="#333333"
+                )
+            y -= height + gap
+        axes.text(0, y, "Packages import only from rows below. Packages in the same row do not import each other.",
+                  fontsize=8.5, color=LINE, va="top")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Order, gates and parameters of runs. Owns also what surrounds a run that is started by hand.
+"""Prefect flows: in which order tasks run. This module configures Prefect, and runs a flow from the shell.
 
-Nothing is sent anywhere: Prefect's telemetry is off. Prefect's database lies in the project (.prefect/), so that
-two checkouts never take each other's runs, and `make ui` shows the runs that were started by hand before. Who has
-a Prefect server of their own sets PREFECT_API_URL, PREFECT_PROFILE or PREFECT_HOME, and these are obeyed.
+Prefect's telemetry is off. Prefect's database is in the project (.prefect/), so that two checkouts never take each
+other's runs, and `make ui` also shows runs that you started from the shell. If you have a Prefect server, set
+PREFECT_API_URL, PREFECT_PROFILE or PREFECT_HOME, and it is used instead.
 
-All of it has to be set before Prefect is imported, which is why it happens here.
+These environment variables have to be set before Prefect is imported, so they are set here.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
     from prefect import Flow
 
 ROOT = Path(__file__).resolve().parent.parent
-SURROUNDINGS = {
+ENVIRONMENT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 are too few on a busy machine
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default of 20 is too short on a busy machine
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(task_run_name)s | %(message)s",
 }
-OWN_SERVER = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"}
-UI_ADDRESS = "ui-address"  # in Prefect's folder, while `make ui` runs
+SERVER_VARIABLES = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"}
+UI_ADDRESS = "ui-address"  # file in Prefect's folder with the address of the API, while `make ui` runs
 
-for _name, _value in SURROUNDINGS.items():
+for _name, _value in ENVIRONMENT_DEFAULTS.items():
     os.environ.setdefault(_name, _value)
-if not OWN_SERVER & os.environ.keys():
+if not SERVER_VARIABLES & os.environ.keys():
     os.environ["PREFECT_HOME"] = str(ROOT / ".prefect")
 
 
-def by_hand(flow: Flow[..., Any]) -> None:
-    """Runs a flow from the shell: its lines as they come, and at the end a message and exit code if it failed.
+def run_from_shell(flow: Flow[..., Any]) -> None:
+    """Runs a flow with the parameters on the command line, and prints its log. If it fails, exits with a message.
 
-    It runs on the server of `make ui` where that is up, else on one of its own, which takes a few seconds to start.
+    Uses the server of `make ui` if that is running; otherwise starts a server, which takes a few seconds.
     """
     from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from befriend.errors import BefriendError
 
-    parameters = _options(flow)
-    address = _running_ui()
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal ends it as Ctrl-C does
+    parameters = _parse_parameters(flow)
+    address = _running_ui_address()
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # closing the terminal has the effect of Ctrl-C
     setup_logging()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_said_elsewhere)
+        handler.addFilter(_adds_information)
     try:
         with temporary_settings({PREFECT_API_URL: address} if address else {}):
             if not PREFECT_API_URL.value():
@@ -61,20 +61,20 @@ def by_hand(flow: Flow[..., Any]) -> None:
         print(f"{flow.name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(f"{flow.name}: stopped. Run the same command again to go on.", file=sys.stderr)
+        print(f"{flow.name}: stopped. Run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
 
 
-def _said_elsewhere(record: logging.LogRecord) -> bool:
-    """Drops log lines that only repeat others: the temporary server starting and stopping, and the two or three times
-    that Prefect logs a failure before it is printed as the last line."""
+def _adds_information(record: logging.LogRecord) -> bool:
+    """Whether to print a log record. False for the start and stop of a temporary server, and for a failure of the flow,
+    which Prefect logs two or three times, and `run_from_shell` prints as the last line."""
     if record.name == "prefect":
         return "temporary server" not in record.getMessage()
     return record.levelno < logging.ERROR and not record.getMessage().startswith("Finished in state Failed")
 
 
-def _options(flow: Flow[..., Any]) -> dict[str, Any]:
-    """The flow's parameters as options of the command line: switches (--force, --no-update) and numbers (--k 5)."""
+def _parse_parameters(flow: Flow[..., Any]) -> dict[str, Any]:
+    """Reads the parameters of a flow from the command line: switches (--force, --no-update) and numbers (--k 5)."""
     import argparse
     import inspect
 
@@ -92,8 +92,8 @@ def _options(flow: Flow[..., Any]) -> dict[str, Any]:
     return vars(parser.parse_args())
 
 
-def _running_ui() -> str | None:
-    """The API of this project's `make ui`, if it answers."""
+def _running_ui_address() -> str | None:
+    """The address of the API of this project's `make ui`; None if it does not answer."""
     import urllib.request
 
     if "PREFECT_API_URL" in os.environ:

@@ -1,4 +1,4 @@
-"""The whole pipeline: the data, then each stage in order. By hand: `python -m flows.pipeline`."""
+"""Flow that brings the data and all stages up to date. From the shell: `python -m flows.pipeline`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.dvc import Reproduced, update_data
-from tasks.notify import failed
+from tasks.dvc import StageOutcome, update_data
+from tasks.notify import notify_failure
 from tasks.stage_tasks import TASKS
 
 
@@ -17,20 +17,26 @@ def _run_name() -> str:
     return f"pipeline {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="pipeline", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
-def pipeline(update: bool = True, force: bool = False) -> list[Reproduced]:
-    """Brings everything up to date: data, checks, texts, tokens, models, evaluation, clusters, the page.
+@flow(
+    name="pipeline",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)
+def pipeline(update: bool = True, force: bool = False) -> list[StageOutcome]:
+    """Brings everything up to date: data, checks, text vectors, tokens, models, evaluation, clusters, report.
 
     Args:
-        update: Look whether the source of the data has changed. Off, the data here is used as it is.
-        force: Run every stage, also where nothing has changed.
+        update: Import the data again if its source has changed.
+        force: Run every stage, also if nothing has changed.
     """
-    with stage_lock(layout.LOCK):
-        done = [update_data()] if update else []
-        return done + [stage(force) for stage in TASKS.values()]
+    with stage_lock(layout.STAGE_LOCK):
+        outcomes = [update_data()] if update else []
+        return outcomes + [stage(force) for stage in TASKS.values()]
 
 
 if __name__ == "__main__":
-    from flows import by_hand
+    from flows import run_from_shell
 
-    by_hand(pipeline)
+    run_from_shell(pipeline)

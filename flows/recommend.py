@@ -1,4 +1,4 @@
-"""Lists for everybody by the champion. By hand: `python -m flows.recommend`."""
+"""Flow that makes lists for all users with the champion. From the shell: `python -m flows.recommend`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.notify import failed
-from tasks.promotion import recommend as recommend_everybody
+from tasks.notify import notify_failure
+from tasks.promotion import recommend as recommend_to_all_users
 
 
 def _run_name() -> str:
     return f"recommend {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="recommend", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
+@flow(
+    name="recommend",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)
 def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
-    """Makes lists for everybody; once stopped, the next run goes on where this one was.
+    """Makes lists for all users. If it is stopped, the next run continues with the next user.
 
     Args:
-        k: People a list.
+        k: Number of users on a list.
         new_only: Leave out existing contacts.
-        newest: Look at the log as it was prepared last, not as it was when the champion was promoted.
+        newest: Use the current log, instead of the log with which the champion was promoted.
     """
-    with stage_lock(layout.LOCK):
-        return recommend_everybody(k, new_only, newest)
+    with stage_lock(layout.STAGE_LOCK):
+        return recommend_to_all_users(k, new_only, newest)
 
 
 if __name__ == "__main__":
-    from flows import by_hand
+    from flows import run_from_shell
 
-    by_hand(recommend)
+    run_from_shell(recommend)

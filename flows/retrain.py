@@ -1,4 +1,4 @@
-"""From new events to new lists, if the run deserves it. By hand: `python -m flows.retrain`."""
+"""Flow that trains on new events, and serves the run if the gate accepts it. In a shell: `python -m flows.retrain`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from befriend import layout
 from befriend.files import stage_lock
 from tasks.drift_task import drift
 from tasks.dvc import update_data
-from tasks.gate_task import gate, unmet_rules
-from tasks.notify import NEXT, failed
-from tasks.notify import notify as notify_everybody
+from tasks.gate_task import failed_checks, gate
+from tasks.notify import NEXT_STEP, notify_failure
+from tasks.notify import notify as send_notification
 from tasks.promotion import commit as commit_files
 from tasks.promotion import lists_are_current
 from tasks.promotion import promote as promote_run
-from tasks.promotion import recommend as recommend_everybody
-from tasks.promotion import tidy as remove_old
+from tasks.promotion import recommend as recommend_to_all_users
+from tasks.promotion import tidy as free_disk_space
 from tasks.stage_tasks import TASKS
 
-VALIDATE, *REST = TASKS.values()
+VALIDATE, *OTHER_STAGES = TASKS.values()
 
 
 def _run_name() -> str:
     return f"retrain {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="retrain", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
+@flow(
+    name="retrain",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)
 def retrain(
     update: bool = True,
     validate: bool = True,
@@ -42,53 +48,54 @@ def retrain(
     notify: bool = True,
     force: bool = False,
 ) -> Any:
-    """Brings everything up to date, and serves the new run if the gate lets it through. Run again, it goes on.
+    """Brings everything up to date, and serves the new run if the gate accepts it. A stopped run continues.
 
     Args:
-        update: Look whether the source of the data has changed. Off, the data here is used as it is.
-        validate: Check the log, and split it. Off, what was prepared last is used.
-        check_drift: Compare new events with those of the champion, before the stages.
-        train: Bring the stages up to date. Off, the current run is judged as it is.
-        promote: Judge the run, and serve it if it passes. Off, the champion stays.
-        recommend: Make lists for everybody after a promotion.
-        commit: Commit what made the champion after a promotion; nothing is committed without.
-        tidy: Remove old promoted runs, checkpoints and cached results after a promotion.
-        notify: Send a message about a refusal or a promotion; a failure is always sent.
-        force: Promote also what the gate refused, which the manifest says then.
+        update: Import the data again if its source has changed.
+        validate: Check the log and split it. Off: the log is used as it was prepared before.
+        check_drift: Compare new events with those of the champion, before the other stages.
+        train: Bring the other stages up to date. Off: the gate checks the current run as it is.
+        promote: Run the gate, and serve the run if it passes. Off: the champion stays.
+        recommend: Make lists for all users after a promotion.
+        commit: After a promotion, commit the files that reproduce the champion.
+        tidy: After a promotion, remove old promoted runs, checkpoints and cached results.
+        notify: Send a message about a refusal or a promotion. A failure is always sent.
+        force: Promote the run even if the gate refuses it; the manifest records this.
     """
-    with stage_lock(layout.LOCK):
-        done = [update_data()] if update else []
-        done += [VALIDATE()] if validate else []
+    with stage_lock(layout.STAGE_LOCK):
+        outcomes = [update_data()] if update else []
+        outcomes += [VALIDATE()] if validate else []
         if check_drift:
             drift()
-        done += [stage() for stage in REST] if train else []
-        ran = [outcome.stage for outcome in done if outcome.ran]
-        what = f"ran {', '.join(ran)}" if ran else "nothing has changed: no stage ran"
+        outcomes += [stage() for stage in OTHER_STAGES] if train else []
+        stages_run = [outcome.stage for outcome in outcomes if outcome.ran]
+        summary = f"ran {', '.join(stages_run)}" if stages_run else "nothing has changed: no stage ran"
         if not promote:
-            return Completed(message=f"{what}; the champion stays")
+            return Completed(message=f"{summary}; the champion stays")
         decision = gate()
         if decision["verdict"] == "refuse" and not force:
             if notify:
-                notify_everybody("befriend: the gate refused a run", f"{unmet_rules(decision)}\n{NEXT['Refused']}")
-            return Completed(name="Refused", message=f"{what}; refused: {unmet_rules(decision)}")
+                text = f"{failed_checks(decision)}\n{NEXT_STEP['Refused']}"
+                send_notification("befriend: the gate refused a run", text)
+            return Completed(name="Refused", message=f"{summary}; refused: {failed_checks(decision)}")
         if decision["verdict"] == "unchanged":
-            number, how = decision["champion"], "is this very run"
+            number, status = decision["champion"], "is this run"
         else:
             number = promote_run(force)
-            how = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
+            status = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
             if notify:
-                text = f"{what}; champion {number} {how}. Back: befriend rollback"
-                notify_everybody(f"befriend: champion {number} is served", text)
+                text = f"{summary}; champion {number} {status}. To go back: befriend rollback"
+                send_notification(f"befriend: champion {number} is served", text)
         if recommend and not lists_are_current(number):
-            recommend_everybody()
+            recommend_to_all_users()
         if commit:
             commit_files(number)
         if tidy and decision["verdict"] != "unchanged":
-            remove_old()
-        return Completed(message=f"{what}; champion {number} {how}")
+            free_disk_space()
+        return Completed(message=f"{summary}; champion {number} {status}")
 
 
 if __name__ == "__main__":
-    from flows import by_hand
+    from flows import run_from_shell
 
-    by_hand(retrain)
+    run_from_shell(retrain)

@@ -1,7 +1,7 @@
-"""`make ui`: a Prefect server for this checkout, its deployments and a worker, until Ctrl-C.
+"""`make ui`: runs a Prefect server for this checkout, with its deployments and a worker, until Ctrl-C.
 
-Owns the processes it starts and what they find: one work pool of one place, the deployments of prefect.yaml, and no
-remains of an earlier start. Everything it keeps lies in .prefect/ (see flows/__init__.py).
+The work pool runs one flow at a time. The deployments are those of prefect.yaml. Runs that an earlier `make ui` left
+unfinished are ended. All files are in .prefect/ (see flows/__init__.py).
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 POOL = "befriend"
-HOME = "BEFRIEND_HOME"  # where prefect.yaml lets the worker look for the checkout
-STARTING = 180  # seconds for the server to answer: the first start creates its database
-POLLING = "2"  # seconds between the worker's looks for a run to start
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a service manager, a closed terminal
-GOING = ("RUNNING", "PENDING", "CANCELLING")
-CANCELLING = 40  # seconds for a run to end its stage and say so
-STOPPING = 5  # seconds for a process that has nothing left to do
+CHECKOUT_VARIABLE = "BEFRIEND_HOME"  # environment variable with the path of the checkout, which prefect.yaml refers to
+START_TIMEOUT = 180  # seconds until the server answers; the first start creates its database
+POLL_SECONDS = "2"  # seconds between two checks of the worker for a run to start
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a service manager, a closed terminal
+ACTIVE_STATES = ("RUNNING", "PENDING", "CANCELLING")
+CANCEL_TIMEOUT = 40  # seconds in which a run may end its stage and report its state
+STOP_TIMEOUT = 5  # seconds in which a process may end by itself
 
 
 def main() -> None:
+    """Serves until Ctrl-C. An error that the user can fix is one message and an exit code."""
     arguments = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__)
     arguments.add_argument("--port", type=int, default=4200, help="where the page is served (default: 4200)")
-    for number in ENDINGS:
-        signal.signal(number, _end)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop_once)
     try:
         serve(arguments.parse_args().port)
     except BefriendError as error:
@@ -52,54 +53,57 @@ def main() -> None:
         print("make ui: stopped", file=sys.stderr)
 
 
-def _end(*_: object) -> None:
-    """Ends everything once: a second Ctrl-C must not leave behind what the first one is still stopping."""
-    for number in ENDINGS:
+def _stop_once(*_: object) -> None:
+    """Signal handler that starts the end, and ignores further signals: a second Ctrl-C must not interrupt it."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     print("\nmake ui: stopping", file=sys.stderr, flush=True)
     raise KeyboardInterrupt
 
 
 def serve(port: int) -> None:
-    """Starts everything in order, each child ended in the opposite one: a run that is stopped can still say so."""
+    """Starts server, deployments and worker. Ends them in reverse order, so that a run can still report its state."""
     page = f"http://127.0.0.1:{port}"
-    _refuse_taken(port)
+    _check_port_is_free(port)
     os.environ["PREFECT_API_URL"] = f"{page}/api"
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
     home.mkdir(parents=True, exist_ok=True)
-    os.environ.pop(HOME, None)  # else the deployments would hold it for every worker
+    os.environ.pop(CHECKOUT_VARIABLE, None)  # otherwise Prefect would write its value into the deployments
     with ExitStack() as children:
         print("make ui: starting the server", flush=True)
         log = children.enter_context((home / "server.log").open("w"))
         server = children.enter_context(
-            _child("server", "start", "--host", "127.0.0.1", "--port", str(port), log=log.fileno())
+            _prefect_process("server", "start", "--host", "127.0.0.1", "--port", str(port), log=log.fileno())
         )
-        _await(f"{page}/api/health", server, home / "server.log")
-        prepare()
-        worker = children.enter_context(_child("worker", "start", "--pool", POOL, "--name", POOL, here=True))
-        children.callback(cancel)
+        _wait_for_server(f"{page}/api/health", server, home / "server.log")
+        deploy()
+        worker = children.enter_context(
+            _prefect_process("worker", "start", "--pool", POOL, "--name", POOL, runs_stages=True)
+        )
+        children.callback(cancel_runs)
         address = home / UI_ADDRESS
         children.callback(address.unlink, missing_ok=True)
-        write_text(address, f"{page}/api\n")  # where flows that are started by hand find this server
+        write_text(address, f"{page}/api\n")  # read by `flows.run_from_shell`
         print(f"make ui: {page} (runs, reports, schedules; Ctrl-C stops it)", flush=True)
         while server.poll() is None and worker.poll() is None:
             time.sleep(0.5)
     raise BefriendError(f"the server or the worker ended by itself; see above, and {home / 'server.log'}")
 
 
-def prepare() -> None:
-    """The work pool and the deployments, and nothing left over that would keep them from running."""
+def deploy() -> None:
+    """Creates the work pool and the deployments, and removes runs of an earlier server that would block new ones."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        _pool(client)
-        clear(client)
+        _create_pool(client)
+        remove_leftover_runs(client)
     deployed = subprocess.run(_prefect("--no-prompt", "deploy", "--all"), capture_output=True, text=True, cwd=ROOT)
     if deployed.returncode != 0:
         raise BefriendError(f"prefect.yaml could not be deployed:\n{deployed.stdout}{deployed.stderr}")
 
 
-def _pool(client: SyncPrefectClient) -> None:
+def _create_pool(client: SyncPrefectClient) -> None:
+    """Creates the work pool, which runs one flow at a time."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.workers.process import ProcessWorker
 
@@ -108,40 +112,42 @@ def _pool(client: SyncPrefectClient) -> None:
     client.create_work_pool(pool, overwrite=True)
 
 
-def clear(client: SyncPrefectClient) -> None:
-    """Ends runs whose worker is gone, which would hold the pool's one place for ever, and drops the scheduled ones
-    nobody was there to start: after a week off, a week's hourly checks would run one after the other."""
+def remove_leftover_runs(client: SyncPrefectClient) -> None:
+    """Ends runs whose worker has ended, since they would block the work pool, and removes overdue scheduled runs.
+
+    Otherwise, after a week without a server, all hourly checks of the week would run one after the other.
+    """
     from prefect.states import Crashed
     from prefect.types._datetime import now
 
-    for run in _runs(client, *GOING):
+    for run in _runs(client, *ACTIVE_STATES):
         client.set_flow_run_state(run.id, Crashed(message="The worker ended before this run did."), force=True)
     for run in _runs(client, "SCHEDULED"):
         if run.auto_scheduled and run.expected_start_time and run.expected_start_time < now("UTC"):
             client.delete_flow_run(run.id)
 
 
-def cancel() -> None:
-    """Cancels what runs, and returns when it has ended: a worker that is stopped leaves its runs going."""
+def cancel_runs() -> None:
+    """Cancels all active runs, and returns after they have ended. A worker that is stopped does not end its runs."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
-    end = time.monotonic() + CANCELLING
+    end = time.monotonic() + CANCEL_TIMEOUT
     try:
         with get_client(sync_client=True) as client:
-            while time.monotonic() < end and (runs := _runs(client, *GOING)):
+            while time.monotonic() < end and (runs := _runs(client, *ACTIVE_STATES)):
                 for run in runs:
                     if run.state_name != "Cancelling":
                         print(f"make ui: cancelling {run.name}", flush=True)
                         client.set_flow_run_state(run.id, Cancelling())
                 time.sleep(0.5)
     except httpx.HTTPError:
-        return  # the server went first: nobody to tell
+        return  # the server has ended already
 
 
 def _runs(client: SyncPrefectClient, *states: str) -> list[FlowRun]:
-    """The pool's runs in these states, those that were to start first."""
+    """The runs of the work pool in these states, by their planned start."""
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -153,10 +159,13 @@ def _runs(client: SyncPrefectClient, *states: str) -> list[FlowRun]:
 
 
 @contextmanager
-def _child(*arguments: str, log: int | None = None, here: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """A Prefect process, ended with what it started. log: where its output goes. here: it runs stages of this checkout.
+def _prefect_process(
+    *arguments: str, log: int | None = None, runs_stages: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a Prefect process, and ends it with its child processes when the block ends.
 
-    In a process group of its own, so that Ctrl-C reaches it in our order, not all at once.
+    log: file descriptor for its output, None: print it; runs_stages: the process is the worker. Each process is in its
+    own process group, so that Ctrl-C does not reach all of them at once.
     """
     process = subprocess.Popen(
         _prefect(*arguments),
@@ -164,7 +173,8 @@ def _child(*arguments: str, log: int | None = None, here: bool = False) -> Itera
         stdout=log,
         stderr=log,
         start_new_session=True,
-        env=os.environ | ({HOME: str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": POLLING} if here else {}),
+        env=os.environ
+        | ({CHECKOUT_VARIABLE: str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": POLL_SECONDS} if runs_stages else {}),
     )
     try:
         yield process
@@ -173,7 +183,7 @@ def _child(*arguments: str, log: int | None = None, here: bool = False) -> Itera
             if process.poll() is None:
                 os.killpg(process.pid, number)
                 try:
-                    process.wait(timeout=STOPPING)
+                    process.wait(timeout=STOP_TIMEOUT)
                 except subprocess.TimeoutExpired:
                     continue
 
@@ -182,7 +192,8 @@ def _prefect(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "prefect", *arguments]
 
 
-def _refuse_taken(port: int) -> None:
+def _check_port_is_free(port: int) -> None:
+    """BusyError if another process uses the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -194,9 +205,9 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns once the server answers."""
-    end = time.monotonic() + STARTING
+def _wait_for_server(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns when the server answers. BefriendError if it ends, or does not answer within START_TIMEOUT."""
+    end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
         if server.poll() is not None:
             raise BefriendError(f"the server ended by itself:\n{log.read_text(errors='replace')[-2000:]}")
@@ -205,7 +216,7 @@ def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise BefriendError(f"the server does not answer after {STARTING} seconds; see {log}")
+    raise BefriendError(f"the server does not answer after {START_TIMEOUT} seconds; see {log}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The data checks alone: the data, then stage validate. By hand: `python -m flows.validate`."""
+"""Flow that brings the data up to date and checks it. From the shell: `python -m flows.validate`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.dvc import Reproduced, update_data
-from tasks.notify import failed
+from tasks.dvc import StageOutcome, update_data
+from tasks.notify import notify_failure
 from tasks.stage_tasks import TASKS
 
 
@@ -17,20 +17,26 @@ def _run_name() -> str:
     return f"validate {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-@flow(name="validate", flow_run_name=_run_name, persist_result=False, on_failure=[failed], on_crashed=[failed])
-def validate(update: bool = True, force: bool = False) -> list[Reproduced]:
+@flow(
+    name="validate",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)
+def validate(update: bool = True, force: bool = False) -> list[StageOutcome]:
     """Brings the data and its checks up to date.
 
     Args:
-        update: Look whether the source of the data has changed. Off, the data here is used as it is.
-        force: Check the data also where nothing has changed.
+        update: Import the data again if its source has changed.
+        force: Check the data also if nothing has changed.
     """
-    with stage_lock(layout.LOCK):
-        done = [update_data()] if update else []
-        return [*done, TASKS["validate"](force)]
+    with stage_lock(layout.STAGE_LOCK):
+        outcomes = [update_data()] if update else []
+        return [*outcomes, TASKS["validate"](force)]
 
 
 if __name__ == "__main__":
-    from flows import by_hand
+    from flows import run_from_shell
 
-    by_hand(validate)
+    run_from_shell(validate)

@@ -1,1 +1,1 @@
-"""Reusable Prefect tasks, one module a subject. Prefect owns when a stage runs; DVC owns whether it does."""
+"""Prefect tasks, a module per subject. Prefect decides when a stage may run; DVC decides whether it has to."""

@@ -1,6 +1,6 @@
-"""Reproduces one DVC target as part of a Prefect task: owns the call of `dvc repro`, and what its failure means.
+"""Runs `dvc repro` for one stage in a Prefect task, and turns a failure into an error that says whether to retry.
 
-Knows no stage in particular. DVC alone decides whether a stage has to run: nothing is cached here.
+DVC alone decides whether a stage has to run. Nothing is cached here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATA = "data.dvc"
-RETRY_DELAYS = [10.0, 60.0]  # seconds: a lock is soon free, memory may take longer
-STOPPING = 15  # seconds a stage has to end by itself when its run is cancelled
+RETRY_DELAYS = [10.0, 60.0]  # seconds; a lock is free soon, memory may take longer
+STOP_TIMEOUT = 15  # seconds in which a stage may end by itself when its run is cancelled
 
-# What DVC says where nothing is wrong with the project: another process works in it, or a remote source is down.
-PASSING = re.compile(
+# messages of DVC that need no change of the project: another process works in it, or a remote source is down
+TRANSIENT_FAILURE = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked by|Cannot connect to host|timed out|"
     r"Connection reset|Temporary failure in name resolution"
 )
-# What DVC adds for a person at a keyboard.
-_ADVICE = (
+# beginnings of lines that DVC prints for interactive use, which are not logged
+_ADVICE_LINES = (
     "To track the changes with git",
     "\tgit add",
     "To enable auto staging",
@@ -45,71 +45,72 @@ _ADVICE = (
     "Use `dvc push`",
     "Data and pipelines are up",
 )
-_KILLED = ("-9", "-15", "137", "143")
+_KILL_EXIT_CODES = ("-9", "-15", "137", "143")
 
 
 @dataclass(frozen=True)
-class Reproduced:
-    """A target that is up to date. `ran`: DVC ran it, rather than finding it unchanged or in its cache."""
+class StageOutcome:
+    """The result of bringing a stage up to date."""
 
     stage: str
     ran: bool
+    """DVC ran the stage; False: its outputs were up to date or in DVC's cache"""
     seconds: float
 
 
 class StageError(BefriendError):
-    """A stage failed; the message is the stage's own.
+    """A stage failed; the message is that of the stage.
 
-    exit_code: the stage's. began: the stage started, so reports/ holds its own work. may_pass: the same command may
-    succeed later with nothing changed.
+    exit_code: exit code of the stage; began: the stage was started, so files in reports/ may be from this run;
+    is_transient: the same command may succeed later although nothing is changed.
     """
 
-    def __init__(self, message: str, exit_code: int = 1, began: bool = False, may_pass: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int = 1, began: bool = False, is_transient: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.began = began
-        self.may_pass = may_pass
+        self.is_transient = is_transient
 
 
-def may_pass(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether Prefect should retry.
+def should_retry(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether Prefect should run the task again after a failure.
 
-    Yes for failures that may pass by themselves: the stage or DVC was killed (most often for lack of memory), another
-    process holds DVC's lock or the files of the stage, a remote source did not answer. No for everything that a stage
-    reports itself: a failed check, a wrong setting or source, a full disk, a defect.
+    Yes if the stage or DVC was killed (most often for lack of memory), if another process holds DVC's lock or the files
+    of the stage, or if a remote source did not answer. No for everything that a stage reports itself: a failed check, a
+    wrong setting or source, a full disk, a bug.
     """
     error = state.data
-    return isinstance(error, StageError) and error.may_pass
+    return isinstance(error, StageError) and error.is_transient
 
 
 def stage_task(name: str, description: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Decorates a task that runs a command of the pipeline. DVC is the only cache; results stay in memory."""
+    """Decorator for a Prefect task that runs a command of the pipeline, with retries and without Prefect's cache."""
     return task(
         name=name,
         description=description,
         task_run_name=run_name,
         retries=len(RETRY_DELAYS),
         retry_delay_seconds=RETRY_DELAYS,
-        retry_condition_fn=may_pass,
+        retry_condition_fn=should_retry,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
 
 
 @stage_task("update-data", "Bring data/ up to date with its source.", run_name="data")
-def update_data() -> Reproduced:
-    """Reproduces data.dvc. A stage alone (`--single-item`) never looks at the source, so this comes first."""
+def update_data() -> StageOutcome:
+    """Runs `dvc repro` for data.dvc. It comes first because a stage that runs with --single-item ignores data.dvc."""
     return reproduce(DATA)
 
 
-def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> Reproduced:
-    """Runs `dvc repro --single-item target`, its output line by line in the run's log; StageError if it fails.
+def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> StageOutcome:
+    """Runs `dvc repro --single-item target`, and logs its output line by line. StageError if it fails.
 
-    on_line: is called with each line as well, as it comes.
+    force: run the stage also if nothing changed; on_line: is called with each line of output.
     """
     start = time.perf_counter()
     record = layout.RUNS / f"{target}.json"
-    before = _stamp(record)
+    before = _modified_ns(record)
     logger = get_run_logger()
 
     def log_line(line: str) -> None:
@@ -117,46 +118,46 @@ def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] |
         if on_line:
             on_line(line)
 
-    code, lines = stream(command(target, force), log_line)
+    code, lines = run_streaming(dvc_command(target, force), log_line)
     if code != 0:
-        raise failure(target, code, lines, record if _stamp(record) != before else None)
+        raise stage_error(target, code, lines, record if _modified_ns(record) != before else None)
     ran = any(line.startswith((f"Running stage '{target}'", "Importing '")) for line in lines)
-    return Reproduced(target, ran, round(time.perf_counter() - start, 2))
+    return StageOutcome(target, ran, round(time.perf_counter() - start, 2))
 
 
-def command(target: str, force: bool) -> list[str]:
-    """DVC of this environment, whether or not it is activated."""
-    return [str(bin_of() / "dvc"), "repro", "--single-item", *["--force"] * force, target]
+def dvc_command(target: str, force: bool) -> list[str]:
+    """The command line of `dvc repro`, with the DVC of this Python environment."""
+    return [str(environment_bin() / "dvc"), "repro", "--single-item", *["--force"] * force, target]
 
 
-def failure(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
-    """The error behind a failed `dvc repro`. DVC's own exit code says nothing: it is 255 for everything.
+def stage_error(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
+    """The StageError for a failed `dvc repro`.
 
-    record: runs/<stage>.json if this very run wrote it, else None.
+    code: exit code of DVC, which is 255 for all failures; lines: its output; record: path of runs/<stage>.json if this
+    run wrote it, else None.
     """
     run_record = files.read_json(record) if record else {}
     if run_record.get("status") == "failed":
         return StageError(run_record["error"], run_record["exit_code"], began=True)
     text = "\n".join(lines)
     ended = re.search(r"exited with (-?\d+)", text)
-    if code < 0 or (ended[1] in _KILLED if ended else run_record.get("status") == "running"):
+    if code < 0 or (ended[1] in _KILL_EXIT_CODES if ended else run_record.get("status") == "running"):
         return StageError(
-            f"{target} was killed before it could say why, most often for lack of memory. "
-            "Run it again, with more memory if it happens again.",
+            f"{target} was killed, most often for lack of memory. Run it again, with more memory if it happens again.",
             exit_code=137,
             began=record is not None,
-            may_pass=True,
+            is_transient=True,
         )
     return StageError(
-        message(lines) or f"`dvc repro {target}` failed with exit code {code} and said nothing",
+        error_message(lines) or f"`dvc repro {target}` failed with exit code {code} and without a message",
         exit_code=int(ended[1]) if ended else 1,
         began=record is not None,
-        may_pass=bool(PASSING.search(text)),
+        is_transient=bool(TRANSIENT_FAILURE.search(text)),
     )
 
 
-def message(lines: list[str]) -> str:
-    """The error in some output: of a command that failed before its work began ("befriend: ..."), else DVC's."""
+def error_message(lines: list[str]) -> str:
+    """The error message in the output of a command: that of befriend ("befriend: ..."), else that of DVC; or empty."""
     for k, line in enumerate(lines):
         if line.startswith("befriend: "):
             end = next((j for j in range(k, len(lines)) if lines[j].startswith("ERROR: ")), len(lines))
@@ -165,9 +166,9 @@ def message(lines: list[str]) -> str:
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:])
 
 
-def stream(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Runs a command in the project's folder, calls on_line with each line of output. Returns exit code and output."""
-    path = f"{bin_of()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
+def run_streaming(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Runs a command, and calls on_line with each line of its output. Returns its exit code and the lines."""
+    path = f"{environment_bin()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
     lines = []
     with subprocess.Popen(
         arguments,
@@ -181,7 +182,7 @@ def stream(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, l
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if line.strip() and not line.startswith(_ADVICE):
+                if line.strip() and not line.startswith(_ADVICE_LINES):
                     lines.append(line.rstrip())
                     on_line(line.rstrip())
             return process.wait(), lines
@@ -190,22 +191,23 @@ def stream(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, l
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Ends DVC and the stage under it if they still run: first with SIGINT, which lets a stage clean up."""
+    """Ends DVC and the stage that it runs: first with SIGINT, so that the stage can clean up, then with SIGKILL."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             return
         os.killpg(process.pid, number)
         try:
-            process.wait(timeout=STOPPING)
+            process.wait(timeout=STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             continue
 
 
-def bin_of() -> Path:
+def environment_bin() -> Path:
+    """The folder of the programs of this Python environment."""
     return Path(sys.executable).parent
 
 
-def _stamp(path: Path) -> int:
+def _modified_ns(path: Path) -> int:
     """The time at which a file was written, in nanoseconds; 0 if there is no file."""
     try:
         return path.stat().st_mtime_ns
@@ -214,7 +216,7 @@ def _stamp(path: Path) -> int:
 
 
 class _NoTraceback(logging.Filter):
-    """Makes Prefect log an error with a message for a person as that message, without a traceback."""
+    """Makes Prefect log a BefriendError, which has a message for the user, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

@@ -1,4 +1,4 @@
-"""The gate under Prefect: whether a run may replace the champion."""
+"""Prefect task for the gate, which decides whether the current run may replace the champion, the run that is served."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from befriend import files, layout
-from befriend.ops.gate import DECISION, REPORT
-from tasks.command import befriend
+from befriend.ops.gate import DECISION_FILE, REPORT_FILE
+from tasks.command import run_befriend
 from tasks.dvc import stage_task
-from tasks.page_artifacts import readable
+from tasks.page_artifacts import without_images
 
 DECISION_KEY, RULES_KEY = "gate-decision", "gate-rules"
 
 
-@stage_task("gate", "Compare the run with the champion, rule by rule.", run_name="gate")
+@stage_task("gate", "Check whether the run may replace the champion.", run_name="gate")
 def gate() -> dict[str, Any]:
-    """The decision, as `befriend.ops.gate` writes it."""
-    befriend("gate")
+    """Returns the decision, see `befriend.ops.gate.decide`."""
+    run_befriend("gate")
     publish()
-    return files.read_json(layout.GATE / DECISION)
+    return files.read_json(layout.GATE / DECISION_FILE)
 
 
 def publish() -> None:
-    decision = files.read_json(layout.GATE / DECISION)
+    """Publishes the decision in runs/gate/."""
+    decision = files.read_json(layout.GATE / DECISION_FILE)
     create_markdown_artifact(
-        readable(layout.GATE / REPORT), key=DECISION_KEY, description=f"The gate: {decision['verdict']}"
+        without_images(layout.GATE / REPORT_FILE), key=DECISION_KEY, description=f"The gate: {decision['verdict']}"
     )
     if decision["rules"]:
-        create_table_artifact(rule_rows(decision), key=RULES_KEY, description="What was asked of the run, and found")
+        create_table_artifact(check_rows(decision), key=RULES_KEY, description="The checks of the gate")
 
 
-def rule_rows(decision: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each rule, those that were not met first."""
-    rows = [{"verdict": "ok" if rule["passed"] else "not met"} | rule for rule in decision["rules"]]
+def check_rows(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each check, failed ones first."""
+    rows = [{"verdict": "ok" if check["passed"] else "not met"} | check for check in decision["rules"]]
     return sorted(rows, key=lambda row: row["passed"])
 
 
-def unmet_rules(decision: dict[str, Any]) -> str:
-    """The rules that were not met, in a line."""
-    failed = (rule for rule in decision["rules"] if not rule["passed"])
-    return "; ".join(f"{rule['name']}: {rule['found']}, required {rule['required']}" for rule in failed)
+def failed_checks(decision: dict[str, Any]) -> str:
+    """The failed checks, in one line."""
+    failed = (check for check in decision["rules"] if not check["passed"])
+    return "; ".join(f"{check['name']}: {check['found']}, required {check['required']}" for check in failed)

@@ -1,4 +1,4 @@
-"""What publishers share: reports as Prefect's page can show them, links, and files as of the last commit."""
+"""Helpers for Prefect artifacts: reports without images, links to files, and JSON files of the last commit."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from prefect.artifacts import create_link_artifact
 _IMAGE = re.compile(r"!\[([^]]*)\]\(([^)]+)\)")
 
 
-def readable(report: Path) -> str:
-    """The report as Prefect's page can show it: it serves no pictures, so each is named instead."""
+def without_images(report: Path) -> str:
+    """A Markdown report with the title and path of each image instead of the image, which Prefect cannot show."""
     text = report.read_text(encoding="utf-8")
     return _IMAGE.sub(lambda image: f"*Figure: {image[1]}, in `{report.parent / image[2]}`*", text)
 
 
-def link(path: Path, key: str, text: str) -> None:
-    """A link to a file of the project. Browsers open these only by hand, so the address is readable too."""
+def publish_link(path: Path, key: str, text: str) -> None:
+    """Publishes a link to a file, and its address as text, because browsers do not open file:// links of web pages."""
     address = path.resolve().as_uri()
     create_link_artifact(address, link_text=text, key=key, description=f"{text}: {address}")
 
 
-def committed(path: Path) -> dict[str, Any] | None:
-    """A JSON file as of the last commit; None if it is not in it, or this is no git checkout."""
+def read_committed(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file in the last commit; None if the commit does not have it, or without a git checkout."""
     try:
         shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=True, timeout=30)
         return json.loads(shown.stdout)

@@ -1,4 +1,4 @@
-"""Promotion and what follows it, under Prefect."""
+"""Prefect tasks that promote a run, make lists for all users, commit files, and free disk space."""
 
 from __future__ import annotations
 
@@ -10,71 +10,73 @@ from prefect.artifacts import create_markdown_artifact
 
 from befriend import files, layout
 from befriend.ops import registry
-from tasks.command import befriend
+from tasks.command import run_befriend
 from tasks.dvc import StageError, stage_task
-from tasks.page_artifacts import link
+from tasks.page_artifacts import publish_link
 
 MANIFEST_KEY, LISTS_KEY = "champion-manifest", "lists"
 
 
 @stage_task("promote", "Serve the run from now on.", run_name="promote")
 def promote(force: bool = False) -> int:
-    """Returns the number of the champion. force: promote even what the gate refused; the manifest then says so."""
-    befriend("promote", *["--force"] * force)
-    now = registry.champion(Path())
-    assert now is not None
-    publish(now)
-    return now.number
+    """Returns the number of the champion. force: promote even a run that the gate refused."""
+    run_befriend("promote", *["--force"] * force)
+    champion = registry.current_champion(Path())
+    assert champion is not None
+    publish(champion)
+    return champion.number
 
 
-def publish(now: registry.PromotedRun) -> None:
-    manifest = files.to_json(now.manifest)
-    commit = "\n".join(f"- {name}" for name in registry.to_commit(Path()))
-    text = f"# Champion {now.number}\n\nTo keep what made it in git, commit:\n\n{commit}\n\n```json\n{manifest}```\n"
-    create_markdown_artifact(text, key=MANIFEST_KEY, description=f"Champion {now.number}, with all it takes to make it")
+def publish(champion: registry.PromotedRun) -> None:
+    """Publishes the manifest of the champion, and the files to commit."""
+    manifest = files.to_json(champion.manifest)
+    paths = "\n".join(f"- {name}" for name in registry.files_to_commit(Path()))
+    text = f"# Champion {champion.number}\n\nTo be able to reproduce it from git, commit:\n\n{paths}\n\n"
+    text += f"```json\n{manifest}```\n"
+    create_markdown_artifact(text, key=MANIFEST_KEY, description=f"Manifest of champion {champion.number}")
 
 
-@stage_task("recommend", "Lists for everybody, by the champion.", run_name="recommend")
+@stage_task("recommend", "Make lists for all users with the champion.", run_name="recommend")
 def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
-    """The file of lists.
+    """Makes lists for all users with the champion, and returns their file.
 
-    k: people a list; new_only: without existing contacts; newest: from the log as it was prepared last.
+    k: length of a list; new_only: leave out existing contacts; newest: use the current log, instead of the log with
+    which the champion was promoted.
     """
     options = [*["--new-only"] * new_only, *["--newest"] * newest]
-    befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *options)
-    now = registry.champion(Path())
-    files.write_json(layout.LISTS_OF, _lists_of(now.number if now else None, k, new_only, newest))
-    link(layout.LISTS, LISTS_KEY, "Lists for everybody")
+    run_befriend("recommend", "--all", "-k", str(k), "--out", str(layout.LISTS), *options)
+    champion = registry.current_champion(Path())
+    files.write_json(layout.LISTS_OPTIONS, _lists_record(champion.number if champion else None, k, new_only, newest))
+    publish_link(layout.LISTS, LISTS_KEY, "Lists for all users")
     return layout.LISTS
 
 
 def lists_are_current(number: int, k: int = 20, new_only: bool = True, newest: bool = False) -> bool:
-    """Whether the lists for everybody in runs/ are those that `recommend` would make with this champion."""
-    if not (layout.LISTS.is_file() and layout.LISTS_OF.is_file()):
+    """Whether runs/ has the lists that `recommend` would make with this champion and these options."""
+    if not (layout.LISTS.is_file() and layout.LISTS_OPTIONS.is_file()):
         return False
-    return files.read_json(layout.LISTS_OF) == _lists_of(number, k, new_only, newest)
+    return files.read_json(layout.LISTS_OPTIONS) == _lists_record(number, k, new_only, newest)
 
 
-def _lists_of(champion: int | None, k: int, new_only: bool, newest: bool) -> dict[str, Any]:
-    """Which champion made the lists for everybody, with which options, and their digest, which differs for lists that
-    somebody put there by hand."""
+def _lists_record(champion: int | None, k: int, new_only: bool, newest: bool) -> dict[str, Any]:
+    """The champion and options of the file of lists, and its SHA-256, which detects a file that was replaced."""
     options = {"champion": champion, "k": k, "new_only": new_only, "newest": newest}
     return options | {"lists": files.sha256(layout.LISTS)}
 
 
-@stage_task("commit", "Commit what made the champion.", run_name="commit")
+@stage_task("commit", "Commit the files that reproduce the champion.", run_name="commit")
 def commit(number: int) -> bool:
-    """Commits the files that the promotion named, and nothing else. Returns False if there was nothing to commit."""
-    paths = [name for name in registry.to_commit(Path()) if Path(name).exists()]
+    """Commits the files that reproduce the champion, and no others. Returns False if there is nothing to commit."""
+    paths = [name for name in registry.files_to_commit(Path()) if Path(name).exists()]
     commands = [["add", "--", *paths], ["commit", "--quiet", "-m", f"Champion {number}", "--", *paths]]
     for git in commands if paths else ():
-        done = subprocess.run(["git", *git], capture_output=True, text=True)
-        if done.returncode:
-            raise StageError(f"git {git[0]} failed: {done.stderr.strip()}", began=True)
+        process = subprocess.run(["git", *git], capture_output=True, text=True)
+        if process.returncode:
+            raise StageError(f"git {git[0]} failed: {process.stderr.strip()}", began=True)
     return bool(paths)
 
 
-@stage_task("tidy", "Remove what is no longer needed.", run_name="tidy")
+@stage_task("tidy", "Free disk space.", run_name="tidy")
 def tidy() -> None:
-    """Removes promoted runs, checkpoints and cached results beyond the limits in section registry."""
-    befriend("tidy")
+    """Removes old promoted runs, checkpoints and cached results, see section registry of params.yaml."""
+    run_befriend("tidy")

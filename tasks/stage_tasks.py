@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml as Prefect tasks. One table says what each is called and what it shows on the run's page."""
+"""The stages of dvc.yaml as Prefect tasks. STAGES has the description and the publisher of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from prefect import Task
 
 from befriend import layout
 from tasks import publishers
-from tasks.dvc import Reproduced, StageError, reproduce, stage_task
-from tasks.training_progress import TrainingProgress
+from tasks.dvc import StageError, StageOutcome, reproduce, stage_task
+from tasks.training_progress import ProgressArtifact
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,23 @@ class Stage:
 
     description: str
     publish: Callable[[bool], None]
-    """makes artifacts of what the stage left; its argument: whether DVC ran the stage, or found it unchanged"""
+    """shows the results of the stage as artifacts; its argument is False if the stage was up to date already"""
     trains: bool = False
-    """whether its output says how far a training is, which a progress artifact follows"""
+    """whether the output of the stage has the progress of a training, which is shown as a progress artifact"""
     publish_failure: bool = False
-    """whether a run that failed after it began leaves something to show: a refused log, a training that broke down"""
+    """whether results are published also if the stage failed, such as the report on a refused log"""
 
 
 STAGES: dict[str, Stage] = {
     "validate": Stage(
-        "Check the event log, split it, report on it.", publishers.publish_validation, publish_failure=True
+        "Check the event log, split it by time, and write a report about it.",
+        publishers.publish_validation,
+        publish_failure=True,
     ),
-    "embed_text": Stage("Make vectors of what users wrote.", publishers.publish_texts, trains=True),
-    "tokenize": Stage("Give every user of the training part an STU.", publishers.publish_tokens),
+    "embed_text": Stage(
+        "Train the text model, and compute text vectors of users.", publishers.publish_texts, trains=True
+    ),
+    "tokenize": Stage("Assign every training user a semantic id (STU).", publishers.publish_tokens),
     "train_two_tower": Stage(
         "Train the two-tower retrieval model.",
         publishers.training_publisher("train_two_tower", layout.TWO_TOWER_CURVES),
@@ -39,25 +43,29 @@ STAGES: dict[str, Stage] = {
         publish_failure=True,
     ),
     "train_stu": Stage(
-        "Train the model that predicts people token by token.",
+        "Train the model that predicts users token by token.",
         publishers.training_publisher("train_stu", layout.STU_CURVES),
         trains=True,
         publish_failure=True,
     ),
-    "train_ranker": Stage("Learn how to order the candidates of all models and rules.", publishers.publish_ranker),
-    "evaluate": Stage("Rank people for held-out events, measure the lists.", publishers.publish_evaluation),
-    "cluster": Stage(
-        "Learn clusters of users, and measure what they save a search.", publishers.publish_clusters, trains=True
+    "train_ranker": Stage(
+        "Train the ranker, which orders the candidates of all models and heuristics.", publishers.publish_ranker
     ),
-    "report": Stage("Tell the whole run on one page.", publishers.publish_report),
+    "evaluate": Stage(
+        "Rank users for held-out events, and compute metrics of the lists.", publishers.publish_evaluation
+    ),
+    "cluster": Stage(
+        "Learn clusters of users, and measure how much they speed up search.", publishers.publish_clusters, trains=True
+    ),
+    "report": Stage("Describe the whole run on one page.", publishers.publish_report),
 }
 """in the order in which they run"""
 
 
-def run_stage(name: str, force: bool = False) -> Reproduced:
-    """Reproduces a stage and publishes what it left."""
+def run_stage(name: str, force: bool = False) -> StageOutcome:
+    """Brings a stage up to date, and publishes its results. force: run it also if nothing changed."""
     stage = STAGES[name]
-    progress = TrainingProgress(publishers.key(name, "progress")) if stage.trains else None
+    progress = ProgressArtifact(publishers.artifact_key(name, "progress")) if stage.trains else None
     try:
         outcome = reproduce(name, force, on_line=progress.follow if progress else None)
     except StageError as error:
@@ -65,18 +73,18 @@ def run_stage(name: str, force: bool = False) -> Reproduced:
             stage.publish(True)
         raise
     if progress and outcome.ran:
-        progress.finish(publishers.summary(name))
+        progress.finish(publishers.stage_summary(name))
     stage.publish(outcome.ran)
     return outcome
 
 
-def _task_of(name: str) -> Task[..., Reproduced]:
+def _make_task(name: str) -> Task[..., StageOutcome]:
     @stage_task(name, STAGES[name].description, run_name=name)
-    def run(force: bool = False) -> Reproduced:
+    def run(force: bool = False) -> StageOutcome:
         return run_stage(name, force)
 
     return run
 
 
-TASKS: dict[str, Task[..., Reproduced]] = {name: _task_of(name) for name in STAGES}
-"""stage -> its task, called with `force`: run it also where nothing has changed"""
+TASKS: dict[str, Task[..., StageOutcome]] = {name: _make_task(name) for name in STAGES}
+"""name of a stage -> its task; `force`: run the stage also if nothing changed"""

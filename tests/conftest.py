@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +20,50 @@ from befriend.cli.main import main
 from befriend.data.columns import CONTACT, ROLES
 from befriend.data.event_log import EventLog
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_disk() -> Iterator[None]:
+    """Files are not forced to the disk: no test pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn_figures() -> Iterator[dict[str, Figure]]:
+    """Figures are kept instead of being drawn, which takes a tenth of the time of all tests."""
+    from matplotlib.figure import Figure
+
+    figures: dict[str, Figure] = {}
+
+    def savefig(figure: Figure, path: Path, **_: Any) -> None:
+        figures[path.name] = figure
+        path.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "_draw_and_save", Figure.savefig, raising=False)
+        patch.setattr(Figure, "savefig", savefig)
+        yield figures
+
+
+@pytest.fixture
+def figures(_undrawn_figures: dict[str, Figure]) -> dict[str, Figure]:
+    """The Matplotlib figures that a test makes, by the name of the file that would hold the picture."""
+    _undrawn_figures.clear()
+    return _undrawn_figures
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, as they are outside of tests."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", Figure._draw_and_save)  # type: ignore[attr-defined]
 
 
 def make_log(events: list[tuple[int, str, int, int]], roles: dict[str, str] | None = None, users: int = 0) -> EventLog:

@@ -57,23 +57,27 @@ TINY_TOWERS: dict[str, Any] = {
 }
 PARAMS = Params(
     data=DataSettings(roles={"view": "signal", "block": "exclude"}),
-    evaluate=EvaluateSettings(events=40, bootstrap=100),
+    evaluate=EvaluateSettings(events=40, bootstrap=100, served=7),
     cluster=ClusterSettings(epochs=2, clusters=8, events_per_batch=128, validation_events=50, threads=1),
     report=ReportSettings(examples=2, people=3),
 )
 
 
 def validate_log(
-    data: DataSettings, rules: ValidateSettings, source: Path, prepared: Path, reports: Path
+    data_settings: DataSettings, settings: ValidateSettings, source: Path, prepared: Path, reports: Path
 ) -> validate.ValidateResult:
-    """Stage validate without Great Expectations and figures, which take seconds; they have tests of their own."""
-    return validate.run(data, rules, source, prepared, reports, check_with_polars, write_markdown)
+    """Stage validate without Great Expectations and the figure, which take seconds and have their own tests."""
+    return validate.run(data_settings, settings, source, prepared, reports, check_with_polars, write_markdown)
 
 
 def check_with_polars(
-    raw_rows: pl.DataFrame, values: dict[str, float], data: DataSettings, settings: ValidateSettings, docs: Path
+    raw_rows: pl.DataFrame,
+    values: dict[str, float],
+    data_settings: DataSettings,
+    settings: ValidateSettings,
+    docs: Path,
 ) -> list[RuleResult]:
-    """As `check_log`, without Data Docs: test_expectations.py compares the two."""
+    """As `check_log`, but without Data Docs. test_expectations.py compares both functions."""
     docs.mkdir()
     results = []
     for rule in profile_rules(settings):
@@ -84,13 +88,13 @@ def check_with_polars(
     has_columns = set(raw_rows.columns) == {*EVENT_FIELDS, REASON}
     advice = "See the Data Docs for examples."
     results.append(RuleResult("rows: columns", "critical", has_columns, None, "all columns", advice))
-    second = pl.col(TIMESTAMP)
+    timestamp = pl.col(TIMESTAMP)
     failing = {f"{field} is there": pl.col(field).is_null() for field in EVENT_FIELDS}
-    too_late = False if settings.latest_second is None else second > settings.latest_second
-    failing["timestamp in range"] = (second < 0) | too_late
+    too_late = False if settings.latest_second is None else timestamp > settings.latest_second
+    failing["timestamp in range"] = (timestamp < 0) | too_late
     failing["no reason to refuse"] = pl.col(REASON).is_not_null()
-    if data.actions is not None:
-        failing["action is listed"] = ~pl.col(ACTION).is_in(data.actions)
+    if data_settings.actions is not None:
+        failing["action is listed"] = ~pl.col(ACTION).is_in(data_settings.actions)
     limit = f"at most {round(settings.max_rejected, 6)} of the rows may fail"
     for name, expression in failing.items():
         share = raw_rows.select(expression).to_series().drop_nulls().mean()
@@ -105,11 +109,11 @@ def write_markdown(folder: Path, profile: LogProfile, results: list[RuleResult],
     """As `write_report`, without the figure."""
     months = profile.by_month.group_by("month").agg(pl.col("events").sum()).sort("month")
     months.write_csv(folder / "events_by_month.csv")
-    (folder / "report.md").write_text(markdown(profile.figures, results, stride))
+    (folder / "report.md").write_text(markdown(profile.metrics, results, stride))
 
 
 def prepare(root: Path, users: int, events: int, texts: float = 0.0) -> None:
-    """Simulates a log into root/log and validates it. texts: a user, on average."""
+    """Simulates a log into root/log and validates it. texts: mean number of texts per user."""
     write(SimulateSettings(users=users, events=events, seed=1, texts=texts), root / "log")
     side_tables: dict[str, Any] = {}
     if texts:
@@ -123,7 +127,7 @@ def prepare(root: Path, users: int, events: int, texts: float = 0.0) -> None:
 
 
 def embed(root: Path, **options: Any) -> None:
-    """Makes vectors of the texts of the log prepared in a folder, by a tiny encoder; an empty table without texts."""
+    """Runs stage embed_text with a tiny encoder on the log prepared in a folder."""
     settings = EmbedTextSettings(**TINY_TOWERS | options)
     folders = root / "prepared", root / "models", root / "reports", root / ".checkpoints", root / ".cache"
     embed_text.run(settings, *folders)
@@ -145,7 +149,7 @@ def train_tokens(root: Path, **options: Any) -> TrainResult:
 
 
 def train_everything(root: Path) -> None:
-    """All that evaluation needs."""
+    """Trains all models that evaluation needs."""
     train(root)
     train_tokens(root)
     settings = RankerSettings(events=100, trees=10, threads=1)
@@ -171,7 +175,7 @@ def make_evaluated(root: Path, trained: Path) -> None:
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of a project, which the first worker that needs it makes while the others wait. Nobody changes it."""
+    """The folder of a project that tests only read. The first worker that needs it makes it; the others wait."""
     base = factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
     with folder.with_suffix(".lock").open("w") as lock:

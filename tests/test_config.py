@@ -1,4 +1,4 @@
-"""Settings: nothing unknown or impossible gets through, and every problem is told at once."""
+"""params.yaml: unknown and invalid settings are errors, and all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from befriend.config import Params, load_params
 from befriend.errors import SettingsError
-from befriend.settings import describe
+from befriend.settings import describe_settings
 from tests.conftest import ROOT
 
 
@@ -19,7 +19,7 @@ def load(tmp_path: Path, text: str, *overrides: str, section: str | None = None)
     return load_params(path, list(overrides), section)
 
 
-def test_all_problems_are_told_at_once_with_the_valid_choices(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_the_valid_choices(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "data: {format: xml, colums: {}}\nvalidate: {max_rejected: 7}\nevalute: {}\n")
     text = str(error.value)
@@ -54,12 +54,12 @@ def test_all_problems_are_told_at_once_with_the_valid_choices(tmp_path: Path) ->
         ("- a", "must hold sections"),
     ],
 )
-def test_the_impossible_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match="(?s)" + message.replace("(", r"\(")):
         load(tmp_path, text)
 
 
-def test_an_override_is_read_as_yaml_within_its_section(tmp_path: Path) -> None:
+def test_the_value_of_an_override_is_yaml_and_its_name_is_relative_to_the_section(tmp_path: Path) -> None:
     params = load(tmp_path, "evaluate: {events: 5}", "events=9", "regimes=[daily]", section="evaluate")
     assert params.evaluate.events == 9
     assert params.evaluate.regimes == ["daily"]
@@ -69,13 +69,13 @@ def test_an_override_is_read_as_yaml_within_its_section(tmp_path: Path) -> None:
         load(tmp_path, "evaluate: {events: 5}", "events.x=1", section="evaluate")
 
 
-def test_settings_cannot_be_changed_after_they_were_read(tmp_path: Path) -> None:
+def test_settings_are_immutable(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load(tmp_path, "").evaluate.events = 3  # type: ignore[misc]
 
 
 def test_every_setting_is_documented() -> None:
-    assert all(documentation for _, _, documentation in describe(Params))
+    assert all(documentation for _, _, documentation in describe_settings(Params))
     assert issubclass(Params, BaseModel)
 
 
@@ -83,6 +83,8 @@ def test_the_settings_of_the_project_are_valid() -> None:
     assert load_params(ROOT / "params.yaml").evaluate.part == "test"
 
 
-def test_a_setting_that_was_renamed_is_refused_with_its_new_name(tmp_path: Path) -> None:
+def test_the_error_for_a_former_name_gives_the_current_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"train_stu\.moment_rate: this setting is called dynamic_lr_mult now"):
         load(tmp_path, "train_stu: {moment_rate: 2}")
+    with pytest.raises(SettingsError, match=r"drift\.least_events: this setting is called min_events now"):
+        load(tmp_path, "drift: {least_events: 100}")

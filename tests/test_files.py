@@ -1,4 +1,4 @@
-"""Outputs appear complete or not at all."""
+"""Atomic writes and locks, also when processes are killed, and errors of the operating system."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from befriend import files
 from befriend.errors import BusyError, NetworkError, StorageError, explain
 
 
-def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a", "old")
     with pytest.raises(RuntimeError), files.atomic(tmp_path / "a") as path:
         path.write_text("half")
@@ -39,7 +39,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
 
 
-def test_a_killed_writer_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_file_unchanged(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a", "old")
     code = f"""
 import time
@@ -59,32 +59,32 @@ with files.atomic(Path({str(tmp_path / "a")!r})) as path:
     assert (tmp_path / "a").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
     files.write_text(tmp_path / "a", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # what it left is gone
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # its temporary folder is removed
 
 
-def folder_of(path: Path, content: str) -> Path:
-    """A folder with one file, written as the stages do."""
+def write_folder(path: Path, content: str) -> Path:
+    """Writes a folder with one file, as the stages do; returns its path."""
     with files.atomic(path) as new:
         new.mkdir()
         (new / "content").write_text(content)
     return path
 
 
-def test_a_folder_that_cannot_be_moved_into_place_leaves_the_former_one(
+def test_a_new_folder_that_cannot_be_renamed_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = folder_of(tmp_path / "folder", "old")
+    folder = write_folder(tmp_path / "folder", "old")
 
-    def breaks(self: Path, target: Path, move: Callable[[Path, Path], Path]) -> Path:
+    def fail_for_new(self: Path, target: Path, move: Callable[[Path, Path], Path]) -> Path:
         if (self / "content").is_file() and (self / "content").read_text() == "new":
-            raise OSError("it breaks")
+            raise OSError("rename fails")
         return move(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="it breaks"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="rename fails"):
         for name in ("rename", "replace"):
-            patch.setattr(Path, name, functools.partialmethod(breaks, move=getattr(Path, name)))
-        patch.setattr(files, "_exchange", lambda *_: False, raising=False)
-        folder_of(folder, "new")
+            patch.setattr(Path, name, functools.partialmethod(fail_for_new, move=getattr(Path, name)))
+        patch.setattr(files, "_exchange_atomically", lambda *_: False, raising=False)
+        write_folder(folder, "new")
     assert (folder / "content").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -112,8 +112,8 @@ def kill_at(step):
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(count)
 
-if mode != "in one step":
-    files._exchange = lambda first, second: False
+if mode != "one step":
+    files._exchange_atomically = lambda first, second: False
 for step in range(1, 1000):
     write("old")
     child = os.fork()
@@ -122,9 +122,9 @@ for step in range(1, 1000):
         write("new")
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    if mode == "in two, and removed then":
+    if mode == "several steps, old one removed":
         files.remove(folder)
-    if mode != "in one step":
+    if mode != "one step":
         files.recover(folder)
     print("-".join(path.read_text() for path in folder.glob("*")) or "nothing")
     if not killed:
@@ -135,25 +135,27 @@ for step in range(1, 1000):
 @pytest.mark.parametrize(
     ("mode", "states"),
     [
-        ("in one step", {"old-old", "new-new"}),
-        ("in two", {"old-old", "new-new"}),
-        ("in two, and removed then", {"old-old", "nothing"}),  # as DVC removes outputs before it runs a stage
+        ("one step", {"old-old", "new-new"}),
+        ("several steps", {"old-old", "new-new"}),
+        ("several steps, old one removed", {"old-old", "nothing"}),  # as DVC removes outputs before it runs a stage
     ],
 )
-def test_killed_at_any_step_of_the_swap_a_folder_is_the_former_or_the_new_one(
+def test_a_writer_killed_at_any_step_leaves_the_old_or_the_new_folder(
     mode: str, states: set[str], tmp_path: Path
 ) -> None:
-    """In two steps, as on file systems that cannot exchange folders, it is once `recover` was called."""
+    """Some file systems cannot exchange folders in one step. There, the folder is complete after a call of `recover`."""
     command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path), mode]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert set(found) == states
-    assert len(found) > 10
-    folder_of(tmp_path / "folder", "later")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]  # what the killed ones left is gone
+    states_after_kills = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(states_after_kills) == states
+    assert len(states_after_kills) > 10
+    write_folder(tmp_path / "folder", "later")
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "folder"
+    ]  # the temporary folders of killed writers are removed
 
 
-def test_a_writer_of_another_container_keeps_what_it_writes(tmp_path: Path) -> None:
-    """Its process number says nothing here; in this test nobody has it."""
+def test_recover_does_not_remove_what_a_writer_in_another_container_writes(tmp_path: Path) -> None:
+    """Its process id means nothing here. The test uses one that no process has."""
     code = f"""
 import os, sys
 from pathlib import Path
@@ -174,7 +176,7 @@ with files.atomic(Path({str(tmp_path / "a")!r})) as path:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_the_stage_lock_holds_other_threads_and_lets_its_own_in_again(tmp_path: Path) -> None:
+def test_the_stage_lock_excludes_other_threads_and_is_reentrant(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
 
     def enter() -> str:
@@ -217,8 +219,11 @@ with files.stage_lock(Path(sys.argv[1])):
 
 
 @contextmanager
-def outlives_its_holder(lock: Path, when: str) -> Iterator[subprocess.Popen[str]]:
-    """Something that a holder of the lock started and that still runs, `soon` inside of the lock."""
+def process_that_outlives_holder(lock: Path, when: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that outlives the holder of the lock that started it.
+
+    when: it takes the lock `soon`, before the holder is killed, or `late`, after the holder has ended.
+    """
     command = [sys.executable, "-c", START_AND_END, str(lock), ENTER, str(lock), when]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin is not None and holder.stdout is not None
@@ -229,25 +234,25 @@ def outlives_its_holder(lock: Path, when: str) -> Iterator[subprocess.Popen[str]
         yield holder
 
 
-def test_what_outlives_its_holder_does_not_come_in_beside_the_next(tmp_path: Path) -> None:
+def test_a_process_whose_holder_has_ended_cannot_share_the_lock_of_the_next_holder(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with outlives_its_holder(lock, "late") as other, files.stage_lock(lock):
+    with process_that_outlives_holder(lock, "late") as other, files.stage_lock(lock):
         assert other.stdin is not None and other.stdout is not None
         other.stdin.write("now\n")
         other.stdin.flush()
         assert other.stdout.readline().startswith(f"stages are being run here already, by process {os.getpid()}")
 
 
-def test_the_lock_is_not_free_while_what_its_killed_holder_started_is_inside(tmp_path: Path) -> None:
+def test_the_lock_is_held_while_a_process_of_its_killed_holder_has_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with outlives_its_holder(lock, "soon") as other:
+    with process_that_outlives_holder(lock, "soon") as other:
         with (
             pytest.raises(BusyError, match=f"by process {other.pid}: .*, or by a process that it started"),
             files.stage_lock(lock),
         ):
             pass
         assert other.stdin is not None and other.stdout is not None
-        other.stdin.close()  # it ends
+        other.stdin.close()  # the process ends
         assert other.stdout.read() == ""
         with files.stage_lock(lock):
             pass
@@ -260,21 +265,21 @@ def test_json_is_canonical_and_refuses_nan(tmp_path: Path) -> None:
         files.write_json(tmp_path / "a", float("nan"))
 
 
-def test_failures_of_the_system_become_messages() -> None:
+def test_a_full_disk_becomes_a_storage_error() -> None:
     full = explain(OSError(errno.ENOSPC, "No space left on device", "x/events.parquet"))
     assert isinstance(full, StorageError)
     assert "the disk is full (x/events.parquet)" in str(full)
     assert isinstance(explain(RuntimeError("write failed: No space left on device (os error 28)")), StorageError)
-    assert explain(KeyError("a defect of our own")) is None
+    assert explain(KeyError("a bug")) is None
 
 
-def test_a_message_claims_no_more_than_is_known() -> None:
+def test_network_errors_and_missing_files_have_different_messages() -> None:
     refused = explain(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
-    unknown = explain(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
-    for found in (refused, unknown, explain(RuntimeError("error sending request (os error 111)"))):
-        assert isinstance(found, NetworkError)
-        assert "another machine could not be reached" in str(found) and "the network" in str(found)
-        assert "file" not in str(found)
+    unknown_host = explain(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    for error in (refused, unknown_host, explain(RuntimeError("error sending request (os error 111)"))):
+        assert isinstance(error, NetworkError)
+        assert "another machine could not be reached" in str(error) and "the network" in str(error)
+        assert "file" not in str(error)
     missing = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "models/about.json"))
     assert str(missing).startswith("there is no such file or folder (models/about.json): ")
     assert "half-written" not in str(missing)
@@ -292,7 +297,7 @@ def test_a_message_claims_no_more_than_is_known() -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_failure_of_a_file_or_the_network_keeps_its_traceback(error: Exception) -> None:
+def test_other_errors_are_not_explained(error: Exception) -> None:
     assert explain(error) is None
 
 
@@ -304,7 +309,7 @@ def test_what_is_no_failure_of_a_file_or_the_network_keeps_its_traceback(error: 
     ],
     ids=["the system's", "a table library's"],
 )
-def test_a_failure_names_the_output_that_was_written(error: Exception, tmp_path: Path) -> None:
+def test_a_disk_error_names_the_output_that_was_written(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as caught, files.atomic(tmp_path / "a"):
         raise error
     assert str(explain(caught.value)).startswith(f"the disk is full (while {tmp_path / 'a'} was written): ")

@@ -1,11 +1,11 @@
-"""Where tracked work stands, for whom it is stopped."""
+"""The progress of loops, which the message of a stopped command shows."""
 
 from __future__ import annotations
 
 from befriend.progress import current_progress, track
 
 
-def test_work_that_is_stopped_says_where_and_work_that_is_done_nothing() -> None:
+def test_current_progress_is_that_of_a_stopped_loop_and_empty_after_a_finished_one() -> None:
     for item in track("abcde", "letters", 5):
         if item == "d":
             break

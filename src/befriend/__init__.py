@@ -12,13 +12,14 @@ __all__ = ["load"]
 
 
 def load(root: str | Path = ".") -> Befriend:
-    """Loads a project after `dvc repro`: to recommend users, explain why, and export vectors. See `befriend.api`.
+    """Loads a project after `dvc repro`, to recommend users, explain lists and export vectors. See `befriend.api`.
 
-    Lists equal those of the command line to the last bit, provided that this call is what imports PyTorch first.
+    root: the folder of the project. Lists equal those of the command line bit for bit, unless PyTorch was imported
+    before this call.
     """
     from befriend import kernels
 
     kernels.pin()
-    from befriend.api import load  # only now: the command line does not need it to start
+    from befriend.api import load  # here, since the command line starts without it
 
     return load(root)

@@ -1,4 +1,4 @@
-"""params.yaml: one section per stage, assembled from the settings classes next to the code that uses them."""
+"""Reads params.yaml, which has one section of settings per stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Params(Settings):
-    """Everything in params.yaml."""
+    """All sections of params.yaml."""
 
     data: DataSettings = DataSettings()
     """the event log"""
@@ -47,7 +47,7 @@ class Params(Settings):
     report: ReportSettings = ReportSettings()
     """stage report"""
     drift: DriftSettings = DriftSettings()
-    """check before a promotion: how far new events may differ from the champion's"""
+    """check before a promotion: how far new events may differ from those of the champion"""
     gate: GateSettings = GateSettings()
     """check before a promotion: how good the lists must be"""
     registry: RegistrySettings = RegistrySettings()
@@ -55,9 +55,9 @@ class Params(Settings):
 
 
 def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, section: str | None = None) -> Params:
-    """Reads the settings from a YAML file and applies `name=value` overrides; SettingsError lists all problems at once.
+    """Reads settings from a YAML file and applies overrides, `name=value`; SettingsError lists all problems at once.
 
-    With a `section`, the names of overrides are relative to it ("events=500" sets evaluate.events).
+    section: names of overrides are relative to it; in section `evaluate`, "events=500" sets evaluate.events.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -80,7 +80,7 @@ def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, se
 
 
 def _assign(raw: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Sets the value at a path of keys in nested mappings."""
+    """Sets a value in nested mappings. keys: of each mapping, from the outermost."""
     for key in keys[:-1]:
         section = raw.setdefault(key, {})
         if not isinstance(section, dict):

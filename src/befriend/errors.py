@@ -1,4 +1,4 @@
-"""Every error that a user can cause or fix, with the exit code of the command that it ends.
+"""The errors that a user can cause or fix, with the exit code of the command.
 
     BefriendError
     ├── CallError            2   the call was wrong
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-STOPPED = 130  # the exit code of a command that Ctrl-C ended
+STOPPED = 130  # the exit code after Ctrl-C
 
 
 class BefriendError(Exception):
@@ -42,45 +42,47 @@ class BefriendError(Exception):
 
 
 class CallError(BefriendError):
+    """The command or its settings are wrong."""
+
     exit_code = 2
 
 
 class SettingsError(CallError):
-    pass
+    """params.yaml or --set holds an unknown or invalid setting."""
 
 
 class SourceError(CallError):
-    pass
+    """The event log does not exist, or may not be read."""
 
 
 class DataError(BefriendError):
-    pass
+    """Data does not match its description, or failed a check."""
 
 
 class StorageError(BefriendError):
-    pass
+    """A file could not be read or written."""
 
 
 class NetworkError(BefriendError):
-    pass
+    """Another machine could not be reached."""
 
 
 class BusyError(BefriendError):
-    pass
+    """Another process is running stages in this project."""
 
 
-_DISK = {
+_DISK_PROBLEMS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an error",
 }
-_FILE = {
+_FILE_PROBLEMS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.ENOENT: "there is no such file or folder",
 }
-_NETWORK = {
+_NETWORK_ERRORS = {
     errno.ECONNREFUSED,
     errno.ECONNRESET,
     errno.ECONNABORTED,
@@ -91,32 +93,32 @@ _NETWORK = {
     errno.EHOSTUNREACH,
 }
 _WRAPPING_PACKAGES = ("polars", "pyarrow", "safetensors")
-"""packages whose own errors carry the operating system's error only as text"""
+"""packages whose exceptions give the operating system's error only in their text"""
 
 
 def explain(error: BaseException) -> BefriendError | None:
-    """The BefriendError that describes a failure of the operating system; None for a bug in befriend."""
+    """The BefriendError for an exception: itself, or one for a failure of a file or the network; None for others."""
     if isinstance(error, BefriendError):
         return error
     code, is_from_text = _error_number(error)
-    if isinstance(error, socket.gaierror) or code in _NETWORK:
+    if isinstance(error, socket.gaierror) or code in _NETWORK_ERRORS:
         return NetworkError(
             f"another machine could not be reached: {error}\n"
             "Check its address and the network, then run the same command again."
         )
     file_name = getattr(error, "filename", None)
-    if code is None or not (file_name or is_from_text or code in _DISK):
+    if code is None or not (file_name or is_from_text or code in _DISK_PROBLEMS):
         return None
-    problem = (_DISK | _FILE).get(code, "a file could not be read or written")
-    # `files.atomic` adds a note that names the file it writes
-    where = file_name or next(reversed(getattr(error, "__notes__", [])), None)
+    problem = (_DISK_PROBLEMS | _FILE_PROBLEMS).get(code, "a file could not be read or written")
+    # `files.atomic` adds a note with the name of the file that it writes.
+    context = file_name or next(reversed(getattr(error, "__notes__", [])), None)
     return StorageError(
-        f"{problem}{f' ({where})' if where else ''}: {error}\nFix this, then run the same command again."
+        f"{problem}{f' ({context})' if context else ''}: {error}\nFix this, then run the same command again."
     )
 
 
 def _error_number(error: BaseException) -> tuple[int | None, bool]:
-    """The operating system's error number, or None; and whether it comes from the text of another library's error."""
+    """The error number of the operating system, or None; and whether it comes from the text of the exception."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno, False
     if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.split(".")[0] in _WRAPPING_PACKAGES:

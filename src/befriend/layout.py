@@ -1,4 +1,4 @@
-"""Paths of all files and folders of a project, relative to its root."""
+"""The paths of the files and folders of a project, relative to its root."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DATA = Path("data")
 PREPARED = Path("prepared")
 REPORTS = Path("reports")
 RUNS = Path("runs")
-LOCK = RUNS / "lock"
+STAGE_LOCK = RUNS / "lock"
 MODELS = Path("models")
 CHECKPOINTS = Path(".checkpoints")
 SAMPLE = Path("src/befriend/sample")
@@ -28,14 +28,14 @@ RANKER = MODELS / "ranker"
 CLUSTERS = MODELS / "clusters"
 TOKENS = MODELS / "tokens"
 TEXT = MODELS / "text"
-TRAINED = (TEXT, TOKENS, TWO_TOWER, STU, RANKER, CLUSTERS)
+MODEL_FOLDERS = (TEXT, TOKENS, TWO_TOWER, STU, RANKER, CLUSTERS)
 REGISTRY = MODELS / "registry"
 CHAMPION = MODELS / "champion"
 DRIFT = RUNS / "drift"
 GATE = RUNS / "gate"
-TINY = RUNS / "tiny"
+TINY_LOG = RUNS / "tiny"  # a small simulated log
 LISTS = RUNS / "lists.parquet"
-LISTS_OF = RUNS / "lists" / "champion.json"
+LISTS_OPTIONS = RUNS / "lists" / "champion.json"  # with which model and options LISTS was made
 TEXT_DEMO = RUNS / "text_demo"
 TEXT_CACHE = Path(".cache/text")
 TEXT_TOWERS = TEXT / "towers"
@@ -43,12 +43,12 @@ TEXT_METRICS = REPORTS / "text.json"
 TEXT_REPORT = REPORTS / "text" / "report.md"
 TOKEN_METRICS = REPORTS / "tokens.json"
 CLUSTER_METRICS = REPORTS / "clusters.json"
-PAGE = REPORTS / "report" / "index.html"
-MODEL_CARD = PAGE.with_name("model_card.md")
+REPORT_PAGE = REPORTS / "report" / "index.html"
+MODEL_CARD = REPORT_PAGE.with_name("model_card.md")
 CLUSTER_REPORT = REPORTS / "clusters" / "report.md"
 TOKEN_REPORT = REPORTS / "tokens" / "report.md"
 
 
-def parts_of(lists: Path) -> Path:
-    """The folder that holds the finished blocks of a file of lists while it is being written."""
+def list_blocks_folder(lists: Path) -> Path:
+    """The folder for the finished blocks of a file of lists, while the other blocks are computed."""
     return lists.with_name(f"{lists.name}.parts")

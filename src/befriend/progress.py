@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, one line per minute elsewhere."""
+"""Shows the progress of long loops: a bar on a terminal, one line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-LINE_EVERY = 60.0  # seconds
-_current = ""
+SECONDS_PER_LINE = 60.0
+_current_progress = ""
 
 
 def current_progress() -> str:
-    """How far the loop that is being tracked has got, for the message of a stopped command; empty if there is none."""
-    return _current
+    """The progress of the loop that runs, for the message of a stopped command; empty if no loop is tracked."""
+    return _current_progress
 
 
 def _record_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    global _current
+    global _current_progress
     for k, item in enumerate(items):
-        _current = f"{description}: {k:,} of {total:,}" if total is not None else f"{description}: {k:,} parts"
+        _current_progress = f"{description}: {k:,} of {total:,}" if total is not None else f"{description}: {k:,} parts"
         yield item
-    _current = ""
+    _current_progress = ""
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yields the items and shows progress on standard error. total: the number of items; None if it is not known."""
+    """Yields the items and shows progress on standard error. total: the number of items; None if it is unknown."""
     items = _record_progress(items, description, total)
     if sys.stderr.isatty():
         from rich.console import Console
@@ -37,13 +37,13 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     start = last = time.monotonic()
     for k, item in enumerate(items):
         now = time.monotonic()
-        if now - last >= LINE_EVERY:
+        if now - last >= SECONDS_PER_LINE:
             last = now
-            print(f"{description}: {_how_far(k, total, now - start)}", file=sys.stderr, flush=True)
+            print(f"{description}: {_describe_progress(k, total, now - start)}", file=sys.stderr, flush=True)
         yield item
 
 
-def _how_far(done: int, total: int | None, seconds: float) -> str:
+def _describe_progress(num_done: int, total: int | None, seconds: float) -> str:
     if total is None:
-        return f"{done:,} parts in {seconds / 60:.0f} min"
-    return f"{done:,} of {total:,}, about {seconds / done * (total - done) / 60:.0f} min left"
+        return f"{num_done:,} parts in {seconds / 60:.0f} min"
+    return f"{num_done:,} of {total:,}, about {seconds / num_done * (total - num_done) / 60:.0f} min left"

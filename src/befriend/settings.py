@@ -1,6 +1,6 @@
-"""Base class of all settings: frozen, unknown names are errors, and all problems are reported at once.
+"""The base class of all settings, how they are validated, and how they are listed.
 
-The docstring of a field is its documentation: `befriend settings` prints it.
+The docstring of a field is its documentation, which `befriend settings` prints.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Frozen, refuses unknown names, and documents each field with a docstring."""
+    """Immutable settings. Unknown names are errors; the docstring of a field documents it."""
 
     former_names: ClassVar[dict[str, str]] = {}
-    """name in earlier versions -> current name: a file with the old one is refused; the message gives the new one"""
+    """name in earlier versions -> current name; the error for the earlier name gives the current one"""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def parse(model: type[S], raw: dict[str, Any], where: str) -> S:
-    """Validates `raw` against a model; SettingsError lists every problem, the value found, and the valid choices."""
+def parse(model: type[S], raw: dict[str, Any], source: str) -> S:
+    """Validates a mapping with the settings class `model`; SettingsError lists all problems, with the valid choices.
+
+    source: where the mapping comes from, such as params.yaml, for the message.
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_describe(model, problem) for problem in error.errors()]
+        lines = [_describe_problem(model, problem) for problem in error.errors()]
         raise SettingsError(
-            f"{where}: {len(lines)} setting{'s' * (len(lines) > 1)} cannot be used\n" + "\n".join(lines)
+            f"{source}: {len(lines)} setting{'s' * (len(lines) > 1)} cannot be used\n" + "\n".join(lines)
         ) from None
 
 
 def split_override(item: str) -> tuple[str, Any]:
-    """Splits `name=value`; the value is parsed as YAML."""
+    """Splits an override, `name=value`, into the name and the value, which is parsed as YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -50,15 +53,15 @@ def split_override(item: str) -> tuple[str, Any]:
         raise SettingsError(f"--set {item}: the value is not valid YAML.") from None
 
 
-def _describe(model: type[Settings], problem: Any) -> str:
-    """One line of an error message, from one of pydantic's errors."""
+def _describe_problem(model: type[Settings], problem: Any) -> str:
+    """One line of an error message, for one error of pydantic."""
     location = [str(name) for name in problem["loc"]]
     line = f"  {'.'.join(location)}: "
     if problem["type"] == "extra_forbidden":
-        owner = _model_at(model, location[:-1])
-        if location[-1] in owner.former_names:
-            return f"{line}this setting is called {owner.former_names[location[-1]]} now."
-        names = _names(owner)
+        section_model = _model_at(model, location[:-1])
+        if location[-1] in section_model.former_names:
+            return f"{line}this setting is called {section_model.former_names[location[-1]]} now."
+        names = _names(section_model)
         close = difflib.get_close_matches(location[-1], names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{line}there is no such setting.{hint} Valid here: {', '.join(names)}."
@@ -73,7 +76,7 @@ def _names(model: type[BaseModel]) -> list[str]:
 
 
 def _model_at(model: type[Settings], location: list[str]) -> type[Settings]:
-    """The settings class of a nested section."""
+    """The settings class of a nested section. location: names of the sections, from the outermost."""
     for section in location:
         for name, field in model.model_fields.items():
             if (
@@ -85,25 +88,25 @@ def _model_at(model: type[Settings], location: list[str]) -> type[Settings]:
     return model
 
 
-def describe(model: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(name, default, documentation) of every setting, in order; nested settings have dotted names."""
+def describe_settings(model: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(name, default, documentation) of every setting, in the order of the class; nested settings have dotted names."""
     rows = []
     for name, field in model.model_fields.items():
         label = prefix + (field.alias or name)
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            rows += describe(kind, f"{label}.")
+        field_type = field.annotation
+        if isinstance(field_type, type) and issubclass(field_type, Settings):
+            rows += describe_settings(field_type, f"{label}.")
         else:
             rows.append((label, _to_text(field.get_default(call_default_factory=True)), field.description or ""))
     return rows
 
 
-def values(settings: Settings, prefix: str = "") -> dict[str, str]:
-    """name -> value of every setting, with the names and the text format of `describe`."""
+def setting_values(settings: Settings, prefix: str = "") -> dict[str, str]:
+    """name -> value of every setting, with names and values written as in `describe_settings`."""
     texts: dict[str, str] = {}
     for name, field in type(settings).model_fields.items():
         label, value = prefix + (field.alias or name), getattr(settings, name)
-        texts |= values(value, f"{label}.") if isinstance(value, Settings) else {label: _to_text(value)}
+        texts |= setting_values(value, f"{label}.") if isinstance(value, Settings) else {label: _to_text(value)}
     return texts
 
 

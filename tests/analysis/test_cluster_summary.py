@@ -1,4 +1,4 @@
-"""Summaries of clusters, counted by hand."""
+"""Summaries of clusters match values counted by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import make_log
 DAY = 86_400
 
 
-def test_a_summary_holds_size_contacts_central_users_neighbours_and_actions() -> None:
+def test_a_summary_has_size_contacts_central_users_neighbours_and_actions() -> None:
     log = make_log(
         [
             (0, "m", 1, 0),

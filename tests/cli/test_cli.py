@@ -1,4 +1,4 @@
-"""The command line: quick to answer, clear in failure, and alone in a project."""
+"""The command line: fast help, clear errors, and one process at a time that runs stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEFRIEND = str(Path(sys.executable).with_name("befriend"))
 
 
 @pytest.mark.system
-def test_help_needs_none_of_the_heavy_packages() -> None:
+def test_help_imports_no_heavy_package() -> None:
     heavy = {"torch", "polars", "numpy", "pandas", "pydantic", "great_expectations", "pandera", "matplotlib", "pyarrow"}
     code = f"import sys, befriend.cli.main; print(sorted(set(sys.modules) & {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -40,7 +40,7 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
         (["use", "x", "--texts", "t", "--text-column", "text"], 2, "--text-column text: write it as FIELD=COLUMN"),
-        (["use"], 2, "name a log (befriend use SOURCE), or one that is here: --sample or --tiny"),
+        (["use"], 2, "give exactly one log: befriend use SOURCE, befriend use --sample, or befriend use --tiny"),
         (
             ["compare", "nowhere"],
             2,
@@ -55,7 +55,7 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
         (["use", "nowhere"], 2, "there is no dvc.yaml here"),
     ],
 )
-def test_a_users_mistake_is_one_message_and_an_exit_code(
+def test_wrong_call_is_one_message_and_an_exit_code(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "params").write_text("")
@@ -66,8 +66,8 @@ def test_a_users_mistake_is_one_message_and_an_exit_code(
 
 
 @pytest.mark.system
-def test_ctrl_c_says_where_it_stopped_and_what_to_do(tmp_path: Path) -> None:
-    """In a process of its own, at a stage that has begun."""
+def test_ctrl_c_prints_where_it_stopped_and_what_to_do(tmp_path: Path) -> None:
+    """Sent to another process after its stage has begun."""
     (tmp_path / "params.yaml").write_text("data: {format: csv}\n")
     with (tmp_path / "log").open("w") as log:
         log.write("actor_id,action,target_id,timestamp\n")
@@ -84,28 +84,28 @@ def test_ctrl_c_says_where_it_stopped_and_what_to_do(tmp_path: Path) -> None:
             assert child.poll() is None
             time.sleep(0.02)
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert said.startswith("befriend: stopped")
-    assert "Run the same command again" in said and "Traceback" not in said
-    told = files.read_json(record)
-    assert (told["exit_code"], told["error"][:17]) == (130, "stopped by Ctrl-C")
+    assert errors.startswith("befriend: stopped")
+    assert "Run the same command again" in errors and "Traceback" not in errors
+    run_record = files.read_json(record)
+    assert (run_record["exit_code"], run_record["error"][:17]) == (130, "stopped by Ctrl-C")
 
 
-def test_a_stage_records_how_it_ended(tmp_path: Path) -> None:
+def test_stage_records_how_it_ended(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("")
     call(tmp_path, "validate")
     record = files.read_json(tmp_path / "runs" / "validate.json")
     assert (record["status"], record["exit_code"]) == ("failed", 2)
     assert record["error"].startswith("the event log data does not exist")
-    assert record_run("validate", tmp_path / "runs", lambda: ValidateResult(3, 1, 2, 2, [])).events == 2
+    assert record_run("validate", tmp_path / "runs", lambda: ValidateResult(3, 1, 2, 2, [])).num_events == 2
     record = files.read_json(tmp_path / "runs" / "validate.json")
     assert (record["status"], record["exit_code"], record["error"]) == ("done", 0, None)
-    assert record["summary"] == "3 rows read, 1 refused; 2 events between 2 users; 0 warnings"
+    assert record["summary"] == "3 rows read, 1 rejected; 2 events between 2 users; 0 warnings"
 
 
 @pytest.mark.system
-def test_two_cannot_run_stages_at_once_and_the_holder_is_named(tmp_path: Path) -> None:
+def test_second_process_that_runs_stages_is_refused_and_names_the_first(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("")
     with files.stage_lock(tmp_path / "runs" / "lock"):
         environment = {name: value for name, value in os.environ.items() if name != files.LOCK_VARIABLE}
@@ -114,20 +114,20 @@ def test_two_cannot_run_stages_at_once_and_the_holder_is_named(tmp_path: Path) -
         )
         assert other.returncode == BusyError.exit_code
         assert f"process {os.getpid()}" in other.stderr
-        # What the holder does and starts itself goes through.
+        # processes that the holder of the lock starts may run stages
         assert "does not exist" in call(tmp_path, "validate").stderr
         own = subprocess.run([BEFRIEND, "validate"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert (own.returncode, "does not exist" in own.stderr) == (2, True)
     assert "does not exist" in call(tmp_path, "validate").stderr
 
 
-def test_every_setting_is_listed(tmp_path: Path) -> None:
+def test_settings_command_lists_settings_of_every_section(tmp_path: Path) -> None:
     shown = call(tmp_path, "settings").stdout
     for name in ("data.columns.actor_id", "validate.max_rejected", "evaluate.regimes", "simulate.homophily"):
         assert name in shown
 
 
-def test_simulate_writes_a_log_of_the_size_asked_for(tmp_path: Path) -> None:
+def test_simulate_writes_a_log_of_the_given_size(tmp_path: Path) -> None:
     done = call(tmp_path, "simulate", "--out", "log", "--users", "100", "--events", "2000", "--set", "homophily=0.9")
     assert "Next: befriend use log/events.parquet" in done.stdout
     assert pl.read_parquet(tmp_path / "log" / "events.parquet").height == 2000
@@ -137,7 +137,7 @@ def test_simulate_writes_a_log_of_the_size_asked_for(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "log" / "texts.parquet").height > 60
 
 
-def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
+def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("process 1: long gone\n")
     with files.stage_lock(lock):

@@ -1,4 +1,4 @@
-"""The split and the segments, on logs small enough to check by hand."""
+"""The time split and the segments of events, checked by hand on small logs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from befriend.data.split import SEGMENTS, segments, split_by_time
 from tests.conftest import make_log
 
 
-def names(codes: np.ndarray) -> list[str]:
+def segment_names(codes: np.ndarray) -> list[str]:
     return [SEGMENTS[k] for k in codes]
 
 
-def test_cuts_are_timestamps_at_the_quantiles_of_events() -> None:
+def test_parts_begin_at_the_timestamps_of_events_at_the_given_shares() -> None:
     split = split_by_time(np.arange(100, 110), 0.8, 0.9)
     assert (split.t_validation, split.t_test) == (108, 109)
     assert [split.part(name) for name in ("train", "validation", "test")] == [(0, 8), (8, 9), (9, 10)]
@@ -25,7 +25,7 @@ def test_events_of_one_second_stay_in_one_part() -> None:
     assert split.part("test") == (7, 10)
 
 
-def test_the_segment_of_an_event_depends_on_the_events_before_its_second() -> None:
+def test_the_segment_of_an_event_depends_only_on_events_before_its_second() -> None:
     log = make_log(
         [
             (0, "a", 1, 1),
@@ -39,15 +39,15 @@ def test_the_segment_of_an_event_depends_on_the_events_before_its_second() -> No
         ]
     )
     codes = segments(log, np.arange(8), log.timestamp)
-    assert names(codes) == ["cold", "reply", "repeat", "new", "new", "new", "new", "cold"]
+    assert segment_names(codes) == ["cold", "reply", "repeat", "new", "new", "new", "new", "cold"]
 
 
-def test_a_target_without_an_event_before_the_cutoff_is_cold_even_as_a_contact() -> None:
+def test_a_target_without_event_before_the_cutoff_is_cold_even_if_it_is_a_contact() -> None:
     log = make_log([(0, "a", 1, 10), (0, "a", 1, 20)])
-    assert names(segments(log, np.array([1]), np.array([20]))) == ["repeat"]
-    assert names(segments(log, np.array([1]), np.array([10]))) == ["cold"]
+    assert segment_names(segments(log, np.array([1]), np.array([20]))) == ["repeat"]
+    assert segment_names(segments(log, np.array([1]), np.array([10]))) == ["cold"]
 
 
 def test_a_signal_makes_no_contact() -> None:
     log = make_log([(0, "view", 1, 1), (0, "ask", 1, 2), (1, "view", 0, 3), (0, "ask", 1, 4)], {"view": "signal"})
-    assert names(segments(log, np.array([1, 3]), log.timestamp[[1, 3]])) == ["new", "repeat"]
+    assert segment_names(segments(log, np.array([1, 3]), log.timestamp[[1, 3]])) == ["new", "repeat"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from befriend.data.event_log import EventLog
+from befriend.data.event_log import DAY, EventLog
 from befriend.data.regimes import REGIMES, Regime
 from befriend.data.split import SEGMENTS, Split, split_by_time
 from befriend.evaluation.protocol import (
-    DAY,
-    HIDDEN,
+    UNKNOWN_ACTION,
     EvalQueries,
     RequestBatch,
     make_eval_queries,
@@ -32,7 +31,8 @@ def queries_and_requests(
     return split, queries, requests
 
 
-def rows(requests: list[RequestBatch]) -> list[tuple[int, int, int, int, list[int]]]:
+def request_rows(requests: list[RequestBatch]) -> list[tuple[int, int, int, int, list[int]]]:
+    """(user, num_visible, cutoff, action, excluded users) of each request."""
     return [
         (int(r.user[k]), int(r.num_visible[k]), int(r.cutoff[k]), int(r.action[k]), r.excluded(k).tolist())
         for r in requests
@@ -40,31 +40,32 @@ def rows(requests: list[RequestBatch]) -> list[tuple[int, int, int, int, list[in
     ]
 
 
-def tiny() -> EventLog:
-    """Test events: 0 -> 1 (repeat), 1 -> 0 (reply), 2 -> 0 (new) at three noons in a row."""
+def tiny_log() -> EventLog:
+    """Test events: 0 -> 1 (repeat), 3 -> 0 (reply), 2 -> 0 (new), at noon of three consecutive days."""
     train = [(0, "ask", 1, k) for k in range(24)] + [(2, "ask", 1, 30), (1, "ask", 2, 31), (0, "ask", 3, 32)]
     test = [(0, "ask", 1, NOON), (3, "tell", 0, NOON + DAY), (2, "ask", 0, NOON + 2 * DAY)]
     return make_log(train + test)
 
 
 def test_streaming_sees_all_events_before_the_event_and_its_action() -> None:
-    _, queries, requests = queries_and_requests(tiny(), "streaming")
+    _, queries, requests = queries_and_requests(tiny_log(), "streaming")
     assert [SEGMENTS[k] for k in queries.segment] == ["repeat", "reply", "new"]
-    ask_, tell = 0, 1
-    assert rows(requests) == [
-        (0, 27, NOON, ask_, []),
+    ask, tell = 0, 1
+    assert request_rows(requests) == [
+        (0, 27, NOON, ask, []),
         (3, 28, NOON + DAY, tell, []),
-        (2, 29, NOON + 2 * DAY, ask_, []),
-        (2, 29, NOON + 2 * DAY, ask_, [1]),  # the list `new`: without 2's contact
+        (2, 29, NOON + 2 * DAY, ask, []),
+        (2, 29, NOON + 2 * DAY, ask, [1]),  # list `new` excludes the contact of user 2
     ]
 
 
-def test_live_is_streaming_without_the_action_and_shares_its_requests() -> None:
-    log = tiny()
+def test_live_is_streaming_without_the_action_and_shares_its_batches() -> None:
+    log = tiny_log()
     _, queries, live = queries_and_requests(log, "live")
     _, _, streaming = queries_and_requests(log, "streaming")
-    assert rows(live) == [
-        (user, num_visible, cutoff, HIDDEN, excluded) for user, num_visible, cutoff, _, excluded in rows(streaming)
+    assert request_rows(live) == [
+        (user, num_visible, cutoff, UNKNOWN_ACTION, excluded)
+        for user, num_visible, cutoff, _, excluded in request_rows(streaming)
     ]
     batches = list(make_requests(log, Histories.of(log), {"streaming": queries, "live": queries}, batch_events=7))
     assert [[regime for regime, _ in regimes] for _, _, regimes in batches] == [["streaming", "live"]]
@@ -91,22 +92,22 @@ def test_a_first_contact_with_a_cold_start_user_is_first_ever() -> None:
 
 
 def test_daily_sees_all_events_before_the_day_and_no_action() -> None:
-    _, _, requests = queries_and_requests(tiny(), "daily")
+    _, _, requests = queries_and_requests(tiny_log(), "daily")
     midnight = NOON - DAY // 2
     # The cutoff is midnight, but never before the first event of the part.
-    assert rows(requests) == [
-        (0, 27, NOON, HIDDEN, []),
-        (3, 28, midnight + DAY, HIDDEN, []),
-        (2, 29, midnight + 2 * DAY, HIDDEN, []),
-        (2, 29, midnight + 2 * DAY, HIDDEN, [1]),
+    assert request_rows(requests) == [
+        (0, 27, NOON, UNKNOWN_ACTION, []),
+        (3, 28, midnight + DAY, UNKNOWN_ACTION, []),
+        (2, 29, midnight + 2 * DAY, UNKNOWN_ACTION, []),
+        (2, 29, midnight + 2 * DAY, UNKNOWN_ACTION, [1]),
     ]
 
 
-def test_frozen_sees_the_events_before_the_part_but_excludes_contacts_up_to_the_request() -> None:
+def test_frozen_sees_events_before_the_part_but_excludes_contacts_until_the_request() -> None:
     log = make_log([*[(0, "a", 1, k) for k in range(18)], (2, "a", 3, 20), (3, "a", 0, 21), (0, "a", 2, 22)])
     split, _, requests = queries_and_requests(log, "frozen")
     assert split.test_start == 18
-    assert [(user, num_visible, cutoff) for user, num_visible, cutoff, _, _ in rows(requests)] == [
+    assert [(user, num_visible, cutoff) for user, num_visible, cutoff, _, _ in request_rows(requests)] == [
         (2, 18, 20),  # a cold event: no second list
         (3, 18, 20),
         (3, 18, 20),
@@ -117,7 +118,7 @@ def test_frozen_sees_the_events_before_the_part_but_excludes_contacts_up_to_the_
     )
     assert [SEGMENTS[k] for k in queries.segment] == ["reply", "new", "new"]
     # User 2 joined after the cutoff, yet its contact made since is excluded from the list `new`.
-    assert [excluded for user, _, _, _, excluded in rows(requests) if user == 2] == [[], [], [], [1]]
+    assert [excluded for user, _, _, _, excluded in request_rows(requests) if user == 2] == [[], [], [], [1]]
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -146,7 +147,7 @@ def test_evaluation_queries_are_evenly_spaced_contact_events() -> None:
 def test_a_block_excludes_the_two_users_from_each_others_lists() -> None:
     events = [(0, "ask", 1, k) for k in range(17)] + [(2, "block", 0, 18), (2, "ask", 1, 19), (0, "ask", 1, 20)]
     _, _, requests = queries_and_requests(make_log(events, {"block": "exclude"}), "streaming")
-    assert [(user, excluded) for user, _, _, _, excluded in rows(requests)] == [(2, [0]), (2, [0]), (0, [2])]
+    assert [(user, excluded) for user, _, _, _, excluded in request_rows(requests)] == [(2, [0]), (2, [0]), (0, [2])]
 
 
 def test_the_rank_of_a_target_counts_from_1_and_is_infinite_off_the_list() -> None:

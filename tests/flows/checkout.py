@@ -1,6 +1,6 @@
-"""A copy of the checkout with a small log of its own, its Prefect server and worker, and somebody who listens.
+"""A copy of the checkout with a small log, its Prefect server and worker, and a webhook that receives messages.
 
-Nothing is stubbed: DVC, the stages, prefect.yaml and the API are those a person uses.
+Nothing is faked: DVC, the stages, prefect.yaml and the API are the real ones.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from prefect.client.base import PrefectHttpxSyncClient
 from tests.conftest import ROOT
 from tests.flows.conftest import BIN
 
-RUN = 240  # seconds a run may take
+RUN_TIMEOUT = 240  # seconds
 
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of the checkout with a small log of its own."""
+    """A copy of the checkout with a small log."""
 
     root: Path
     source: Path
@@ -47,20 +47,20 @@ class Project:
             env=self.environment | extra,
             capture_output=True,
             text=True,
-            timeout=RUN,
+            timeout=RUN_TIMEOUT,
         )
 
     @property
-    def whole(self) -> Path:
-        """The events of all time, of which the source has the first ones."""
-        return self.source.with_name("whole.parquet")
+    def complete_log(self) -> Path:
+        """All events, of which the source has the first ones."""
+        return self.source.with_name("complete.parquet")
 
-    def grow(self, events: int, shuffled: int = 0) -> None:
-        """The source has so many events now, the last of them with targets that were mixed up."""
-        log = pl.read_parquet(self.whole).sort("timestamp", maintain_order=True)[:events]
-        old, new = log[: events - shuffled], log[events - shuffled :]
-        mixed = new["target_id"].sample(fraction=1, shuffle=True, seed=0)
-        pl.concat([old, new.with_columns(target_id=mixed)]).write_parquet(self.source)
+    def write_source(self, num_events: int, num_shuffled: int = 0) -> None:
+        """Writes the first events to the source; the last `num_shuffled` of them get shuffled targets."""
+        log = pl.read_parquet(self.complete_log).sort("timestamp", maintain_order=True)[:num_events]
+        old, new = log[: num_events - num_shuffled], log[num_events - num_shuffled :]
+        shuffled = new["target_id"].sample(fraction=1, shuffle=True, seed=0)
+        pl.concat([old, new.with_columns(target_id=shuffled)]).write_parquet(self.source)
 
     def champion(self) -> dict[str, Any] | None:
         done = self.call("befriend", "champion", "--json")
@@ -68,92 +68,92 @@ class Project:
         return json.loads(done.stdout)
 
     def processes(self) -> list[str]:
-        """Whatever still runs in this folder."""
-        found = []
+        """Command lines of the processes whose working directory is in this folder."""
+        commands = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if (entry / "cwd").resolve().is_relative_to(self.root):
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+                    commands.append((entry / "cmdline").read_text().replace("\0", " "))
             except OSError:
                 continue
-        return found
+        return commands
 
 
-OWN = (
+RUN_OUTPUTS = (
     "reports/",
     "prepared/split.json",
     "models/",
     "dvc.lock",
     "data.dvc",
     ".prefect/",
-)  # what a run leaves in a checkout, and its data
+)  # written by a run, so not copied
 
 
 class Listener:
-    """Somebody's webhook: remembers what it was told."""
+    """A webhook that stores the messages it receives."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
-        told = self.told
+        self.messages: list[dict[str, Any]] = []
+        messages = self.messages
 
-        class Answer(BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def hear(self, title: str) -> dict[str, Any]:
-        """The last thing told, of this title: a run's end is to be seen before the word of it gets here."""
-        patience = time.monotonic() + 30
-        while time.monotonic() < patience and not (self.told and self.told[-1]["title"] == title):
+    def wait_for_message(self, title: str) -> dict[str, Any]:
+        """The last message, which must have this title. Waits for it: a run may end before its message arrives."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not (self.messages and self.messages[-1]["title"] == title):
             time.sleep(0.1)
-        assert self.told and self.told[-1]["title"] == title, self.told
-        return self.told[-1]
+        assert self.messages and self.messages[-1]["title"] == title, self.messages
+        return self.messages[-1]
 
 
-def small_checkout(folder: Path, told: str) -> Project:
-    """A checkout with the profile `tiny`, whose source has the first 5,300 events yet. told: the webhook."""
+def small_checkout(folder: Path, webhook: str) -> Project:
+    """A copy of the checkout with the log `tiny`, whose source has its first 5,300 events. webhook: Apprise URL or empty."""
     root = folder / "befriend"
     copy_checkout(root)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BEFRIEND_"))}
     python_path = [str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(python_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    environment["BEFRIEND_NOTIFY"] = told
+    environment["BEFRIEND_NOTIFY"] = webhook
     project = Project(root, root / "runs" / "tiny" / "events.parquet", environment)
     postpone(root / "prefect.yaml")
     done = project.call("befriend", "use", "--tiny")
     assert done.returncode == 0, done.stderr
-    shutil.move(project.source, project.whole)
-    project.grow(5300)
+    shutil.move(project.source, project.complete_log)
+    project.write_source(5300)
     git(root, "add", "-A")
     git(root, "commit", "-qm", "a copy")
     return project
 
 
 def copy_checkout(root: Path) -> None:
-    """The checkout as it is, uncommitted work included."""
+    """Copies the checkout with uncommitted changes, but without results of runs."""
     listed = ["git", "ls-files", "-co", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(OWN):
+        if (ROOT / name).is_file() and not name.startswith(RUN_OUTPUTS):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
     git(root, "init", "-q")
 
 
 def git(root: Path, *arguments: str) -> None:
-    who = ["-c", "user.email=a@example.org", "-c", "user.name=a"]
-    subprocess.run(["git", *who, *arguments], cwd=root, check=True, timeout=60, capture_output=True)
+    author = ["-c", "user.email=a@example.org", "-c", "user.name=a"]
+    subprocess.run(["git", *author, *arguments], cwd=root, check=True, timeout=60, capture_output=True)
 
 
 def postpone(deployments: Path) -> None:
-    """No schedule comes due while the tests run."""
+    """Changes the schedules so that no scheduled run starts during the tests."""
     now, text = datetime.now(UTC), deployments.read_text()
     text = text.replace('"15 * * * *"', f'"{(now.minute + 40) % 60} * * * *"')
     deployments.write_text(text.replace('"0 3 * * *"', f'"0 {(now.hour + 12) % 24} * * *"'))
@@ -161,51 +161,53 @@ def postpone(deployments: Path) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """Prefect's API, as one that looks at the page sees it."""
+    """The API of a Prefect server."""
 
     client: PrefectHttpxSyncClient
-    """asks again where the server says that it is busy (503), as SQLite's is now and then with a stage beside it"""
+    """retries if the server is busy (503), as it sometimes is with SQLite while a stage runs"""
 
     def post(self, path: str, **body: Any) -> Any:
         return self.client.post(path, json=body).json()
 
     def start(self, deployment: str, **parameters: bool) -> str:
-        found = self.client.get(f"deployments/name/{deployment}/{deployment}").json()
-        once = uuid.uuid4().hex  # the client asks again after a timeout too, and the first time may have been heard
-        run = self.post(f"deployments/{found['id']}/create_flow_run", parameters=parameters, idempotency_key=once)
+        deployment_id = self.client.get(f"deployments/name/{deployment}/{deployment}").json()["id"]
+        key = uuid.uuid4().hex  # the client retries after a timeout, when the first request may have been received
+        run = self.post(f"deployments/{deployment_id}/create_flow_run", parameters=parameters, idempotency_key=key)
         return run["id"]
 
-    def finished(self, run: str) -> dict[str, Any]:
-        end, found = time.monotonic() + RUN, {"state_name": "unknown"}
+    def wait_until_finished(self, run_id: str) -> dict[str, Any]:
+        """Waits for the end of a flow run, and returns the run; TimeoutError after RUN_TIMEOUT."""
+        end, run = time.monotonic() + RUN_TIMEOUT, {"state_name": "unknown"}
         while time.monotonic() < end:
-            found = self.client.get(f"flow_runs/{run}").json()
-            if found["state_type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
-                return found
+            run = self.client.get(f"flow_runs/{run_id}").json()
+            if run["state_type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
+                return run
             time.sleep(0.5)
-        raise TimeoutError(f"the run is {found['state_name']} after {RUN} seconds")
+        raise TimeoutError(f"the run is {run['state_name']} after {RUN_TIMEOUT} seconds")
 
-    def artifacts(self, run: str) -> dict[str, Any]:
-        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-        return {artifact["key"]: artifact["data"] for artifact in found}
+    def artifacts(self, run_id: str) -> dict[str, Any]:
+        """Key -> content of the artifacts of a flow run."""
+        artifacts = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run_id]}})
+        return {artifact["key"]: artifact["data"] for artifact in artifacts}
 
 
 @dataclass(frozen=True)
 class Ui:
-    """`make ui`, as a process."""
+    """A running `make ui`."""
 
     process: subprocess.Popen[bytes]
     output: Path
     server: Server
 
     def stop(self) -> None:
-        """As Ctrl-C does."""
+        """Stops it with Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(timeout=90) == 0, self.output.read_text()
 
 
 @contextmanager
 def started(project: Project, **extra: str) -> Iterator[Ui]:
-    """`make ui` in the copy; whoever uses it ends it."""
+    """Starts `make ui` in the copy. If the block does not stop it, it is stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -237,7 +239,7 @@ def started(project: Project, **extra: str) -> Iterator[Ui]:
 
 @contextmanager
 def serving(project: Project, **extra: str) -> Iterator[Server]:
-    """The server of `make ui`; stopped with Ctrl-C, after which nothing may be left of it."""
+    """Starts `make ui`, and stops it at the end with Ctrl-C, after which no process and no address file may be left."""
     with started(project, **extra) as ui:
         yield ui.server
         ui.stop()

@@ -1,6 +1,6 @@
-"""What tests of tasks and flows share: a Prefect of their own, and a tiny DVC project whose stages end in every way.
+"""Fixtures for tests of tasks and flows: a temporary Prefect folder, and a small DVC project whose stages fail.
 
-Importing `flows` would put Prefect's folder into the checkout, so a temporary one is set before any test does.
+Importing `flows` would use Prefect's folder in the checkout, so a temporary one is set before any test imports it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder is a DVC project, and tasks log without a Prefect run."""
+    """A DVC project as the current folder; tasks log without a Prefect run."""
     monkeypatch.chdir(_project)
     monkeypatch.setattr("tasks.dvc.get_run_logger", lambda: logging.getLogger("run"))
     return _project

@@ -1,4 +1,4 @@
-"""Reproducing one target: what ran, what a failure says, and what is tried again."""
+"""Running one stage with DVC in a task: whether it ran, the error after a failure, and whether it is retried."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dvc import StageError, _NoTraceback, may_pass, reproduce, stream
+from tasks.dvc import StageError, _NoTraceback, reproduce, run_streaming, should_retry
 from tests.flows.conftest import BIN
 
 
-def failed(target: str) -> StageError:
+def reproduce_and_fail(target: str) -> StageError:
     with pytest.raises(StageError) as caught:
         reproduce(target)
     return caught.value
 
 
 class State:
-    """As much of a Prefect state as the question of a retry looks at."""
+    """The part of a Prefect state that `should_retry` uses."""
 
     def __init__(self, data: object) -> None:
         self.data = data
@@ -43,48 +43,48 @@ def test_dvc_decides_whether_a_stage_runs(project: Path, caplog: pytest.LogCaptu
     assert not any("git add" in line for line in caplog.messages)
 
 
-def test_who_wants_to_hears_each_line(project: Path) -> None:
+def test_callback_gets_each_line_of_output(project: Path) -> None:
     lines: list[str] = []
     reproduce("good", force=True, on_line=lines.append)
     assert "Running stage 'good':" in lines
 
 
-def test_a_failed_check_speaks_for_itself_and_is_not_tried_again(project: Path) -> None:
-    error = failed("bad")
+def test_failed_check_has_the_message_of_the_stage_and_is_not_retried(project: Path) -> None:
+    error = reproduce_and_fail("bad")
     assert str(error) == "the log was refused\n  row 3: no target"
-    assert (error.exit_code, error.began, error.may_pass) == (1, True, False)
-    assert not may_pass(None, None, State(error))
+    assert (error.exit_code, error.began, error.is_transient) == (1, True, False)
+    assert not should_retry(None, None, State(error))
 
 
-def test_the_record_of_an_earlier_run_is_not_this_ones(project: Path) -> None:
+def test_run_record_of_an_earlier_run_is_ignored(project: Path) -> None:
     (project / "runs").mkdir(exist_ok=True)
     (project / "runs" / "refused.json").write_text(json.dumps({"status": "failed", "exit_code": 1, "error": "old"}))
-    error = failed("refused")
+    error = reproduce_and_fail("refused")
     assert str(error) == "params.yaml: 1 setting cannot be used\n  bad.one: unknown"
-    assert (error.exit_code, error.began, error.may_pass) == (2, False, False)
+    assert (error.exit_code, error.began, error.is_transient) == (2, False, False)
 
 
-def test_a_killed_stage_is_tried_again(project: Path) -> None:
-    error = failed("killed")
-    assert "killed was killed before it could say why" in str(error)
-    assert error.began and may_pass(None, None, State(error))
+def test_killed_stage_is_retried(project: Path) -> None:
+    error = reproduce_and_fail("killed")
+    assert "killed was killed, most often for lack of memory" in str(error)
+    assert error.began and should_retry(None, None, State(error))
 
 
-def test_a_stage_that_breaks_its_promise_to_dvc_fails_with_dvcs_words(project: Path) -> None:
-    error = failed("careless")
+def test_stage_without_its_output_fails_with_the_message_of_dvc(project: Path) -> None:
+    error = reproduce_and_fail("careless")
     assert "output 'never.txt' does not exist" in str(error)
-    assert not error.may_pass
+    assert not error.is_transient
 
 
-def test_a_defect_is_not_tried_again(project: Path) -> None:
-    error = failed("defect")
+def test_bug_in_a_stage_is_not_retried(project: Path) -> None:
+    error = reproduce_and_fail("defect")
     assert str(error) == "ValueError('a defect')" and error.exit_code == 70
-    assert not may_pass(None, None, State(error))
-    assert not may_pass(None, None, State(ValueError("timed out")))
+    assert not should_retry(None, None, State(error))
+    assert not should_retry(None, None, State(ValueError("timed out")))
 
 
 @pytest.mark.system
-def test_a_stage_another_process_works_on_is_tried_again(project: Path) -> None:
+def test_stage_that_another_process_runs_is_retried(project: Path) -> None:
     with subprocess.Popen(
         [BIN / "dvc", "repro", "--single-item", "slow"],
         cwd=project,
@@ -95,15 +95,15 @@ def test_a_stage_another_process_works_on_is_tried_again(project: Path) -> None:
     ) as other:
         try:
             assert other.stdout and any("slow begins" in line for line in other.stdout)
-            error = failed("slow")
+            error = reproduce_and_fail("slow")
         finally:
             os.killpg(other.pid, 9)
     assert str(other.pid) in str(error)
-    assert error.may_pass and not error.began
+    assert error.is_transient and not error.began
 
 
 @pytest.mark.system
-def test_a_cancelled_run_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_run_ends_all_child_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cancel(line: str) -> None:
         raise KeyboardInterrupt
 
@@ -112,20 +112,20 @@ def test_a_cancelled_run_leaves_nothing_running(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        stream([sys.executable, "parent.py"], cancel)
+        run_streaming([sys.executable, "parent.py"], cancel)
     assert time.monotonic() - start < 10
     status = Path("/proc") / (tmp_path / "pid").read_text() / "status"
-    while status.exists() and "State:\tZ" not in status.read_text():  # a zombie only waits to be counted
+    while status.exists() and "State:\tZ" not in status.read_text():  # a zombie process has ended
         assert time.monotonic() - start < 10
         time.sleep(0.05)
 
 
-def test_a_message_for_a_person_is_logged_without_a_traceback() -> None:
+def test_error_with_a_message_for_the_user_is_logged_without_a_traceback() -> None:
     def logged(error: Exception) -> logging.LogRecord:
         record = logging.LogRecord("x", logging.ERROR, "", 0, "it broke: %r", (error,), (type(error), error, None))
         assert _NoTraceback().filter(record)
         return record
 
-    said = logged(StageError("50 % of the rows\nare bad"))
-    assert said.getMessage() == "50 % of the rows\nare bad" and said.exc_info is None
+    record = logged(StageError("50 % of the rows\nare bad"))
+    assert record.getMessage() == "50 % of the rows\nare bad" and record.exc_info is None
     assert logged(ValueError("a defect")).exc_info is not None

@@ -1,4 +1,4 @@
-"""Order and failure of flows, on a temporary Prefect server; the stages themselves are stand-ins."""
+"""Order and failure of flows on a temporary Prefect server, with fake stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from befriend import files, layout
 from befriend.errors import BusyError
-from tasks.dvc import Reproduced, StageError
+from tasks.dvc import StageError, StageOutcome
 
 pytestmark = pytest.mark.system
 
@@ -22,7 +22,7 @@ Runner = Callable[..., Any]
 
 
 def _only_ranker(stage: str) -> Callable[[bool], None]:
-    """The stand-ins leave no reports: only what the ranker prints can be published."""
+    """Publishes only the ranker, since the fake stages write no reports."""
     from tasks.publishers import publish_ranker
 
     return publish_ranker if stage == "train_ranker" else lambda ran: None
@@ -30,13 +30,13 @@ def _only_ranker(stage: str) -> Callable[[bool], None]:
 
 @pytest.fixture
 def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
-    """What each stage does when it is reproduced, call by call: an error is raised. "order" lists the calls."""
+    """Replaces `reproduce`. Stage -> list of errors (or other values) for its calls; "order" -> list of the calls."""
     from tasks import dvc, stage_tasks
 
     monkeypatch.chdir(tmp_path)
     script: dict[str, list[Any]] = {"order": []}
 
-    def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> Reproduced:
+    def reproduce(target: str, force: bool = False, on_line: Callable[[str], None] | None = None) -> StageOutcome:
         script["order"].append((target, force))
         (tmp_path / "runs").mkdir(exist_ok=True)
         (tmp_path / "runs" / f"{target}.json").write_text('{"summary": "trained"}')
@@ -46,7 +46,7 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         answers = script.get(target, [])
         if answers and isinstance(answer := answers.pop(0), Exception):
             raise answer
-        return Reproduced(target, True, 0.1)
+        return StageOutcome(target, True, 0.1)
 
     for module in (dvc, stage_tasks):
         monkeypatch.setattr(module, "reproduce", reproduce)
@@ -57,11 +57,11 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     return script
 
 
-def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[Any]]) -> None:
+def test_pipeline_updates_the_data_then_runs_each_stage_in_order(stages: dict[str, list[Any]]) -> None:
     from flows.pipeline import pipeline
 
-    done = pipeline(force=True)
-    assert [run.stage for run in done] == [
+    outcomes = pipeline(force=True)
+    assert [outcome.stage for outcome in outcomes] == [
         "data.dvc",
         "validate",
         "embed_text",
@@ -73,10 +73,10 @@ def test_the_data_comes_first_then_each_stage_in_order(stages: dict[str, list[An
         "cluster",
         "report",
     ]
-    assert stages["order"] == [("data.dvc", False), *((run.stage, True) for run in done[1:])]
+    assert stages["order"] == [("data.dvc", False), *((outcome.stage, True) for outcome in outcomes[1:])]
 
 
-def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str, list[Any]]) -> None:
+def test_progress_of_a_training_is_one_artifact_that_is_updated(stages: dict[str, list[Any]]) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
@@ -84,22 +84,26 @@ def test_the_progress_of_a_training_is_one_artifact_that_moves(stages: dict[str,
 
     run = pipeline(return_state=True).state_details.flow_run_id
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
-    shown = {artifact.key: (artifact.data, artifact.description) for artifact in found if artifact.type == "progress"}
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        )
+    shown = {
+        artifact.key: (artifact.data, artifact.description) for artifact in artifacts if artifact.type == "progress"
+    }
     assert shown == {
         f"{name}-progress": (100, "trained") for name in ("embed-text", "train-two-tower", "train-stu", "cluster")
     }
-    assert [artifact.data for artifact in found if artifact.key == "train-ranker-summary"] == ["trained"]
+    assert [artifact.data for artifact in artifacts if artifact.key == "train-ranker-summary"] == ["trained"]
 
 
-def test_the_source_can_be_left_alone(stages: dict[str, list[Any]]) -> None:
+def test_update_of_the_data_can_be_switched_off(stages: dict[str, list[Any]]) -> None:
     from flows.validate import validate
 
     validate(update=False)
     assert stages["order"] == [("validate", False)]
 
 
-def test_a_failed_stage_fails_the_flow_in_its_own_words_and_stops_it(stages: dict[str, list[Any]]) -> None:
+def test_failed_stage_fails_the_flow_with_its_message_and_stops_it(stages: dict[str, list[Any]]) -> None:
     from flows.pipeline import pipeline
 
     stages["validate"] = [StageError("the event log was refused by the rule days", began=True)]
@@ -111,37 +115,37 @@ def test_a_failed_stage_fails_the_flow_in_its_own_words_and_stops_it(stages: dic
         pipeline()
 
 
-def test_what_may_pass_is_tried_again(stages: dict[str, list[Any]]) -> None:
+def test_transient_failure_is_retried(stages: dict[str, list[Any]]) -> None:
     from flows.validate import validate
 
-    stages["validate"] = [StageError("killed", may_pass=True), StageError("busy", may_pass=True)]
+    stages["validate"] = [StageError("killed", is_transient=True), StageError("busy", is_transient=True)]
     assert validate(return_state=True).is_completed()
     assert [target for target, _ in stages["order"]] == ["data.dvc", "validate", "validate", "validate"]
 
 
-def test_a_flow_does_not_start_where_stages_run_already(stages: dict[str, list[Any]]) -> None:
+def test_flow_does_not_start_while_stages_run(stages: dict[str, list[Any]]) -> None:
     from flows.pipeline import pipeline
 
-    with ThreadPoolExecutor(1) as other:  # what holds the lock is no part of the flow
-        holds, ends = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as executor:  # another thread counts as another process for the lock
+        is_held, may_end = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with files.stage_lock(layout.LOCK):
-                holds.set()
-                ends.wait()
+            with files.stage_lock(layout.STAGE_LOCK):
+                is_held.set()
+                may_end.wait()
 
-        done = other.submit(hold)
-        holds.wait()
+        holder = executor.submit(hold)
+        is_held.wait()
         try:
             with pytest.raises(BusyError, match=f"process {os.getpid()}"):
                 pipeline()
         finally:
-            ends.set()
-            done.result()
+            may_end.set()
+            holder.result()
     assert stages["order"] == []
 
 
-def test_the_lock_is_free_after_a_failure(stages: dict[str, list[Any]]) -> None:
+def test_lock_is_free_after_a_failure(stages: dict[str, list[Any]]) -> None:
     from flows.validate import validate
 
     stages["validate"] = [StageError("refused")]

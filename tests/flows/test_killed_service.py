@@ -1,4 +1,4 @@
-"""The worker or the server is killed while a stage runs: what is left ends by itself, and the next start goes on."""
+"""The worker or the server is killed during a stage: the other processes end, and the next start works."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from tests.flows.checkout import Project, serving, small_checkout, started
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
-def victim(project: Project, what: str) -> int:
-    """The process of this checkout whose command says so."""
+def find_process(project: Project, command_part: str) -> int:
+    """Id of the process of this checkout whose command line contains a text."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_text().replace("\0", " ")
-            if what in command and (entry / "cwd").resolve().is_relative_to(project.root):
+            if command_part in command and (entry / "cwd").resolve().is_relative_to(project.root):
                 return int(entry.name)
         except OSError:
             continue
-    raise AssertionError(f"no {what} among {project.processes()}")
+    raise AssertionError(f"no {command_part} among {project.processes()}")
 
 
-def test_after_the_worker_and_after_the_server_were_killed(tmp_path: Path) -> None:
+def test_make_ui_works_again_after_its_worker_or_its_server_was_killed(tmp_path: Path) -> None:
     project = small_checkout(tmp_path, "")
     lock = project.root / "dvc.lock"
-    for what in ("worker start", "server start"):
+    for command_part in ("worker start", "server start"):
         with started(project) as ui:
             ui.server.start("validate", force=True)
             end = time.monotonic() + 60
             while not any("befriend validate" in process for process in project.processes()):
                 assert time.monotonic() < end, ui.output.read_text()
                 time.sleep(0.2)
-            os.kill(victim(project, what), signal.SIGKILL)
+            os.kill(find_process(project, command_part), signal.SIGKILL)
             assert ui.process.wait(timeout=120) != 0
             assert "ended by itself" in ui.output.read_text()
         end = time.monotonic() + 90
@@ -44,9 +44,9 @@ def test_after_the_worker_and_after_the_server_were_killed(tmp_path: Path) -> No
             time.sleep(0.5)
         assert project.processes() == []
     with serving(project) as server:
-        done = server.finished(server.start("validate"))
-        assert done["state_type"] == "COMPLETED", done["state"]["message"]
-        going = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-        assert server.post("flow_runs/filter", flow_runs=going) == []
+        run = server.wait_until_finished(server.start("validate"))
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        active = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+        assert server.post("flow_runs/filter", flow_runs=active) == []
     assert "prepared/events.parquet" in lock.read_text()
     assert project.call("dvc", "status", "validate").stdout.strip().endswith("up to date.")

@@ -1,4 +1,4 @@
-"""Tasks of operating: what they show, and whom they tell."""
+"""Tasks for drift, gate, notifications and commands: their tables, messages and errors."""
 
 from __future__ import annotations
 
@@ -15,66 +15,68 @@ from tasks.dvc import StageError
 from tests.flows.checkout import Listener
 
 
-def test_rules_that_were_not_met_come_first_and_say_why() -> None:
-    rule = {"found": "0.1", "required": "at least 0.2"}
-    decision = {"rules": [{"name": "a", "passed": True} | rule, {"name": "b", "passed": False} | rule]}
-    assert [row["name"] for row in gate_task.rule_rows(decision)] == ["b", "a"]
-    assert gate_task.unmet_rules(decision) == "b: 0.1, required at least 0.2"
+def test_failed_checks_of_the_gate_come_first() -> None:
+    check = {"found": "0.1", "required": "at least 0.2"}
+    decision = {"rules": [{"name": "a", "passed": True} | check, {"name": "b", "passed": False} | check]}
+    assert [row["name"] for row in gate_task.check_rows(decision)] == ["b", "a"]
+    assert gate_task.failed_checks(decision) == "b: 0.1, required at least 0.2"
 
 
-def test_the_worst_measure_comes_first() -> None:
-    found = {"value": 0.1, "limits": [0.1, 0.2]}
-    told = {"measures": {name: found | {"verdict": name} for name in ("ok", "severe", "warning")}}
-    assert [row["verdict"] for row in drift_task.measure_rows(told)] == ["severe", "warning", "ok"]
+def test_measure_with_the_worst_verdict_comes_first() -> None:
+    measure = {"value": 0.1, "limits": [0.1, 0.2]}
+    drift = {"measures": {name: measure | {"verdict": name} for name in ("ok", "severe", "warning")}}
+    assert [row["verdict"] for row in drift_task.measure_rows(drift)] == ["severe", "warning", "ok"]
 
 
-def test_everybody_with_an_address_is_told_and_the_log_always(
+def test_message_is_sent_to_every_address_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = Listener(), Listener()
-    monkeypatch.setenv(notify.VARIABLE, f"json://127.0.0.1:{one.port}/a json://127.0.0.1:{two.port}/b")
+    monkeypatch.setenv(notify.ADDRESSES_VARIABLE, f"json://127.0.0.1:{one.port}/a json://127.0.0.1:{two.port}/b")
     monkeypatch.setattr(notify, "get_logger", logging.getLogger)
     assert notify.send("a title", "what happened") == 2
     for listener in (one, two):
-        assert [(told["title"], told["message"]) for told in listener.told] == [("a title", "what happened")]
+        assert [(message["title"], message["message"]) for message in listener.messages] == [
+            ("a title", "what happened")
+        ]
     assert "a title: what happened" in caplog.text
 
-    monkeypatch.setenv(notify.VARIABLE, "json://127.0.0.1:1/nobody")
+    monkeypatch.setenv(notify.ADDRESSES_VARIABLE, "json://127.0.0.1:1/closed")
     assert notify.send("a title", "what happened") == 0
     assert "json://... could not be reached" in caplog.text
-    assert "127.0.0.1:1" not in caplog.text  # an address may hold a password
+    assert "127.0.0.1:1" not in caplog.text  # an address may contain a password
 
 
-def test_a_failure_says_what_where_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[str, str]] = []
-    monkeypatch.setattr(notify, "send", lambda title, text: said.append((title, text)))
+def test_message_about_a_failure_has_the_run_the_error_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(notify, "send", lambda title, text: sent.append((title, text)))
     state = SimpleNamespace(name="Failed", message="the event log was refused")
-    notify.failed(SimpleNamespace(name="retrain"), SimpleNamespace(name="retrain 3"), state)
-    ((title, text),) = said
+    notify.notify_failure(SimpleNamespace(name="retrain"), SimpleNamespace(name="retrain 3"), state)
+    ((title, text),) = sent
     assert title == "befriend: retrain failed"
     assert text.startswith("retrain 3: the event log was refused\n") and "run it again" in text
 
 
-def test_a_command_is_heard_and_fails_in_its_own_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[str] = []
-    logger: Any = SimpleNamespace(info=lambda _, line: heard.append(line))
+def test_command_is_logged_and_fails_with_its_message(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_lines: list[str] = []
+    logger: Any = SimpleNamespace(info=lambda _, line: log_lines.append(line))
     monkeypatch.setattr(command, "get_run_logger", lambda: logger)
-    assert command.befriend("champion") == 0
-    assert heard[0].startswith("there is no champion yet")
+    assert command.run_befriend("champion") == 0
+    assert log_lines[0].startswith("there is no champion yet")
     with pytest.raises(StageError, match="there is no champion yet: promote a run first") as failed:
-        command.befriend("rollback")
-    assert (failed.value.exit_code, failed.value.may_pass) == (2, False)
+        command.run_befriend("rollback")
+    assert (failed.value.exit_code, failed.value.is_transient) == (2, False)
 
 
-def test_prefect_yaml_names_flows_that_are_there() -> None:
+def test_flows_in_prefect_yaml_exist() -> None:
     from ruamel.yaml import YAML
 
     from tests.conftest import ROOT
 
     deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
-    assert {found["name"] for found in deployments} == {"pipeline", "validate", "retrain", "recommend"}
-    for found in deployments:
-        file, name = found["entrypoint"].split(":")
+    assert {deployment["name"] for deployment in deployments} == {"pipeline", "validate", "retrain", "recommend"}
+    for deployment in deployments:
+        file, name = deployment["entrypoint"].split(":")
         assert f"def {name}(" in (ROOT / file).read_text()
-        assert json.loads(json.dumps(found["work_pool"]["name"])) == "befriend"
-        assert found["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+        assert json.loads(json.dumps(deployment["work_pool"]["name"])) == "befriend"
+        assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

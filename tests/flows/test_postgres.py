@@ -1,4 +1,4 @@
-"""The same deployments on a shared server: Prefect with PostgreSQL behind it, as Debian ships it."""
+"""The deployments on a Prefect server whose database is PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 
 from tests.flows.checkout import serving, small_checkout
 
-FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+INITDB_PATHS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not FOUND, reason="needs Debian's package postgresql"),
+    pytest.mark.skipif(not INITDB_PATHS, reason="needs Debian's package postgresql"),
 ]
 
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    """The address of an empty database, on a server of its own that root may not run."""
-    binaries = FOUND[-1].parent
+    """The address of an empty database on a new server. The server may not be run by root."""
+    binaries = INITDB_PATHS[-1].parent
     owner = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="befriend-postgres-"))
     if owner:
@@ -57,10 +57,10 @@ def database() -> Iterator[str]:
 def test_deployments_run_on_a_server_with_postgresql(database: str, tmp_path: Path) -> None:
     project = small_checkout(tmp_path, "")
     with serving(project, PREFECT_API_DATABASE_CONNECTION_URL=database) as server:
-        names = {found["name"] for found in server.post("deployments/filter")}
+        names = {deployment["name"] for deployment in server.post("deployments/filter")}
         assert names == {"pipeline", "validate", "retrain", "recommend"}
         run = server.start("validate", force=True)
-        done = server.finished(run)
-        assert done["state_type"] == "COMPLETED", done["state"]["message"]
+        finished_run = server.wait_until_finished(run)
+        assert finished_run["state_type"] == "COMPLETED", finished_run["state"]["message"]
         assert server.artifacts(run)["validate-report"].startswith("# Event log: accepted")
     assert not list((project.root / ".prefect").glob("*.db"))

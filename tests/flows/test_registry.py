@@ -1,4 +1,4 @@
-"""Lists for everybody are made again unless those that lie here are the ones that are asked for."""
+"""Lists for all users are made again unless the file of lists is from this champion with these options."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tasks import promotion
 
 @pytest.fixture
 def recommend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The task; the command under it writes its options in the place of lists."""
+    """The task `recommend`, with a fake command that writes its options to the file of lists."""
 
-    def befriend(*arguments: str) -> None:
+    def run_befriend(*arguments: str) -> None:
         layout.RUNS.mkdir(exist_ok=True)
         layout.LISTS.write_text(" ".join(arguments))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(promotion, "befriend", befriend)
-    monkeypatch.setattr(promotion, "link", lambda *_: None)
-    monkeypatch.setattr(promotion.registry, "champion", lambda _: SimpleNamespace(number=3))
+    monkeypatch.setattr(promotion, "run_befriend", run_befriend)
+    monkeypatch.setattr(promotion, "publish_link", lambda *_: None)
+    monkeypatch.setattr(promotion.registry, "current_champion", lambda _: SimpleNamespace(number=3))
     return promotion.recommend.fn
 
 
-def test_lists_of_another_champion_or_call_do_not_pass_for_those_of_the_night(recommend: Any) -> None:
+def test_lists_of_another_champion_or_with_other_options_are_not_current(recommend: Any) -> None:
     assert not promotion.lists_are_current(3)
     recommend()
     assert promotion.lists_are_current(3) and not promotion.lists_are_current(4)
@@ -37,7 +37,7 @@ def test_lists_of_another_champion_or_call_do_not_pass_for_those_of_the_night(re
         assert promotion.lists_are_current(3, **other) and not promotion.lists_are_current(3)
 
 
-def test_lists_that_were_put_there_by_hand_do_not_pass_for_those_of_the_night(recommend: Any) -> None:
+def test_lists_that_were_replaced_by_hand_are_not_current(recommend: Any) -> None:
     recommend()
     layout.LISTS.write_text("others")
     assert not promotion.lists_are_current(3)

@@ -1,4 +1,4 @@
-"""What a person sees of a training: how far it is, its curves, and its best epoch beside the committed one."""
+"""Artifacts of a training: its progress, its curves, and its best epoch next to the committed one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prefect.exceptions import ObjectNotFound
 
 from befriend import layout
 from tasks import publishers, stage_tasks, training_progress
-from tasks.curve_report import BARS, WIDEST, compare_with_committed, read_curves, report, sparkline
-from tasks.dvc import Reproduced, StageError
+from tasks.curve_report import BARS, MAX_BARS, compare_with_committed, read_curves, report, sparkline
+from tasks.dvc import StageError, StageOutcome
 from tests.training import tiny
 
 SUMMARY = "12 parameters, 3 epochs, stopped early; epoch 2 is best"
-SAID = (
+OUTPUT_LINES = (
     "Running stage 'train_two_tower':",
     "epoch 1 of 4: 250 of 1,000, about 11 min left",
     "epoch 1 of 4: loss 7.2330, ndcg@10 0.1225 (best), 1,361 positions/s",
@@ -29,15 +29,15 @@ SAID = (
 
 
 def write_curves(folder: Path) -> None:
-    """As `befriend.training.curves` would, of three epochs."""
-    figures = {
+    """Writes the files of `befriend.training.curves` for three epochs."""
+    curves = {
         "learning_rate": [0.001, 0.0005, 0.0001],
         "train/loss": [7.25, 6.5, 6.0],
         "train/mean_rank": [1234.5, 617.25, 400.0],
         "validation/ndcg@10": [0.1, 0.25, 0.2],
         "validation/new_daily": [0.03, 0.04, 0.05],
     }
-    for name, values in figures.items():
+    for name, values in curves.items():
         file = folder / "plots" / "metrics" / f"{name}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{epoch}\t{value}" for epoch, value in enumerate(values, 1)]
@@ -56,33 +56,35 @@ def metrics(ndcg: float, epoch: int = 2) -> dict[str, Any]:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]]:
-    """Key -> what the artifact showed, one after the other, in a folder where nothing was trained yet."""
+    """Key -> the successive contents of the artifact, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    found: dict[str, list[Any]] = {}
-    bar = UUID(int=1)
+    contents: dict[str, list[Any]] = {}
+    artifact_id = UUID(int=1)
 
     def create(progress: float, key: str, description: str) -> UUID:
-        found.setdefault(key, []).append((progress, description))
-        return bar
+        contents.setdefault(key, []).append((progress, description))
+        return artifact_id
 
     def update(artifact: UUID, progress: float, description: str) -> None:
-        assert artifact == bar
-        found["train-two-tower-progress"].append((progress, description))
+        assert artifact == artifact_id
+        contents["train-two-tower-progress"].append((progress, description))
 
     monkeypatch.setattr(training_progress, "create_progress_artifact", create)
     monkeypatch.setattr(training_progress, "update_progress_artifact", update)
     for kind in ("markdown", "table"):
         monkeypatch.setattr(
-            publishers, f"create_{kind}_artifact", lambda content, key, **_: found.setdefault(key, []).append(content)
+            publishers,
+            f"create_{kind}_artifact",
+            lambda content, key, **_: contents.setdefault(key, []).append(content),
         )
-    return found
+    return contents
 
 
-def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageError | None = None) -> None:
-    """The stage says its lines; it leaves curves and its record, or fails after the curves."""
+def fake_reproduce(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageError | None = None) -> None:
+    """Replaces `reproduce` by a stage that prints its lines and writes curves. Then it writes its run record, or fails."""
 
-    def reproduce(stage: str, force: bool, on_line: Any) -> Reproduced:
-        for line in SAID[: -1 if error else None] if ran else ():
+    def reproduce(stage: str, force: bool, on_line: Any) -> StageOutcome:
+        for line in OUTPUT_LINES[: -1 if error else None] if ran else ():
             on_line(line)
         if error is None or error.began:
             write_curves(layout.TWO_TOWER_CURVES)
@@ -91,86 +93,86 @@ def reproduces(monkeypatch: pytest.MonkeyPatch, ran: bool = True, error: StageEr
         if ran:
             layout.RUNS.mkdir(exist_ok=True)
             (layout.RUNS / f"{stage}.json").write_text(json.dumps({"summary": SUMMARY}))
-        return Reproduced(stage, ran, 1.0)
+        return StageOutcome(stage, ran, 1.0)
 
     monkeypatch.setattr(stage_tasks, "reproduce", reproduce)
 
 
-def test_a_line_of_the_training_says_how_far_it_is() -> None:
-    assert [training_progress.share_done(line) for line in SAID] == [None, 0.0625, 0.25, 0.75, None]
+def test_progress_is_read_from_lines_of_the_training() -> None:
+    assert [training_progress.share_done(line) for line in OUTPUT_LINES] == [None, 0.0625, 0.25, 0.75, None]
     assert training_progress.share_done("validating: 3 of 4, about 1 min left") is None
 
 
-def test_the_lines_are_those_the_loop_says(
+def test_progress_is_read_from_the_lines_that_the_training_loop_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three epochs of five steps: after the first of each step there is a line, and one when the epoch is over."""
-    monkeypatch.setattr("befriend.progress.LINE_EVERY", 0.0)
-    monkeypatch.setattr("befriend.progress._how_far", lambda k, total, _: f"{k:,} of {total:,}, about 0 min left")
+    """Three epochs of five steps, with a line after each step and one at the end of each epoch."""
+    monkeypatch.setattr("befriend.progress.SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr(
+        "befriend.progress._describe_progress", lambda k, total, _: f"{k:,} of {total:,}, about 0 min left"
+    )
     fitted = tiny.train(tiny.Tiny(), tmp_path)
     shares = [training_progress.share_done(line) for line in capsys.readouterr().err.splitlines()]
     assert shares == pytest.approx([(epoch + k / 5) / 3 for epoch in range(3) for k in range(6)])
 
     curves = read_curves(tmp_path / "curves")
     assert curves.best_epoch == fitted.best_epoch
-    assert {name: list(values.values()) for name, values in curves.figures.items()} == {
+    assert {name: list(values.values()) for name, values in curves.metrics.items()} == {
         name: [row[name] for row in fitted.history] for name in fitted.history[0].keys() - {"epoch"}
     }
 
 
-def test_progress_moves_with_the_lines_and_ends_with_the_stage(
+def test_progress_follows_the_lines_and_is_complete_at_the_end_of_the_stage(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reproduces(monkeypatch)
-    assert stage_tasks.TASKS["train_two_tower"].fn() == Reproduced("train_two_tower", True, 1.0)
-    shown = published["train-two-tower-progress"]
-    assert shown == [(6.25, SAID[1]), (25, SAID[2]), (75, SAID[3]), (100, SUMMARY)]
+    fake_reproduce(monkeypatch)
+    assert stage_tasks.TASKS["train_two_tower"].fn() == StageOutcome("train_two_tower", True, 1.0)
+    progress = published["train-two-tower-progress"]
+    assert progress == [(6.25, OUTPUT_LINES[1]), (25, OUTPUT_LINES[2]), (75, OUTPUT_LINES[3]), (100, SUMMARY)]
 
 
-def test_a_training_that_was_not_needed_has_curves_and_no_progress(
+def test_training_that_was_up_to_date_publishes_curves_and_no_progress(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reproduces(monkeypatch, ran=False)
+    fake_reproduce(monkeypatch, ran=False)
     stage_tasks.TASKS["train_two_tower"].fn()
     assert published.keys() == {"train-two-tower-curves", "train-two-tower-figures"}
 
 
-def test_a_training_that_broke_down_shows_how_it_came_to_that(
-    published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reproduces(monkeypatch, error=StageError("training broke down: loss became nan", began=True))
+def test_failed_training_publishes_its_curves(published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_reproduce(monkeypatch, error=StageError("training failed: loss became nan", began=True))
     with pytest.raises(StageError, match="loss became nan"):
         stage_tasks.TASKS["train_two_tower"].fn()
     assert "epoch 2 of 3 is best" in published["train-two-tower-curves"][0]
     assert published["train-two-tower-progress"][-1][0] == 75
 
 
-def test_nothing_is_shown_of_a_training_that_never_began_or_had_no_epoch(
+def test_training_that_did_not_start_or_has_no_epoch_publishes_nothing(
     published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publishers.training_publisher("train_two_tower", layout.TWO_TOWER_CURVES)(True)
     write_curves(layout.TWO_TOWER_CURVES)
-    reproduces(monkeypatch, ran=False, error=StageError("somebody else works here", may_pass=True))
+    fake_reproduce(monkeypatch, ran=False, error=StageError("another process runs stages", is_transient=True))
     with pytest.raises(StageError):
         stage_tasks.TASKS["train_two_tower"].fn()
     assert not published
 
 
-@pytest.mark.parametrize("trouble", [httpx.ConnectError("refused"), ObjectNotFound(Exception("deleted"))])
-def test_a_page_that_cannot_be_told_ends_no_training(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
-    def refuse(*_: Any, **__: Any) -> UUID:
-        raise trouble
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), ObjectNotFound(Exception("deleted"))])
+def test_training_goes_on_if_the_server_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any, **__: Any) -> UUID:
+        raise error
 
-    monkeypatch.setattr(training_progress, "create_progress_artifact", refuse)
-    monkeypatch.setattr(training_progress, "update_progress_artifact", refuse)
-    bar = training_progress.TrainingProgress("train-two-tower-progress")
-    bar.follow(SAID[1])
+    monkeypatch.setattr(training_progress, "create_progress_artifact", fail)
+    monkeypatch.setattr(training_progress, "update_progress_artifact", fail)
+    progress = training_progress.ProgressArtifact("train-two-tower-progress")
+    progress.follow(OUTPUT_LINES[1])
     monkeypatch.setattr(training_progress, "create_progress_artifact", lambda *_, **__: UUID(int=1))
-    bar.follow(SAID[2])  # back again
-    bar.follow(SAID[3])
+    progress.follow(OUTPUT_LINES[2])  # the server can be reached again
+    progress.follow(OUTPUT_LINES[3])
 
 
-def test_the_report_has_every_curve_and_the_best_epoch_bold(tmp_path: Path) -> None:
+def test_report_has_every_curve_and_the_best_epoch_in_bold(tmp_path: Path) -> None:
     write_curves(tmp_path)
     lines = report(read_curves(tmp_path), "train_two_tower").splitlines()
     assert lines[0] == "# train_two_tower: epoch 2 of 3 is best"
@@ -191,33 +193,33 @@ def test_the_report_has_every_curve_and_the_best_epoch_bold(tmp_path: Path) -> N
     ]
 
 
-def test_a_figure_that_an_epoch_lacks_leaves_its_place_empty(tmp_path: Path) -> None:
+def test_metric_without_a_value_in_an_epoch_is_an_empty_cell(tmp_path: Path) -> None:
     write_curves(tmp_path)
     (tmp_path / "plots/metrics/validation/new_daily.tsv").write_text("step\tnew_daily\n2\t0.04\n")
     lines = report(read_curves(tmp_path), "train_two_tower").splitlines()
     assert "| 1 | 7.25 | 0.1 |  |" in lines and "| **2** | **6.5** | **0.25** | **0.04** |" in lines
 
 
-def test_a_curve_goes_from_its_lowest_to_its_highest() -> None:
+def test_curve_is_scaled_from_its_lowest_to_its_highest_value() -> None:
     assert sparkline([float(k) for k in range(8)]) == BARS
     assert sparkline([3.0, 3.0]) == "▁▁"
     long = sparkline([float(k) for k in range(1000)])
-    assert len(long) == WIDEST and (long[0], long[-1]) == ("▁", "█")
+    assert len(long) == MAX_BARS and (long[0], long[-1]) == ("▁", "█")
 
 
-def test_the_best_epoch_stands_beside_the_committed_one() -> None:
+def test_best_epoch_is_compared_with_the_committed_one() -> None:
     rows = compare_with_committed(metrics(0.25000000001), metrics(0.2, epoch=5) | {"train": {"loss": 6.5}})
     assert [row["figure"] for row in rows] == [
         "epoch", "validation/ndcg@10", "validation/new_daily", "train/loss", "train/mean_rank", "learning_rate",
     ]  # fmt: skip
-    found = {row["figure"]: (row["best epoch"], row["committed"], row["change"]) for row in rows}
-    assert found["epoch"] == (2, 5, -3)
-    assert found["validation/ndcg@10"] == (0.25, 0.2, 0.05)
-    assert found["train/mean_rank"] == (617.25, None, None)
+    compared = {row["figure"]: (row["best epoch"], row["committed"], row["change"]) for row in rows}
+    assert compared["epoch"] == (2, 5, -3)
+    assert compared["validation/ndcg@10"] == (0.25, 0.2, 0.05)
+    assert compared["train/mean_rank"] == (617.25, None, None)
     assert {row["committed"] for row in compare_with_committed(metrics(0.25), None)} == {None}
 
 
-def test_committed_figures_are_found_in_git(published: dict[str, list[Any]]) -> None:
+def test_committed_metrics_are_read_from_git(published: dict[str, list[Any]]) -> None:
     write_curves(layout.TWO_TOWER_CURVES)
     git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a training"]):

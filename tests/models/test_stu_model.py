@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Targets
-from befriend.models.stu_model import NextTargetPredictionSTU, STUBatch, log_sum_products
+from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, STUBatch, Targets
+from befriend.models.stu_model import NextTargetPredictionSTU, log_sum_products
 
 CODES = 7
 
@@ -39,7 +39,7 @@ def batch(levels: int = 3, rows: int = 5, length: int = 6) -> STUBatch:
     )
 
 
-def query_of(m: NextTargetPredictionSTU, b: STUBatch) -> torch.Tensor:
+def make_query(m: NextTargetPredictionSTU, b: STUBatch) -> torch.Tensor:
     return m.get_user_action_repr(
         b.actor_stu, b.actor_history_actions, b.actor_history_targets, b.actor_history_mask, b.example_action
     )
@@ -48,24 +48,24 @@ def query_of(m: NextTargetPredictionSTU, b: STUBatch) -> torch.Tensor:
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_the_loss_is_the_sum_of_the_levels_each_given_the_true_tokens_before(levels: int) -> None:
     m, b = model(num_codebooks=levels), batch(levels)
-    figures, query = m.train_forward_with_target(b), query_of(m, b)
-    is_right = torch.ones(5, dtype=torch.bool)
+    figures, query = m.train_forward_with_target(b), make_query(m, b)
+    is_correct = torch.ones(5, dtype=torch.bool)
     for level in range(levels):
         scores = m.predict_token(query, b.example_target_stu[:, :level], level)
         assert scores.shape == (5, CODES)
         token = b.example_target_stu[:, level]
         assert figures[f"loss_{level}"].item() == pytest.approx(F.cross_entropy(scores, token).item(), abs=1e-6)
-        is_right &= scores.argmax(1) == token
+        is_correct &= scores.argmax(1) == token
         assert figures[f"accuracy_{level}"].item() == (scores.argmax(1) == token).float().mean()
     total = sum(figures[f"loss_{level}"].item() for level in range(levels))
     assert figures["loss"].item() == pytest.approx(total, rel=1e-6)
-    assert figures["overall_accuracy"].item() == is_right.float().mean()
+    assert figures["overall_accuracy"].item() == is_correct.float().mean()
 
 
 @pytest.mark.parametrize("tower", ["linear", "mlp", "moe"])
 def test_token_scores_depend_on_the_tokens_before_and_on_the_query(tower: str) -> None:
     m, b = model(tower_type=tower), batch()
-    query, prefix = query_of(m, b), b.example_target_stu[:, :2]
+    query, prefix = make_query(m, b), b.example_target_stu[:, :2]
     scores = m.predict_token(query, prefix, 2)
     changed = prefix.clone()
     changed[:, 0] = (changed[:, 0] + 1) % CODES
@@ -85,7 +85,7 @@ def test_towers_read_the_query_and_the_embeddings_of_the_tokens_before() -> None
 @pytest.mark.parametrize("encoder", ["mean_pooling", "simple_attention", "transformer"])
 def test_padding_changes_nothing_and_every_event_changes_its_own_query(encoder: str) -> None:
     m, b = model(history_encoder_type=encoder).eval(), batch()
-    query = query_of(m, b)
+    query = make_query(m, b)
     n = b.actor_history_mask.shape[1]
     for row, column in itertools.product(range(5), range(n)):
         targets = b.actor_history_targets.clone().view(5, n, 3)
@@ -154,7 +154,7 @@ def test_probability_is_shared_among_the_eligible_users() -> None:
     stus = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 2, 5], [3, 0, 0], [3, 1, 6], [6, 6, 6]])
     eligible = torch.tensor([True, False, True, True, False, False])
     m, query = model(stus=stus).eval(), torch.randn(4, 16)
-    log_probs = m.log_probs(query, torch.arange(6), paths=m.paths.recount(stus, eligible))
+    log_probs = m.log_probs(query, torch.arange(6), prefix_tree=m.prefix_tree.recount(stus, eligible))
     only_eligible = copy.deepcopy(m)
     only_eligible.set_users(stus[eligible])
     assert torch.allclose(log_probs[:, eligible], only_eligible.log_probs(query, torch.arange(3)), atol=1e-6)
@@ -173,18 +173,18 @@ def test_the_neighbor_term_uses_the_mean_token_embeddings_of_recent_neighbors() 
     stus = torch.tensor(list(itertools.product(range(2), repeat=3)))
     m = model(stus=stus, recent_neighbors=True)
     torch.nn.init.normal_(m.tokens.nobody)
-    rows = m.users.rows()
+    lookup = m.users.lookup()
     vectors = [m.tokens.mean(stu) for stu in stus] + [m.tokens.nobody]
     recent_neighbors = torch.tensor([[[0, 3], [5, -1], [-1, -1]], [[6, 6], [7, 99], [1, 2]]])  # 99: a later user
     means = [
         [(vectors[0] + vectors[3]) / 2, vectors[5], 0 * vectors[0]],
         [vectors[6], (vectors[7] + vectors[8]) / 2, (vectors[1] + vectors[2]) / 2],
     ]
-    neighbor_vectors = m.neighbor(recent_neighbors, rows)
+    neighbor_vectors = m.neighbor_vectors(recent_neighbors, lookup)
     assert torch.allclose(neighbor_vectors, torch.stack([torch.stack(row) for row in means]), atol=1e-6)
     query = torch.randn(2, 8)
     by_hand = torch.einsum("pd,pkd->pk", query, neighbor_vectors)
-    assert torch.allclose(m.neighbor_scores(query, recent_neighbors, rows), by_hand, atol=1e-6)
+    assert torch.allclose(m.neighbor_scores(query, recent_neighbors, lookup), by_hand, atol=1e-6)
 
 
 def test_token_dropout_gives_users_uniform_probability_in_daily_queries() -> None:
@@ -198,17 +198,17 @@ def test_token_dropout_gives_users_uniform_probability_in_daily_queries() -> Non
     )
     query = m.query(histories, positions, m.encode_history(histories))
     all_users = Targets(torch.arange(8))
-    scores = m.static_shared(query, all_users, m.users.rows())
-    assert torch.equal(scores, m.static_per_query(query, Targets(torch.arange(8).expand(3, -1)), m.users.rows()))
+    scores = m.static_shared(query, all_users, m.users.lookup())
+    assert torch.equal(scores, m.static_per_query(query, Targets(torch.arange(8).expand(3, -1)), m.users.lookup()))
     assert (
         query.dropped_targets is not None
         and 0 < query.dropped_targets[0].sum() < 8
         and not query.dropped_targets[1:].any()
     )
-    learned = m.log_probs(query.static, all_users.users)
-    uniform = torch.full_like(learned, -math.log(8))
-    assert torch.equal(scores, torch.where(query.dropped_targets, uniform, learned)) and not torch.allclose(
-        learned, uniform
+    undropped = m.log_probs(query.static, all_users.users)
+    uniform = torch.full_like(undropped, -math.log(8))
+    assert torch.equal(scores, torch.where(query.dropped_targets, uniform, undropped)) and not torch.allclose(
+        undropped, uniform
     )
     assert torch.autograd.grad(scores[query.dropped_targets].sum(), query.static)[0].abs().sum() == 0
     m.eval()

@@ -1,4 +1,4 @@
-"""The two-tower model: what it sees, which users are negatives of a target, and what each option changes."""
+"""The two-tower model: its inputs, the negatives of a target, and the effect of each option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from befriend.data.regimes import HIDDEN
+from befriend.data.regimes import UNKNOWN_ACTION
 from befriend.models.model_inputs import DedupedTextVectors, NextTargetPredictionBatch, Positions, Targets
 from befriend.models.negatives import all_as_negatives, draw_negatives
 from befriend.models.sampled_softmax import softmax_loss
@@ -36,7 +36,7 @@ def test_untrained_loss_grows_with_random_negatives_as_the_log_of_all_candidates
     assert loss == pytest.approx(math.log(32 * 5), rel=0.05)
 
 
-def test_the_corrected_loss_estimates_that_of_the_full_softmax() -> None:
+def test_the_loss_with_log_q_correction_estimates_that_of_the_full_softmax() -> None:
     torch.manual_seed(0)
     scores = torch.randn(USERS) / 2
     popularity = torch.rand(USERS).pow(2)
@@ -45,8 +45,8 @@ def test_the_corrected_loss_estimates_that_of_the_full_softmax() -> None:
     full_loss = scores.logsumexp(0) - scores[0]
     ratios, no_candidates = [], torch.zeros(1, 0)
     for _ in range(1000):
-        drawn = torch.multinomial(popularity, 8, replacement=True)
-        shared = draw_negatives(drawn, popularity, torch.arange(USERS), "mixed", 1)
+        targets = torch.multinomial(popularity, 8, replacement=True)
+        shared = draw_negatives(targets, popularity, torch.arange(USERS), "mixed", 1)
         shared_scores = scores[shared.users][None]
         loss = softmax_loss(
             scores[:1],
@@ -60,7 +60,7 @@ def test_the_corrected_loss_estimates_that_of_the_full_softmax() -> None:
     assert torch.cat(ratios).mean().item() == pytest.approx(1, abs=0.03)
 
 
-def gradient_of(m: Any, b: NextTargetPredictionBatch, user: int) -> float:
+def max_gradient(m: Any, b: NextTargetPredictionBatch, user: int) -> float:
     """The largest gradient on the embedding of a user who is no actor and in no history."""
     m.zero_grad()
     m.train_forward_with_target(b, num_rand_negs=0)["loss"].backward()
@@ -72,8 +72,8 @@ def test_a_duplicate_of_the_positive_carries_no_gradient_as_a_negative() -> None
     duplicated = replace(b, example_target=torch.tensor([50, 50]))
     m = make_model(log_q=False)
     assert m.train_forward_with_target(duplicated)["loss"].item() == 0  # the only other target is a duplicate
-    assert gradient_of(m, duplicated, 50) == 0
-    assert gradient_of(m, replace(b, example_target=torch.tensor([50, 51])), 50) > 0
+    assert max_gradient(m, duplicated, 50) == 0
+    assert max_gradient(m, replace(b, example_target=torch.tensor([50, 51])), 50) > 0
 
 
 def test_another_true_target_of_the_same_query_is_no_negative() -> None:
@@ -82,9 +82,9 @@ def test_another_true_target_of_the_same_query_is_no_negative() -> None:
     states = m.encode_history(b)
     row, state = torch.zeros(2, dtype=torch.long), torch.full((2,), 4)
     same_query = Positions(row, state, torch.zeros(2, dtype=torch.long), torch.tensor([50, 51]))
-    assert m._softmax(b, same_query, states, m.users.rows(), 0).loss.tolist() == [0, 0]
+    assert m._softmax(b, same_query, states, m.users.lookup(), 0).loss.tolist() == [0, 0]
     different_queries = replace(same_query, state=torch.tensor([4, 3]))
-    assert (m._softmax(b, different_queries, states, m.users.rows(), 0).loss > 0).all()
+    assert (m._softmax(b, different_queries, states, m.users.lookup(), 0).loss > 0).all()
 
 
 def test_a_masked_candidate_carries_no_gradient() -> None:
@@ -163,7 +163,8 @@ def test_every_option_changes_the_query_and_the_number_of_parameters(
         ({"activation": "swiglu"}, None),
         # the interaction reads 2 D fewer columns
         ({"latent_cross": False}, -2 * d * hidden),
-        # without the projection (2D to D to D, with biases) states are D wider: in the interaction, in `empty`, in `cross`
+        # without the projection (2D to D to D, with biases) states are D wider: in the interaction, in `empty`, in
+        # `cross`
         ({"history_projection": False}, -(2 * d * d + d) - (d * d + d) + d * hidden + d + (2 * d * d + d)),
         ({"id_embedding": False}, -USERS * d),
         ({"layers": 1}, None),
@@ -193,17 +194,19 @@ def test_the_mixture_is_gated_by_the_query() -> None:
     assert torch.allclose(mixture(inputs), by_hand, atol=1e-6)
 
 
-def test_temporal_loss_predicts_each_event_done_from_the_events_before_it(examples: NextTargetPredictionBatch) -> None:
+def test_the_temporal_loss_predicts_each_own_event_from_the_events_before_it(
+    examples: NextTargetPredictionBatch,
+) -> None:
     m = make_model(log_q=False, negatives="random")
     loss = m.temporal_pretraining_loss(examples, num_rand_negs=2)
     assert loss > 0
-    done = examples.actor_history_mask & ~examples.actor_history_received
-    inside = m._inside(examples)
-    assert len(inside.row) == int(done.sum())
-    assert torch.equal(inside.target, examples.actor_history_targets[done])
-    assert torch.equal(inside.state, done.nonzero()[:, 1])  # state c has read the columns before c only
-    last_two = make_model(temporal_positions=2)._inside(examples)
-    assert torch.bincount(last_two.row, minlength=B).tolist() == done.sum(1).clamp(max=2).tolist()
+    is_own_event = examples.actor_history_mask & ~examples.actor_history_received
+    inside = m._inner_positions(examples)
+    assert len(inside.row) == int(is_own_event.sum())
+    assert torch.equal(inside.target, examples.actor_history_targets[is_own_event])
+    assert torch.equal(inside.state, is_own_event.nonzero()[:, 1])  # state c has read the columns before c only
+    last_two = make_model(temporal_positions=2)._inner_positions(examples)
+    assert torch.bincount(last_two.row, minlength=B).tolist() == is_own_event.sum(1).clamp(max=2).tolist()
 
 
 def test_the_loss_is_a_weighted_mean_of_examples_and_temporal_positions(examples: NextTargetPredictionBatch) -> None:
@@ -272,17 +275,17 @@ def test_the_neighbor_term_is_the_inner_product_with_the_mean_embedding_of_recen
     m = make_model(recent_neighbors=True)
     g = torch.Generator().manual_seed(0)
     recent_neighbors = torch.randint(-1, USERS + 9, (5, 7, 3), generator=g)
-    query, rows = torch.randn(5, 16, generator=g), m.users.rows()
-    by_hand = torch.einsum("pd,pkd->pk", query, m.neighbor(recent_neighbors, rows))
-    assert torch.allclose(m.neighbor_scores(query, recent_neighbors, rows), by_hand, atol=1e-5)
+    query, lookup = torch.randn(5, 16, generator=g), m.users.lookup()
+    by_hand = torch.einsum("pd,pkd->pk", query, m.neighbor_vectors(recent_neighbors, lookup))
+    assert torch.allclose(m.neighbor_scores(query, recent_neighbors, lookup), by_hand, atol=1e-5)
 
 
 def test_id_dropout_applies_in_training_only() -> None:
     m = make_model(id_dropout=0.5)
-    assert torch.equal(m.users.rows(0.5).number[:-1], torch.arange(USERS))
+    assert torch.equal(m.users.lookup(0.5).row_of_user[:-1], torch.arange(USERS))
     m.train()
     torch.manual_seed(0)
-    dropped = (m.users.rows(0.5).number[:-1] == USERS).float().mean().item()
+    dropped = (m.users.lookup(0.5).row_of_user[:-1] == USERS).float().mean().item()
     assert 0.3 < dropped < 0.7
 
 
@@ -298,7 +301,7 @@ def test_the_static_score_weight_scales_the_static_query_at_inference_only(examp
 
 def test_a_hidden_action_has_its_own_embedding(examples: NextTargetPredictionBatch) -> None:
     m = make_model()
-    hidden = m(replace(examples, example_action=torch.full((B,), HIDDEN)))
+    hidden = m(replace(examples, example_action=torch.full((B,), UNKNOWN_ACTION)))
     for action in range(ACTIONS):
         assert not torch.allclose(hidden, m(replace(examples, example_action=torch.full((B,), action))))
 

@@ -1,4 +1,4 @@
-"""Clusters: memberships and losses computed by hand, and what the loss rewards."""
+"""Soft clusters: memberships and losses against values computed by hand, and the optimum of the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences between two windows of events, by hand."""
+"""Drift measures of two windows of events match values computed by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_equal_windows_have_no_drift() -> None:
     assert all(measure.value == 0 and measure.verdict(DriftSettings()) == "ok" for measure in measures.values())
 
 
-def test_shares_of_answers_newcomers_and_repeats_by_hand() -> None:
+def test_shares_of_answers_newcomers_and_repeats_match_values_computed_by_hand() -> None:
     """Users 0 and 1 write to each other, 0 twice; user 2 joins and writes to 0 without an answer."""
     log = make_log([(0, "a", 1, 10), (1, "a", 0, 20), (0, "a", 1, 30), (2, "a", 0, 40)])
     measures = measures_by_name(whole_log(log), LogWindow(log, np.array([2, 3]), None))
@@ -52,17 +52,17 @@ def test_labels_absent_from_both_windows_do_not_count() -> None:
     assert measures["actions"].value == 0
 
 
-def test_degrees_and_gaps_by_hand() -> None:
+def test_degrees_and_gaps_match_values_computed_by_hand() -> None:
     before = make_log([(0, "a", 1, 0), (0, "a", 2, 10), (0, "a", 3, 20)])
     now = make_log([(0, "a", 1, 0), (0, "a", 1, 100), (0, "a", 1, 200)])
     measures = measures_by_name(whole_log(before), whole_log(now))
     assert measures["contacts a user"].value == pytest.approx(0.25)  # degrees 3, 1, 1, 1 and 1, 1
     assert measures["seconds between events"].value == 1  # gaps 10, 10 and 100, 100
-    assert measures["contacts a user"].verdict(DriftSettings()) == "ok"  # so few users may differ by chance
+    assert measures["contacts a user"].verdict(DriftSettings()) == "ok"  # not significant with so few users
 
 
 def test_shuffled_targets_are_severe_drift() -> None:
-    """Shuffling destroys who answers whom, while every user acts as often as before."""
+    """Shuffled targets are not answered, but every user acts as often as before."""
     rng = np.random.default_rng(0)
     pairs = [(a, b) for a in range(0, 40, 2) for b in (a + 1,)]
     events = []

@@ -1,4 +1,5 @@
-"""Training queries: nothing after the training part or after a cutoff, and every event once in each regime."""
+"""Training queries: no event after the training part or the cutoff is visible, and every event is queried per
+regime."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from befriend.data.event_log import EventLog
-from befriend.data.regimes import HIDDEN, REGIMES, SAME_MOMENT
+from befriend.data.regimes import EVENT_TIME_REGIMES, REGIMES, UNKNOWN_ACTION
 from befriend.data.split import split_by_time
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import TextVectors
 from befriend.objectives.epoch_batches import MIN_BATCHES_PER_CHUNK, EpochBatches
 from befriend.objectives.objective_settings import TwoTowerSettings
-from befriend.objectives.training_queries import TrainBatch, TrainingExamples
+from befriend.objectives.train_batch import TrainBatch
+from befriend.objectives.training_queries import TrainingExamples
 from tests.conftest import make_log, random_log
 
 DAY = 86_400
@@ -40,7 +42,7 @@ def make_examples(log: EventLog, end: int | None = None, **options: Any) -> Trai
     return TrainingExamples(FeatureView.of(log, s.received_events), end, s)
 
 
-def tensors_of(batch: Any, name: str = "") -> dict[str, torch.Tensor]:
+def named_tensors(batch: Any, name: str = "") -> dict[str, torch.Tensor]:
     """Every tensor of a batch, by its dotted field name."""
     tensors: dict[str, torch.Tensor] = {}
     for field in fields(batch):
@@ -48,7 +50,7 @@ def tensors_of(batch: Any, name: str = "") -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor):
             tensors[f"{name}{field.name}"] = value
         elif value is not None:
-            tensors |= tensors_of(value, f"{name}{field.name}.")
+            tensors |= named_tensors(value, f"{name}{field.name}.")
     return tensors
 
 
@@ -73,13 +75,13 @@ def test_no_event_of_validation_or_test_reaches_any_training_input(log: EventLog
         changed_batches = make_examples(changed, end, received_events=received).epoch(epoch)
         assert len(batches) == len(changed_batches) > 3
         for batch, changed_batch in zip(batches, changed_batches, strict=True):
-            tensors, changed_tensors = tensors_of(batch), tensors_of(changed_batch)
+            tensors, changed_tensors = named_tensors(batch), named_tensors(changed_batch)
             assert tensors.keys() == changed_tensors.keys()
             for name in tensors:
                 assert torch.equal(tensors[name], changed_tensors[name]), name
 
 
-def batches_of(examples: TrainingExamples) -> list[TrainBatch]:
+def all_batches(examples: TrainingExamples) -> list[TrainBatch]:
     epoch = examples.epoch(0)
     return [epoch[k] for k in range(len(epoch))]
 
@@ -88,7 +90,7 @@ def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> N
     examples = make_examples(log, positions_per_batch=37)
     queries = [
         (int(regime), int(actor), int(target), int(cutoff))
-        for b in batches_of(examples)
+        for b in all_batches(examples)
         for regime, actor, target, cutoff in zip(
             b.positions.regime,
             b.histories.actor_id[b.positions.row],
@@ -112,14 +114,15 @@ def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> N
 
 
 def test_the_action_is_known_in_streaming_only(log: EventLog) -> None:
-    for b in batches_of(make_examples(log)):
+    for b in all_batches(make_examples(log)):
         assert b.positions.regime is not None
-        assert torch.equal(b.positions.action != HIDDEN, b.positions.regime == REGIMES.index("streaming"))
+        assert torch.equal(b.positions.action != UNKNOWN_ACTION, b.positions.regime == REGIMES.index("streaming"))
 
 
 def test_without_streaming_every_event_is_queried_in_live(log: EventLog) -> None:
     live, streaming = (
-        sum(len(b.weight) for b in batches_of(make_examples(log, regimes=[regime]))) for regime in ("live", "streaming")
+        sum(len(b.weight) for b in all_batches(make_examples(log, regimes=[regime])))
+        for regime in ("live", "streaming")
     )
     assert live == streaming
 
@@ -134,14 +137,14 @@ def test_a_user_with_a_text_and_no_event_is_a_target_and_a_negative_as_in_servic
     ]
     log = make_log([*events, *[(0, "hi", 1, t) for t in range(100, 110)]], users=5)
     texts = replace(
-        TextVectors.none(5), user=torch.tensor([3, 4]), second=torch.tensor([50, 10]), row=torch.tensor([0, 1])
+        TextVectors.none(5), user=torch.tensor([3, 4]), timestamp=torch.tensor([50, 10]), row=torch.tensor([0, 1])
     )
     texts = replace(texts, vectors=torch.eye(2))
     settings = TwoTowerSettings(**SMALL | {"regimes": ["streaming"], "num_rand_negs": 64, "positions_per_batch": 4})
     examples = TrainingExamples(FeatureView.of(log, texts=texts), 24, settings)
     assert set(examples.negative_pool.tolist()) == {0, 1, 2, 3, 4}
     queries = {}
-    for b in batches_of(examples):
+    for b in all_batches(examples):
         for k in range(len(b.weight)):
             negatives = set(b.shared.users[b.shared_mask[k]].tolist())
             negatives |= set(b.candidates.users[k, 1:][b.candidate_mask[k]].tolist())
@@ -172,15 +175,15 @@ def test_frozen_queries_see_what_was_visible_up_to_an_eighth_of_training_earlier
 def test_a_position_reads_the_state_after_the_last_visible_entry_of_its_actor(log: EventLog) -> None:
     examples = make_examples(log)
     h = examples.activity.histories
-    for b in batches_of(examples)[:6]:
+    for b in all_batches(examples)[:6]:
         for p in range(len(b.weight)):
             row, state = int(b.positions.row[p]), int(b.positions.state[p])
             actor, num_visible = int(b.histories.actor_id[row]), int(b.num_visible[p])
-            window = h.entries_of(actor, num_visible)
+            window = h.user_entries(actor, num_visible)
             mask = b.histories.actor_history_mask[row, :state]
-            seen = b.histories.actor_history_targets[row, :state][mask]
-            expected = h.other[window][-len(seen) :] if len(seen) else seen
-            assert torch.equal(seen, expected.long())
+            visible_users = b.histories.actor_history_targets[row, :state][mask]
+            expected = h.other_user[window][-len(visible_users) :] if len(visible_users) else visible_users
+            assert torch.equal(visible_users, expected.long())
             if window.stop - window.start > 0:
                 assert state > 0 and mask[-1]
                 timestamps = b.histories.actor_history_timestamps[row, :state][mask]
@@ -193,7 +196,7 @@ def test_a_position_reads_the_state_after_the_last_visible_entry_of_its_actor(lo
 def test_no_candidate_is_a_true_target_the_actor_a_later_user_or_a_duplicate(log: EventLog) -> None:
     examples = make_examples(log)
     true_targets: dict[tuple[int, int, int], set[int]] = {}
-    batches = batches_of(examples)
+    batches = all_batches(examples)
     for b in batches:
         for p in range(len(b.weight)):
             key = (int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]), int(b.positions.regime[p]))
@@ -210,17 +213,17 @@ def test_no_candidate_is_a_true_target_the_actor_a_later_user_or_a_duplicate(log
             assert all(int(examples.first_event[user]) < num_visible for user in candidates)
 
 
-def test_existing_contacts_and_first_contacts_are_marked(log: EventLog) -> None:
+def test_masks_of_existing_contacts_and_first_contacts_equal_those_of_the_log(log: EventLog) -> None:
     examples = make_examples(log, recent_events=0, history_candidates=200)
-    for b in batches_of(examples)[:8]:
+    for b in all_batches(examples)[:8]:
         for p in range(0, len(b.weight), 5):
             actor, num_visible = int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p])
-            window = examples.activity.histories.entries_of(actor, num_visible)
-            contacts = set(examples.activity.histories.other[window].tolist())
+            window = examples.activity.histories.user_entries(actor, num_visible)
+            contacts = set(examples.activity.histories.other_user[window].tolist())
             assert set(b.candidates.users[p, 1:][b.candidate_is_contact[p]].tolist()) == contacts
             assert set(b.shared.users[b.shared_is_contact[p]].tolist()) == contacts & set(b.shared.users.tolist())
             is_stranger = int(b.positions.target[p]) not in contacts
-            if REGIMES[int(b.positions.regime[p])] in SAME_MOMENT:
+            if REGIMES[int(b.positions.regime[p])] in EVENT_TIME_REGIMES:
                 assert bool(b.is_first_contact[p]) == is_stranger
             else:  # the two may have come into contact after the cutoff
                 assert is_stranger or not b.is_first_contact[p]
@@ -229,18 +232,18 @@ def test_existing_contacts_and_first_contacts_are_marked(log: EventLog) -> None:
 def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: EventLog) -> None:
     examples = make_examples(log)
     h = examples.activity.histories
-    for b in batches_of(examples)[:6]:
+    for b in all_batches(examples)[:6]:
         for p in range(len(b.weight)):
-            window = h.entries_of(int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]))
-            latest = set(h.other[window][-SMALL["history_candidates"] :].tolist())
+            window = h.user_entries(int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]))
+            latest = set(h.other_user[window][-SMALL["history_candidates"] :].tolist())
             is_candidate = torch.cat([torch.ones(1, dtype=torch.bool), b.candidate_mask[p]])
             users = b.candidates.users[p][is_candidate].tolist()
             assert b.pairs.is_history_candidate[p][is_candidate].tolist() == [user in latest for user in users]
 
 
 def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:
-    single = batches_of(make_examples(log, temporal_positions=1, regimes=["streaming"]))
-    batches = batches_of(make_examples(log, regimes=["streaming"]))
+    single = all_batches(make_examples(log, temporal_positions=1, regimes=["streaming"]))
+    batches = all_batches(make_examples(log, regimes=["streaming"]))
     queries = sum(len(b.weight) for b in batches)
     assert sum(len(b.histories.actor_id) for b in single) == queries
     assert sum(len(b.histories.actor_id) for b in batches) < queries / 1.5
@@ -252,31 +255,31 @@ def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:
 
 
 def test_all_but_the_last_query_of_a_window_have_the_temporal_weight(log: EventLog) -> None:
-    for b in batches_of(make_examples(log, temporal_weight=0.25))[:4]:
+    for b in all_batches(make_examples(log, temporal_weight=0.25))[:4]:
         is_last = b.positions.row.diff(append=torch.tensor([-1])) != 0
         assert int(is_last.sum()) == len(b.histories.actor_id)
         assert torch.equal(b.weight, torch.where(is_last, 1, 0.25))
 
 
 def test_chronological_batches_go_from_the_earliest_time_chunk_to_the_latest(log: EventLog) -> None:
-    """All that a model has learned by a batch was visible to its queries, up to the length of a time chunk."""
+    """Earlier batches have earlier queries, up to the length of a time chunk."""
     examples = make_examples(log, positions_per_batch=8)
     time_chunks = len(EpochBatches(examples, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 8)
-    of_batches = [(b.num_visible * time_chunks // (examples.end + 1)).unique() for b in batches_of(examples)]
-    assert time_chunks > 10 and all(len(of_batch) == 1 for of_batch in of_batches)
-    assert torch.cat(of_batches).diff().min() >= 0 and len(torch.cat(of_batches).unique()) == time_chunks
-    shuffled = batches_of(make_examples(log, order="shuffled"))
+    chunks_by_batch = [(b.num_visible * time_chunks // (examples.end + 1)).unique() for b in all_batches(examples)]
+    assert time_chunks > 10 and all(len(chunks) == 1 for chunks in chunks_by_batch)
+    assert torch.cat(chunks_by_batch).diff().min() >= 0 and len(torch.cat(chunks_by_batch).unique()) == time_chunks
+    shuffled = all_batches(make_examples(log, order="shuffled"))
     assert max(int(b.num_visible.max() - b.num_visible.min()) for b in shuffled) > examples.end / 2
 
 
 def test_in_chronological_order_only_the_freshest_regimes_train_user_embeddings(log: EventLog) -> None:
-    for b in batches_of(make_examples(log)):
+    for b in all_batches(make_examples(log)):
         assert b.positions.grad_mask is not None and b.positions.regime is not None
         assert torch.equal(b.positions.grad_mask, b.positions.regime <= 1)  # streaming and live
-    for b in batches_of(make_examples(log, regimes=["frozen", "daily"])):
+    for b in all_batches(make_examples(log, regimes=["frozen", "daily"])):
         assert b.positions.grad_mask is not None and b.positions.regime is not None
         assert torch.equal(b.positions.grad_mask, b.positions.regime == REGIMES.index("daily"))
-    assert all(b.positions.grad_mask is None for b in batches_of(make_examples(log, order="shuffled")))
+    assert all(b.positions.grad_mask is None for b in all_batches(make_examples(log, order="shuffled")))
 
 
 def test_log_q_of_targets_as_negatives_is_that_of_their_time_chunk(log: EventLog) -> None:
@@ -284,9 +287,9 @@ def test_log_q_of_targets_as_negatives_is_that_of_their_time_chunk(log: EventLog
     time_chunks = len(EpochBatches(examples, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 16)
     assert time_chunks > 1
     targets: dict[int, list[torch.Tensor]] = {}
-    for b in batches_of(examples):
+    for b in all_batches(examples):
         targets.setdefault(int(b.num_visible[0]) * time_chunks // (examples.end + 1), []).append(b.positions.target)
-    for b in batches_of(examples):
+    for b in all_batches(examples):
         chunk_targets = torch.cat(targets[int(b.num_visible[0]) * time_chunks // (examples.end + 1)])
         share = torch.bincount(chunk_targets, minlength=log.num_users) / len(chunk_targets)
         expected = 1 - torch.exp(-len(b.weight) * share[b.shared.users])
@@ -299,20 +302,20 @@ def test_signal_and_exclude_events_are_never_queried() -> None:
     log = make_log(events, {"view": "signal", "block": "exclude"})
     examples = make_examples(log, 150)
     assert (log.action[examples.events] == log.actions.index("hi")).all()
-    assert any((b.histories.actor_history_actions == log.actions.index("view")).any() for b in batches_of(examples))
+    assert any((b.histories.actor_history_actions == log.actions.index("view")).any() for b in all_batches(examples))
 
 
 def test_an_actor_without_an_earlier_event_is_queried() -> None:
-    """Each event is the first of its actor, whose target has one earlier event; nobody has a history candidate."""
+    """Each event is the first of its actor, whose target has one earlier event; no query has a history candidate."""
     log = make_log([(k + 1, "hi", k, 1_600_000_000 + 50 * k) for k in range(60)])
-    batches = batches_of(make_examples(log, 50, recent_events=0, regimes=["streaming"]))
+    batches = all_batches(make_examples(log, 50, recent_events=0, regimes=["streaming"]))
     assert sum(len(b.weight) for b in batches) == 49
     assert all(b.candidates.users.shape[1] == 1 and b.is_first_contact.all() for b in batches)
 
 
 def test_hard_negatives_are_added_without_duplicates(log: EventLog) -> None:
     examples = make_examples(log)
-    b = batches_of(examples)[2]
+    b = all_batches(examples)[2]
     users = torch.argsort(torch.rand(len(b.weight), 25, generator=torch.Generator().manual_seed(0)), dim=1)[:, :6]
     with_hard = examples.with_hard_negatives(b, users)
     assert with_hard.candidates.users.shape[1] == b.candidates.users.shape[1] + 6
@@ -326,7 +329,7 @@ def test_hard_negatives_are_added_without_duplicates(log: EventLog) -> None:
 
 
 def test_the_same_epoch_gives_the_same_batches_and_another_epoch_different_ones(log: EventLog) -> None:
-    first, repeated, other_epoch = (tensors_of(make_examples(log).epoch(k)[1]) for k in (1, 1, 2))
+    first, repeated, other_epoch = (named_tensors(make_examples(log).epoch(k)[1]) for k in (1, 1, 2))
     assert all(torch.equal(first[name], repeated[name]) for name in first)
     assert first["positions.target"].shape != other_epoch["positions.target"].shape or not torch.equal(
         first["positions.target"], other_epoch["positions.target"]
@@ -337,8 +340,8 @@ def test_epochs_share_their_streaming_and_daily_queries_and_differ_in_the_number
     """Each epoch draws its live queries, and the cutoffs of frozen ones, which decide whether a target is eligible."""
     examples = make_examples(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
     epochs = [EpochBatches(examples, epoch) for epoch in range(3)]
-    drawn = [REGIMES.index(name) for name in ("live", "frozen")]
-    is_fixed = [~np.isin(epoch.queries.regime, drawn) for epoch in epochs]
+    resampled_regimes = [REGIMES.index(name) for name in ("live", "frozen")]
+    is_fixed = [~np.isin(epoch.queries.regime, resampled_regimes) for epoch in epochs]
     events = [np.sort(epoch.queries.event[mask]) for epoch, mask in zip(epochs, is_fixed, strict=True)]
     assert all(np.array_equal(events[0], events_of_epoch) for events_of_epoch in events)
     assert len({len(epoch) for epoch in epochs}) > 1

@@ -56,7 +56,7 @@ def log() -> EventLog:
     return random_log(users=25, events=500, seed=2)
 
 
-def loss_of(objective: TwoTowerObjective) -> float:
+def last_batch_loss(objective: TwoTowerObjective) -> float:
     objective.model.eval()
     with torch.no_grad():
         return objective.loss(
@@ -79,7 +79,7 @@ def test_the_dynamic_term_learns_at_its_own_rate(log: EventLog) -> None:
     objective = make_objective(log, dynamic_lr_mult=4, learning_rate=0.001, weight_decay=0)
     optimizer = adamw(objective.model, objective.settings, objective.lr_multiplier)
     for group in optimizer.param_groups:
-        group["lr"] *= group["scale"]
+        group["lr"] *= group["lr_multiplier"]
     before = {name: value.detach().clone() for name, value in objective.model.named_parameters()}
     objective.model.train()
     objective.loss(objective.batches(0)[2]).loss.backward()
@@ -100,20 +100,20 @@ def test_clusters_inside_the_model_learn_to_predict_the_targets_cluster(log: Eve
     assert clusters is not None and clusters.table.weight.shape == (5, 16)
     losses.loss.backward()
     assert clusters.table.weight.grad is not None and (clusters.table.weight.grad.norm(dim=1) > 0).all()
-    objective.tower = objective.tower.model_copy(update={"cluster_weight": 0.0})
+    objective.two_tower_settings = objective.two_tower_settings.model_copy(update={"cluster_weight": 0.0})
     clusters.prior.fill_(1 / 5)
     torch.manual_seed(0)
     without = objective.loss(batch)
     assert losses.loss.item() == pytest.approx(
         without.loss.item() + 0.5 * losses.metrics["next_cluster"].item(), rel=1e-4
     )
-    rows, users = objective.model.users.rows(), torch.arange(log.num_users)
-    without_clusters = objective.model.users.without_clusters(users, rows)
-    assert torch.allclose(objective.model.users(users, rows), without_clusters + clusters(without_clusters))
+    lookup, users = objective.model.users.lookup(), torch.arange(log.num_users)
+    without_clusters = objective.model.users.without_clusters(users, lookup)
+    assert torch.allclose(objective.model.users(users, lookup), without_clusters + clusters(without_clusters))
 
 
 def test_every_setting_of_training_queries_changes_the_loss(log: EventLog) -> None:
-    default = loss_of(make_objective(log))
+    default = last_batch_loss(make_objective(log))
     assert math.isfinite(default)
     for option in (
         {"negatives": "in_batch"},
@@ -131,14 +131,14 @@ def test_every_setting_of_training_queries_changes_the_loss(log: EventLog) -> No
         {"freshness": False},
         {"recent_neighbors": 2},
     ):
-        assert loss_of(make_objective(log, **option)) != pytest.approx(default, abs=1e-6), option
+        assert last_batch_loss(make_objective(log, **option)) != pytest.approx(default, abs=1e-6), option
 
 
 def test_the_sampled_loss_estimates_the_full_one(log: EventLog) -> None:
     """With enough random negatives both sum over all users."""
-    full = loss_of(make_objective(log, softmax="full"))
-    assert loss_of(make_objective(log, num_rand_negs=40)) == pytest.approx(full, rel=0.02)
-    assert loss_of(make_objective(log, negatives="random", num_rand_negs=40)) == pytest.approx(full, rel=0.02)
+    full = last_batch_loss(make_objective(log, softmax="full"))
+    assert last_batch_loss(make_objective(log, num_rand_negs=40)) == pytest.approx(full, rel=0.02)
+    assert last_batch_loss(make_objective(log, negatives="random", num_rand_negs=40)) == pytest.approx(full, rel=0.02)
 
 
 def test_only_positions_of_grad_mask_train_user_embeddings_and_encoder(log: EventLog) -> None:
@@ -166,11 +166,11 @@ def test_only_positions_of_grad_mask_train_user_embeddings_and_encoder(log: Even
 def test_hard_negatives_have_the_largest_inner_products(log: EventLog) -> None:
     objective = make_objective(log, hard_negatives=4)
     objective.model.eval()
-    vectors, rows = torch.randn(3, 16), objective.model.users.rows()
+    vectors, lookup = torch.randn(3, 16), objective.model.users.lookup()
     query = Query(static=vectors, neighbor=None, dynamic=None, hidden=vectors)
-    scores = vectors @ objective.model.users(objective.examples.negative_pool, rows).T
+    scores = vectors @ objective.model.users(objective.examples.negative_pool, lookup).T
     best = objective.examples.negative_pool[scores.topk(4).indices]
-    assert torch.equal(objective._nearest(query, rows), best)
+    assert torch.equal(objective._hard_negatives(query, lookup), best)
 
 
 def test_validation_gives_a_metric_per_list_and_regime_and_their_geometric_mean(log: EventLog) -> None:

@@ -1,4 +1,4 @@
-"""Champion and challenger on the same events, on real runs: what the gate says follows from their lists."""
+"""The gate, drift and erasure on real runs: a champion of 2,400 events and a challenger of 3,000."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 
 from befriend import files, layout
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.paired_comparison import compare_runs
 from befriend.api import load
 from befriend.config import Params
-from befriend.data.erasure import erasure_digest, read_erased
+from befriend.data.erasure import erasure_digest, read_erasure_digests
 from befriend.errors import CallError, DataError
 from befriend.monitoring.monitoring_settings import DriftSettings, GateSettings
 from befriend.objectives.cluster_settings import ClusterSettings
-from befriend.ops import drift_check as drift
-from befriend.ops import forget_people as forget
-from befriend.ops import gate
+from befriend.ops import erase_users, gate
 from befriend.ops.champion_replay import replay_champion
-from befriend.ops.registry import champion, promote
+from befriend.ops.drift_check import measure_drift
+from befriend.ops.registry import current_champion, promote
 from befriend.ops.serve_lists import served_run
 from befriend.readers.data_settings import DataSettings
 from befriend.simulate.network import write
@@ -39,9 +39,9 @@ PARAMS = Params(evaluate=EVALUATE, gate=GateSettings(drift="severe", fall=0.9, f
 CLUSTER = ClusterSettings(epochs=1, clusters=4, events_per_batch=128, validation_events=30, threads=1)
 
 
-def run(root: Path, events: int) -> None:
-    """All stages on the first events of the log."""
-    table = pl.read_parquet(root / "log" / "events.parquet")[:events]
+def run_stages(root: Path, num_events: int) -> None:
+    """Runs all stages on the first `num_events` events of the log."""
+    table = pl.read_parquet(root / "log" / "events.parquet")[:num_events]
     table.write_parquet(root / "source")
     data = DataSettings(roles={"view": "signal", "block": "exclude"})
     folders = root / "prepared", root / "models", root / "reports"
@@ -53,182 +53,186 @@ def run(root: Path, events: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A champion of the first 2,400 events, and a run of 3,000 beside it."""
-    root = tmp_path_factory.mktemp("served")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose champion was trained on the first 2,400 events, and whose current run on 3,000."""
+    root = tmp_path_factory.mktemp("project")
     write(SimulateSettings(users=120, events=3000, seed=1), root / "log")
-    run(root, 2400)
+    run_stages(root, 2400)
     decision = gate.decide(root, PARAMS)
     assert (decision["verdict"], decision["champion"]) == ("promote", None)
     promote(root, decision, keep=5)
     assert gate.decide(root, PARAMS)["verdict"] == "unchanged"
-    run(root, 3000)
+    run_stages(root, 3000)
     return root
 
 
+def failed_checks(decision: dict[str, Any]) -> set[str]:
+    return {check["name"] for check in decision["rules"] if not check["passed"]}
+
+
 @pytest.fixture(scope="module")
-def decision(served: Path) -> dict[str, Any]:
-    return gate.decide(served, PARAMS)
+def decision(project: Path) -> dict[str, Any]:
+    return gate.decide(project, PARAMS)
 
 
-def test_each_rule_says_what_was_found_and_what_is_required(decision: dict[str, Any], served: Path) -> None:
-    rules = {rule["name"]: rule for rule in decision["rules"]}
-    parts = ("list new, streaming", "list new, daily", "list any, streaming", "list any, daily")
+def test_decision_has_an_observed_and_a_required_value_for_each_check(decision: dict[str, Any], project: Path) -> None:
+    checks = {check["name"]: check for check in decision["rules"]}
+    slices = ("list new, streaming", "list new, daily", "list any, streaming", "list any, daily")
+    newcomer_slices = ("newcomers, list new, streaming", "newcomers, list new, daily")
     names = {
         "validation",
-        "figures",
-        "served as measured",
-        "not taken back",
+        "metrics are current",
+        "serving parity",
+        "never rolled back",
         "drift",
-        *(f"{rule}, {part}" for rule in ("floor", "level") for part in parts),
+        *(f"{name}, {title}" for name in ("floor", "fall") for title in slices),
+        *(f"against the champion, {title}" for title in (*slices, *newcomer_slices)),
     }
-    names |= {*parts, "newcomers, list new, streaming", "newcomers, list new, daily"}
-    assert rules.keys() == names
-    assert decision["verdict"] == ("promote" if all(rule["passed"] for rule in rules.values()) else "refuse")
-    told = (served / layout.GATE / "decision.md").read_text()
-    assert all(f"| {name} |" in told and rules[name]["found"] in told for name in names)
+    assert checks.keys() == names
+    assert decision["verdict"] == ("promote" if all(check["passed"] for check in checks.values()) else "refuse")
+    report = (project / layout.GATE / "decision.md").read_text()
+    assert all(f"| {name} |" in report and checks[name]["found"] in report for name in names)
 
 
-def test_the_champion_is_measured_on_the_newest_events_with_todays_histories(
-    served: Path, decision: dict[str, Any], tmp_path: Path
+def test_champion_is_compared_on_the_evaluation_events_of_the_challenger(
+    project: Path, decision: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The challenger's side of the comparison is its own evaluation; the champion's are lists for the same events."""
-    now = champion(served)
-    assert now is not None
-    replay_champion(now.folder, served / "prepared", EVALUATE, tmp_path / "again")
-    figures = compare_runs(tmp_path / "again", served, "both").figures
-    metrics = files.read_json(served / layout.METRICS)
-    for row in figures.filter(list="new", segment="new").iter_rows(named=True):
+    """The metrics of the challenger are those of its own evaluation; those of the champion come from its replay."""
+    champion = current_champion(project)
+    assert champion is not None
+    replay_champion(champion.folder, project / "prepared", EVALUATE, tmp_path / "replay")
+    metrics_table = compare_runs(tmp_path / "replay", project, "both").metrics
+    metrics = files.read_json(project / layout.METRICS)
+    for row in metrics_table.filter(list="new", segment="new").iter_rows(named=True):
         cell = metrics[row["regime"]]["new"]["new"]["both"]
         assert row["n"] == cell["n"] > 0
         assert row["ndcg@10 b"] == pytest.approx(cell["ndcg@10"], abs=1e-6)
-        rule = next(r for r in decision["rules"] if r["name"] == f"list new, {row['regime']}")
-        assert rule["found"].startswith(f"{row['ndcg@10 b']:.4f} against {row['ndcg@10 a']:.4f}")
+        name = f"against the champion, list new, {row['regime']}"
+        check = next(check for check in decision["rules"] if check["name"] == name)
+        assert check["found"].startswith(f"{row['ndcg@10 b']:.4f} against {row['ndcg@10 a']:.4f}")
 
 
-def test_a_clear_loss_is_refused(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The challenger's lists are turned around: every list ends with whom it should begin with."""
-    lists = served / "reports" / "predictions" / "both" / "streaming.parquet"
-    sound = lists.read_bytes()
+def test_challenger_with_reversed_lists_is_refused(project: Path) -> None:
+    lists = project / "reports" / "predictions" / "both" / "streaming.parquet"
+    original = lists.read_bytes()
     try:
         pl.read_parquet(lists).with_columns(pl.col("users").list.reverse()).write_parquet(lists)
-        refused = gate.decide(served, PARAMS)
+        decision = gate.decide(project, PARAMS)
     finally:
-        lists.write_bytes(sound)
-    failed = {rule["name"] for rule in refused["rules"] if not rule["passed"]}
-    assert refused["verdict"] == "refuse" and "list new, streaming" in failed
+        lists.write_bytes(original)
+    assert decision["verdict"] == "refuse"
+    assert "against the champion, list new, streaming" in failed_checks(decision)
 
 
-def test_floor_level_and_drift_bind(served: Path) -> None:
+def test_challenger_below_the_floor_is_refused(project: Path) -> None:
     strict = GateSettings(floor=5, fall=0, drift="ok")
     limits = DriftSettings(ks_warning=1e-6, ks_severe=2e-6, share_warning=1e-6, share_severe=2e-6)
-    files.remove(served / layout.DRIFT)
+    files.remove(project / layout.DRIFT)
     params = Params(evaluate=EVALUATE, gate=strict, drift=limits)
-    failed = {rule["name"] for rule in gate.decide(served, params)["rules"] if not rule["passed"]}
-    assert "floor, list new, daily" in failed
-    files.remove(served / layout.DRIFT)
+    assert "floor, list new, daily" in failed_checks(gate.decide(project, params))
+    files.remove(project / layout.DRIFT)
 
 
-@pytest.mark.parametrize("found", [{"requests": 300, "differ": 1}, None])
-def test_one_list_that_is_served_otherwise_than_measured_is_too_many(
-    served: Path, found: dict[str, int] | None
+@pytest.mark.parametrize("parity", [{"requests": 300, "differ": 1}, None])
+def test_run_with_a_single_list_that_is_served_differently_is_refused(
+    project: Path, parity: dict[str, int] | None
 ) -> None:
-    path = served / layout.METRICS
-    sound = path.read_text()
+    path = project / layout.METRICS
+    original = path.read_text()
     try:
-        files.write_json(path, files.read_json(path) | {"served": found})
-        refused = gate.decide(served, PARAMS)
+        files.write_json(path, files.read_json(path) | {"served": parity})
+        decision = gate.decide(project, PARAMS)
     finally:
-        path.write_text(sound)
-    rule = next(rule for rule in refused["rules"] if rule["name"] == "served as measured")
-    assert refused["verdict"] == "refuse" and not rule["passed"]
-    assert rule["found"] == ("1 of 300 differ" if found else "no list was checked")
+        path.write_text(original)
+    check = next(check for check in decision["rules"] if check["name"] == "serving parity")
+    assert decision["verdict"] == "refuse" and not check["passed"]
+    assert check["found"] == ("1 of 300 lists differ" if parity else "no list was compared")
 
 
-def test_figures_of_other_models_judge_nothing(served: Path) -> None:
-    weights = served / "models" / "stu" / "weights.safetensors"
-    sound = weights.read_bytes()
+def test_run_with_metrics_of_other_models_is_refused(project: Path) -> None:
+    weights = project / "models" / "stu" / "weights.safetensors"
+    original = weights.read_bytes()
     try:
-        weights.write_bytes(sound + b" ")
-        failed = {rule["name"] for rule in gate.decide(served, PARAMS)["rules"] if not rule["passed"]}
+        weights.write_bytes(original + b" ")
+        failed = failed_checks(gate.decide(project, PARAMS))
     finally:
-        weights.write_bytes(sound)
-    assert "figures" in failed
+        weights.write_bytes(original)
+    assert "metrics are current" in failed
 
 
-def test_logs_that_cannot_be_compared_are_refused_with_a_reason(served: Path, tmp_path: Path) -> None:
+def test_run_whose_log_cannot_be_compared_is_refused_with_a_reason(project: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
-    shutil.copytree(served, root, symlinks=True)
+    shutil.copytree(project, root, symlinks=True)
     users = root / "prepared" / "users.parquet"
     pl.read_parquet(users).with_columns(pl.col("user_id").cast(pl.String)).write_parquet(users)
     files.remove(root / layout.DRIFT)
-    rules = {
-        rule["name"]: rule for rule in gate.decide(root, PARAMS.model_copy(update={"gate": GateSettings()}))["rules"]
-    }
-    assert not rules["drift"]["passed"] and "they cannot be compared" in rules["drift"]["found"]
-    assert not rules["against the champion"]["passed"]
+    decision = gate.decide(root, PARAMS.model_copy(update={"gate": GateSettings()}))
+    checks = {check["name"]: check for check in decision["rules"]}
+    assert not checks["drift"]["passed"] and "they cannot be compared" in checks["drift"]["found"]
+    assert not checks["against the champion"]["passed"]
 
 
-def test_a_decision_is_of_one_run_beside_one_champion(served: Path) -> None:
-    gate.decide(served, PARAMS)
-    assert gate.read(served)["champion"] == 1
-    events = served / "prepared" / "events.parquet"
-    sound = events.read_bytes()
+def test_decision_about_another_run_is_an_error(project: Path) -> None:
+    gate.decide(project, PARAMS)
+    assert gate.read_decision(project)["champion"] == 1
+    events = project / "prepared" / "events.parquet"
+    original = events.read_bytes()
     pl.read_parquet(events)[:-1].write_parquet(events)
     with pytest.raises(DataError, match="Run `befriend gate` first"):
-        gate.read(served)
-    events.write_bytes(sound)
+        gate.read_decision(project)
+    events.write_bytes(original)
 
 
-def test_the_champion_may_look_at_newer_events(served: Path) -> None:
-    now = champion(served)
-    assert now is not None
-    with contextlib.chdir(served):
-        own, newest = served_run(None), served_run(None, newest=True)
-        lists = newest.recommend(newest.log.user_ids, k=5)
-    assert (own.log.num_events, newest.log.num_events) == (2400, 3000)
+def test_champion_can_make_lists_from_newer_events(project: Path) -> None:
+    with contextlib.chdir(project):
+        old, current = served_run(None), served_run(None, use_latest_log=True)
+        lists = current.recommend(current.log.user_ids, k=5)
+    assert (old.log.num_events, current.log.num_events) == (2400, 3000)
     assert (
         lists["last_active"].max()
-        > pl.from_epoch(pl.Series([int(own.log.timestamp[-1])]), "s").dt.replace_time_zone("UTC")[0]
+        > pl.from_epoch(pl.Series([int(old.log.timestamp[-1])]), "s").dt.replace_time_zone("UTC")[0]
     )
-    assert newest.models.two_tower.model.state_dict().keys() == own.models.two_tower.model.state_dict().keys()
+    assert current.models.two_tower.model.state_dict().keys() == old.models.two_tower.model.state_dict().keys()
 
 
-def test_drift_of_events_that_came_since(served: Path) -> None:
-    now = champion(served)
-    assert now is not None
-    told = drift.measure(served, now, DriftSettings())
-    assert told["compared"].startswith("600 events since")
-    assert set(told["measures"]) >= {"actions", "first tokens", "contacts a user", "answered pairs"}
-    assert (served / layout.DRIFT / "drift.png").stat().st_size > 5_000
-
-
-def test_somebody_forgotten_is_nowhere_at_once_and_leaves_no_trace_after_the_next_run(
-    served: Path, tmp_path: Path
+def test_drift_compares_the_events_after_the_end_of_the_champions_log(
+    project: Path, figures: dict[str, Figure]
 ) -> None:
+    champion = current_champion(project)
+    assert champion is not None
+    drift = measure_drift(project, champion, DriftSettings())
+    assert drift["compared"].startswith("600 events since")
+    assert set(drift["measures"]) >= {"actions", "first tokens", "contacts a user", "answered pairs"}
+    panels = {axes.get_title().split(":")[0]: axes for axes in figures["drift.png"].axes}
+    for name, measure in drift["measures"].items():
+        heights = [bar.get_height() for bar in panels[name].patches]
+        assert heights == pytest.approx([*measure["before"].values(), *measure["now"].values()])
+
+
+def test_erased_user_is_on_no_list_at_once_and_in_no_file_after_the_next_run(project: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
-    shutil.copytree(served, root, symlinks=True)
-    people = load(root / layout.CHAMPION)
-    lists = people.recommend(people.log.user_ids, k=5)
-    gone = lists["recommended"].value_counts(sort=True)["recommended"][0]
+    shutil.copytree(project, root, symlinks=True)
+    befriend = load(root / layout.CHAMPION)
+    lists = befriend.recommend(befriend.log.user_ids, k=5)
+    erased = lists["recommended"].value_counts(sort=True)["recommended"][0]
     lists.write_parquet(root / layout.LISTS)
-    assert "runs/lists.parquet" in forget.traces(root, str(gone))
+    assert "runs/lists.parquet" in erase_users.find_traces(root, str(erased))
     with pytest.raises(CallError, match="there is no user with the id 999999"):
-        forget.forget(root, ["999999"])
+        erase_users.erase(root, ["999999"])
 
-    forget.forget(root, [str(gone)])
+    erase_users.erase(root, [str(erased)])
     for folder in (root, root / layout.CHAMPION):
-        left = load(folder)
-        assert read_erased(folder / layout.PREPARED) == {erasure_digest(gone)}
-        again = left.recommend(left.log.user_ids, k=50)
-        assert gone not in again["recommended"].to_list()
-        assert not again.filter(user=gone, known=True).height
-        assert gone not in left.vectors()["user_id"].to_list()
-    assert "runs/lists.parquet" not in forget.traces(root, str(gone))
+        reloaded = load(folder)
+        assert read_erasure_digests(folder / layout.PREPARED) == {erasure_digest(erased)}
+        new_lists = reloaded.recommend(reloaded.log.user_ids, k=50)
+        assert erased not in new_lists["recommended"].to_list()
+        assert not new_lists.filter(user=erased, known=True).height
+        assert erased not in reloaded.vectors()["user_id"].to_list()
+    assert "runs/lists.parquet" not in erase_users.find_traces(root, str(erased))
 
-    run(root, 3000)
-    assert forget.traces(root, str(gone)) == []
-    forget.prove(root, [str(gone)])
-    assert gate.decide(root, PARAMS)["champion"] == 1  # the champion's models still fit, with numbers that moved
+    run_stages(root, 3000)
+    assert erase_users.find_traces(root, str(erased)) == []
+    erase_users.verify_erasure(root, [str(erased)])
+    assert gate.decide(root, PARAMS)["champion"] == 1  # its models load, although internal ids have changed
     with pytest.raises(CallError, match="traces are left"):
-        forget.prove(root, [str(people.log.user_ids[5])])
+        erase_users.verify_erasure(root, [str(befriend.log.user_ids[5])])

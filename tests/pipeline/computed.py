@@ -1,4 +1,4 @@
-"""Prints a digest of what each library computes, as the stages have it compute: a line each."""
+"""Prints a digest of a computation with each numeric library that the stages use, one a line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 torch.manual_seed(0)
 rng = np.random.default_rng(0)
-wide = rng.random((301, 211))
-single = torch.from_numpy(wide).float()
+matrix = rng.random((301, 211))
+single = torch.from_numpy(matrix).float()
 
 
-def trained() -> torch.Tensor:
+def train() -> torch.Tensor:
     """Weights of a causal transformer layer and a softmax over inner products after a few steps."""
     layer = torch.nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True, dropout=0.1)
     table = torch.nn.Embedding(97, 32)
@@ -39,7 +39,8 @@ def trained() -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in weights])
 
 
-def boosted() -> Any:
+def boost() -> Any:
+    """Predictions of gradient-boosted trees."""
     settings = {
         "objective": "lambdarank",
         "num_threads": 1,
@@ -47,26 +48,28 @@ def boosted() -> Any:
         "force_row_wise": True,
         "verbose": -1,
     }
-    data = lightgbm.Dataset(wide, (wide[:, 0] > 0.5).astype(int), group=[43] * 7)
-    return lightgbm.train(settings, data, 5).predict(wide)
+    data = lightgbm.Dataset(matrix, (matrix[:, 0] > 0.5).astype(int), group=[43] * 7)
+    return lightgbm.train(settings, data, 5).predict(matrix)
 
 
-WORK: dict[str, Callable[[], Any]] = {
-    "training": trained,
+COMPUTATIONS: dict[str, Callable[[], Any]] = {
+    "training": train,
     "torch, functions": lambda: torch.cat([f(single) for f in (torch.exp, torch.log, torch.log1p, torch.erf, F.gelu)]),
     "torch, sums": lambda: torch.stack([single.logsumexp(1), single.var(1), single.cumsum(1)[:, -1], single.sum(1)]),
     "torch, shares": lambda: single.softmax(1),
     "torch, products of doubles": lambda: single.double() @ single.double().T,
     "torch, factors": lambda: torch.linalg.svd(single)[1],
-    "numpy, functions": lambda: np.stack([f(wide) for f in (np.exp, np.log, np.log1p, np.exp2, np.arctan)]),
-    "numpy, functions in single": lambda: np.stack([f(wide.astype("f")) for f in (np.exp, np.log, np.log1p, np.exp2)]),
-    "numpy, powers": lambda: np.stack([wide**-0.37, 0.5**wide]),
-    "numpy, products": lambda: wide @ wide.T,
-    "numpy, factors": lambda: np.linalg.svd(wide)[1],
-    "scipy": lambda: svds(csr_array(np.where(wide > 0.9, wide, 0)), 8, random_state=0)[1],
-    "scikit-learn": lambda: KMeans(8, n_init=1, random_state=0).fit(wide).cluster_centers_,
-    "polars": lambda: pl.Series(wide.flatten()).log().to_numpy(),
-    "lightgbm": boosted,
+    "numpy, functions": lambda: np.stack([f(matrix) for f in (np.exp, np.log, np.log1p, np.exp2, np.arctan)]),
+    "numpy, functions in single": lambda: np.stack(
+        [f(matrix.astype("f")) for f in (np.exp, np.log, np.log1p, np.exp2)]
+    ),
+    "numpy, powers": lambda: np.stack([matrix**-0.37, 0.5**matrix]),
+    "numpy, products": lambda: matrix @ matrix.T,
+    "numpy, factors": lambda: np.linalg.svd(matrix)[1],
+    "scipy": lambda: svds(csr_array(np.where(matrix > 0.9, matrix, 0)), 8, random_state=0)[1],
+    "scikit-learn": lambda: KMeans(8, n_init=1, random_state=0).fit(matrix).cluster_centers_,
+    "polars": lambda: pl.Series(matrix.flatten()).log().to_numpy(),
+    "lightgbm": boost,
 }
-for name, work in WORK.items():
-    print(name, hashlib.sha256(np.ascontiguousarray(work()).tobytes()).hexdigest())
+for name, compute in COMPUTATIONS.items():
+    print(name, hashlib.sha256(np.ascontiguousarray(compute()).tobytes()).hexdigest())

@@ -1,4 +1,4 @@
-"""A copy of the checkout, as a clone has it, and the same after one `dvc repro` of the tiny log."""
+"""A copy of the checkout with its committed and uncommitted files, and the same after `dvc repro` on the tiny log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def call(
 
 
 def copy_checkout(root: Path) -> None:
-    """Copies what is committed and what is about to be, and commits it."""
+    """Copies all files that git does not ignore, and commits them."""
     listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split("\n")
     for name in filter(None, listed):
         if (ROOT / name).is_file():
@@ -58,5 +58,5 @@ def shared_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clone(shared_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the tiny log in use, after one `dvc repro`. Each worker has its own."""
+    """A clone that uses the tiny log, after `dvc repro`. Each test worker has its own copy."""
     return shutil.copytree(shared_clone, tmp_path_factory.mktemp("clone") / "befriend", symlinks=True)

@@ -1,4 +1,4 @@
-"""A training that is killed at random times, again and again, ends with the same bytes as one that is not."""
+"""A training that is killed again and again at random times writes the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ SETTINGS = ["epochs=3", "threads=1", "checkpoint_every=5", "validation_events=60
 TRAIN = ["befriend", "train-two-tower", *(part for item in SETTINGS for part in ("--set", item))]
 
 
-def digests(project: Path) -> dict[str, str]:
-    found = [p for folder in ("models", "reports/training") for p in (project / folder).rglob("*") if p.is_file()]
-    return {str(p.relative_to(project)): files.sha256(p) for p in found}
+def output_digests(project: Path) -> dict[str, str]:
+    folders = [project / "models", project / "reports" / "training"]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(project)): files.sha256(path) for path in paths}
 
 
-def written(project: Path) -> float:
-    """When the latest checkpoint was written; 0 without one."""
+def checkpoint_time(project: Path) -> float:
+    """The time at which the latest checkpoint was written; 0 if there is none."""
     return max((p.stat().st_mtime for p in (project / ".checkpoints").rglob("latest.safetensors")), default=0.0)
 
 
-def prepare(project: Path) -> None:
-    """A tenth of the sample's events with all its texts, validated."""
+def prepare_log(project: Path) -> None:
+    """Validates a tenth of the sample's events with all its texts, and embeds the texts."""
     shutil.copy(ROOT / "params.yaml", project)
     shutil.copytree(ROOT / "src/befriend/sample/log", project / "data")
     table = pl.read_parquet(project / "data" / "events.parquet").head(6000)
@@ -52,16 +53,16 @@ def call(program: str, *arguments: str, cwd: Path) -> str:
     "kills", [pytest.param(2, marks=pytest.mark.system), pytest.param(24, marks=pytest.mark.proof)]
 )
 @pytest.mark.timeout(1800)
-def test_kills_leave_no_trace(kills: int, tmp_path: Path) -> None:
-    prepare(tmp_path)
-    whole = tmp_path / "whole"
+def test_killed_training_writes_the_same_bytes_as_an_uninterrupted_one(kills: int, tmp_path: Path) -> None:
+    prepare_log(tmp_path)
+    uninterrupted = tmp_path / "uninterrupted"
     for part in ("prepared", "models"):
-        shutil.copytree(tmp_path / part, whole / part)
-    shutil.copy(tmp_path / "params.yaml", whole)
-    call(*TRAIN, cwd=whole)
+        shutil.copytree(tmp_path / part, uninterrupted / part)
+    shutil.copy(tmp_path / "params.yaml", uninterrupted)
+    call(*TRAIN, cwd=uninterrupted)
     rng = random.Random(kills)
     for _ in range(kills):
-        before = written(tmp_path)
+        before = checkpoint_time(tmp_path)
         child = subprocess.Popen(
             [str(BIN / TRAIN[0]), *TRAIN[1:]],
             cwd=tmp_path,
@@ -69,7 +70,7 @@ def test_kills_leave_no_trace(kills: int, tmp_path: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while written(tmp_path) == before:  # each run gets somewhere before it is killed
+        while checkpoint_time(tmp_path) == before:  # each run writes a checkpoint before it is killed
             assert child.poll() is None
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 1))
@@ -77,14 +78,14 @@ def test_kills_leave_no_trace(kills: int, tmp_path: Path) -> None:
         assert child.wait() == -signal.SIGKILL
     assert not (tmp_path / "models" / "two_tower").exists()
     call(*TRAIN, cwd=tmp_path)
-    assert digests(tmp_path) == digests(whole) != {}
+    assert output_digests(tmp_path) == output_digests(uninterrupted) != {}
 
 
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    told = call("torchrun", "--nproc_per_node", "2", "-m", "befriend.cli", *TRAIN[1:], cwd=tmp_path)
-    assert told.count("train_two_tower: ") == 1
+    prepare_log(tmp_path)
+    output = call("torchrun", "--nproc_per_node", "2", "-m", "befriend.cli", *TRAIN[1:], cwd=tmp_path)
+    assert output.count("train_two_tower: ") == 1
     assert sorted(p.name for p in (tmp_path / "models/two_tower").iterdir()) == ["model.json", "weights.safetensors"]
     assert files.read_json(tmp_path / "runs/train_two_tower.json")["status"] == "done"

@@ -1,4 +1,4 @@
-"""The whole pipeline on the sample, in a fresh clone: equal bytes when it is run again, and what the sample has planted."""
+"""The whole pipeline on the sample in a fresh clone: a second run has equal bytes, and models find the communities."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def sample_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_forced_repro_leaves_the_lock_as_it_is(sample_clone: Path) -> None:
+def test_forced_repro_leaves_the_lock_file_unchanged(sample_clone: Path) -> None:
     before = (sample_clone / "dvc.lock").read_bytes()
     call(sample_clone, "dvc", "repro", "--force")
     assert (sample_clone / "dvc.lock").read_bytes() == before
 
 
-def test_first_tokens_lie_within_the_planted_communities(sample_clone: Path) -> None:
+def test_first_tokens_agree_with_the_simulated_communities(sample_clone: Path) -> None:
     stus = pl.read_parquet(sample_clone / "models/tokens/table.parquet")
     truth = pl.read_parquet(sample_clone / "src/befriend/sample/truth.parquet")
     users = stus.join(truth, on="user_id", validate="1:1")
@@ -36,7 +36,7 @@ def test_first_tokens_lie_within_the_planted_communities(sample_clone: Path) -> 
     assert agreement["homogeneity"] >= max(0.8, agreement["shuffled"] + 0.4)
 
 
-def test_clusters_lie_within_the_planted_communities(sample_clone: Path) -> None:
+def test_clusters_agree_with_the_simulated_communities(sample_clone: Path) -> None:
     clusters = pl.read_parquet(sample_clone / "models/clusters/users.parquet")
     truth = pl.read_parquet(sample_clone / "src/befriend/sample/truth.parquet")
     users = clusters.join(truth, on="user_id", validate="1:1")

@@ -1,4 +1,4 @@
-"""Detection of the layout of a log by `befriend use`."""
+"""Detection of the format and columns of a log by `befriend use`."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_layouts_of_text_files_are_detected(name: str, tmp_path: Path) -> None:
+def test_formats_of_text_files_are_detected(name: str, tmp_path: Path) -> None:
     text, expected = TEXTS[name]
     (tmp_path / "plain").write_text(text)
-    (tmp_path / "packed").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "compressed").write_bytes(gzip.compress(text.encode()))
     settings = guess(tmp_path / "plain")
-    assert guess(tmp_path / "packed") == settings
+    assert guess(tmp_path / "compressed") == settings
     for field, expected_value in expected.items():
         value = settings.columns.model_dump() if field == "columns" else getattr(settings, field)
         assert (value | expected_value if field == "columns" else expected_value) == value
@@ -63,18 +63,18 @@ def test_parquet_is_detected_by_its_content_and_ids_by_their_type(tmp_path: Path
     assert guess(tmp_path / "log").timestamp_unit == "iso"
 
 
-def test_ids_that_would_change_as_integers_are_strings(tmp_path: Path) -> None:
+def test_ids_with_leading_zeros_are_strings(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("actor,target,ts\n007,12,1600000000\n12,007,1600000001\n")
     assert guess(tmp_path / "log").id_type == "string"
 
 
-def test_a_column_may_be_given_by_its_position(tmp_path: Path) -> None:
+def test_a_column_may_be_given_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a,b,c\n1,2,1600000000\n3,4,1600000001\n")
     settings = guess(tmp_path / "log", {"actor_id": "1", "target_id": "2", "timestamp": "3"})
     assert settings.columns.model_dump() == {"actor_id": "a", "action": None, "target_id": "b", "timestamp": "c"}
 
 
-def test_a_comment_above_the_header_is_no_header(tmp_path: Path) -> None:
+def test_a_comment_above_the_header_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("# exported by x\nactor,target,ts\n1,2,1600000000\n3,4,1600000001\n")
     settings = guess(tmp_path / "log")
     assert settings.header and settings.columns.actor_id == "actor"
@@ -85,7 +85,7 @@ def test_a_comment_above_the_header_is_no_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no lines to look at"),
+        (b"", "no lines except comments"),
         (b"actor,target,ts\n", "a header but no events"),
         (b"actor,actor,target,ts\n1,2,3,4\n", "more than one column named actor"),
         (gzip.compress(b"actor,target,ts\n1,2,1600000000\n" * 9000)[:60], "cannot be decompressed"),
@@ -98,7 +98,7 @@ def test_an_unreadable_log_is_an_error_with_its_reason(content: bytes, message: 
         guess(tmp_path / "log")
 
 
-def test_several_files_without_an_action_column_have_their_names_as_actions(tmp_path: Path) -> None:
+def test_the_actions_of_several_files_without_an_action_column_are_the_file_names(tmp_path: Path) -> None:
     for name in ("like.txt", "follow.txt"):
         (tmp_path / name).write_text("1 2 1082040961\n3 4 1082155839\n")
     assert guess(tmp_path).action_from_file_name

@@ -1,4 +1,4 @@
-"""Reasons: every sentence is a fact of the log, checked here in the raw tables; strong reasons come first."""
+"""Explanations: every sentence states a fact of the log, checked in the raw tables; strong reasons come first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from befriend.api import Befriend, RecommendOptions
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import DAY
 from befriend.features.feature_view import FeatureView
-from befriend.recommendation.evidence import EvidenceFinder, PairHistory
-from befriend.recommendation.explain import GENERAL, Evidence, Reason, sentences, strongest_reasons
+from befriend.recommendation.explain import GENERAL, Explanation, Reason, sentences, strongest_reasons
+from befriend.recommendation.fact_finder import FactFinder, PairHistory
 from befriend.recommendation.request_table import requests_table
 from tests.conftest import make_log
 
@@ -31,7 +31,7 @@ def project(trained_project_with_texts: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def people(project: Path) -> Befriend:
+def loaded_project(project: Path) -> Befriend:
     return befriend.load(project)
 
 
@@ -163,41 +163,43 @@ class RawTables:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_sentence_holds_in_the_log(model: Any, project: Path, people: Befriend) -> None:
-    log = people.log
+def test_every_sentence_holds_in_the_log(model: Any, project: Path, loaded_project: Befriend) -> None:
+    log = loaded_project.log
     kinds: set[str] = set()
     for event in (600, 1499):
         cutoff = int(log.timestamp[event])
-        users = log.user_ids.gather(np.unique(log.actor[event - 60 : event].astype(int)))
+        users = log.user_ids.gather(np.unique(log.actor[event - 24 : event].astype(int)))
         at = datetime.fromtimestamp(cutoff, UTC)
         tables = RawTables(project, cutoff)
         for new_only in (True, False):
             requests = requests_table(users, at, regime="daily", new_only=new_only)
-            options = RecommendOptions(model, 8)
-            lists = people.answer(requests, options)
-            evidence_of_lists: list[Evidence] = []
+            options = RecommendOptions(model, 6)
+            lists = loaded_project.recommend_requests(requests, options)
+            explanations: list[Explanation] = []
 
-            def record(evidence: Evidence, seen: list[Evidence] = evidence_of_lists) -> list[str]:
-                seen.append(evidence)
-                return sentences(evidence)
+            def record(explanation: Explanation, recorded: list[Explanation] = explanations) -> list[str]:
+                recorded.append(explanation)
+                return sentences(explanation)
 
-            reasons = people.reasons(requests, lists, options, record)
+            reasons = loaded_project.explain_lists(requests, lists, options, record)
             assert lists.height > 50 and all(reasons)
             for user, person, reason_sentences in zip(lists["user"], lists["recommended"], reasons, strict=True):
                 assert len(reason_sentences) <= 3
                 for sentence in reason_sentences:
                     assert tables.holds(user, person, sentence), (user, person, sentence)
-            kinds |= {reason.kind for evidence in evidence_of_lists for reason in strongest_reasons(evidence)}
-    assert {"between", "common", "bridge", "statement", "word", "active"} <= kinds
+            kinds |= {reason.kind for explanation in explanations for reason in strongest_reasons(explanation)}
+    assert {"pair_history", "common_contacts", "bridge", "statement", "word", "active"} <= kinds
 
 
-def test_sentence_and_column_agree_on_the_last_activity(project: Path, people: Befriend) -> None:
-    users = people.log.user_ids[:20]
+def test_sentence_and_column_agree_on_the_last_activity(project: Path, loaded_project: Befriend) -> None:
+    users = loaded_project.log.user_ids[:20]
     requests = requests_table(users, regime="daily")
-    lists = people.answer(requests, RecommendOptions("both", 10))
-    cutoff = max(int(people.log.timestamp[-1]), people.models.texts.last) + 1
+    lists = loaded_project.recommend_requests(requests, RecommendOptions("both", 10))
+    cutoff = max(int(loaded_project.log.timestamp[-1]), loaded_project.models.texts.last_timestamp) + 1
     tables, compared = RawTables(project, cutoff), 0
-    for reason_sentences, last_active in zip(people.reasons(requests, lists), lists["last_active"], strict=True):
+    for reason_sentences, last_active in zip(
+        loaded_project.explain_lists(requests, lists), lists["last_active"], strict=True
+    ):
         for sentence in reason_sentences:
             match = re.search(r"was last active (.+)\.", sentence)
             if match:
@@ -208,52 +210,54 @@ def test_sentence_and_column_agree_on_the_last_activity(project: Path, people: B
 
 def test_each_kind_of_reason_has_its_sentence() -> None:
     def sentences_of(*reasons: Reason) -> list[str]:
-        return sentences(Evidence(1, 42, 100 * DAY, reasons))
+        return sentences(Explanation(1, 42, 100 * DAY, reasons))
 
     one_day_ago, three_hours_ago = 99 * DAY, 100 * DAY - 3 * 3600
-    assert sentences_of(Reason("between", 1, between=PairHistory(1, 3, one_day_ago, None, True))) == [
+    assert sentences_of(Reason("pair_history", 1, pair_history=PairHistory(1, 3, one_day_ago, None, True))) == [
         "You and 42 have been in touch 4 times, last 1 day ago."
     ]
-    assert sentences_of(Reason("between", 1, between=PairHistory(0, 1, one_day_ago, None, True))) == [
+    assert sentences_of(Reason("pair_history", 1, pair_history=PairHistory(0, 1, one_day_ago, None, True))) == [
         "42 contacted you 1 day ago."
     ]
-    assert sentences_of(Reason("between", 1, between=PairHistory(2, 0, one_day_ago, None, False))) == [
+    assert sentences_of(Reason("pair_history", 1, pair_history=PairHistory(2, 0, one_day_ago, None, False))) == [
         "You contacted 42 2 times, last 1 day ago."
     ]
-    assert sentences_of(Reason("between", 1, between=PairHistory(0, 0, one_day_ago, "view", True))) == [
+    assert sentences_of(Reason("pair_history", 1, pair_history=PairHistory(0, 0, one_day_ago, "view", True))) == [
         "There was a “view” from 42 to you, 1 day ago."
     ]
-    assert sentences_of(Reason("common", 1, people=(7, 8, 9), count=4)) == [
+    assert sentences_of(Reason("common_contacts", 1, users=(7, 8, 9), count=4)) == [
         "You and 42 have both been in touch with 7, 8, 9 and 1 more."
     ]
     assert sentences_of(Reason("attribute", 1, texts=("town", "Bonn"))) == ["You and 42 have the same town: Bonn."]
-    asked_for = Reason("asked for", 1, count=12, second=three_hours_ago)
-    assert sentences_of(asked_for) == ["12 other people contacted 42 within a week, last 3 hours ago."]
-    assert sentences_of(Reason("asked for", 1, count=1, second=three_hours_ago)) == [
+    contacted = Reason("contacted", 1, count=12, second=three_hours_ago)
+    assert sentences_of(contacted) == ["12 other people contacted 42 within a week, last 3 hours ago."]
+    assert sentences_of(Reason("contacted", 1, count=1, second=three_hours_ago)) == [
         "Another person contacted 42 3 hours ago."
     ]
     assert sentences_of(Reason("active", 1, second=three_hours_ago)) == ["42 was last active 3 hours ago."]
-    assert sentences_of(Reason("here", 0, second=0)) == ["42 has been here since 1970-01-01."]
+    assert sentences_of(Reason("member_since", 0, second=0)) == ["42 has been here since 1970-01-01."]
 
 
 def test_the_strongest_reasons_are_given_and_one_about_the_two_users() -> None:
     def kinds(*reasons: tuple[str, float]) -> list[str]:
         ordered = sorted(reasons, key=lambda reason: -reason[1])
-        strongest = strongest_reasons(Evidence(1, 2, 0, tuple(Reason(kind, weight) for kind, weight in ordered)))
+        strongest = strongest_reasons(Explanation(1, 2, 0, tuple(Reason(kind, weight) for kind, weight in ordered)))
         return [reason.kind for reason in strongest]
 
-    assert kinds(("common", 3), ("active", 2), ("asked for", 1), ("word", 0.5)) == ["common", "active", "asked for"]
-    assert kinds(("asked for", 3), ("active", 2), ("joined", 1), ("word", -1)) == ["asked for", "active", "word"]
-    assert kinds(("active", 1), ("here", 5)) == ["active"]
-    assert kinds(("active", -1), ("here", 5)) == ["active"]
-    assert kinds(("here", -1)) == ["here"]
-    assert "here" in GENERAL
+    assert kinds(("common_contacts", 3), ("active", 2), ("contacted", 1), ("word", 0.5)) == [
+        "common_contacts",
+        "active",
+        "contacted",
+    ]
+    assert kinds(("contacted", 3), ("active", 2), ("joined", 1), ("word", -1)) == ["contacted", "active", "word"]
+    assert kinds(("active", 1), ("member_since", 5)) == ["active"]
+    assert kinds(("active", -1), ("member_since", 5)) == ["active"]
+    assert kinds(("member_since", -1)) == ["member_since"]
+    assert "member_since" in GENERAL
 
 
-def evidence_finder(
-    folder: Path, events: list[tuple[int, str, int, int]], texts: list[tuple[int, int, str]]
-) -> EvidenceFinder:
-    """Evidence in a log of these events, as in `make_log`, and texts (user, second, text)."""
+def explanation(folder: Path, events: list[tuple[int, str, int, int]], texts: list[tuple[int, int, str]]) -> FactFinder:
+    """Facts in a log of these events, as in `make_log`, and texts (user, second, text)."""
     log = make_log(events)
     platform = {"platform": pl.Series(["forum"] * len(texts), dtype=pl.String)}
     rows = pl.DataFrame(texts, {"user": pl.Int32, "timestamp": pl.Int64, "text": pl.String}, orient="row")
@@ -263,38 +267,38 @@ def evidence_finder(
     schema = {"user": pl.Int32, "timestamp": pl.Int64, "statement": pl.String, "context": pl.String}
     pl.DataFrame(schema=schema).write_parquet(folder / "statements.parquet")
     no_attributes = Attributes(np.zeros((log.num_users, 0), np.int32), {}, np.zeros((log.num_users, 0), np.float32), ())
-    return EvidenceFinder(FeatureView.of(log), no_attributes, folder)
+    return FactFinder(FeatureView.of(log), no_attributes, folder)
 
 
 def test_a_shared_word_is_a_reason_until_many_users_wrote_it(tmp_path: Path) -> None:
     texts = [(0, 10, "gardening on balconies"), (1, 20, "balconies, gardening"), (2, 30, "Gardening!")]
-    finder = evidence_finder(tmp_path, [(0, "ask", 3, 1)], [*texts, (2, 40, "gardening again"), (3, 50, "gardening")])
-    assert finder.alike(0, 1, 20) == (None, None)  # the second text comes later
-    assert finder.alike(0, 1, 25) == (None, "balconies")  # the longer word
-    assert finder.alike(0, 2, 35) == (None, None)  # three users wrote of gardening
-    assert finder.alike(1, 2, 35) == (None, None)
-    assert not finder.common_word("gardening", 30) and finder.common_word("gardening", 31)
+    finder = explanation(tmp_path, [(0, "ask", 3, 1)], [*texts, (2, 40, "gardening again"), (3, 50, "gardening")])
+    assert finder.shared_statement_and_word(0, 1, 20) == (None, None)  # the second text comes later
+    assert finder.shared_statement_and_word(0, 1, 25) == (None, "balconies")  # the longer word
+    assert finder.shared_statement_and_word(0, 2, 35) == (None, None)  # three users wrote of gardening
+    assert finder.shared_statement_and_word(1, 2, 35) == (None, None)
+    assert not finder.is_frequent_word("gardening", 30) and finder.is_frequent_word("gardening", 31)
 
 
-def test_askers_of_a_candidate_do_not_include_the_requesting_user(tmp_path: Path) -> None:
-    finder = evidence_finder(tmp_path, [(0, "ask", 3, 10), (1, "ask", 3, 20), (1, "ask", 3, 21), (2, "ask", 3, 30)], [])
-    assert [finder.askers(3, user, 4, 0) for user in (0, 1, 9)] == [(2, 30), (2, 30), (3, 30)]
-    assert finder.askers(3, 0, 4, 25) == (1, 30) and finder.askers(3, 9, 3, 0) == (2, 21)
-    assert finder.askers(3, 9, 4, 31) == (0, 0)
+def test_recent_senders_to_a_candidate_do_not_include_the_requesting_user(tmp_path: Path) -> None:
+    finder = explanation(tmp_path, [(0, "ask", 3, 10), (1, "ask", 3, 20), (1, "ask", 3, 21), (2, "ask", 3, 30)], [])
+    assert [finder.recent_senders(3, user, 4, 0) for user in (0, 1, 9)] == [(2, 30), (2, 30), (3, 30)]
+    assert finder.recent_senders(3, 0, 4, 25) == (1, 30) and finder.recent_senders(3, 9, 3, 0) == (2, 21)
+    assert finder.recent_senders(3, 9, 4, 31) == (0, 0)
 
 
 @pytest.mark.parametrize("model", ["two-tower", "stu"])
-def test_ablating_a_contact_that_does_not_exist_changes_no_score(model: Any, people: Befriend) -> None:
+def test_ablating_a_contact_that_does_not_exist_changes_no_score(model: Any, loaded_project: Befriend) -> None:
     """The score without an ablation is that of the list."""
     from befriend.recommendation.ablation import ScoreAblation
 
-    user = people.log.user_ids[int(np.bincount(people.log.actor).argmax())]
+    user = loaded_project.log.user_ids[int(np.bincount(loaded_project.log.actor).argmax())]
     requests = requests_table(pl.Series([user]))
-    request, recommender = people.lists().request(requests), people.recommender()
-    lists = people.answer(requests, RecommendOptions(model, 10))
+    request, recommender = loaded_project.list_maker().request_batch(requests), loaded_project.recommender()
+    lists = loaded_project.recommend_requests(requests, RecommendOptions(model, 10))
     ranking = recommender.rank(request, (model,))
     snapshot = recommender.state_at(int(request.num_visible[0]), int(request.cutoff[0]))
-    candidates = people.log.internal_ids(lists["recommended"])
+    candidates = loaded_project.log.internal_ids(lists["recommended"])
     ablation = ScoreAblation(
         recommender.retrievers[model], snapshot.views[model], ranking.queries[model], request, candidates, [10**6]
     )

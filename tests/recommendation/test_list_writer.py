@@ -18,8 +18,8 @@ from befriend.data.attributes import Attributes
 from befriend.errors import BusyError, DataError, StorageError
 from befriend.features.feature_view import FeatureView
 from befriend.recommendation import list_maker
-from befriend.recommendation.list_maker import ListMaker, blocks
-from befriend.recommendation.list_rules import Rules
+from befriend.recommendation.list_constraints import ListConstraints
+from befriend.recommendation.list_maker import ListMaker, split_into_blocks
 from befriend.recommendation.list_writer import write_lists
 from befriend.recommendation.recommend_options import RecommendOptions
 from befriend.recommendation.request_table import requests_table
@@ -33,7 +33,7 @@ LOG = random_log(users=USERS, events=400, seed=5)
 OPTIONS = {
     "ranked": RecommendOptions(k=4),
     "drawn": RecommendOptions(k=4, sampling=Sampling(seed=2)),
-    "capped": RecommendOptions(k=4, rules=Rules(cap=6)),
+    "capped": RecommendOptions(k=4, constraints=ListConstraints(cap=6)),
 }
 TABLE = requests_table(LOG.user_ids)
 
@@ -62,7 +62,7 @@ class FakeRecommender:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_maker, "AT_ONCE", BLOCK)
+    monkeypatch.setattr(list_maker, "REQUESTS_PER_BLOCK", BLOCK)
 
 
 def make_list_maker(options: RecommendOptions, fake: FakeRecommender) -> ListMaker:
@@ -76,8 +76,8 @@ def make_list_maker(options: RecommendOptions, fake: FakeRecommender) -> ListMak
 def lists_in_memory(options: RecommendOptions) -> pl.DataFrame:
     """All lists, made block by block without a file."""
     maker, tables = make_list_maker(options, FakeRecommender()), []
-    for number, block in enumerate(blocks(TABLE)):
-        tables.append(maker.lists(block).with_columns(pl.col("request") + number * BLOCK))
+    for number, block in enumerate(split_into_blocks(TABLE)):
+        tables.append(maker.make_lists(block).with_columns(pl.col("request") + number * BLOCK))
     return pl.concat(tables)
 
 
@@ -157,7 +157,7 @@ def test_blocks_of_another_size_are_not_reused(tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "lists.parquet"
     with pytest.raises(KeyboardInterrupt):
         write_lists(make_list_maker(OPTIONS["ranked"], FakeRecommender(2)), TABLE, out, "one")
-    monkeypatch.setattr(list_maker, "AT_ONCE", BLOCK + 3)
+    monkeypatch.setattr(list_maker, "REQUESTS_PER_BLOCK", BLOCK + 3)
     write_lists(make_list_maker(OPTIONS["ranked"], FakeRecommender()), TABLE, out, "one")
     assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == LOG.user_ids.to_list()
 

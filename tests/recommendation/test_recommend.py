@@ -14,7 +14,7 @@ import pytest
 
 from befriend import files
 from befriend.api import Befriend
-from befriend.data.erasure import add_erased, erasure_digest
+from befriend.data.erasure import add_erasure_digests, erasure_digest
 from befriend.objectives.cluster_settings import ClusterSettings
 from befriend.recommendation import list_maker
 from befriend.recommendation.list_maker import ListMaker
@@ -59,16 +59,16 @@ def test_lists_for_a_file_of_users_are_those_for_all_users(project: Path, tmp_pa
 def test_users_erased_during_a_run_are_on_no_list_and_in_no_export(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lists, vectors = ListMaker.lists, Befriend.vectors
+    lists, vectors = ListMaker.make_lists, Befriend.vectors
     erased: list[int] = []
 
     def erases_users(self: Any, *arguments: Any, method: Callable[..., pl.DataFrame]) -> pl.DataFrame:
         table = method(self, *arguments)
-        add_erased(project / "prepared", [erasure_digest(user) for user in erased])
+        add_erasure_digests(project / "prepared", [erasure_digest(user) for user in erased])
         return table
 
-    monkeypatch.setattr(list_maker, "AT_ONCE", 30)
-    monkeypatch.setattr(ListMaker, "lists", functools.partialmethod(erases_users, method=lists))
+    monkeypatch.setattr(list_maker, "REQUESTS_PER_BLOCK", 30)
+    monkeypatch.setattr(ListMaker, "make_lists", functools.partialmethod(erases_users, method=lists))
     monkeypatch.setattr(Befriend, "vectors", functools.partialmethod(erases_users, method=vectors))
     out = tmp_path / "lists.parquet"
     recommend = ("recommend", "--all", "-k", "3", "--out", str(out))
@@ -80,7 +80,7 @@ def test_users_erased_during_a_run_are_on_no_list_and_in_no_export(
             erased.append(user)
             done = call(project, *command)
             assert done.returncode == 1
-            assert "somebody asked to be forgotten while" in done.stderr
+            assert "a user was erased while" in done.stderr
             assert "Run the same command again" in done.stderr
             assert not out.exists()
         assert call(project, *recommend).returncode == 0
@@ -159,7 +159,7 @@ def test_sampled_lists_depend_on_the_seed(project: Path) -> None:
     assert sorted(sampled[3]) == sorted(ranked) != sampled[0]  # drawn from the 10 best alone
 
 
-def test_rules_limit_who_is_listed_and_how_often(project: Path, tmp_path: Path) -> None:
+def test_constraints_limit_who_is_listed_and_how_often(project: Path, tmp_path: Path) -> None:
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
     (tmp_path / "only.txt").write_text("\n".join(map(str, ids[:20])) + "\n")
@@ -189,7 +189,7 @@ def test_models_give_different_lists(project: Path) -> None:
 def test_an_unknown_user_gets_the_cold_start_list_with_a_warning(project: Path) -> None:
     done = call(project, "recommend", "--user", "987654321", "-k", "4", "--json")
     assert done.returncode == 0 and len(json.loads(done.stdout)) == 4
-    assert "nothing is known of 987654321 at that time: the cold-start list" in done.stderr
+    assert "nothing is known of 987654321 at that time: this is a cold-start list" in done.stderr
 
 
 def test_a_time_before_the_log_is_an_error(project: Path) -> None:
@@ -200,12 +200,12 @@ def test_a_time_before_the_log_is_an_error(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "name one person (--user ID), a file of them"),
+        ([], 2, "name one user (--user ID), a file of users"),
         (["--user", "1", "--at", "yesterday"], 2, "write it as 2024-05-31"),
         (["--user", "1", "--action", "wave"], 2, "there is no action “wave”. There are: "),
         (["--users", "nowhere.txt"], 2, "there is no file nowhere.txt"),
         (["--users", "prepared/users.parquet", "--only", "prepared"], 2, "there is no file prepared"),
-        (["--users", "models/two_tower/weights.safetensors"], 2, "Ids stand one a line, in UTF-8, or in Parquet"),
+        (["--users", "models/two_tower/weights.safetensors"], 2, "Write one id per line, in UTF-8, or use Parquet"),
     ],
     ids=["no user", "time", "action", "file", "folder", "bytes"],
 )
@@ -219,4 +219,4 @@ def test_a_missing_model_names_the_stage_that_makes_it(project: Path, tmp_path: 
     (tmp_path / "prepared").symlink_to(project / "prepared")
     done = call(tmp_path, "recommend", "--user", "1")
     assert done.returncode == 1
-    assert "there are no text vectors in models/text. Run `dvc repro embed_text` first" in done.stderr
+    assert "models/text holds no text vectors. Run `dvc repro embed_text` first" in done.stderr

@@ -1,4 +1,4 @@
-"""Files of requests: what they may hold, and which message names what they may not."""
+"""Files of requests: valid columns and types, default values, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_requests(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_missing_columns_mean_live_any_and_now(tmp_path: Path) -> None:
+def test_missing_columns_default_to_live_any_and_the_end_of_the_log(tmp_path: Path) -> None:
     rows = [
         {"user_id": 7},
         {"user_id": 8, "action": "ask"},
@@ -80,7 +80,7 @@ def test_invalid_requests_are_named_in_the_error(rows: list[dict[str, Any]], mes
 @pytest.mark.parametrize(
     ("column", "value"), [("at", timedelta(3)), ("at", time(3)), ("list", b"new"), ("at", 2**64 - 1)]
 )
-def test_columns_of_other_types_are_refused(column: str, value: Any, tmp_path: Path) -> None:
+def test_columns_of_other_types_are_errors(column: str, value: Any, tmp_path: Path) -> None:
     path = tmp_path / "requests.parquet"
     dtype = pl.UInt64 if isinstance(value, int) else None
     pl.DataFrame({"user_id": [7], column: pl.Series([value], dtype=dtype)}).write_parquet(path)
@@ -88,7 +88,7 @@ def test_columns_of_other_types_are_refused(column: str, value: Any, tmp_path: P
         read_requests(path)
 
 
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "requests.parquet"
     pl.DataFrame(schema={"user_id": pl.Int64}).write_parquet(path)
     with pytest.raises(CallError, match="holds no requests"):

@@ -1,4 +1,4 @@
-"""A small project, run from its log to its page."""
+"""A small project on which every stage has run, the report included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a browser that people have: no error, no network, charts with marks, tables that sort, both themes."""
+"""The page in Chromium: no error, no network access, charts with marks, tables that sort, both themes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def browser(project: Path) -> Iterator[Any]:
     try:
         resize(driver, 1280, "light")
         driver.get((project / "reports" / "report" / "index.html").as_uri())
-        drawn(driver, "light")
+        wait_until_drawn(driver, "light")
         yield driver
     finally:
         driver.quit()
@@ -43,7 +43,7 @@ def resize(browser: Any, width: int, theme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
-def drawn(browser: Any, theme: str) -> None:
+def wait_until_drawn(browser: Any, theme: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, 60).until(
@@ -51,26 +51,26 @@ def drawn(browser: Any, theme: str) -> None:
     )
 
 
-def test_it_opens_without_an_error_and_without_a_network(browser: Any) -> None:
+def test_the_page_opens_without_errors_and_without_network_access(browser: Any) -> None:
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert len(asked) >= 2  # the page, and the times beside it
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert len(urls) >= 2  # the page, and latency.js
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def test_every_chart_has_marks(browser: Any) -> None:
     counts = browser.execute_script("""
-        return [...document.querySelectorAll(".chart")].map((place) => [
-            place.dataset.name,
-            place.querySelectorAll(".mark-rect path, .mark-symbol path, .mark-line path, .mark-rule line").length,
+        return [...document.querySelectorAll(".chart")].map((chart) => [
+            chart.dataset.name,
+            chart.querySelectorAll(".mark-rect path, .mark-symbol path, .mark-line path, .mark-rule line").length,
         ])""")
     assert len(counts) > 30
     assert [name for name, marks in counts if marks < 2] == []
-    assert dict(counts)["clusters_map"] >= 100  # everybody of the log
+    assert dict(counts)["clusters_map"] >= 100  # all users of the log
 
 
-def test_a_mark_tells_its_figures(browser: Any) -> None:
+def test_the_tooltip_of_a_mark_shows_its_metrics(browser: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -83,7 +83,7 @@ def test_a_mark_tells_its_figures(browser: Any) -> None:
     assert "ndcg@10" in tip and "model" in tip
 
 
-def test_tables_sort_by_what_is_measured(browser: Any) -> None:
+def test_tables_sort_by_value_and_by_name(browser: Any) -> None:
     browser.execute_script("document.querySelectorAll('details').forEach((part) => (part.open = true))")
 
     def column() -> list[float]:
@@ -107,32 +107,32 @@ def test_tables_sort_by_what_is_measured(browser: Any) -> None:
     assert models == sorted(models)
 
 
-def test_times_that_lie_beside_the_run_are_shown(browser: Any, project: Path) -> None:
+def test_the_page_shows_the_latency_stored_outside_it(browser: Any, project: Path) -> None:
     rows = browser.execute_script(
         "return [...document.querySelectorAll('#latency tbody tr')].map((row) => row.cells[0].textContent)"
     )
     assert sorted(rows) == ["both", "stu", "two-tower"]
-    assert browser.execute_script("return document.getElementById('unmeasured').hidden")
+    assert browser.execute_script("return document.getElementById('latency-missing').hidden")
 
 
-def test_both_themes_by_the_button_and_by_the_system(browser: Any) -> None:
-    def looks() -> tuple[str, str]:
+def test_the_button_and_the_system_switch_between_themes(browser: Any) -> None:
+    def colours() -> tuple[str, str]:
         page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         bar = '[data-name="headline_new_daily"] .mark-rect path'
         return page, browser.execute_script(f"return document.querySelector('{bar}').getAttribute('fill')")
 
-    light = looks()
+    light = colours()
     resize(browser, 1280, "dark")
-    drawn(browser, "dark")
-    dark = looks()
+    wait_until_drawn(browser, "dark")
+    dark = colours()
     assert light[0] != dark[0] and light[1] != dark[1]
     browser.execute_script("document.getElementById('theme').click()")
-    drawn(browser, "light")
-    assert looks() == light
+    wait_until_drawn(browser, "light")
+    assert colours() == light
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_nothing_is_wider_than_a_phone(browser: Any) -> None:
+def test_the_page_fits_the_width_of_a_phone(browser: Any) -> None:
     resize(browser, 390, "dark")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     from selenium.webdriver.support.ui import WebDriverWait

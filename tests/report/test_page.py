@@ -1,4 +1,4 @@
-"""The page says what the other stages measured, and nothing else; it comes out the same again."""
+"""The page and the model card show the results of the other stages; a second run gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system  # needs a run of every stage
 
 
 class Page(HTMLParser):
-    """Tables by id, as rows of cells (value and text), and the JSON of scripts by id."""
+    """A parsed page: tables by id, as rows of (value, text) cells; the JSON of scripts by id; all addresses."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -35,16 +35,16 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.addresses += [value for name in ("src", "href") if (value := given.get(name))]
+        attributes = dict(attrs)
+        self.addresses += [value for name in ("src", "href") if (value := attributes.get(name))]
         if tag == "table":
-            self._rows = self.tables.setdefault(given.get("id") or f"table {len(self.tables)}", [])
+            self._rows = self.tables.setdefault(attributes.get("id") or f"table {len(self.tables)}", [])
         elif tag == "tr":
             self._rows.append([])
         elif tag in ("td", "th"):
-            self._value, self._cell = given.get("data-value"), []
+            self._value, self._cell = attributes.get("data-value"), []
         elif tag == "script":
-            self._script = given.get("id") or ""
+            self._script = attributes.get("id") or ""
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th") and self._cell is not None:
@@ -65,7 +65,7 @@ def page(project: Path) -> Page:
     return Page((project / "reports" / "report" / "index.html").read_text())
 
 
-def test_every_figure_of_every_model_is_that_of_the_metrics(page: Page, project: Path) -> None:
+def test_headline_tables_show_the_metrics_of_all_models(page: Page, project: Path) -> None:
     metrics = files.read_json(project / "reports" / "metrics.json")
     for kind in ("new", "any"):
         head, *rows = page.tables[f"headline-{kind}"]
@@ -73,15 +73,15 @@ def test_every_figure_of_every_model_is_that_of_the_metrics(page: Page, project:
         segment = {"new": "new", "any": "all"}[kind]
         assert {row[0][1] for row in rows} == set(metrics["streaming"][kind][segment])
         for row in rows:
-            figures = [metrics[regime][kind][segment][row[0][1]] for regime in REGIMES]
-            expected = [found[name] for found in figures for name in ("ndcg@10", "hit@10", "mrr@100")]
+            model_metrics = [metrics[regime][kind][segment][row[0][1]] for regime in REGIMES]
+            expected = [m[name] for m in model_metrics for name in ("ndcg@10", "hit@10", "mrr@100")]
             assert [float(value or "nan") for value, _ in row[1:]] == expected
-            for found, (_, text) in zip(figures, row[1::3], strict=True):
-                low, high = found["ndcg@10_low"], found["ndcg@10_high"]
-                assert text == f"{found['ndcg@10']:.4f}{low:.4f} to {high:.4f}"
+            for m, (_, text) in zip(model_metrics, row[1::3], strict=True):
+                low, high = m["ndcg@10_low"], m["ndcg@10_high"]
+                assert text == f"{m['ndcg@10']:.4f}{low:.4f} to {high:.4f}"
 
 
-def test_charts_hold_the_figures_of_the_metrics(page: Page, project: Path) -> None:
+def test_headline_charts_show_the_metrics_of_the_best_models(page: Page, project: Path) -> None:
     metrics = files.read_json(project / "reports" / "metrics.json")
     for regime in REGIMES:
         (rows,) = page.data["specs"][f"headline_new_{regime}"]["datasets"].values()
@@ -91,8 +91,8 @@ def test_charts_hold_the_figures_of_the_metrics(page: Page, project: Path) -> No
             assert {name: row[name] for name in models[row["model"]]} == models[row["model"]]
 
 
-def test_three_figures_of_the_page_follow_from_the_lists(page: Page, project: Path) -> None:
-    """Recomputed from predictions and the log alone: both in each regime, the headline."""
+def test_ndcg_on_the_page_follows_from_the_predicted_lists(page: Page, project: Path) -> None:
+    """Recomputed from predictions and the log alone: NDCG@10 of `both` in each regime, list new."""
     events = pl.read_parquet(project / "prepared" / "events.parquet")
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     (row,) = (row for row in page.tables["headline-new"] if row[0][1] == "both")
@@ -108,56 +108,56 @@ def test_three_figures_of_the_page_follow_from_the_lists(page: Page, project: Pa
 
 def test_slices_newcomers_and_calibration_are_those_of_their_files(page: Page, project: Path) -> None:
     metrics = files.read_json(project / "reports" / "metrics.json")
-    for kind, regime, n, model, value, rule, its in page.tables["newcomers"][1:]:
-        cell = metrics[regime[1]][kind[1]]["newcomers"]
-        assert (float(n[0] or 0), float(value[0] or 0)) == (cell[model[1]]["n"], cell[model[1]]["ndcg@10"])
-        assert float(its[0] or 0) == cell[rule[1]]["ndcg@10"]
+    for kind, regime, n, model, model_ndcg, rule, rule_ndcg in page.tables["newcomers"][1:]:
+        expected = metrics[regime[1]][kind[1]]["newcomers"]
+        assert (float(n[0] or 0), float(model_ndcg[0] or 0)) == (expected[model[1]]["n"], expected[model[1]]["ndcg@10"])
+        assert float(rule_ndcg[0] or 0) == expected[rule[1]]["ndcg@10"]
     slices = pl.read_csv(project / "reports" / "evaluation" / "slices.csv")
     rows = page.tables["slices-table"][1:]
     assert len(rows) > 60
     for kind, regime, by, name, n, both, *_ in rows:
-        where = {"list": kind[1], "regime": regime[1], "by": by[1], "slice": name[1], "model": "both"}
-        found = slices.filter(**where).row(0, named=True)
-        assert (float(n[0] or 0), float(both[0] or 0)) == (found["n"], found["ndcg@10"])
+        key = {"list": kind[1], "regime": regime[1], "by": by[1], "slice": name[1], "model": "both"}
+        expected = slices.filter(**key).row(0, named=True)
+        assert (float(n[0] or 0), float(both[0] or 0)) == (expected["n"], expected["ndcg@10"])
     calibration = files.read_json(project / "reports" / "calibration.json")
     for kind, regime, model, *cells in page.tables["calibration"][1:]:
-        found = calibration[regime[1]][kind[1]][model[1]]
+        expected = calibration[regime[1]][kind[1]][model[1]]
         assert [float(value or 0) for value, _ in cells] == [
-            found[k] for k in ("lists", "predicted", "observed", "error")
+            expected[k] for k in ("lists", "predicted", "observed", "error")
         ]
 
 
-def test_the_page_asks_nothing_of_a_network(page: Page) -> None:
+def test_the_page_refers_to_nothing_on_a_network(page: Page) -> None:
     for address in page.addresses:
         assert address.startswith("#") or address in ("data:,", "../../runs/latency.js")
     for spec in page.data["specs"].values():
         assert "url" not in json.dumps(spec["datasets"])
 
 
-def test_examples_are_strangers_of_their_user_with_reasons(page: Page, project: Path) -> None:
+def test_example_lists_have_reasons_and_no_existing_contacts(page: Page, project: Path) -> None:
     text = (project / "reports" / "report" / "index.html").read_text()
-    people = re.findall(r'<div class="person"><b>User (\d+)</b>.*?</ol>', text, re.S)
-    assert len(people) == PARAMS.report.examples
+    examples = re.findall(r'<div class="example"><b>User (\d+)</b>(.*?)</ol>', text, re.S)
+    assert len(examples) == PARAMS.report.examples
     events = pl.read_parquet(project / "prepared" / "events.parquet").filter(pl.col("role") == "contact")
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
-    for user, listed in re.findall(r'<div class="person"><b>User (\d+)</b>(.*?)</ol>', text, re.S):
-        number = ids.to_list().index(int(user))
-        met = pl.concat(
-            [events.filter(actor_id=number)["target_id"], events.filter(target_id=number)["actor_id"]]
+    for user_id, html in examples:
+        user = ids.to_list().index(int(user_id))
+        contacts = pl.concat(
+            [events.filter(actor_id=user)["target_id"], events.filter(target_id=user)["actor_id"]]
         ).cast(pl.Int64)
-        shown = [int(person) for person in re.findall(r"<li>(\d+)<small>", listed)]
-        assert len(shown) == PARAMS.report.people
-        assert not set(shown) & set(ids.gather(met).to_list())
+        recommended = [int(recommended_id) for recommended_id in re.findall(r"<li>(\d+)<small>", html)]
+        assert len(recommended) == PARAMS.report.people
+        assert not set(recommended) & set(ids.gather(contacts).to_list())
 
 
-def test_settings_that_differ_from_their_defaults_stand_out(project: Path) -> None:
+def test_settings_that_differ_from_their_defaults_are_listed_first(project: Path) -> None:
     text = (project / "reports" / "report" / "index.html").read_text()
     changed = text.split("Settings that differ")[1].split("<details>")[0]
     assert '<code>evaluate.events</code></td><td class="best">40</td><td>3000</td>' in changed
     assert "evaluate.confidence" not in changed
 
 
-def test_the_model_card_tells_figures_and_fairness(project: Path) -> None:
+def test_the_model_card_shows_metrics_and_fairness(project: Path) -> None:
     card = (project / "reports" / "report" / "model_card.md").read_text()
     metrics = files.read_json(project / "reports" / "metrics.json")
     both = metrics["daily"]["new"]["new"]["both"]
@@ -171,24 +171,24 @@ def test_the_model_card_tells_figures_and_fairness(project: Path) -> None:
         assert f"| {row['candidates']:.1%} | {row['contacted']:.1%} | {row['shown']:.1%} |" in card
 
 
-def test_each_chart_has_its_picture(page: Page, project: Path) -> None:
-    pictures = {path.stem: path.stat().st_size for path in (project / "reports" / "report" / "figures").iterdir()}
-    assert pictures.keys() == page.data["specs"].keys()
-    assert min(pictures.values()) > 5_000
+def test_each_chart_is_also_an_svg_file(page: Page, project: Path) -> None:
+    sizes = {path.stem: path.stat().st_size for path in (project / "reports" / "report" / "figures").iterdir()}
+    assert sizes.keys() == page.data["specs"].keys()
+    assert min(sizes.values()) > 5_000
 
 
-def test_a_second_run_gives_the_same_bytes_and_times_stay_outside(project: Path) -> None:
+def test_a_second_run_gives_the_same_bytes_whatever_the_latency(project: Path) -> None:
     def digests() -> dict[str, str]:
-        found = (path for path in (project / "reports" / "report").rglob("*") if path.is_file())
-        return {str(path.relative_to(project)): files.sha256(path) for path in found}
+        paths = (path for path in (project / "reports" / "report").rglob("*") if path.is_file())
+        return {str(path.relative_to(project)): files.sha256(path) for path in paths}
 
     before = digests()
-    path, waits = project / "runs" / "evaluate.json", project / "runs" / "latency.js"
-    record, told = files.read_json(path), waits.read_text()
+    path, latency_script = project / "runs" / "evaluate.json", project / "runs" / "latency.js"
+    record, latency_before = files.read_json(path), latency_script.read_text()
     files.write_json(path, record | {"latency": {"both": {"p50": 1, "p95": 2, "p99": 3}}})
     report.run(PARAMS, project)
     assert digests() == before
-    assert '"p95": 2' in waits.read_text()
+    assert '"p95": 2' in latency_script.read_text()
     files.write_json(path, record)
-    files.write_text(waits, told)  # other tests look at the same project
+    files.write_text(latency_script, latency_before)  # other tests use the same project
     assert sum(path.stat().st_size for path in (project / "reports" / "report").glob("*.html")) < 6e6

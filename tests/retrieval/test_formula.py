@@ -1,4 +1,4 @@
-"""Retrieval equals scoring everyone by the model's own formula, all terms, at any moment."""
+"""Lists equal those of scoring all users with the formula of the model, with all terms, at any cutoff."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_inputs import PairFeatures, Query, Targets
-from befriend.models.model_settings import StuTowerSettings, TowerSettings
+from befriend.models.model_settings import StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu_model import NextTargetPredictionSTU
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
@@ -20,7 +20,7 @@ from befriend.retrieval.retriever import Retriever
 from befriend.retrieval.stu_retriever import StuRetriever
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from tests.conftest import random_log
-from tests.retrieval.asking import request, search
+from tests.retrieval.request_helpers import make_request, search_lists
 
 USERS, PARTNERS, OWN = 30, 3, 12
 SIZES = {"embedding_dim": 16, "hidden_dim": 32}
@@ -44,88 +44,94 @@ def randomised(m: QueryTower) -> None:
 def two_tower(feature_view: FeatureView) -> TwoTowerRetriever:
     m = NextTargetPredictionUserIDs(USERS, 1, **SIZES, **TERMS)  # type: ignore[arg-type]
     randomised(m)
-    return TwoTowerRetriever(m, feature_view, TowerSettings(**SETTINGS))  # type: ignore[arg-type]
+    return TwoTowerRetriever(m, feature_view, TwoTowerModelSettings(**SETTINGS))  # type: ignore[arg-type]
 
 
 def stu(feature_view: FeatureView, width: int | None) -> StuRetriever:
     stus = torch.cartesian_prod(*[torch.arange(4)] * 3)[torch.randperm(64)[:USERS]]
     m = NextTargetPredictionSTU(1, 3, 4, stus=stus[:20], **SIZES, **TERMS)  # type: ignore[arg-type]
     randomised(m)
-    return StuRetriever(m, stus, feature_view, StuTowerSettings(**SETTINGS), width)  # type: ignore[arg-type]
+    return StuRetriever(m, stus, feature_view, StuModelSettings(**SETTINGS), width)  # type: ignore[arg-type]
 
 
 def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, num_visible: int, cutoff: int) -> torch.Tensor:
-    """float[N]: the model's score of everyone for one user's query, all terms, one by one."""
+    """float[N]: the score of all users for the query of one user, from the formula of the model."""
     a, m = r.activity, r.model
     one, users = torch.tensor([user]), torch.arange(USERS)[None]
-    seen, now = torch.tensor([[num_visible]]), torch.tensor([[cutoff]])
-    place = a.last_entries(users, seen)
-    targets = Targets(users, a.recent_neighbors(users, place + 1, PARTNERS), a.user_features(place, seen, now))
-    if isinstance(m, NextTargetPredictionSTU):  # probabilities are those of the people who are there
+    visible, cutoffs = torch.tensor([[num_visible]]), torch.tensor([[cutoff]])
+    entry = a.last_entries(users, visible)
+    targets = Targets(users, a.recent_neighbors(users, entry + 1, PARTNERS), a.user_features(entry, visible, cutoffs))
+    if isinstance(m, NextTargetPredictionSTU):  # probabilities sum to 1 over the eligible users
         m = copy.deepcopy(m)
-        m.set_users(m.tokens.stus, place[0] >= 0)
-    pair = a.last_pair_entries(one[:, None], users, seen)
-    end = a.histories.end_offsets(one, seen[0])
-    pairs = PairFeatures(pair >= end[:, None] - OWN, a.pair_features(pair, end[:, None], seen, now), a.edge_types(pair))
-    score = m.score_per_query(query, targets, pairs, m.users.rows())[0]
-    return torch.where(place[0] >= 0, score, -torch.inf)
+        m.set_users(m.tokens.stus, entry[0] >= 0)
+    pair = a.last_pair_entries(one[:, None], users, visible)
+    end = a.histories.end_offsets(one, visible[0])
+    pairs = PairFeatures(
+        pair >= end[:, None] - OWN, a.pair_features(pair, end[:, None], visible, cutoffs), a.edge_types(pair)
+    )
+    score = m.score_per_query(query, targets, pairs, m.users.lookup())[0]
+    return torch.where(entry[0] >= 0, score, -torch.inf)
 
 
 @pytest.mark.parametrize(
     "make", [two_tower, lambda o: stu(o, None), lambda o: stu(o, USERS)], ids=["two-tower", "stu", "stu-beam"]
 )
 @torch.no_grad()
-def test_lists_are_those_of_the_full_formula_at_any_moment_in_any_order(
+def test_lists_equal_those_of_the_formula_at_any_cutoff_in_any_order(
     make: Callable[[FeatureView], Retriever[QueryTower]],
 ) -> None:
     torch.manual_seed(3)
     log = random_log(users=USERS, events=500, seed=4)
     r = make(FeatureView.of(log))
     rng = np.random.default_rng(0)
-    for num_visible in (300, 120, 499, 40, 41):  # forth and back
+    for num_visible in (300, 120, 499, 40, 41):  # cutoffs forth and back in time
         cutoff = int(log.timestamp[num_visible - 1]) + 3600
-        user = rng.choice(USERS, 3, replace=False)[[0, 1, 1, 2]]  # one asks for two lists
+        user = rng.choice(USERS, 3, replace=False)[[0, 1, 1, 2]]  # one user gets two lists
         excluded = [rng.choice(USERS, n, replace=False).tolist() for n in (0, 3, 10, 1)]
-        found, query, _ = search(r, request(user, num_visible, cutoff, excluded=excluded), 12)
+        result, query, _ = search_lists(r, make_request(user, num_visible, cutoff, excluded=excluded), 12)
         for b in range(4):
             one = query.select(slice(b, b + 1)).to_dtype(torch.float32)
             expected = scores_by_hand(r, one, int(user[b]), num_visible, cutoff)
             expected[int(user[b])] = expected[excluded[b]] = -torch.inf
             best = expected.topk(12)
-            kept = best.values > -torch.inf
-            assert torch.equal(found.ids[b][kept], best.indices[kept])
-            assert torch.allclose(found.scores[b][kept], best.values[kept], atol=1e-4)
-            assert (found.ids[b][~kept] == -1).all()
+            is_listed = best.values > -torch.inf
+            assert torch.equal(result.ids[b][is_listed], best.indices[is_listed])
+            assert torch.allclose(result.scores[b][is_listed], best.values[is_listed], atol=1e-4)
+            assert (result.ids[b][~is_listed] == -1).all()
 
 
 @pytest.mark.parametrize("make", [two_tower, lambda o: stu(o, None)], ids=["two-tower", "stu"])
-def test_a_list_is_the_same_whoever_else_is_asked_for_and_however_many_are_shown(
+def test_a_list_depends_neither_on_the_batch_nor_on_its_length(
     make: Callable[[FeatureView], Retriever[QueryTower]],
 ) -> None:
-    """To the last bit: in one batch with all others, alone, short, long, and among people who may all be listed."""
+    """Equal to the last bit: in one batch with all users, alone, and cut to a shorter length."""
     torch.manual_seed(3)
     log = random_log(users=USERS, events=500, seed=4)
     r = make(FeatureView.of(log))
     cutoff = int(log.timestamp[399]) + 60
-    everybody = list(range(USERS))
-    whole, _, _ = search(r, request(everybody, 400, cutoff), 20)
-    for user in everybody:
-        alone, _, _ = search(r, request([user], 400, cutoff), 20)
-        assert torch.equal(alone.ids[0], whole.ids[user]) and torch.equal(alone.scores[0], whole.scores[user])
-        short, _, _ = search(r, request([user, user], 400, cutoff), 3)
-        assert torch.equal(short.ids[1], whole.ids[user, :3]) and torch.equal(short.scores[1], whole.scores[user, :3])
+    all_users = list(range(USERS))
+    together, _, _ = search_lists(r, make_request(all_users, 400, cutoff), 20)
+    for user in all_users:
+        alone, _, _ = search_lists(r, make_request([user], 400, cutoff), 20)
+        assert torch.equal(alone.ids[0], together.ids[user]) and torch.equal(alone.scores[0], together.scores[user])
+        short, _, _ = search_lists(r, make_request([user, user], 400, cutoff), 3)
+        assert torch.equal(short.ids[1], together.ids[user, :3]) and torch.equal(
+            short.scores[1], together.scores[user, :3]
+        )
 
 
-def test_equal_scores_stand_in_the_order_of_numbers_however_many_there_are() -> None:
-    """A model that knows nothing of anybody: all score alike, and more of them than are proposed at first."""
+def test_users_with_equal_scores_are_in_the_order_of_ids() -> None:
+    """All users have the same score, and there are more of them than the first search proposes."""
     log = random_log(users=300, events=2000, seed=1)
     m = NextTargetPredictionUserIDs(300, 1, embedding_dim=8, hidden_dim=8)
     with torch.no_grad():
         for p in m.parameters():
             p.zero_()
     r = TwoTowerRetriever(
-        m, FeatureView.of(log), TowerSettings(embedding_dim=8, recent_neighbors=0, freshness=False, pointer=False)
+        m,
+        FeatureView.of(log),
+        TwoTowerModelSettings(embedding_dim=8, recent_neighbors=0, freshness=False, pointer=False),
     )
-    found, _, _ = search(r, request([7], 2000, int(log.timestamp[-1]) + 1), 50)
+    result, _, _ = search_lists(r, make_request([7], 2000, int(log.timestamp[-1]) + 1), 50)
     seen = np.flatnonzero(log.first_seen <= log.timestamp[-1])
-    assert found.ids[0].tolist() == [u for u in seen.tolist() if u != 7][:50]
+    assert result.ids[0].tolist() == [u for u in seen.tolist() if u != 7][:50]

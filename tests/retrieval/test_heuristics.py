@@ -1,4 +1,4 @@
-"""Baselines on graphs small enough to rank by hand, and against slow definitions on random ones."""
+"""Heuristics on graphs small enough to rank by hand, and against slow definitions on random graphs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from befriend.retrieval.heuristics import (
     ContactGraph,
     GlobalScores,
     Heuristics,
-    top_indices,
+    top_n_indices,
 )
 from tests.conftest import make_log, random_log
 
 
-def lists(log: EventLog, *asked: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
-    """Rule -> the list of each (user, horizon, excluded)."""
+def lists(log: EventLog, *requests: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
+    """Name of a heuristic -> the list for each request (user, cutoff, excluded users)."""
     feature_view = FeatureView.of(log)
-    rules = Heuristics(log, feature_view.activity)
-    found: dict[str, list[list[int]]] = {}
-    for user, cutoff, excluded in asked:
-        now = rules.state_at(FeatureSnapshot(feature_view, int(log.count_before(cutoff)), cutoff))
-        for name, users in now.lists(user, [np.array(excluded, np.int64)], k=k)[0].items():
-            found.setdefault(name, []).append([u for u in users.tolist() if u >= 0])
-    return found
+    heuristics = Heuristics(log, feature_view.activity)
+    lists_by_name: dict[str, list[list[int]]] = {}
+    for user, cutoff, excluded in requests:
+        snapshot = heuristics.state_at(FeatureSnapshot(feature_view, int(log.count_before(cutoff)), cutoff))
+        for name, users in snapshot.lists(user, [np.array(excluded, np.int64)], k=k)[0].items():
+            lists_by_name.setdefault(name, []).append([u for u in users.tolist() if u >= 0])
+    return lists_by_name
 
 
-#            0 writes 1 twice, 2 once; 1 answers; 3 writes 0; 4 and 2 are busy elsewhere
+#            0 writes 1 twice, 2 once; 1 answers; 3 writes 0; 4 and 2 write to each other
 LOG = make_log(
     [
         (0, "m", 1, 1),
@@ -52,25 +52,25 @@ LOG = make_log(
 )
 
 
-def test_rules_by_hand() -> None:
-    found = {name: rows[0] for name, rows in lists(LOG, (0, 8, [])).items()}
-    assert found["popularity"] == [2, 1, 4, 3]  # 2: twice, 1: twice, but 2 was active last
-    assert found["last-active"] == [2, 4, 3, 1]
-    assert found["last-received"] == [4, 2, 1, 3]
-    assert found["last-active-or-received"] == [2, 4, 3, 1]  # 2 and 4 both at 7: the smaller id
-    assert found["frequency"] == [1, 2, 4, 3]  # done twice, once, then by last activity
-    assert found["recency"] == [3, 2, 1, 4]
-    assert found["recency-then-last-received"] == [3, 2, 1, 4]
-    assert found["adamic-adar"][0] == 4  # the only one with a common contact, 2
+def test_lists_computed_by_hand() -> None:
+    lists_by_name = {name: rows[0] for name, rows in lists(LOG, (0, 8, [])).items()}
+    assert lists_by_name["popularity"] == [2, 1, 4, 3]  # 2: twice, 1: twice, but 2 was active last
+    assert lists_by_name["last-active"] == [2, 4, 3, 1]
+    assert lists_by_name["last-received"] == [4, 2, 1, 3]
+    assert lists_by_name["last-active-or-received"] == [2, 4, 3, 1]  # 2 and 4 both at 7: the smaller id
+    assert lists_by_name["frequency"] == [1, 2, 4, 3]  # done twice, once, then by last activity
+    assert lists_by_name["recency"] == [3, 2, 1, 4]
+    assert lists_by_name["recency-then-last-received"] == [3, 2, 1, 4]
+    assert lists_by_name["adamic-adar"][0] == 4  # the only one with a common contact, 2
 
 
-def test_a_user_who_has_not_appeared_is_not_listed_nor_is_the_user() -> None:
+def test_neither_users_without_an_event_nor_the_user_are_listed() -> None:
     for rows in lists(LOG, (0, 8, []), (0, 10, [])).values():
         assert set(rows[0]) == {1, 2, 3, 4}
         assert set(rows[1]) == {1, 2, 3, 4, 5}
 
 
-def test_the_excluded_are_not_listed_and_the_order_of_the_rest_stays() -> None:
+def test_excluded_users_are_not_listed_and_the_order_of_the_others_stays() -> None:
     for rows in lists(LOG, (0, 8, []), (0, 8, [2, 3])).values():
         assert rows[1] == [u for u in rows[0] if u not in (2, 3)]
 
@@ -87,8 +87,8 @@ def test_a_later_event_never_changes_an_earlier_list() -> None:
         log, actor=np.r_[log.actor[:cut], log.target[cut:]], target=np.r_[log.target[:cut], log.actor[cut:]]
     )
     cutoff = int(log.timestamp[cut])
-    asked = [(u, cutoff, [int((u + 1) % 30)]) for u in range(30)]
-    assert lists(log, *asked, k=30) == lists(other, *asked, k=30)
+    requests = [(u, cutoff, [int((u + 1) % 30)]) for u in range(30)]
+    assert lists(log, *requests, k=30) == lists(other, *requests, k=30)
 
 
 def test_a_list_does_not_depend_on_the_lists_made_before_it() -> None:
@@ -103,13 +103,13 @@ def test_a_list_does_not_depend_on_the_lists_made_before_it() -> None:
 def test_a_view_is_activity_but_no_contact_and_a_block_is_neither() -> None:
     events = [(0, "m", 1, 1), (2, "m", 1, 2), (3, "view", 0, 3), (1, "block", 2, 4), (0, "m", 3, 5)]
     roles = {"view": "signal", "block": "exclude"}
-    found = {name: rows[0] for name, rows in lists(make_log(events, roles), (0, 5, [])).items()}
-    assert found["last-active"] == [3, 2, 1]  # 3 viewed; 1 only blocked
-    assert found["recency"] == [1, 3, 2]  # only 1 is a contact
-    assert found["popularity"][0] == 1
+    lists_by_name = {name: rows[0] for name, rows in lists(make_log(events, roles), (0, 5, [])).items()}
+    assert lists_by_name["last-active"] == [3, 2, 1]  # 3 viewed; 1 only blocked
+    assert lists_by_name["recency"] == [1, 3, 2]  # only 1 is a contact
+    assert lists_by_name["popularity"][0] == 1
 
 
-def test_the_graph_is_exact_at_every_moment() -> None:
+def test_the_graph_is_exact_at_every_cutoff() -> None:
     log = random_log(users=25, events=400)
     whole = ContactGraph(log)
     for num_visible in (0, 1, 37, 400, 200):
@@ -128,12 +128,12 @@ def test_the_graph_is_exact_at_every_moment() -> None:
                     for y in near[x]:
                         walk[y] += 1 / len(near[user]) / len(near[w]) / len(near[x]) / 8
             scores = graph.scores(user)
-            for found, expected in ((scores.adamic_adar, common), (scores.ppr, walk)):
-                got = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
-                assert got == pytest.approx({x: s for x, s in expected.items() if s > 0})
+            for scored, expected in ((scores.adamic_adar, common), (scores.ppr, walk)):
+                actual = dict(zip(scored[0].tolist(), scored[1].tolist(), strict=True))
+                assert actual == pytest.approx({x: s for x, s in expected.items() if s > 0})
 
 
-def test_attention_is_the_sum_of_fading_events_received() -> None:
+def test_attention_is_the_decayed_sum_of_received_events() -> None:
     log = random_log(days=60)
     feature_view = FeatureView.of(log)
     for num_visible in (5, 300, 90):
@@ -150,34 +150,34 @@ def test_attention_is_the_sum_of_fading_events_received() -> None:
     one_day, ten_days = (
         sum(h**-ATTENTION_DECAY * 0.5 ** (age / h) for h in HALF_LIVES.values()) for age in (86400, 864000)
     )
-    assert one_day / ten_days == pytest.approx(10**ATTENTION_DECAY, rel=0.1)  # fades as a power of age
+    assert one_day / ten_days == pytest.approx(10**ATTENTION_DECAY, rel=0.1)  # decays as a power of age
 
 
-def test_popularity_is_a_whole_number_also_of_many_events() -> None:
+def test_popularity_is_an_integer_also_for_many_events() -> None:
     log = make_log([(k % 3 + 1, "m", 0, k) for k in range(20_000)])
     activity = Activity.of(log, Histories.of(log))
     snapshot = FeatureSnapshot(FeatureView.of(log), 19_999, 19_999)
     assert GlobalScores(activity, np.arange(4), snapshot).popularity.tolist() == [19_999, 0, 0, 0]
 
 
-def test_who_opted_out_is_on_no_list_and_the_list_stays_long() -> None:
+def test_users_who_opted_out_are_on_no_list_and_lists_keep_their_length() -> None:
     log = random_log(users=30, events=600)
     feature_view, cutoff = FeatureView.of(log), int(log.timestamp[-1]) + 1
-    away = np.zeros(30, bool)
-    away[:20] = True
-    snapshot = FeatureSnapshot(feature_view, log.num_events, cutoff, torch.from_numpy(away))
-    found = Heuristics(log, feature_view.activity).state_at(snapshot).lists(25, [np.empty(0, np.int64)], k=8)[0]
-    for name, users in found.items():
+    opted_out = np.zeros(30, bool)
+    opted_out[:20] = True
+    snapshot = FeatureSnapshot(feature_view, log.num_events, cutoff, torch.from_numpy(opted_out))
+    lists_by_name = Heuristics(log, feature_view.activity).state_at(snapshot).lists(25, [np.empty(0, np.int64)], k=8)[0]
+    for name, users in lists_by_name.items():
         assert (users >= 20).all() and 25 not in users, name
 
 
-def test_somebody_the_log_does_not_have_gets_what_everybody_gets() -> None:
+def test_a_user_who_is_not_in_the_log_gets_the_global_lists() -> None:
     assert lists(LOG, (99, 8, []))["popularity"] == [[2, 0, 1, 4, 3]]
     assert lists(LOG, (99, 8, []))["ppr"] == lists(LOG, (99, 8, []))["last-active"]
 
 
-def test_top_breaks_ties_by_place_also_at_the_cut() -> None:
+def test_top_n_indices_breaks_ties_by_rank_also_at_the_cut() -> None:
     scores = np.array([1.0, 2, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0])
-    place = np.array([3, 1, 2, 0, 0, *range(5, 13)])
-    assert top_indices(scores, place, 3).tolist() == [4, 1, 3]
-    assert top_indices(scores[:4], place[:4], 3).tolist() == [1, 3, 2]
+    rank = np.array([3, 1, 2, 0, 0, *range(5, 13)])
+    assert top_n_indices(scores, rank, 3).tolist() == [4, 1, 3]
+    assert top_n_indices(scores[:4], rank[:4], 3).tolist() == [1, 3, 2]

@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product: hand-made answers, exclusions, ties, and the approximate index against the exact."""
+"""Maximum inner product search: results computed by hand, exclusions, ties, and approximate against exact search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from befriend.retrieval.knn import ExactIndex, IvfIndex, SearchResult
 
 INF = float("inf")
 TINY = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [-1.0, -1.0], [0.0, 2.0]])
-ASKED = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # inner products 1 0 3 -1 0 and 0 2 1 -1 2
-BOTH = pytest.mark.parametrize("make", [ExactIndex, IvfIndex.build])
+QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # inner products 1 0 3 -1 0 and 0 2 1 -1 2
+BOTH_INDEXES = pytest.mark.parametrize("make", [ExactIndex, IvfIndex.build])
 
 
 def clustered(count: int, queries: int, seed: int = 0, tail: float = 0.4) -> tuple[Tensor, Tensor]:
@@ -25,8 +25,10 @@ def clustered(count: int, queries: int, seed: int = 0, tail: float = 0.4) -> tup
     centres = F.normalize(torch.randn(50, 32, generator=generator), dim=1)
 
     def near(rows: int) -> Tensor:
-        at = torch.randint(50, (rows,), generator=generator)
-        return F.normalize(centres[at] + 0.7 * F.normalize(torch.randn(rows, 32, generator=generator), dim=1), dim=1)
+        center = torch.randint(50, (rows,), generator=generator)
+        return F.normalize(
+            centres[center] + 0.7 * F.normalize(torch.randn(rows, 32, generator=generator), dim=1), dim=1
+        )
 
     return near(count) * (tail * torch.randn(count, 1, generator=generator)).exp(), near(queries)
 
@@ -38,7 +40,7 @@ def csr(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 def brute_force(
     vectors: Tensor, queries: Tensor, k: int, excluded: list[list[int]], allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every score, sorted by score and then by id."""
+    """The k best by computing and sorting all scores."""
     scores = queries.numpy() @ vectors.numpy().T
     scores[:, ~allowed] = -INF
     for row, ids in enumerate(excluded):
@@ -48,100 +50,100 @@ def brute_force(
     return np.where(best > -INF, order, -1), best
 
 
-def recall(exact: SearchResult, found: SearchResult, k: int = 10) -> float:
-    pairs = zip(exact.ids[:, :k], found.ids[:, :k], strict=True)
-    return float(np.mean([torch.isin(true, listed).float().mean() for true, listed in pairs]))
+def recall(exact: SearchResult, result: SearchResult, k: int = 10) -> float:
+    pairs = zip(exact.ids[:, :k], result.ids[:, :k], strict=True)
+    return float(np.mean([torch.isin(expected, listed).float().mean() for expected, listed in pairs]))
 
 
-def same(a: SearchResult, b: SearchResult) -> bool:
+def equal_results(a: SearchResult, b: SearchResult) -> bool:
     return torch.equal(a.ids, b.ids) and torch.equal(a.scores, b.scores)
 
 
-@BOTH
-def test_the_best_come_first_and_of_equals_the_smaller_id(make) -> None:
-    found = make(TINY).search(ASKED, 4)
-    assert found.ids.tolist() == [[2, 0, 1, 4], [1, 4, 2, 0]]
-    assert found.scores.tolist() == [[3, 1, 0, 0], [2, 2, 1, 0]]
-    assert (found.ids.dtype, found.scores.dtype) == (torch.int64, torch.float32)
+@BOTH_INDEXES
+def test_results_are_sorted_by_score_then_by_id(make) -> None:
+    result = make(TINY).search(QUERIES, 4)
+    assert result.ids.tolist() == [[2, 0, 1, 4], [1, 4, 2, 0]]
+    assert result.scores.tolist() == [[3, 1, 0, 0], [2, 2, 1, 0]]
+    assert (result.ids.dtype, result.scores.dtype) == (torch.int64, torch.float32)
 
 
-@BOTH
-def test_excluded_users_are_not_found_and_the_rest_is_padded(make) -> None:
-    found = make(TINY).search(ASKED, 3, *csr([[2], [4, 0, 1, 3]]))
-    assert found.ids.tolist() == [[0, 1, 4], [2, -1, -1]]
-    assert found.scores.tolist() == [[1, 0, 0], [1, -INF, -INF]]
+@BOTH_INDEXES
+def test_excluded_ids_are_not_returned_and_results_are_padded(make) -> None:
+    result = make(TINY).search(QUERIES, 3, *csr([[2], [4, 0, 1, 3]]))
+    assert result.ids.tolist() == [[0, 1, 4], [2, -1, -1]]
+    assert result.scores.tolist() == [[1, 0, 0], [1, -INF, -INF]]
 
 
-@BOTH
-def test_only_the_allowed_are_found(make) -> None:
+@BOTH_INDEXES
+def test_only_allowed_ids_are_returned(make) -> None:
     allowed = np.array([True, False, False, True, True])
-    found = make(TINY).search(ASKED, 3, *csr([[0], []]), allowed=allowed)
-    assert found.ids.tolist() == [[4, 3, -1], [4, 0, 3]]
-    assert found.scores.tolist() == [[0, -1, -INF], [2, 0, -1]]
+    result = make(TINY).search(QUERIES, 3, *csr([[0], []]), allowed=allowed)
+    assert result.ids.tolist() == [[4, 3, -1], [4, 0, 3]]
+    assert result.scores.tolist() == [[0, -1, -INF], [2, 0, -1]]
 
 
-@BOTH
-def test_nobody_allowed_fewer_users_than_asked_for_and_no_queries(make) -> None:
+@BOTH_INDEXES
+def test_results_without_allowed_ids_with_few_vectors_and_without_queries(make) -> None:
     index = make(TINY)
-    assert index.search(ASKED, 2, allowed=np.zeros(5, bool)).ids.tolist() == [[-1, -1], [-1, -1]]
-    assert index.search(ASKED, 7).ids.tolist() == [[2, 0, 1, 4, 3, -1, -1], [1, 4, 2, 0, 3, -1, -1]]
-    assert index.search(ASKED[:0], 2).ids.shape == (0, 2)
+    assert index.search(QUERIES, 2, allowed=np.zeros(5, bool)).ids.tolist() == [[-1, -1], [-1, -1]]
+    assert index.search(QUERIES, 7).ids.tolist() == [[2, 0, 1, 4, 3, -1, -1], [1, 4, 2, 0, 3, -1, -1]]
+    assert index.search(QUERIES[:0], 2).ids.shape == (0, 2)
 
 
-@BOTH
+@BOTH_INDEXES
 def test_ids_without_a_vector_may_be_excluded(make) -> None:
-    assert make(TINY).search(ASKED, 1, *csr([[5, 2, -1, 99], [7]])).ids.tolist() == [[0], [1]]
+    assert make(TINY).search(QUERIES, 1, *csr([[5, 2, -1, 99], [7]])).ids.tolist() == [[0], [1]]
 
 
 @pytest.mark.parametrize("blocks", [64, 1000, 2**20])
 def test_exact_search_agrees_with_brute_force_ties_included(blocks: int, monkeypatch) -> None:
-    """Small integers as coordinates: inner products are exact in any order of adding, and ties abound."""
-    monkeypatch.setattr(knn, "SCORES", blocks)
-    monkeypatch.setattr(knn, "ROWS", 7)
+    """Coordinates are small integers, so that inner products are exact in any order of summation, and ties are frequent."""
+    monkeypatch.setattr(knn, "SCORES_PER_BLOCK", blocks)
+    monkeypatch.setattr(knn, "QUERIES_PER_BATCH", 7)
     rng = np.random.default_rng(1)
     vectors = torch.from_numpy(rng.integers(-2, 3, (1500, 6)).astype(np.float32))
     queries = torch.from_numpy(rng.integers(-2, 3, (20, 6)).astype(np.float32))
     excluded = [rng.choice(1500, size, replace=False).tolist() for size in [0, 1, 5, 1499, 1500, *[40] * 14, 1490]]
     for allowed in (np.ones(1500, bool), rng.random(1500) < 0.3):
-        found = ExactIndex(vectors).search(queries, 25, *csr(excluded), allowed=allowed)
+        result = ExactIndex(vectors).search(queries, 25, *csr(excluded), allowed=allowed)
         ids, scores = brute_force(vectors, queries, 25, excluded, allowed)
-        assert found.ids.tolist() == ids.tolist()
-        assert found.scores.tolist() == scores.tolist()
+        assert result.ids.tolist() == ids.tolist()
+        assert result.scores.tolist() == scores.tolist()
 
 
-def test_scores_that_only_rise_are_all_seen(monkeypatch) -> None:
-    """The worst order: every block beats all before it."""
-    monkeypatch.setattr(knn, "SCORES", 128)
-    found = ExactIndex(torch.arange(1000.0)[:, None]).search(torch.tensor([[1.0], [-1.0]]), 3)
-    assert found.ids.tolist() == [[999, 998, 997], [0, 1, 2]]
+def test_exact_search_is_right_if_scores_grow_from_block_to_block(monkeypatch) -> None:
+    """The worst case of the running top k: each block has larger scores than all blocks before it."""
+    monkeypatch.setattr(knn, "SCORES_PER_BLOCK", 128)
+    result = ExactIndex(torch.arange(1000.0)[:, None]).search(torch.tensor([[1.0], [-1.0]]), 3)
+    assert result.ids.tolist() == [[999, 998, 997], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("tail", [0.0, 0.4, 0.8])
 def test_the_approximate_index_finds_nearly_all_of_the_best(tail: float) -> None:
     vectors, queries = clustered(40_000, 200, tail=tail)
     index = IvfIndex.build(vectors)
-    exact, found = ExactIndex(vectors).search(queries, 100), index.search(queries, 100)
-    assert recall(exact, found) >= 0.95
-    assert (found.ids >= 0).all()
-    scores = (queries[:, None] * vectors[found.ids]).sum(2)
-    torch.testing.assert_close(found.scores, scores)
-    assert (found.scores.diff(dim=1) <= 0).all()
+    exact, result = ExactIndex(vectors).search(queries, 100), index.search(queries, 100)
+    assert recall(exact, result) >= 0.95
+    assert (result.ids >= 0).all()
+    scores = (queries[:, None] * vectors[result.ids]).sum(2)
+    torch.testing.assert_close(result.scores, scores)
+    assert (result.scores.diff(dim=1) <= 0).all()
 
 
-def test_norms_that_are_alike_make_one_band() -> None:
+def test_equal_norms_give_one_band() -> None:
     assert len(IvfIndex.build(clustered(2000, 1, tail=0.0)[0]).radii) == 1
     assert len(IvfIndex.build(clustered(2000, 1, tail=0.4)[0]).radii) > 4
 
 
-def test_the_approximate_index_never_finds_the_excluded_and_fills_every_list() -> None:
+def test_the_approximate_index_returns_no_excluded_ids_and_fills_every_list() -> None:
     vectors, queries = clustered(3000, 60)
-    index = IvfIndex.build(vectors, looks=200)
+    index = IvfIndex.build(vectors, max_codes=200)
     best = ExactIndex(vectors).search(queries, 3000).ids
     sizes = [0, 3, 30, 150, 1500, 2995]
-    excluded = [best[row, : sizes[row % 6]].tolist() for row in range(60)]  # the best ones, as contacts are
-    found = index.search(queries, 10, *csr(excluded))
+    excluded = [best[row, : sizes[row % 6]].tolist() for row in range(60)]  # the best ids, as contacts often are
+    result = index.search(queries, 10, *csr(excluded))
     for row, hidden in enumerate(excluded):
-        listed = found.ids[row].tolist()
+        listed = result.ids[row].tolist()
         assert not set(listed) & set(hidden)
         assert sum(one >= 0 for one in listed) == min(10, 3000 - len(hidden))
         assert len(set(listed) - {-1}) == sum(one >= 0 for one in listed)
@@ -150,10 +152,10 @@ def test_the_approximate_index_never_finds_the_excluded_and_fills_every_list() -
     assert {*index.search(queries, 10, allowed=few).ids[0].tolist()} == {5, 700, 2999, -1}
 
 
-def test_refreshed_lists_hold_the_new_vectors_and_new_users_in_the_old_directions() -> None:
+def test_a_refreshed_index_holds_the_new_vectors_in_the_old_directions() -> None:
     vectors, queries = clustered(3000, 5)
     index = IvfIndex.build(vectors)
-    moved = torch.cat([vectors, 50 * queries])  # five users join, each the best there is for a query
+    moved = torch.cat([vectors, 50 * queries])  # five new vectors, each the best for one query
     moved[17] = 100 * queries[0]
     moved[index.search(queries, 1).ids[1, 0]] = 0
     refreshed = index.refreshed(moved)
@@ -164,19 +166,19 @@ def test_refreshed_lists_hold_the_new_vectors_and_new_users_in_the_old_direction
     assert index.search(queries, 1).ids.max() < 3000
 
 
-def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
+def test_a_loaded_index_returns_the_results_of_the_saved_one(tmp_path: Path) -> None:
     vectors, queries = clustered(3000, 20)
-    index = IvfIndex.build(vectors, looks=300)
+    index = IvfIndex.build(vectors, max_codes=300)
     index.save(tmp_path / "index.safetensors")
     loaded = IvfIndex.load(tmp_path / "index.safetensors")
-    assert same(loaded.search(queries, 10), index.search(queries, 10))
+    assert equal_results(loaded.search(queries, 10), index.search(queries, 10))
     loaded.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "index.safetensors").read_bytes()
 
 
-def test_two_builds_are_equal_and_another_seed_is_another_index() -> None:
+def test_equal_seeds_build_equal_indexes() -> None:
     vectors, queries = clustered(20_000, 50)
-    one, two, other = (IvfIndex.build(vectors, looks=400, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (IvfIndex.build(vectors, max_codes=400, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.directions, two.directions)
-    assert same(one.search(queries, 20), two.search(queries, 20))
+    assert equal_results(one.search(queries, 20), two.search(queries, 20))
     assert not torch.equal(one.directions, other.directions)

@@ -1,4 +1,4 @@
-"""The ranker: candidates of all lists, each once; what it learns is who stood first; nobody else comes out."""
+"""The ranker: merging of candidates, ranks, training examples, and training."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from befriend.retrieval.ranker import CandidateLists, RankerExamples, fit_ranker
 from befriend.retrieval.ranker_settings import RankerSettings
 
 
-def test_candidates_are_the_heads_of_all_lists_each_once() -> None:
+def test_candidates_are_the_distinct_users_at_the_top_of_all_lists() -> None:
     lists = CandidateLists({"a": np.array([[3, 1, -1], [5, -1, -1]]), "b": np.array([[1, 2, 3], [-1, -1, -1]])}, {})
     assert merge_candidates(lists, ("a", "b")).tolist() == [[1, 2, 3], [5, -1, -1]]
     assert merge_candidates(lists, ("a",)).tolist() == [[1, 3], [5, -1]]
 
 
-def test_ranks_are_places_on_a_list() -> None:
+def test_rank_in_list_gives_the_position_of_each_user() -> None:
     ids, users = np.array([[7, 4, 9], [4, -1, -1]] * 50), np.array([[4, 7, 8, -1], [4, 9, -1, -1]] * 50)
     assert rank_in_list(ids, users)[:2].tolist() == [[1, 0, -1, -1], [0, -1, -1, -1]]
     assert (rank_in_list(ids, users)[::2] == [1, 0, -1, -1]).all()
 
 
 def examples(lists: int, seed: int) -> RankerExamples:
-    """Of each list the candidate with the largest second feature is the right one."""
+    """Examples in which the target is the candidate with the largest second feature."""
     rng = np.random.default_rng(seed)
     groups = rng.integers(3, 9, lists)
     rows = rng.normal(size=(groups.sum(), 3)).astype(np.float32)
-    of, labels = np.repeat(np.arange(lists), groups), np.zeros(groups.sum(), bool)
+    list_of_row, labels = np.repeat(np.arange(lists), groups), np.zeros(groups.sum(), bool)
     for k in range(lists):
-        mine = np.flatnonzero(of == k)
-        labels[mine[rows[mine, 1].argmax()]] = True
+        rows_of_list = np.flatnonzero(list_of_row == k)
+        labels[rows_of_list[rows[rows_of_list, 1].argmax()]] = True
     return RankerExamples(rows, labels, groups, np.arange(lists))
 
 
-def test_it_learns_who_comes_first() -> None:
+def test_the_ranker_learns_which_candidate_comes_first() -> None:
     booster = fit_ranker(examples(400, 0), RankerSettings(trees=60, threads=1))
     later = examples(100, 1)
     score, start = booster.predict(later.features), 0
-    right = []
+    is_correct = []
     for count in later.groups:
-        right.append(later.labels[start + score[start : start + count].argmax()])
+        is_correct.append(later.labels[start + score[start : start + count].argmax()])
         start += count
-    assert np.mean(right) > 0.8
+    assert np.mean(is_correct) > 0.8
 
 
 def test_the_same_seed_gives_the_same_trees() -> None:
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_trees() -> None:
     assert one.model_to_string() == two.model_to_string() != other.model_to_string()
 
 
-def test_parts_are_joined_in_the_order_of_time() -> None:
+def test_concat_sorts_lists_by_time() -> None:
     a = RankerExamples(
         np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([2, 1]), np.array([5, 9])
     )
@@ -76,6 +76,6 @@ def test_the_objective_chooses_the_events(objective: str) -> None:
             (1, "m", 0, 29 * day),
         ]
     )
-    wanted = _example_mask(log, 30 * day, np.array([0, 1, 4]), RankerSettings(objective=objective))  # type: ignore[arg-type]
-    # The last is answered, but somebody who had not answered yet would have looked the same.
-    assert wanted.tolist() == ([True, True, True] if objective == "contact" else [True, False, False])
+    example_mask = _example_mask(log, 30 * day, np.array([0, 1, 4]), RankerSettings(objective=objective))  # type: ignore[arg-type]
+    # The last event is answered, but an answer after the end of the data would be missed, so it is no example.
+    assert example_mask.tolist() == ([True, True, True] if objective == "contact" else [True, False, False])

@@ -1,4 +1,4 @@
-"""Retrieval with the two-tower model: what moves its lists, and who is on them."""
+"""Retrieval with the two-tower model: what its lists depend on, and who is on them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
-from befriend.data.regimes import HIDDEN, REGIMES
+from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.data.split import split_by_time
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import make_eval_queries, make_requests
 from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
 from befriend.features.feature_view import FeatureView
-from befriend.models.model_settings import TowerSettings
+from befriend.models.model_settings import TwoTowerModelSettings
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
 from befriend.recommendation.list_maker import ListMaker
 from befriend.recommendation.recommend_options import RecommendOptions
@@ -26,9 +26,11 @@ from befriend.recommendation.request_table import requests_table
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from tests.conftest import random_log
-from tests.retrieval.asking import request, search
+from tests.retrieval.request_helpers import make_request, search_lists
 
-TOWER = TowerSettings(embedding_dim=16, hidden_dim=32, history_length=8, recent_neighbors=3, history_candidates=12)
+TOWER = TwoTowerModelSettings(
+    embedding_dim=16, hidden_dim=32, history_length=8, recent_neighbors=3, history_candidates=12
+)
 USERS = 30
 
 
@@ -49,28 +51,28 @@ def log() -> EventLog:
     return random_log(users=USERS, events=500, seed=4)
 
 
-def test_the_pointer_and_the_moment_move_the_lists(log: EventLog) -> None:
+def test_lists_depend_on_the_pointer_term_and_on_the_cutoff(log: EventLog) -> None:
     feature_view = FeatureView.of(log)
 
-    def lists(m: NextTargetPredictionUserIDs, tower: TowerSettings, later: int) -> torch.Tensor:
+    def lists(m: NextTargetPredictionUserIDs, tower: TwoTowerModelSettings, later: int) -> torch.Tensor:
         cutoff = int(log.timestamp[299]) + later
-        return search(TwoTowerRetriever(m, feature_view, tower), request(range(10), 300, cutoff), 10)[0].ids
+        return search_lists(TwoTowerRetriever(m, feature_view, tower), make_request(range(10), 300, cutoff), 10)[0].ids
 
     plain = lists(model(), TOWER, 60)
-    assert not torch.equal(plain, lists(model(), TOWER, 86_400 * 30))  # time alone has passed
+    assert not torch.equal(plain, lists(model(), TOWER, 86_400 * 30))  # the cutoff is later, the events are the same
     without = model()
     without.pointer = None
     assert not torch.equal(plain, lists(without, TOWER, 60))
 
 
-def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
+def test_lists_satisfy_the_evaluation_protocol_in_every_regime(log: EventLog) -> None:
     split = split_by_time(log.timestamp, 0.8, 0.9)
     feature_view = FeatureView.of(log)
     recommender = Recommender([TwoTowerRetriever(model(), feature_view, TOWER)])
     for regime in REGIMES:
         queries = make_eval_queries(log, split, "test", 40, regime)
-        asked = make_requests(log, feature_view.activity.histories, {regime: queries})
-        lists = np.concatenate([recommender.rank(x, ("two-tower",)).top("two-tower").ids for x, _, _ in asked])
+        requests = make_requests(log, feature_view.activity.histories, {regime: queries})
+        lists = np.concatenate([recommender.rank(x, ("two-tower",)).top("two-tower").ids for x, _, _ in requests])
         assert len(lists) == len(queries.row_event)
         actors = log.actor[queries.events[queries.row_event]]
         for row, users in enumerate(lists):
@@ -79,75 +81,77 @@ def test_the_ranker_answers_the_protocol_in_every_regime(log: EventLog) -> None:
             assert actors[row] not in real
             assert (log.first_seen[real] < queries.cutoff[queries.row_event[row]]).all()
         newcomers = np.flatnonzero(log.first_seen[actors] >= split.t_validation)
-        assert (lists[newcomers, 0] >= 0).all()  # a user without an embedding is ranked for
+        assert (lists[newcomers, 0] >= 0).all()  # users without an embedding get lists too
 
 
-def people_for(log: EventLog, users: pl.Series, k: int = 10, **asked: Any) -> pl.DataFrame:
+def recommend(log: EventLog, users: pl.Series, k: int = 10, **fields: Any) -> pl.DataFrame:
     feature_view, n = FeatureView.of(log), log.num_users
-    nothing = Attributes(np.zeros((n, 0), np.int32), {}, np.zeros((n, 0), np.float32), ())
+    no_attributes = Attributes(np.zeros((n, 0), np.int32), {}, np.zeros((n, 0), np.float32), ())
     recommender = Recommender([TwoTowerRetriever(model(), feature_view, TOWER)])
     options = RecommendOptions("two-tower", k)
-    maker = ListMaker(recommender, feature_view, log.first_seen, nothing, np.ones((n, 1), np.float32), options)
-    return maker.lists(requests_table(users, **asked))
+    maker = ListMaker(recommender, feature_view, log.first_seen, no_attributes, np.ones((n, 1), np.float32), options)
+    return maker.make_lists(requests_table(users, **fields))
 
 
-def test_recommendations_leave_out_oneself_and_contacts_on_request(log: EventLog) -> None:
-    lists = people_for(log, pl.Series([105, 111]), k=20)
+def test_lists_leave_out_the_user_and_existing_contacts_on_request(log: EventLog) -> None:
+    lists = recommend(log, pl.Series([105, 111]), k=20)
     assert lists.group_by("user").len().sort("user").rows() == [(105, 20), (111, 20)]
     assert not (lists["user"] == lists["recommended"]).any()
     assert lists["contact"].any() and lists["known"].all()
     contacts = {100 + int(other) for a, b in ((log.actor, log.target), (log.target, log.actor)) for other in b[a == 5]}
     assert set(lists.filter(pl.col("contact"), user=105)["recommended"]) <= contacts
-    new = people_for(log, pl.Series([105]), k=20, new_only=True)
+    new = recommend(log, pl.Series([105]), k=20, new_only=True)
     assert not new["contact"].any()
     assert not set(new["recommended"]) & contacts
 
 
-def test_somebody_unknown_gets_the_cold_start_list(log: EventLog) -> None:
-    lists = people_for(log, pl.Series([99_999, 105]), k=5)
+def test_an_unknown_user_gets_the_cold_start_list(log: EventLog) -> None:
+    lists = recommend(log, pl.Series([99_999, 105]), k=5)
     assert lists["known"].to_list() == [False] * 5 + [True] * 5
     assert not lists.filter(~pl.col("known"))["contact"].any()
 
 
-def test_the_moment_is_respected(log: EventLog) -> None:
+def test_lists_do_not_depend_on_events_after_the_cutoff(log: EventLog) -> None:
     at = datetime.fromtimestamp(int(log.timestamp[60]), UTC)
-    lists = people_for(log, pl.Series([100]), at=at, k=USERS)
+    lists = recommend(log, pl.Series([100]), at=at, k=USERS)
     known = {100 + u for u in range(USERS) if log.first_seen[u] < log.timestamp[60]} - {100}
     assert set(lists["recommended"]) == known
     assert (lists["last_active"] < at).all()
     with pytest.raises(DataError, match="the log begins on"):
-        people_for(log, pl.Series([100]), at=datetime(2000, 1, 1, tzinfo=UTC))
+        recommend(log, pl.Series([100]), at=datetime(2000, 1, 1, tzinfo=UTC))
     with pytest.raises(CallError, match="There are: hi"):
-        people_for(log, pl.Series([100]), action="wave")
+        recommend(log, pl.Series([100]), action="wave")
 
 
-def test_a_known_action_changes_what_is_asked_for(log: EventLog) -> None:
+def test_the_query_depends_on_a_known_action(log: EventLog) -> None:
     r = TwoTowerRetriever(model(), FeatureView.of(log), TOWER)
     cutoff = int(log.timestamp[200])
-    known, hidden = (r.queries(request([3], 200, cutoff, action)).vector() for action in (0, HIDDEN))
+    known, hidden = (r.queries(make_request([3], 200, cutoff, action)).vector() for action in (0, UNKNOWN_ACTION))
     assert not torch.allclose(known, hidden)
 
 
-def test_what_is_known_in_streaming_alone_is_refused_elsewhere(log: EventLog) -> None:
+def test_an_action_is_required_in_streaming_and_an_error_in_other_regimes(log: EventLog) -> None:
     with pytest.raises(CallError, match="belongs to regime streaming and to no other: regime daily has the action hi"):
-        people_for(log, pl.Series([105]), action="hi", regime="daily")
+        recommend(log, pl.Series([105]), action="hi", regime="daily")
     with pytest.raises(CallError, match="regime streaming has no action"):
-        people_for(log, pl.Series([105]), regime="streaming")
+        recommend(log, pl.Series([105]), regime="streaming")
 
 
 def test_a_list_that_is_shown_later_leaves_out_contacts_made_since(log: EventLog) -> None:
     at, later = (datetime.fromtimestamp(int(log.timestamp[k]), UTC) for k in (300, 499))
-    then = people_for(log, pl.Series([105]), k=USERS, at=at, new_only=True)["recommended"].to_list()
-    shown = people_for(log, pl.Series([105]), k=USERS, at=at, filter_at=later, new_only=True)["recommended"].to_list()
-    met = {100 + int(o) for a, b in ((log.actor, log.target), (log.target, log.actor)) for o in b[:499][a[:499] == 5]}
-    assert shown == [person for person in then if person not in met] and len(shown) < len(then)
+    at_cutoff = recommend(log, pl.Series([105]), k=USERS, at=at, new_only=True)["recommended"].to_list()
+    shown = recommend(log, pl.Series([105]), k=USERS, at=at, filter_at=later, new_only=True)["recommended"].to_list()
+    later_contacts = {
+        100 + int(o) for a, b in ((log.actor, log.target), (log.target, log.actor)) for o in b[:499][a[:499] == 5]
+    }
+    assert shown == [user for user in at_cutoff if user not in later_contacts] and len(shown) < len(at_cutoff)
 
 
-def test_somebody_without_an_event_asks_as_nobody_in_particular(log: EventLog) -> None:
-    """Their number says when they will join, and must say nothing before."""
+def test_a_user_without_an_event_gets_the_query_of_an_unknown_user(log: EventLog) -> None:
+    """The internal id depends on when a user joins, so the query must not depend on it before that time."""
     r = TwoTowerRetriever(model(), FeatureView.of(log), TOWER)
     late = int(np.where(log.first_seen > log.timestamp[-1], 0, log.first_seen).argmax())
     cutoff = int(log.first_seen[late])
     num_visible = int(log.count_before(cutoff))
-    one, nobody = (r.queries(request([user], num_visible, cutoff)).vector() for user in (late, USERS))
-    assert torch.equal(one, nobody)
+    before_joining, unknown = (r.queries(make_request([user], num_visible, cutoff)).vector() for user in (late, USERS))
+    assert torch.equal(before_joining, unknown)

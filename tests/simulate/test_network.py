@@ -1,4 +1,4 @@
-"""The simulator: every planted pattern is in the log, and its setting changes it."""
+"""The simulator: each pattern is in the events, and its setting changes its strength."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def pair_columns() -> list[pl.Expr]:
     ]
 
 
-def with_answers(questions: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
-    """Each (unique) event with the second `answered` of the event in the opposite direction, null without one."""
+def join_answers(questions: pl.DataFrame, replies: pl.DataFrame) -> pl.DataFrame:
+    """Each event, of distinct pairs, with the timestamp `answered` of the event in the opposite direction, or null."""
     reversed_replies = replies.select(actor_id="target_id", target_id="actor_id", answered="timestamp")
     return questions.join(reversed_replies, on=["actor_id", "target_id"], how="left", maintain_order="left")
 
@@ -73,7 +73,7 @@ def test_the_tables_have_their_documented_types() -> None:
     assert log["action"].unique(maintain_order=True).sort().to_list() == sorted(ACTIONS)
 
 
-def test_the_log_fills_its_days_and_few_users_never_appear() -> None:
+def test_events_span_the_requested_days_and_include_almost_all_users() -> None:
     log, truth = network()
     assert log["timestamp"].max() - log["timestamp"].min() > 178 * DAY
     assert len(set(log["actor_id"]) | set(log["target_id"])) > 0.98 * truth.height
@@ -95,7 +95,7 @@ def share_within_community(**changes: Any) -> float:
     return float(np.mean([community[a] == community[b] for a, b in pairs]))
 
 
-def test_homophily_keeps_requests_inside_the_community() -> None:
+def test_homophily_raises_the_share_of_requests_within_a_community() -> None:
     shares = network()[1]["community"].value_counts()["count"] / SMALL["users"]
     chance = float((shares**2).sum())
     low, middle, high = (share_within_community(homophily=homophily) for homophily in (0.0, 0.4, 0.9))
@@ -119,7 +119,7 @@ def share_with_common_contact(**changes: Any) -> float:
     return hits / requests
 
 
-def test_closure_brings_contacts_of_contacts_together() -> None:
+def test_closure_raises_the_share_of_requests_between_users_with_a_common_contact() -> None:
     low, middle, high = (share_with_common_contact(closure=closure) for closure in (0.0, 0.4, 0.9))
     assert low + 0.1 < middle < high - 0.1
 
@@ -136,7 +136,7 @@ def test_attachment_concentrates_requests_on_few_users() -> None:
     assert gini(attachment=0.0) + 0.05 < gini(attachment=0.5) < gini(attachment=1.0) - 0.05
 
 
-def test_crowding_brings_requests_to_users_who_just_received_one() -> None:
+def test_crowding_raises_the_share_of_requests_to_users_who_just_received_one() -> None:
     def share_repeated(**changes: Any) -> float:
         targets = events("request", **changes)["target_id"].to_list()
         return float(np.mean([target in targets[max(0, k - 10) : k] for k, target in enumerate(targets)]))
@@ -152,7 +152,7 @@ def test_two_users_exchange_at_most_one_request() -> None:
 
 
 def test_an_accept_comes_after_its_request_and_often_late() -> None:
-    accepted = with_answers(events("request"), events("accept")).drop_nulls("answered")
+    accepted = join_answers(events("request"), events("accept")).drop_nulls("answered")
     assert accepted.height == events("accept").height  # no accept without its request, none twice
     delay = (accepted["answered"] - accepted["timestamp"]) / DAY
     assert delay.min() > 0
@@ -163,14 +163,14 @@ def test_an_accept_comes_after_its_request_and_often_late() -> None:
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_the_share_of_requests_never_accepted_is_as_set(share: float) -> None:
     early = events("request", never_accepted=share, accept_spread=1.0).head(1000)
-    never = with_answers(early, events("accept", never_accepted=share, accept_spread=1.0))["answered"].null_count()
+    never = join_answers(early, events("accept", never_accepted=share, accept_spread=1.0))["answered"].null_count()
     assert never / early.height == pytest.approx(share, abs=0.05)
 
 
 def test_a_block_is_the_last_event_of_its_pair() -> None:
     log = network(blocked=0.2)[0]
     blocks = log.filter(pl.col("action") == "block")
-    requests = with_answers(events("request", blocked=0.2).head(1000), blocks)
+    requests = join_answers(events("request", blocked=0.2).head(1000), blocks)
     assert requests["answered"].is_not_null().mean() == pytest.approx(0.2, abs=0.04)
     assert (requests["answered"].drop_nulls() > requests.drop_nulls("answered")["timestamp"]).all()
     pairs = log.with_row_index("position").with_columns(pair_columns())
@@ -204,9 +204,9 @@ def test_messages_go_between_contacts_and_are_answered() -> None:
 def test_a_view_is_often_followed_by_a_request() -> None:
     def share_followed(**changes: Any) -> float:
         views = events("view", **changes).unique(["actor_id", "target_id"], keep="first", maintain_order=True)
-        requests = events("request", **changes).select("actor_id", "target_id", asked="timestamp")
+        requests = events("request", **changes).select("actor_id", "target_id", requested="timestamp")
         pairs = views.join(requests, on=["actor_id", "target_id"])
-        return float((pairs["asked"] > pairs["timestamp"]).sum() / views.height)
+        return float((pairs["requested"] > pairs["timestamp"]).sum() / views.height)
 
     assert share_followed(requested_after_view=0.2) + 0.2 < share_followed(requested_after_view=0.7)
 
@@ -214,7 +214,7 @@ def test_a_view_is_often_followed_by_a_request() -> None:
 # -- time
 
 
-def test_nobody_acts_or_is_acted_on_before_joining() -> None:
+def test_no_event_precedes_the_join_time_of_its_users() -> None:
     log, truth = network()
     joined = dict(truth.select("user_id", "joined").iter_rows())
     for actor, _, target, time in log.iter_rows():
@@ -246,7 +246,10 @@ def test_newcomers_send_and_receive_requests_soon() -> None:
 
 
 def variation(log: pl.DataFrame) -> float:
-    """Median over busy users of the coefficient of variation of the time between their events; 1 for a Poisson process."""
+    """Median over users with 20 events or more of the coefficient of variation of the time between their events.
+
+    1 for a Poisson process.
+    """
     values = []
     for times in log.group_by("actor_id", maintain_order=True).agg("timestamp")["timestamp"]:
         if len(times) >= 20:
@@ -262,8 +265,8 @@ def test_activity_comes_in_bursts() -> None:
 
 
 def test_receiving_a_request_makes_users_active() -> None:
-    def acts_within_a_day(attention: float) -> float:
-        # no request is accepted, so what a target does next is no answer
+    def share_acting_within_a_day(attention: float) -> float:
+        # Without accepts, the next action of a target is no answer to the request.
         options = {"users": 600, "events": 8000, "never_accepted": 1, "crowding": 0, "dormant_days": 10}
         log = network(attention=attention, **options)[0]
         seconds = dict(log.filter(pl.col("action") != "block").group_by("actor_id").agg("timestamp").iter_rows())
@@ -274,7 +277,7 @@ def test_receiving_a_request_makes_users_active() -> None:
         ]
         return float(np.mean(acts))
 
-    assert acts_within_a_day(0.0) + 0.05 < acts_within_a_day(0.8)
+    assert share_acting_within_a_day(0.0) + 0.05 < share_acting_within_a_day(0.8)
 
 
 def test_evenings_are_busier_than_early_mornings() -> None:
@@ -285,14 +288,14 @@ def test_evenings_are_busier_than_early_mornings() -> None:
 # -- settings and the sample
 
 
-def test_settings_that_contradict_each_other_are_refused() -> None:
+def test_contradictory_settings_are_rejected() -> None:
     with pytest.raises(ValidationError, match="part of never_accepted"):
         SimulateSettings(blocked=0.5, never_accepted=0.4)
     with pytest.raises(ValidationError, match="more communities"):
         SimulateSettings(users=10, communities=11)
 
 
-def test_a_network_too_small_for_its_events_is_refused() -> None:
+def test_a_network_too_small_for_its_events_is_rejected() -> None:
     with pytest.raises(SettingsError, match="Simulate more users"):
         simulate(SimulateSettings(users=10, events=5000, communities=1, never_accepted=1.0))
 
@@ -301,7 +304,7 @@ def test_every_setting_is_documented() -> None:
     assert all(field.description for field in SimulateSettings.model_fields.values())
 
 
-def test_the_committed_sample_is_what_the_simulator_makes(tmp_path: Path) -> None:
+def test_the_simulator_reproduces_the_committed_sample(tmp_path: Path) -> None:
     write(PROFILES["sample"], tmp_path)
     committed = Path(befriend.sample.__file__).parent
     for name in ("log/events.parquet", "log/texts.parquet", "log/statements.parquet", "truth.parquet"):

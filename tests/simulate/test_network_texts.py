@@ -1,4 +1,4 @@
-"""Texts of a simulated network: they reflect the communities, and change nothing in the events."""
+"""Texts of a simulated network reflect the communities, and do not change the events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import pytest
 
 from befriend.simulate.network import simulate, write
 from befriend.simulate.network_settings import SimulateSettings
-from befriend.simulate.network_texts import FEWEST, MOST, OF_A_COMMUNITY, SimulatedTexts, draw_interests, simulate_texts
+from befriend.simulate.network_texts import (
+    INTERESTS_PER_COMMUNITY,
+    MAX_INTERESTS,
+    MIN_INTERESTS,
+    SimulatedTexts,
+    draw_interests,
+    simulate_texts,
+)
 from befriend.simulate.topics import TOPICS
 
 DAY = 86_400
@@ -54,8 +61,8 @@ def test_most_users_begin_with_a_profile_and_write_posts_with_their_events(
     network: tuple[pl.DataFrame, pl.DataFrame], simulated: SimulatedTexts
 ) -> None:
     events, start = network[0], SimulateSettings().start
-    profiles, posts = (simulated.texts.filter(platform=kind) for kind in ("profile", "post"))
-    with_join = profiles.join(simulated.truth, on="user_id", validate="1:1")
+    profile_share, posts = (simulated.texts.filter(platform=kind) for kind in ("profile", "post"))
+    with_join = profile_share.join(simulated.truth, on="user_id", validate="1:1")
     assert (with_join["timestamp"] == pl.Series([max(start, joined) for joined in with_join["joined"]])).all()
     assert with_join.height == pytest.approx(0.9 * 600, abs=40)
     assert simulated.texts.height == pytest.approx(2.0 * 606, abs=60)
@@ -84,12 +91,12 @@ def test_some_users_have_texts_only(network: tuple[pl.DataFrame, pl.DataFrame], 
 def test_homophily_sets_the_share_of_interests_from_the_community(homophily: float) -> None:
     community = np.arange(3000) % 10
     settings = SimulateSettings(users=3000, communities=10, homophily=homophily)
-    of_community, interests = draw_interests(settings, community, np.random.default_rng(0))
-    taken = interests >= 0
-    assert set(taken.sum(axis=1)) == set(range(FEWEST, MOST + 1))
+    community_interests, interests = draw_interests(settings, community, np.random.default_rng(0))
+    is_interest = interests >= 0
+    assert set(is_interest.sum(axis=1)) == set(range(MIN_INTERESTS, MAX_INTERESTS + 1))
     assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in interests)
-    shared = (interests[:, :, None] == of_community[community][:, None, :]).any(axis=2)[taken].mean()
-    assert shared == pytest.approx(homophily + (1 - homophily) * OF_A_COMMUNITY / len(TOPICS), abs=0.03)
+    shared = (interests[:, :, None] == community_interests[community][:, None, :]).any(axis=2)[is_interest].mean()
+    assert shared == pytest.approx(homophily + (1 - homophily) * INTERESTS_PER_COMMUNITY / len(TOPICS), abs=0.03)
 
 
 def test_statements_name_some_of_the_interests(simulated: SimulatedTexts) -> None:
@@ -97,8 +104,8 @@ def test_statements_name_some_of_the_interests(simulated: SimulatedTexts) -> Non
     assert statements.columns == ["user_id", "statement"]
     assert set(statements["statement"]) <= {f"interested in {topic}" for topic in TOPICS}
     assert statements.is_unique().all()
-    assert statements.height / 606 == pytest.approx(0.6 * (FEWEST + MOST) / 2, abs=0.15)
-    # What a text names is an interest of its writer, and three interests in five are statements.
+    assert statements.height / 606 == pytest.approx(0.6 * (MIN_INTERESTS + MAX_INTERESTS) / 2, abs=0.15)
+    # A topic named in a text is an interest of its author, and 60% of the interests are statements.
     named = simulated.texts.with_columns(
         pl.lit("interested in ") + pl.col("text").str.extract(rf"\b({'|'.join(TOPICS)})\b")
     )

@@ -1,4 +1,4 @@
-"""Stage cluster: what it leaves behind can be used, holds together, and comes out the same again."""
+"""Stage cluster: its outputs are consistent, can be loaded, and are the same bytes in a second run."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def test_equal_inputs_give_equal_bytes(project: Path) -> None:
     assert not list((project / ".checkpoints").rglob("*"))
 
 
-def test_everybody_is_somewhere_and_the_figures_say_so(project: Path) -> None:
+def test_every_user_has_a_cluster_and_the_metrics_agree(project: Path) -> None:
     log = EventLog.read(project / "prepared")
     table = pl.read_parquet(project / "models" / "clusters" / "users.parquet")
     assert table["user_id"].equals(log.user_ids)
     assert table["cluster"].is_between(0, 7).all() and table["share"].is_between(1 / 8 - 1e-3, 1).all()
-    figures = files.read_json(project / "reports" / "clusters.json")
+    metrics = files.read_json(project / "reports" / "clusters.json")
     count = table["cluster"].value_counts()["count"]
-    assert figures["used"] == len(count)
-    assert figures["largest_share"] == pytest.approx(count.max() / log.num_users, abs=1e-6)
+    assert metrics["used"] == len(count)
+    assert metrics["largest_share"] == pytest.approx(count.max() / log.num_users, abs=1e-6)
     assert (
-        figures["search"]["alone"]["1"]["relative_recall"]
-        == figures["search"]["with_recent"]["1"]["relative_recall"]
+        metrics["search"]["alone"]["1"]["relative_recall"]
+        == metrics["search"]["with_recent"]["1"]["relative_recall"]
         == 1
     )
     summaries = files.read_json(project / "reports" / "clusters" / "summaries.json")
-    assert sum(card["users"] for card in summaries) == log.num_users
+    assert sum(summary["users"] for summary in summaries) == log.num_users
 
 
-def test_saved_clusters_know_their_log(project: Path, tmp_path: Path) -> None:
+def test_clusters_of_another_log_are_rejected(project: Path, tmp_path: Path) -> None:
     log = EventLog.read(project / "prepared")
     model, search = cluster_folder.load_clusters(project / "models" / "clusters", log)
     assert search.probe_share == SETTINGS.probe_share and len(model.clusters.prior) == 8

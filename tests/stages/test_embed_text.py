@@ -1,4 +1,4 @@
-"""Stage embed_text: an empty table without texts; with them, people without an event are found and asked for."""
+"""Stage embed_text: an empty table without texts; with texts, users without events get lists and are on lists."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from befriend.evaluation.protocol import make_eval_queries, make_requests
 from befriend.features.text_vectors import TextVectors
 from befriend.readers.data_settings import DataSettings
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.recommender import HasEvents
+from befriend.retrieval.recommender import HasEventsFilter
 from befriend.stages import tokenize
 from befriend.tokens.token_settings import TokenizeSettings
-from befriend.tokens.tokenizer import load_tokenizer as load_tokens
+from befriend.tokens.tokenizer import load_tokenizer
 from befriend.validation.validate_settings import ValidateSettings
 from tests.projects import embed, prepare, train_everything, validate_log
 
-WRITER = 10_001  # wrote a profile, and never acted
+WRITER = 10_001  # a user with a profile and no event
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small log whose users write of one of two things, and all models trained on it."""
+    """A small log whose users write about one of two topics, and all models trained on it."""
     root = tmp_path_factory.mktemp("project")
     prepare(root, users=80, events=1500)
     events = pl.read_parquet(root / "log" / "events.parquet")
     ids, (begin, end) = events["actor_id"].unique().sort(), (events["timestamp"].min(), events["timestamp"].max())
     assert isinstance(begin, int) and isinstance(end, int)
     rng = np.random.default_rng(0)
-    written = [
+    texts = [
         {
             "user_id": user,
             "timestamp": int(rng.integers(begin, end)),
@@ -47,9 +47,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (root / "whole").mkdir()
     events.write_parquet(root / "whole" / "events.parquet")
-    pl.DataFrame(written).write_parquet(root / "whole" / "texts.parquet")
-    said = pl.DataFrame({"user_id": ids, "statement": [("likes tea", "likes chess")[user % 2] for user in ids]})
-    said.write_parquet(root / "whole" / "statements.parquet")
+    pl.DataFrame(texts).write_parquet(root / "whole" / "texts.parquet")
+    statements = pl.DataFrame({"user_id": ids, "statement": [("likes tea", "likes chess")[user % 2] for user in ids]})
+    statements.write_parquet(root / "whole" / "statements.parquet")
     data = DataSettings(
         roles={"view": "signal", "block": "exclude"},
         texts={"file": "texts.parquet"},
@@ -73,24 +73,24 @@ def test_without_texts_there_is_an_empty_table(tmp_path: Path) -> None:
         tokenize.run(settings, *folders)
 
 
-def test_again_gives_the_same_bytes(project: Path, tmp_path: Path) -> None:
+def test_running_again_gives_the_same_bytes(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "prepared", tmp_path / "prepared")
     embed(tmp_path)
-    one, other = (
+    first, second = (
         {p.relative_to(root): files.sha256(p) for p in (root / "models" / "text").rglob("*") if p.is_file()}
         for root in (project, tmp_path)
     )
-    assert one == other and len(one) == 9
+    assert first == second and len(first) == 9
 
 
-def test_the_towers_learn_from_nothing_that_was_written_after_the_training_part(project: Path, tmp_path: Path) -> None:
+def test_texts_after_the_training_part_do_not_change_the_towers(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "prepared", tmp_path / "prepared")
-    until = read_split(tmp_path / "prepared", EventLog.read(tmp_path / "prepared")).t_validation
+    cutoff = read_split(tmp_path / "prepared", EventLog.read(tmp_path / "prepared")).t_validation
     path = tmp_path / "prepared" / "texts.parquet"
-    later = pl.col("timestamp") >= until
+    is_later = pl.col("timestamp") >= cutoff
     table = pl.read_parquet(path)
     table.with_columns(
-        pl.when(later).then(pl.lit("something else entirely")).otherwise("text").alias("text")
+        pl.when(is_later).then(pl.lit("something else entirely")).otherwise("text").alias("text")
     ).write_parquet(path)
     embed(tmp_path)
     for tower in ("user_tower", "item_tower"):
@@ -98,78 +98,86 @@ def test_the_towers_learn_from_nothing_that_was_written_after_the_training_part(
         assert files.sha256(project / name) == files.sha256(tmp_path / name)
 
 
-def test_somebody_with_a_profile_and_no_event_gets_tokens_a_query_and_a_place_on_lists(project: Path) -> None:
-    people = api.load(project)
-    assert people.log.user_ids[-1] == WRITER
-    stus = people.models.stus
-    assert len(stus) == people.log.num_users and len(stus.unique(dim=0)) == len(stus)
+def test_a_user_with_a_profile_and_no_event_gets_an_stu_and_lists_and_is_recommended(project: Path) -> None:
+    recommender = api.load(project)
+    assert recommender.log.user_ids[-1] == WRITER
+    stus = recommender.models.stus
+    assert len(stus) == recommender.log.num_users and len(stus.unique(dim=0)) == len(stus)
     for model in ("two-tower", "stu", "both"):
-        own = people.recommend([WRITER], k=5, model=model)
+        own = recommender.recommend([WRITER], k=5, model=model)
         assert own["known"].all() and own.height == 5 and WRITER not in own["recommended"]
-        others = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model=model)
+        others = recommender.recommend(recommender.log.user_ids[:3], k=recommender.log.num_users - 1, model=model)
         assert others.filter(recommended=WRITER).height == 3
-    written = pl.read_parquet(project / "whole" / "texts.parquet").filter(user_id=WRITER)["timestamp"][0]
-    row = people.recommend(people.log.user_ids[:1], k=people.log.num_users - 1, model="stu").filter(recommended=WRITER)
-    assert row["last_active"].dt.epoch("s").item() == written
+    text_timestamp = pl.read_parquet(project / "whole" / "texts.parquet").filter(user_id=WRITER)["timestamp"][0]
+    row = recommender.recommend(recommender.log.user_ids[:1], k=recommender.log.num_users - 1, model="stu").filter(
+        recommended=WRITER
+    )
+    assert row["last_active"].dt.epoch("s").item() == text_timestamp
 
 
-def test_rules_leave_out_whom_they_name_and_nobody_else(project: Path) -> None:
-    """Whoever has no event is no stranger to a rule: they have been there since they wrote."""
-    people = api.load(project)
-    users, everybody = people.log.user_ids[:3], people.log.num_users - 1
-    for rules in (api.Rules(exclude=frozenset({5})), api.Rules(diversity=0.001), api.Rules(min_age_days=1e-6)):
-        lists = people.recommend(users, k=everybody, model="stu", rules=rules)
-        assert lists.filter(recommended=WRITER).height == 3, rules
+def test_rules_apply_to_a_user_without_events_by_the_first_text(project: Path) -> None:
+    """The age of a user without events counts from the first text."""
+    recommender = api.load(project)
+    users, num_others = recommender.log.user_ids[:3], recommender.log.num_users - 1
+    for constraints in (
+        api.ListConstraints(exclude=frozenset({5})),
+        api.ListConstraints(diversity=0.001),
+        api.ListConstraints(min_age_days=1e-6),
+    ):
+        lists = recommender.recommend(users, k=num_others, model="stu", constraints=constraints)
+        assert lists.filter(recommended=WRITER).height == 3, constraints
     assert (
         WRITER
-        not in people.recommend(users, k=everybody, model="stu", rules=api.Rules(min_age_days=1e4))["recommended"]
+        not in recommender.recommend(
+            users, k=num_others, model="stu", constraints=api.ListConstraints(min_age_days=1e4)
+        )["recommended"]
     )
 
 
-def test_who_asked_to_be_forgotten_is_found_by_no_text(project: Path) -> None:
-    people = api.Befriend(project, frozenset({erasure_digest(str(WRITER))}))
-    assert not people.recommend([WRITER], k=3)["known"].any()
-    lists = people.recommend(people.log.user_ids[:3], k=people.log.num_users - 1, model="stu")
+def test_an_erased_user_is_not_recommended_by_texts(project: Path) -> None:
+    recommender = api.Befriend(project, frozenset({erasure_digest(str(WRITER))}))
+    assert not recommender.recommend([WRITER], k=3)["known"].any()
+    lists = recommender.recommend(recommender.log.user_ids[:3], k=recommender.log.num_users - 1, model="stu")
     assert WRITER not in lists["recommended"]
 
 
-def test_the_protocol_ranks_only_those_who_acted(project: Path) -> None:
+def test_evaluation_leaves_out_users_without_events(project: Path) -> None:
     log = EventLog.read(project / "prepared")
     models = LoadedModels.load(project / "prepared", project / "models", log)
     queries = make_eval_queries(log, read_split(project / "prepared", log), "test", 5, "daily")
     recommender = models.recommender({})
-    some = 0
+    num_listed = 0
     for request, _, _ in make_requests(log, models.activity.histories, {"daily": queries}):
         ranking = recommender.rank(request, ("two-tower", "stu"))
         for name in ("two-tower", "stu"):
-            whole = ranking.top(name, log.num_users)
-            some += (whole.ids == log.num_users - 1).sum()
-            assert log.num_users - 1 not in ranking.top(name, log.num_users, HasEvents(log.first_seen)).ids
-    assert some  # who is found by a text in service
+            ranked = ranking.top(name, log.num_users)
+            num_listed += (ranked.ids == log.num_users - 1).sum()
+            assert log.num_users - 1 not in ranking.top(name, log.num_users, HasEventsFilter(log.first_seen)).ids
+    assert num_listed  # serving lists the user without events
 
 
-def test_tokens_can_come_from_texts_alone(project: Path, tmp_path: Path) -> None:
+def test_the_source_of_user_vectors_changes_the_tokens(project: Path, tmp_path: Path) -> None:
     log = EventLog.read(project / "prepared")
     texts = TextVectors.read(project / "models" / "text", log)
-    found = {}
+    tokenizers = {}
     for source in ("graph", "text", "both", "auto"):
         root = tmp_path / source
         shutil.copytree(project / "models" / "text", root / "models" / "text")
         settings = TokenizeSettings(dimensions=8, threads=1, source=source)  # type: ignore[arg-type]
         tokenize.run(settings, project / "prepared", root / "models", root / "reports", root / ".checkpoints")
-        found[source] = load_tokens(root / "models" / "tokens", log, texts)
-    digests = {source: tokens.table.digest() for source, tokens in found.items()}
+        tokenizers[source] = load_tokenizer(root / "models" / "tokens", log, texts)
+    digests = {source: tokens.table.digest() for source, tokens in tokenizers.items()}
     assert digests["auto"] == digests["both"] and len(set(digests.values())) == 3
     nothing = TextVectors.none(log.num_users)
-    load_tokens(tmp_path / "graph" / "models" / "tokens", log, nothing)
-    with pytest.raises(DataError, match="text vectors of width 8, and they have 0 now"):
-        load_tokens(tmp_path / "text" / "models" / "tokens", log, nothing)
+    load_tokenizer(tmp_path / "graph" / "models" / "tokens", log, nothing)
+    with pytest.raises(DataError, match="text vectors of width 8, which now have width 0"):
+        load_tokenizer(tmp_path / "text" / "models" / "tokens", log, nothing)
 
 
-def test_models_refuse_vectors_of_another_width(project: Path, tmp_path: Path) -> None:
+def test_models_reject_text_vectors_of_another_width(project: Path, tmp_path: Path) -> None:
     for part in ("prepared", "models"):
         shutil.copytree(project / part, tmp_path / part)
     embed(tmp_path, embedding_dim=6)
     log = EventLog.read(tmp_path / "prepared")
-    with pytest.raises(DataError, match="width 8, and they have 6 now"):
+    with pytest.raises(DataError, match="width 8, which now have width 6"):
         LoadedModels.load(tmp_path / "prepared", tmp_path / "models", log)

@@ -1,4 +1,4 @@
-"""Stage tokenize: the same bytes again, only events of the training part, STUs that stay when users join."""
+"""Stage tokenize: reproducible, from events of the training part only; STUs do not change when users join."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from befriend import files
 from befriend.data.event_log import EventLog
@@ -18,9 +19,9 @@ from befriend.data.split import read_split
 from befriend.errors import DataError
 from befriend.features.text_vectors import TextVectors
 from befriend.stages import tokenize
+from befriend.tokens.token_figures import draw_code_usage, draw_map
 from befriend.tokens.token_settings import TokenizeSettings
-from befriend.tokens.tokenizer import StuTokenizer
-from befriend.tokens.tokenizer import load_tokenizer as load_tokens
+from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer
 from befriend.tokens.trie import Trie
 from tests.projects import prepare
 
@@ -31,9 +32,9 @@ def run(root: Path, **options: Any) -> tokenize.TokenizeResult:
 
 
 def digests(root: Path) -> dict[str, str]:
-    found = [p for part in ("models/tokens", "reports/tokens") for p in (root / part).rglob("*") if p.is_file()]
-    assert found
-    return {str(p.relative_to(root)): files.sha256(p) for p in [*found, root / "reports" / "tokens.json"]}
+    paths = [p for part in ("models/tokens", "reports/tokens") for p in (root / part).rglob("*") if p.is_file()]
+    assert paths
+    return {str(p.relative_to(root)): files.sha256(p) for p in [*paths, root / "reports" / "tokens.json"]}
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def another(project: Path, tmp_path: Path) -> Path:
+    """A copy of the inputs of the stage."""
     shutil.copytree(project / "prepared", tmp_path / "prepared")
     shutil.copytree(project / "models" / "text", tmp_path / "models" / "text")
     return tmp_path
 
 
 def load(folder: Path, log: EventLog) -> StuTokenizer:
-    return load_tokens(folder, log, TextVectors.none(log.num_users))
+    return load_tokenizer(folder, log, TextVectors.none(log.num_users))
 
 
 def test_running_again_gives_the_same_bytes(project: Path, another: Path) -> None:
@@ -73,7 +75,7 @@ def test_every_user_of_the_training_part_has_an_stu_and_the_trie_holds_them_all(
     assert all(torch.equal(saved[f"tokens.{level}"], nodes) for level, nodes in enumerate(trie.tokens))
 
 
-def test_nothing_after_training_is_looked_at(project: Path, another: Path) -> None:
+def test_events_after_the_training_part_do_not_change_the_table(project: Path, another: Path) -> None:
     """Other validation and test events between the same users give the same STUs."""
     log = EventLog.read(project / "prepared")
     end = read_split(project / "prepared", log).part("train")[1]
@@ -104,12 +106,12 @@ def test_nothing_after_training_is_looked_at(project: Path, another: Path) -> No
 def test_every_setting_changes_the_table(project: Path, another: Path, option: dict[str, Any]) -> None:
     run(another, **option)
     log = EventLog.read(project / "prepared")
-    one, other = (load(root / "models" / "tokens", log) for root in (project, another))
-    assert one.table.digest() != other.table.digest()
-    assert len(other.table) == len(one.table)
-    again = other.with_newcomers(log)
-    assert torch.equal(again.table.stus[: len(other.table)], other.table.stus)
-    assert len(again.table) == log.num_users
+    first, second = (load(root / "models" / "tokens", log) for root in (project, another))
+    assert first.table.digest() != second.table.digest()
+    assert len(second.table) == len(first.table)
+    extended = second.add_newcomers(log)
+    assert torch.equal(extended.table.stus[: len(second.table)], second.table.stus)
+    assert len(extended.table) == log.num_users
 
 
 def test_saved_codebooks_give_the_codes_of_the_stage(another: Path) -> None:
@@ -128,29 +130,29 @@ def test_a_retrain_keeps_the_stus_of_an_earlier_table(project: Path, another: Pa
     before = load(project / "models" / "tokens", log)
     later = {"validation_start": split["test_start"], "t_validation": split["t_test"]}
     (another / "prepared" / "split.json").write_text(json.dumps(split | later))
-    shutil.copytree(project / "models" / "tokens", another / "kept")
-    run(another, previous=str(another / "kept"))
+    shutil.copytree(project / "models" / "tokens", another / "previous")
+    run(another, previous=str(another / "previous"))
     after = load(another / "models" / "tokens", log)
     assert len(after.table) > len(before.table)
     assert after.table.digest(len(before.table)) == before.table.digest()
 
 
-def test_another_table_of_vectors_joins_by_its_weight(project: Path, another: Path) -> None:
+def test_a_table_of_vectors_is_weighted_by_its_share(project: Path, another: Path) -> None:
     log = EventLog.read(project / "prepared")
     rows = pl.DataFrame({"user_id": log.user_ids, "vector": [[float(k % 3), 1.0] for k in range(log.num_users)]})
     rows.write_parquet(another / "vectors.parquet")
     run(another, vectors=str(another / "vectors.parquet"), vectors_weight=1.0)
-    found = load(another / "models" / "tokens", log)
-    assert found.quantizer.codebooks[0].shape[1] == 8 + 2
-    group = np.arange(len(found.table)) % 3
-    plain = found.quantizer.codes(found.vectors(log, np.arange(10), np.arange(len(found.table))))
-    assert all(len(plain[group == k].unique(dim=0)) == 1 for k in range(3))
+    tokenizer = load(another / "models" / "tokens", log)
+    assert tokenizer.quantizer.codebooks[0].shape[1] == 8 + 2
+    group = np.arange(len(tokenizer.table)) % 3
+    codes = tokenizer.quantizer.codes(tokenizer.vectors(log, np.arange(10), np.arange(len(tokenizer.table))))
+    assert all(len(codes[group == k].unique(dim=0)) == 1 for k in range(3))
     rows.drop("vector").write_parquet(another / "vectors.parquet")
     with pytest.raises(DataError, match="has the columns user_id; needed: user_id, vector"):
         run(another, vectors=str(another / "vectors.parquet"))
 
 
-def test_figures_are_of_all_users(project: Path) -> None:
+def test_metrics_cover_all_users_of_the_table(project: Path) -> None:
     figures = json.loads((project / "reports" / "tokens.json").read_text())
     log = EventLog.read(project / "prepared")
     tokens = load(project / "models" / "tokens", log)
@@ -161,10 +163,21 @@ def test_figures_are_of_all_users(project: Path) -> None:
     assert figures["level"]["0"]["used_share"] == pytest.approx(used)
     report = (project / "reports" / "tokens" / "report.md").read_text()
     for name in ("use.png", "map.png"):
-        assert name in report and (project / "reports" / "tokens" / name).stat().st_size > 5000
+        assert name in report and (project / "reports" / "tokens" / name).is_file()
 
 
-def test_tokens_of_another_log_and_spoilt_ones_are_refused(project: Path, another: Path) -> None:
+def test_figures_show_each_code_of_a_level_and_each_user(tmp_path: Path, figures: dict[str, Figure]) -> None:
+    draw_code_usage(torch.tensor([[0, 2], [0, 1], [1, 1], [0, 0]]), (2, 3), tmp_path / "use.png")
+    assert [axes.get_title() for axes in figures["use.png"].axes] == ["token 0: 100% in use", "token 1: 100% in use"]
+    points = pl.DataFrame({"user": [5, 7, 9], "x": [0.0, 1.0, 2.0], "y": [3.0, 4.0, 5.0], "token": [0, 1, 0]})
+    draw_map(points, 2, "three users", tmp_path / "map.png")
+    (axes,) = figures["map.png"].axes
+    assert axes.collections[0].get_offsets().tolist() == [[0, 3], [1, 4], [2, 5]]
+    first, second, third = axes.collections[0].get_facecolors().tolist()
+    assert first == third != second
+
+
+def test_tokenizers_that_are_missing_damaged_or_of_another_log_are_rejected(project: Path, another: Path) -> None:
     log = EventLog.read(project / "prepared")
     with pytest.raises(DataError, match="holds no tokens"):
         load(another / "models" / "tokens", log)
@@ -174,5 +187,5 @@ def test_tokens_of_another_log_and_spoilt_ones_are_refused(project: Path, anothe
         load(another / "models" / "tokens", other)
     table = pl.read_parquet(another / "models/tokens/table.parquet")
     table.reverse().write_parquet(another / "models/tokens/table.parquet")
-    with pytest.raises(DataError, match="is not the one that was written there"):
+    with pytest.raises(DataError, match="has changed since the tokenizer was saved"):
         load(another / "models" / "tokens", log)

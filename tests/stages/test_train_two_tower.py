@@ -1,4 +1,4 @@
-"""Stage train_two_tower: a self-describing folder, the same bytes whatever happened on the way, clear refusals."""
+"""Stage train_two_tower: the metadata it saves, equal bytes after an interruption, and which folders are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.projects import SMALL, train, validate_log
 
 
 def prepare(root: Path, until: float = 1.0) -> None:
-    """A log of some 100 users with attributes, validated; until: the share of its events that are there already."""
+    """Simulates and validates a log of about 100 users with attributes. until: share of its events to use."""
     from befriend.simulate.network import write
     from befriend.simulate.network_settings import SimulateSettings
 
@@ -31,17 +31,19 @@ def prepare(root: Path, until: float = 1.0) -> None:
     (root / "log").mkdir()
     events.head(int(events.height * until)).write_parquet(root / "log" / "events.parquet")
     ids = events["actor_id"].unique().sort()
-    people = pl.DataFrame({"user_id": ids, "city": [f"c{k % 3}" for k in range(len(ids))], "age": range(len(ids))})
-    people.write_parquet(root / "log" / "people.parquet")
-    attributes = {"file": "people.parquet", "categorical": ["city"], "numeric": ["age"]}
+    attributes_table = pl.DataFrame(
+        {"user_id": ids, "city": [f"c{k % 3}" for k in range(len(ids))], "age": range(len(ids))}
+    )
+    attributes_table.write_parquet(root / "log" / "attributes.parquet")
+    attributes = {"file": "attributes.parquet", "categorical": ["city"], "numeric": ["age"]}
     data = DataSettings(roles={"view": "signal", "block": "exclude"}, attributes=attributes)
     validate_log(data, ValidateSettings(), root / "log", root / "prepared", root / "reports")
 
 
 def digests(root: Path) -> dict[str, str]:
-    found = [p for part in ("models", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
-    assert found
-    return {str(p.relative_to(root)): files.sha256(p) for p in found}
+    paths = [p for part in ("models", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
+    assert paths
+    return {str(p.relative_to(root)): files.sha256(p) for p in paths}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def copy(project: Path, root: Path) -> None:
     shutil.copytree(project / "models" / "text", root / "models" / "text")
 
 
-def test_the_folder_says_what_the_model_is_and_what_it_was_trained_on(project: Path) -> None:
+def test_model_json_describes_the_model_and_its_training_data(project: Path) -> None:
     log = EventLog.read(project / "prepared")
     about = files.read_json(project / "models" / "two_tower" / "model.json")
     assert about["users"] == log.num_users and about["lineage"] == log.lineage()
@@ -70,40 +72,42 @@ def test_the_folder_says_what_the_model_is_and_what_it_was_trained_on(project: P
     assert not (project / ".checkpoints" / "train_two_tower").exists()
 
 
-def test_training_again_and_training_after_a_stop_give_the_same_bytes(
+def test_an_interrupted_and_resumed_training_gives_the_same_bytes(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy(project, tmp_path)
-    take, steps = loop._Run._train_step, []
+    train_step, steps = loop._Run._train_step, []
 
     def stop_once(run: object, *args: object) -> None:
         steps.append(1)
         if len(steps) == 5:
             raise KeyboardInterrupt
-        take(run, *args)  # type: ignore[arg-type]
+        train_step(run, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop._Run, "_train_step", stop_once)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, epochs=2, checkpoint_every=2)
     assert any((tmp_path / ".checkpoints" / "train_two_tower").rglob("*.safetensors"))
     assert not (tmp_path / "models" / "two_tower").exists()
-    done = len(steps)
+    num_steps_before = len(steps)
     train(tmp_path, epochs=2, checkpoint_every=2)
-    whole = pl.read_csv(project / "reports" / "training" / "two_tower" / "plots" / "loss.tsv", separator="\t")["step"]
-    assert len(steps) - done == whole.max() - 4  # it went on from its last checkpoint, rather than starting anew
+    all_steps = pl.read_csv(project / "reports" / "training" / "two_tower" / "plots" / "loss.tsv", separator="\t")[
+        "step"
+    ]
+    assert len(steps) - num_steps_before == all_steps.max() - 4  # it resumed from its last checkpoint, after step 4
     assert digests(tmp_path) == digests(project)
 
 
-def test_a_saved_model_gives_back_what_was_saved(project: Path) -> None:
+def test_a_saved_model_loads_with_the_same_weights_and_encoding(project: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
-    one, two = (load_two_tower(project / "models" / "two_tower", log, attributes) for _ in range(2))
-    for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True):
+    first, second = (load_two_tower(project / "models" / "two_tower", log, attributes) for _ in range(2))
+    for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
-    assert one.attribute_encoding.scale.keys() == {"age"}
-    assert not one.model.training
+    assert first.attribute_encoding.scale.keys() == {"age"}
+    assert not first.model.training
 
 
-def test_a_later_version_of_the_log_is_served_by_the_earlier_model(tmp_path: Path) -> None:
+def test_a_model_of_an_earlier_log_version_needs_the_attributes_of_its_training(tmp_path: Path) -> None:
     prepare(tmp_path, until=0.7)
     train(tmp_path)
     log = EventLog.read(tmp_path / "prepared")
@@ -118,7 +122,7 @@ def test_a_later_version_of_the_log_is_served_by_the_earlier_model(tmp_path: Pat
         load_two_tower(tmp_path / "models" / "two_tower", grown, Attributes.read(tmp_path / "prepared"))
 
 
-def test_a_model_of_another_log_or_a_damaged_one_is_refused(project: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_log_or_a_damaged_one_is_rejected(project: Path, tmp_path: Path) -> None:
     log, attributes = EventLog.read(project / "prepared"), Attributes.read(project / "prepared")
     folder = tmp_path / "two_tower"
     with pytest.raises(DataError, match=r"two_tower holds no model\. Run `dvc repro train_two_tower` first"):

@@ -1,4 +1,4 @@
-"""Stage validate on sound logs in every format, and on every kind of bad one: nothing is lost, nothing half-written."""
+"""Stage validate: valid logs in every format, rejected rows, and logs that are refused without partial outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from befriend.readers.sources import find_files
 from befriend.stages import validate
 from befriend.stages.validate import ValidateResult
 from befriend.validation.ingest import ingest
-from befriend.validation.rejected import RejectedWriter
+from befriend.validation.rejected_rows import RejectedWriter
 from befriend.validation.validate_settings import ValidateSettings
 from tests.projects import validate_log
 
@@ -34,7 +34,7 @@ COLUMNS = {"actor_id": 1, "action": 2, "target_id": 3, "timestamp": 4}
 
 
 class Project:
-    """A folder to run the stage in."""
+    """A folder in which to run the stage."""
 
     def __init__(self, root: Path):
         self.root, self.prepared, self.reports = root, root / "prepared", root / "reports"
@@ -42,8 +42,8 @@ class Project:
     def run(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> ValidateResult:
         return validate_log(DataSettings(**data), ValidateSettings(**rules or {}), source, self.prepared, self.reports)
 
-    def refuse(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> str:
-        """The message of a run that must fail without writing a log."""
+    def run_and_fail(self, source: Path, rules: dict[str, Any] | None = None, **data: Any) -> str:
+        """Runs the stage, which must fail without writing a log; returns the error message."""
         with pytest.raises(BefriendError) as error:
             self.run(source, rules, **data)
         assert error.value.exit_code in (1, 2)
@@ -53,6 +53,7 @@ class Project:
         return str(error.value)
 
     def rejected(self) -> dict[int, str]:
+        """Row number -> reason."""
         table = pl.read_parquet(self.prepared / "rejected.parquet")
         return dict(table.select("row", REASON).iter_rows())
 
@@ -84,10 +85,10 @@ FORMATS: dict[str, tuple[Callable[[Path, pl.DataFrame], Any], dict[str, Any]]] =
     "gzip": (lambda p, t: p.write_bytes(gzip.compress(t.write_csv().encode())), {"format": "csv"}),
     "zstd": (lambda p, t: p.write_bytes(pa.compress(t.write_csv().encode(), "zstd", asbytes=True)), {"format": "csv"}),
     "white space with comments": (
-        lambda p, t: p.write_text("# who what whom when\n" + t.write_csv(separator=" ", include_header=False)),
+        lambda p, t: p.write_text("# actor action target time\n" + t.write_csv(separator=" ", include_header=False)),
         {"format": "whitespace", "columns": COLUMNS},
     ),
-    "one file an action": (
+    "one file per action": (
         lambda p, t: [p.mkdir()]
         + [
             (p / f"{action}.txt").write_text(
@@ -122,29 +123,29 @@ FORMATS: dict[str, tuple[Callable[[Path, pl.DataFrame], Any], dict[str, Any]]] =
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_events(name: str, tmp_path: Path, raw_events: pl.DataFrame) -> None:
-    # One order of equal seconds for all: files split by action would else order them differently.
+def test_all_formats_give_the_same_events(name: str, tmp_path: Path, raw_events: pl.DataFrame) -> None:
+    # Timestamps are unique, since events of the same second are in file order, which depends on the format.
     raw = raw_events.unique("timestamp").sort("timestamp")
     raw.write_parquet(tmp_path / "plain")
     write, settings = FORMATS[name]
     write(tmp_path / "log", raw)
-    plain, same = (
-        ingest(tmp_path / source, DataSettings(**chosen), ValidateSettings(), RejectedWriter(tmp_path / "rejected"))
-        for source, chosen in (("plain", {}), ("log", settings))
+    expected, ingested = (
+        ingest(tmp_path / source, DataSettings(**options), ValidateSettings(), RejectedWriter(tmp_path / "rejected"))
+        for source, options in (("plain", {}), ("log", settings))
     )
-    assert same.rejected == {}
-    assert same.events.equals(plain.events)
-    assert same.users.equals(plain.users)
+    assert ingested.rejected_by_reason == {}
+    assert ingested.events.equals(expected.events)
+    assert ingested.users.equals(expected.users)
 
 
-def test_users_are_numbered_by_first_event_and_described(project: Project) -> None:
+def test_internal_ids_are_in_order_of_first_events(project: Project) -> None:
     table = pl.DataFrame(
         {"actor_id": ["c", "a", "c"] * 10, "action": "x", "target_id": ["b", "c", "b"] * 10, "timestamp": range(30)}
     )
     table.write_parquet(project.root / "log")
     project.run(project.root / "log", id_type="string", roles={})
     users = pl.read_parquet(project.prepared / "users.parquet")
-    assert users["user_id"].to_list() == ["b", "c", "a"]  # b and c share the first second
+    assert users["user_id"].to_list() == ["b", "c", "a"]  # b and c have their first event in the same second
     assert users.row(1, named=True) == {
         "user": 1, "user_id": "c", "first_seen": 0, "last_seen": 29, "events_done": 20, "events_received": 10, "degree": 2,
         "opted_out": False,
@@ -158,23 +159,23 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
         source = project.root / "log"
         data = DataSettings(roles={"view": "signal"})
         validate.run(data, ValidateSettings(), source, project.prepared, project.reports)
-        found = [
+        output_files = [
             *project.prepared.iterdir(),
             *(project.reports / "validation").iterdir(),
             project.reports / "validation.json",
         ]
-        return {path.name: files.sha256(path) for path in found}
+        return {path.name: files.sha256(path) for path in output_files}
 
-    first = outputs()
+    first_outputs = outputs()
     assert list((project.reports / "data_docs").rglob("index.html"))
-    assert set(first) == {
+    assert set(first_outputs) == {
         "events.parquet", "users.parquet", "attributes.parquet", "texts.parquet", "statements.parquet",
         "rejected.parquet", "split.json", "validation.json", "report.md", "log.png", "events_by_month.csv",
     }  # fmt: skip
-    assert outputs() == first
+    assert outputs() == first_outputs
 
 
-def test_a_later_log_extends_the_numbers_of_an_earlier_one(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_later_log_keeps_the_internal_ids_of_an_earlier_one(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events[200:].write_parquet(project.root / "late")
     project.run(project.root / "late")
     earlier = EventLog.read(project.prepared)
@@ -188,7 +189,7 @@ def test_a_later_log_extends_the_numbers_of_an_earlier_one(project: Project, raw
     assert EventLog.read(project.prepared).lineage(earlier.num_users) != earlier.lineage()
 
 
-def test_the_earlier_map_may_not_be_the_one_that_is_written(project: Project, raw_events: pl.DataFrame) -> None:
+def test_previous_users_must_not_be_an_output(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
     with pytest.raises(SettingsError, match="Copy the file elsewhere"):
@@ -196,26 +197,28 @@ def test_the_earlier_map_may_not_be_the_one_that_is_written(project: Project, ra
     assert (project.prepared / "users.parquet").is_file()
 
 
-def test_users_of_an_earlier_log_who_are_absent_do_not_count(project: Project, raw_events: pl.DataFrame) -> None:
+def test_users_of_an_earlier_log_without_events_are_not_counted(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
-    alone = files.read_json(project.reports / "validation.json")
-    others = raw_events.with_columns(pl.col("actor_id") + 500, pl.col("target_id") + 500)
-    others.write_parquet(project.root / "others")
+    metrics = files.read_json(project.reports / "validation.json")
+    other_events = raw_events.with_columns(pl.col("actor_id") + 500, pl.col("target_id") + 500)
+    other_events.write_parquet(project.root / "others")
     project.run(project.root / "others")
     (project.prepared / "users.parquet").rename(project.root / "users.parquet")
     project.run(project.root / "log", {"previous_users": project.root / "users.parquet"})
-    assert files.read_json(project.reports / "validation.json") == alone
-    assert EventLog.read(project.prepared).num_users == 2 * alone["users"]
+    assert files.read_json(project.reports / "validation.json") == metrics
+    assert EventLog.read(project.prepared).num_users == 2 * metrics["users"]
 
 
-# --- bad rows: kept with their reason, below the share that fails the stage
+# --- rejected rows, fewer than the share that fails the stage
 
 
-def test_every_bad_row_is_kept_as_it_was_with_its_place_and_reason(project: Project, raw_events: pl.DataFrame) -> None:
-    good = raw_events.write_csv().encode().splitlines()
-    later = int(datetime(2031, 1, 1, tzinfo=UTC).timestamp())
-    bad = {
+def test_rejected_rows_are_written_unchanged_with_row_number_and_reason(
+    project: Project, raw_events: pl.DataFrame
+) -> None:
+    valid_lines = raw_events.write_csv().encode().splitlines()
+    too_late = int(datetime(2031, 1, 1, tzinfo=UTC).timestamp())
+    invalid_lines = {
         b"x,message,2,1600000000": "actor_id_type",
         b",message,2,1600000000": "actor_id_empty",
         b"1,message,,1600000000": "target_id_empty",
@@ -226,28 +229,31 @@ def test_every_bad_row_is_kept_as_it_was_with_its_place_and_reason(project: Proj
         b"1,message,2,noon": "timestamp_type",
         b"1,message,2,-5": "timestamp_negative",
         b"1,message,2,1600000000000": "timestamp_unit",
-        f"1,message,2,{later}".encode(): "timestamp_later",
+        f"1,message,2,{too_late}".encode(): "timestamp_later",
         b"1,message,2": "ragged_row",
         b"1,message,2,1600000000,9": "ragged_row",
         b'1,"message,2,1600000000': "ragged_row",
         b"1,mess\xffage,2,1600000000": "invalid_utf8",
     }
-    lines = [*good[:5], *bad, *good[5:]]
+    lines = [*valid_lines[:5], *invalid_lines, *valid_lines[5:]]
     (project.root / "log").write_bytes(b"\n".join(lines) + b"\n")
     rules = {"max_rejected": 0.1, "latest": "2030-01-01"}
     result = project.run(project.root / "log", rules, format="csv", actions=["message", "view"])
-    assert (result.read, result.rejected) == (len(lines) - 1, len(bad))
+    assert (result.num_rows_read, result.num_rejected_rows) == (len(lines) - 1, len(invalid_lines))
     table = pl.read_parquet(project.prepared / "rejected.parquet")
-    assert table["reason"].to_list() == list(bad.values())
-    assert table["row"].to_list() == list(range(6, 6 + len(bad)))  # lines of the file, header included
-    assert table["raw"].to_list() == [line.decode(errors="backslashreplace") for line in bad]
+    assert table["reason"].to_list() == list(invalid_lines.values())
+    assert table["row"].to_list() == list(range(6, 6 + len(invalid_lines)))  # lines of the file, header included
+    assert table["raw"].to_list() == [line.decode(errors="backslashreplace") for line in invalid_lines]
     assert table["file"].unique().to_list() == ["log"]
-    facts = files.read_json(project.reports / "validation.json")
-    assert sum(facts["rejected_by_reason"].values()) == len(bad)
-    assert facts["rows"]["events"] + facts["rows"]["rejected"] + facts["rows"]["self_loops"] == facts["rows"]["read"]
+    metrics = files.read_json(project.reports / "validation.json")
+    assert sum(metrics["rejected_by_reason"].values()) == len(invalid_lines)
+    assert (
+        metrics["rows"]["events"] + metrics["rows"]["rejected"] + metrics["rows"]["self_loops"]
+        == metrics["rows"]["read"]
+    )
 
 
-def test_bad_rows_of_a_table_are_kept_as_json(project: Project, raw_events: pl.DataFrame) -> None:
+def test_rejected_rows_of_a_parquet_file_are_written_as_json(project: Project, raw_events: pl.DataFrame) -> None:
     raw = raw_events.with_columns(pl.col("actor_id").cast(pl.String)).with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("eve")).otherwise("actor_id").alias("actor_id"),
         pl.when(pl.int_range(pl.len()) == 5).then(None).otherwise("timestamp").alias("timestamp"),
@@ -259,31 +265,37 @@ def test_bad_rows_of_a_table_are_kept_as_json(project: Project, raw_events: pl.D
     assert table["raw"][0].startswith('{"actor_id": "eve", "action": "')
 
 
-def test_self_loops_are_dropped_and_counted_not_refused(project: Project, raw_events: pl.DataFrame) -> None:
+def test_self_loops_are_counted_but_not_rejected(project: Project, raw_events: pl.DataFrame) -> None:
     loops = raw_events[:30].with_columns(target_id="actor_id")
     pl.concat([raw_events, loops]).write_parquet(project.root / "log")
     result = project.run(project.root / "log")
-    assert (result.read, result.rejected, result.events) == (raw_events.height + 30, 0, raw_events.height)
+    assert (result.num_rows_read, result.num_rejected_rows, result.num_events) == (
+        raw_events.height + 30,
+        0,
+        raw_events.height,
+    )
     assert files.read_json(project.reports / "validation.json")["rows"]["self_loops"] == 30
 
 
-@pytest.mark.parametrize(("duplicates", "kept"), [("keep", 7), ("drop", 0)])
-def test_exact_duplicates_are_counted_and_kept_unless_set_otherwise(
-    duplicates: str, kept: int, project: Project, raw_events: pl.DataFrame
+@pytest.mark.parametrize(("duplicates", "num_kept"), [("keep", 7), ("drop", 0)])
+def test_exact_duplicates_are_counted_and_dropped_only_if_the_setting_says_so(
+    duplicates: str, num_kept: int, project: Project, raw_events: pl.DataFrame
 ) -> None:
-    once = raw_events.unique()
-    pl.concat([once, once[:7]]).write_parquet(project.root / "log")
+    unique_events = raw_events.unique()
+    pl.concat([unique_events, unique_events[:7]]).write_parquet(project.root / "log")
     result = project.run(project.root / "log", {"duplicates": duplicates})
-    assert result.events == once.height + kept
+    assert result.num_events == unique_events.height + num_kept
     assert files.read_json(project.reports / "validation.json")["rows"]["duplicates"] == 7
 
 
-# --- bad logs: refused with one clear message
+# --- logs that are refused
 
 
-def test_too_many_bad_rows_fail_with_rule_count_and_the_first_five(project: Project, raw_events: pl.DataFrame) -> None:
+def test_too_many_rejected_rows_fail_with_the_rule_and_five_examples(
+    project: Project, raw_events: pl.DataFrame
+) -> None:
     raw_events.with_columns(pl.col("timestamp") * 1000).write_parquet(project.root / "log")
-    text = project.refuse(project.root / "log")
+    text = project.run_and_fail(project.root / "log")
     assert "rejected_share: found 1.0, allowed at most 0.01" in text
     assert "set data.timestamp_unit: ms" in text
     assert text.count("(timestamp_unit)") == 5
@@ -292,116 +304,120 @@ def test_too_many_bad_rows_fail_with_rule_count_and_the_first_five(project: Proj
     assert not files.read_json(project.reports / "validation.json")["passed"]
 
 
-def test_an_unknown_action_is_named(project: Project, raw_events: pl.DataFrame) -> None:
+def test_unknown_actions_are_named(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
-    text = project.refuse(project.root / "log", actions=["message"])
+    text = project.run_and_fail(project.root / "log", actions=["message"])
     assert "not listed in data.actions" in text
     assert "The log also has: view" in text
 
 
-def test_a_missing_column_names_those_that_are_there(project: Project, raw_events: pl.DataFrame) -> None:
+def test_the_error_for_a_missing_column_names_all_columns(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.rename({"target_id": "whom"}).write_parquet(project.root / "log")
     expected = "has no column target_id (data.columns.target_id). It has: actor_id, action, whom, timestamp"
-    assert expected in project.refuse(project.root / "log")
+    assert expected in project.run_and_fail(project.root / "log")
     write_text(project.root / "csv", raw_events.rename({"target_id": "whom"}))
-    assert expected in project.refuse(project.root / "csv", format="csv")
+    assert expected in project.run_and_fail(project.root / "csv", format="csv")
     write_text(project.root / "snap", raw_events, " ", header=False)
-    places = COLUMNS | {"timestamp": 5}
-    assert "has 4 columns" in project.refuse(project.root / "snap", format="whitespace", columns=places)
+    columns = COLUMNS | {"timestamp": 5}
+    assert "has 4 columns" in project.run_and_fail(project.root / "snap", format="whitespace", columns=columns)
 
 
 def test_an_empty_log_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events[:0].write_parquet(project.root / "table")
-    assert "The log is empty" in project.refuse(project.root / "table")
+    assert "The log is empty" in project.run_and_fail(project.root / "table")
     write_text(project.root / "header", raw_events[:0])
-    assert "The log is empty" in project.refuse(project.root / "header", format="csv")
+    assert "The log is empty" in project.run_and_fail(project.root / "header", format="csv")
     (project.root / "nothing").write_bytes(b"")
-    assert "is empty: not even a header line" in project.refuse(project.root / "nothing", format="csv")
-    assert "The log is empty" in project.refuse(project.root / "nothing", format="whitespace", columns=COLUMNS)
+    assert "is empty: not even a header line" in project.run_and_fail(project.root / "nothing", format="csv")
+    assert "The log is empty" in project.run_and_fail(project.root / "nothing", format="whitespace", columns=COLUMNS)
     (project.root / "folder").mkdir()
-    assert "folder without files" in project.refuse(project.root / "folder")
+    assert "folder without files" in project.run_and_fail(project.root / "folder")
 
 
 def test_a_log_of_one_user_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.with_columns(actor_id=1, target_id=1).write_parquet(project.root / "log")
-    assert "only self-loops" in project.refuse(project.root / "log")
+    assert "only self-loops" in project.run_and_fail(project.root / "log")
 
 
 def test_a_log_without_events_in_a_part_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.with_columns(timestamp=1_600_000_000).write_parquet(project.root / "log")
-    assert "train_events: found 0" in project.refuse(project.root / "log")
+    assert "train_events: found 0" in project.run_and_fail(project.root / "log")
     views = raw_events.with_columns(action=pl.lit("view"))
     views.write_parquet(project.root / "views")
-    assert "validation_contacts: found 0" in project.refuse(project.root / "views", roles={"view": "signal"})
+    assert "validation_contacts: found 0" in project.run_and_fail(project.root / "views", roles={"view": "signal"})
 
 
-def test_a_truncated_file_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_truncated_file_is_an_error(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
-    whole = (project.root / "log").read_bytes()
-    (project.root / "log").write_bytes(whole[: len(whole) // 2])
-    assert "not a readable Parquet file" in project.refuse(project.root / "log")
-    packed = gzip.compress(raw_events.write_csv().encode())
-    (project.root / "gz").write_bytes(packed[: len(packed) // 2])
-    assert "cannot be decompressed to its end" in project.refuse(project.root / "gz", format="csv")
+    content = (project.root / "log").read_bytes()
+    (project.root / "log").write_bytes(content[: len(content) // 2])
+    assert "not a readable Parquet file" in project.run_and_fail(project.root / "log")
+    compressed = gzip.compress(raw_events.write_csv().encode())
+    (project.root / "gz").write_bytes(compressed[: len(compressed) // 2])
+    assert "cannot be decompressed to its end" in project.run_and_fail(project.root / "gz", format="csv")
 
 
-def test_a_parquet_file_damaged_inside_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_damaged_parquet_file_is_an_error(project: Project, raw_events: pl.DataFrame) -> None:
     pq.write_table(raw_events.to_arrow(), project.root / "log", compression="gzip", use_dictionary=False)
-    whole = bytearray((project.root / "log").read_bytes())
-    whole[40:140] = bytes(100)
-    (project.root / "log").write_bytes(bytes(whole))
-    assert "is damaged" in project.refuse(project.root / "log")
+    content = bytearray((project.root / "log").read_bytes())
+    content[40:140] = bytes(100)
+    (project.root / "log").write_bytes(bytes(content))
+    assert "is damaged" in project.run_and_fail(project.root / "log")
 
 
-def test_a_disk_that_fails_is_not_taken_for_a_damaged_file() -> None:
+def test_a_disk_error_is_not_reported_as_a_damaged_file() -> None:
     with pytest.raises(StorageError, match="the disk reports an error"):
         raise_damaged(OSError(errno.EIO, "Input/output error"), "log.csv is damaged")
     with pytest.raises(DataError, match=r"log.csv is damaged: Corrupt snappy compressed data"):
         raise_damaged(OSError("Corrupt snappy compressed data"), "log.csv is damaged")
 
 
-def test_text_said_to_be_parquet_and_the_other_way_round(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_file_of_another_format_than_the_setting_is_an_error(project: Project, raw_events: pl.DataFrame) -> None:
     write_text(project.root / "csv", raw_events)
-    assert "not a readable Parquet file" in project.refuse(project.root / "csv")
+    assert "not a readable Parquet file" in project.run_and_fail(project.root / "csv")
     raw_events.write_parquet(project.root / "pq")
-    assert "Set data.format: parquet" in project.refuse(project.root / "pq", format="csv")
+    assert "Set data.format: parquet" in project.run_and_fail(project.root / "pq", format="csv")
 
 
-def test_a_column_that_cannot_be_the_field_is_named_with_its_type(project: Project, raw_events: pl.DataFrame) -> None:
-    for odd in (
+def test_a_column_of_an_unusable_type_is_named_in_the_error(project: Project, raw_events: pl.DataFrame) -> None:
+    for expression in (
         pl.struct("actor_id"),
         pl.concat_list("actor_id"),
         pl.col("actor_id") > 3,
         pl.duration(days="actor_id"),
     ):
-        raw_events.with_columns(odd.alias("actor_id")).write_parquet(project.root / "log")
-        assert "the column actor_id of log holds" in project.refuse(project.root / "log", id_type="string")
+        raw_events.with_columns(expression.alias("actor_id")).write_parquet(project.root / "log")
+        assert "the column actor_id of log holds" in project.run_and_fail(project.root / "log", id_type="string")
 
 
-def test_other_columns_may_hold_anything_and_are_kept_with_a_refused_row(
+def test_other_columns_may_have_any_type_and_are_written_with_a_rejected_row(
     project: Project, raw_events: pl.DataFrame
 ) -> None:
-    odd = raw_events.with_columns(
+    events = raw_events.with_columns(
         pl.lit(b"\xff\x00").alias("blob"), pl.struct("actor_id").alias("nested"), pl.lit(None).alias("nothing")
     )
-    odd = odd.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(-5).otherwise("timestamp").alias("timestamp"))
-    odd.write_parquet(project.root / "log")
+    events = events.with_columns(
+        pl.when(pl.int_range(pl.len()) == 3).then(-5).otherwise("timestamp").alias("timestamp")
+    )
+    events.write_parquet(project.root / "log")
     project.run(project.root / "log", {"max_rejected": 0.1})
     assert project.rejected() == {4: "timestamp_negative"}
     assert '"nested": {"actor_id":' in pl.read_parquet(project.prepared / "rejected.parquet")["raw"][0]
 
 
-def test_a_zone_says_how_a_time_is_shown_not_when_it_was(project: Project, raw_events: pl.DataFrame) -> None:
+def test_the_time_zone_of_a_datetime_column_does_not_change_timestamps(
+    project: Project, raw_events: pl.DataFrame
+) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
-    plain = (project.prepared / "events.parquet").read_bytes()
+    expected = (project.prepared / "events.parquet").read_bytes()
     zoned = pl.from_epoch("timestamp").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Kathmandu")
     raw_events.with_columns(zoned).write_parquet(project.root / "log")
     project.run(project.root / "log", timestamp_unit="iso")
-    assert (project.prepared / "events.parquet").read_bytes() == plain
+    assert (project.prepared / "events.parquet").read_bytes() == expected
 
 
-def test_ids_are_never_changed_into_one_another(project: Project, raw_events: pl.DataFrame) -> None:
+def test_different_ids_are_never_merged(project: Project, raw_events: pl.DataFrame) -> None:
     text = raw_events.write_csv()
     (project.root / "log").write_text(text + "007,message,+8,1608640001\n")
     project.run(project.root / "log", {"max_rejected": 0.1}, format="csv")
@@ -415,36 +431,36 @@ def test_ids_are_never_changed_into_one_another(project: Project, raw_events: pl
     assert {" 1", "1"} <= set(ids)
 
 
-def test_timestamps_with_a_fraction_of_zeros_are_whole(project: Project, raw_events: pl.DataFrame) -> None:
+def test_timestamps_may_have_a_fraction_of_zeros(project: Project, raw_events: pl.DataFrame) -> None:
     write_text(project.root / "log", raw_events.with_columns(pl.format("{}.0", "timestamp").alias("timestamp")))
-    assert project.run(project.root / "log", format="csv").rejected == 0
+    assert project.run(project.root / "log", format="csv").num_rejected_rows == 0
 
 
-def test_an_id_column_taken_for_the_action_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
-    many = raw_events.with_columns(pl.format("act{}", pl.int_range(pl.len())).alias("action"))
-    many.write_parquet(project.root / "log")
-    assert "more than 255 different actions" in project.refuse(project.root / "log")
+def test_more_than_255_actions_are_refused(project: Project, raw_events: pl.DataFrame) -> None:
+    many_actions = raw_events.with_columns(pl.format("act{}", pl.int_range(pl.len())).alias("action"))
+    many_actions.write_parquet(project.root / "log")
+    assert "more than 255 different actions" in project.run_and_fail(project.root / "log")
 
 
-def test_a_role_without_events_is_warned_of(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_role_without_events_gives_a_warning(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
-    warned = project.run(project.root / "log", roles={"veiw": "signal"}).warnings
-    assert any(warning.startswith("roles_without_events: found 1") for warning in warned)
+    warnings = project.run(project.root / "log", roles={"veiw": "signal"}).warnings
+    assert any(warning.startswith("roles_without_events: found 1") for warning in warnings)
 
 
-def test_no_part_of_a_folder_is_left_out_silently(project: Project, raw_events: pl.DataFrame) -> None:
+def test_linked_folders_are_read_and_broken_links_are_errors(project: Project, raw_events: pl.DataFrame) -> None:
     folder, elsewhere = project.root / "log", project.root / "elsewhere"
-    for place in (folder, elsewhere):
-        place.mkdir()
+    for path in (folder, elsewhere):
+        path.mkdir()
     raw_events[:100].write_parquet(folder / "a")
     raw_events[100:].write_parquet(elsewhere / "b")
     (folder / "linked").symlink_to(elsewhere)
-    assert project.run(folder).read == raw_events.height
+    assert project.run(folder).num_rows_read == raw_events.height
     (folder / "broken").symlink_to(project.root / "nowhere")
-    assert "is a link to nowhere" in project.refuse(folder)
+    assert "is a link to nowhere" in project.run_and_fail(folder)
 
 
-def test_a_file_counts_once_however_many_links_lead_to_it(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_file_with_several_links_is_read_once(project: Project, raw_events: pl.DataFrame) -> None:
     folder, elsewhere = project.root / "folder", project.root / "elsewhere"
     (folder / "sub").mkdir(parents=True)
     raw_events[:150].write_parquet(folder / "sub" / "one")
@@ -455,23 +471,27 @@ def test_a_file_counts_once_however_many_links_lead_to_it(project: Project, raw_
     for name in ("linked", "linked_again"):
         (folder / name).symlink_to(elsewhere)
     assert [file.name for file in find_files(DataSettings(), folder)] == ["linked", "one", "two"]
-    assert project.run(folder).events == raw_events.height
-    (folder / "people.csv").write_text("user_id,town\n1,Bern\n")
-    (folder / "copy.csv").symlink_to("people.csv")
-    settings = DataSettings(attributes={"file": "people.csv", "categorical": ["town"]})
+    assert project.run(folder).num_events == raw_events.height
+    (folder / "users.csv").write_text("user_id,town\n1,Bern\n")
+    (folder / "copy.csv").symlink_to("users.csv")
+    settings = DataSettings(attributes={"file": "users.csv", "categorical": ["town"]})
     assert [file.name for file in find_files(settings, folder)] == ["linked", "one", "two"]
 
 
 @pytest.mark.parametrize(
     ("link", "target", "message"),
     [
-        ("again", ".", "folder/again in the event log leads back to .*/folder, which holds it"),
-        ("sub/up", "../..", "folder/sub/up in the event log leads back to .*, which holds it"),
-        ("sub/other", "../third", "folder/sub/other/back in the event log leads back to .*/folder/sub, which holds it"),
+        ("again", ".", "folder/again in the event log leads back to .*/folder, which contains it"),
+        ("sub/up", "../..", "folder/sub/up in the event log leads back to .*, which contains it"),
+        (
+            "sub/other",
+            "../third",
+            "folder/sub/other/back in the event log leads back to .*/folder/sub, which contains it",
+        ),
         ("itself", "itself", "folder/itself in the event log is a link that leads to itself"),
     ],
 )
-def test_a_loop_of_links_is_refused_by_name(
+def test_a_loop_of_links_is_an_error_with_its_path(
     link: str, target: str, message: str, project: Project, raw_events: pl.DataFrame
 ) -> None:
     folder = project.root / "folder"
@@ -485,22 +505,24 @@ def test_a_loop_of_links_is_refused_by_name(
         find_files(DataSettings(), folder)
 
 
-def test_corrupt_compressed_text_and_lines_ending_in_CR(project: Project, raw_events: pl.DataFrame) -> None:
-    packed = bytearray(gzip.compress(raw_events.write_csv().encode()))
-    packed[200:260] = bytes(60)
-    (project.root / "gz").write_bytes(bytes(packed))
-    assert "cannot be decompressed to its end" in project.refuse(project.root / "gz", format="csv")
+def test_corrupt_compressed_text_and_lines_that_end_in_cr_are_errors(
+    project: Project, raw_events: pl.DataFrame
+) -> None:
+    compressed = bytearray(gzip.compress(raw_events.write_csv().encode()))
+    compressed[200:260] = bytes(60)
+    (project.root / "gz").write_bytes(bytes(compressed))
+    assert "cannot be decompressed to its end" in project.run_and_fail(project.root / "gz", format="csv")
     (project.root / "mac").write_text(raw_events.write_csv(line_terminator="\r"), newline="")
-    assert "end in CR alone" in project.refuse(project.root / "mac", format="csv")
+    assert "end in CR alone" in project.run_and_fail(project.root / "mac", format="csv")
 
 
 def test_a_header_that_names_a_column_twice_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
     (project.root / "log").write_text("actor_id,action,target_id,timestamp,actor_id\n1,a,2,3,4\n")
-    assert "more than one column named actor_id" in project.refuse(project.root / "log", format="csv")
+    assert "more than one column named actor_id" in project.run_and_fail(project.root / "log", format="csv")
 
 
-def test_bad_rows_below_the_limit_never_fail_the_stage(project: Project, raw_events: pl.DataFrame) -> None:
-    """Though each sampled row is a bad one: the share that counts is that of all rows."""
+def test_fewer_rejected_rows_than_the_limit_never_fail_the_stage(project: Project, raw_events: pl.DataFrame) -> None:
+    """Not even if every sampled row is rejected: the critical rule is on the share of all rows."""
     rows = (
         pl.concat([raw_events] * 20)
         .sort("timestamp")
@@ -508,34 +530,34 @@ def test_bad_rows_below_the_limit_never_fail_the_stage(project: Project, raw_eve
     )
     rows.write_parquet(project.root / "log")
     result = project.run(project.root / "log", {"checked_rows": 1000, "max_duplicates": 1})
-    assert result.rejected == -(-rows.height // 128)
+    assert result.num_rejected_rows == -(-rows.height // 128)
 
 
-def test_datetimes_where_seconds_were_declared(project: Project, raw_events: pl.DataFrame) -> None:
+def test_datetimes_with_a_unit_of_seconds_are_refused(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.with_columns(pl.from_epoch("timestamp")).write_parquet(project.root / "log")
-    assert "Set data.timestamp_unit: iso" in project.refuse(project.root / "log")
+    assert "Set data.timestamp_unit: iso" in project.run_and_fail(project.root / "log")
 
 
-def test_a_source_that_is_not_there(project: Project) -> None:
+def test_a_missing_source_is_an_error(project: Project) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         project.run(project.root / "nowhere")
     assert list(project.root.rglob("*.parquet")) == []
 
 
-def test_a_log_that_an_ordinary_user_may_not_read(raw_events: pl.DataFrame) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+def test_a_log_without_read_permission_is_an_error(raw_events: pl.DataFrame) -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users cannot open pytest's folders
         project = Project(Path(name))
         project.root.chmod(0o777)
         raw_events.write_parquet(project.root / "log")
         (project.root / "log").chmod(0)
-        message = as_ordinary_user(lambda: project.run(project.root / "log"))
+        message = run_without_root(lambda: project.run(project.root / "log"))
         assert "may not be read by this user" in message
         assert not (project.prepared / "events.parquet").exists()
 
 
-def as_ordinary_user(work: Callable[[], Any]) -> str:
-    """The message that `work` fails with in a child process without root's rights."""
-    reading, writing = os.pipe()
+def run_without_root(work: Callable[[], Any]) -> str:
+    """The message of the SourceError of `work` in a child process without root privileges."""
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         text = "no error"
@@ -548,19 +570,19 @@ def as_ordinary_user(work: Callable[[], Any]) -> str:
             text = str(error)
         except BaseException as error:
             text = f"unexpected {error!r}"
-        os.write(writing, text.encode())
+        os.write(write_end, text.encode())
         os._exit(0)
-    os.close(writing)
+    os.close(write_end)
     os.waitpid(child, 0)
-    with os.fdopen(reading) as pipe:
+    with os.fdopen(read_end) as pipe:
         return pipe.read()
 
 
-def test_an_earlier_log_does_not_survive_a_refused_one(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_refused_log_removes_the_tables_of_an_earlier_one(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
     raw_events[:0].write_parquet(project.root / "log")
-    project.refuse(project.root / "log")
+    project.run_and_fail(project.root / "log")
 
 
 @pytest.mark.parametrize(
@@ -571,9 +593,9 @@ def test_an_earlier_log_does_not_survive_a_refused_one(project: Project, raw_eve
         ("folder", {}, {"texts": {"file": "texts.parquet"}}, "names texts.parquet, but there is no such file"),
         ("empty", {}, {}, "is a folder without files"),
     ],
-    ids=["log", "earlier users", "table of texts", "folder"],
+    ids=["log", "previous users", "table of texts", "folder"],
 )
-def test_what_is_not_there_leaves_everything_as_it_was(
+def test_missing_inputs_leave_all_outputs_unchanged(
     source: str, rules: dict[str, Any], data: dict[str, Any], message: str, project: Project, raw_events: pl.DataFrame
 ) -> None:
     for name in ("folder", "empty"):
@@ -587,7 +609,7 @@ def test_what_is_not_there_leaves_everything_as_it_was(
     assert {path: files.sha256(path) for path in project.root.rglob("*") if path.is_file()} == before
 
 
-def test_a_prepared_log_that_was_tampered_with_is_refused(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_prepared_log_that_breaks_its_contract_is_an_error(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     project.run(project.root / "log")
     path = project.prepared / "events.parquet"
@@ -596,7 +618,7 @@ def test_a_prepared_log_that_was_tampered_with_is_refused(project: Project, raw_
         EventLog.read(project.prepared)
 
 
-def test_warnings_do_not_fail(project: Project, raw_events: pl.DataFrame) -> None:
+def test_warnings_do_not_fail_the_stage(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
     result = project.run(project.root / "log", {"min_days": 1000})
     assert [warning.split(":")[0] for warning in result.warnings] == ["days"]
@@ -609,13 +631,13 @@ def test_warnings_do_not_fail(project: Project, raw_events: pl.DataFrame) -> Non
     }
 
 
-def test_a_unit_finer_than_the_timestamps_is_warned_of(project: Project, raw_events: pl.DataFrame) -> None:
+def test_a_unit_finer_than_that_of_the_timestamps_gives_a_warning(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
-    warned = project.run(project.root / "log", timestamp_unit="ms").warnings
-    assert any("is data.timestamp_unit finer than its timestamps?" in warning for warning in warned)
+    warnings = project.run(project.root / "log", timestamp_unit="ms").warnings
+    assert any("is data.timestamp_unit finer than its timestamps?" in warning for warning in warnings)
 
 
-def test_the_rules_see_evenly_spaced_rows_of_a_long_log(project: Project, raw_events: pl.DataFrame) -> None:
+def test_rules_on_rows_are_checked_on_a_sample_of_a_long_log(project: Project, raw_events: pl.DataFrame) -> None:
     pl.concat([raw_events] * 20).sort("timestamp").write_parquet(project.root / "log")
     project.run(project.root / "log", {"checked_rows": 1000, "max_duplicates": 1})
-    assert "saw every 8th row" in (project.reports / "validation" / "report.md").read_text()
+    assert "checked on every 8th row" in (project.reports / "validation" / "report.md").read_text()

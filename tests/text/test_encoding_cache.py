@@ -9,7 +9,7 @@ import numpy as np
 from befriend.text.encoding_cache import EncodingCache
 
 
-def test_a_text_is_encoded_once_also_across_caches_of_one_folder(tmp_path: Path) -> None:
+def test_a_text_is_encoded_once_across_caches_of_the_same_folder(tmp_path: Path) -> None:
     encoded: list[str] = []
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -22,7 +22,7 @@ def test_a_text_is_encoded_once_also_across_caches_of_one_folder(tmp_path: Path)
     assert sorted(encoded) == ["aa", "b", "ccc"]
 
 
-def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
+def test_texts_of_a_damaged_file_are_encoded_again(tmp_path: Path) -> None:
     def encode(texts: list[str]) -> np.ndarray:
         return np.ones((len(texts), 2), np.float32)
 

@@ -33,9 +33,9 @@ def test_words_folded_into_one_column_are_added_with_their_signs() -> None:
 
 def test_words_are_counted_over_all_texts_of_a_user(tmp_path: Path) -> None:
     side, _ = encoder_sides(ModelConfig(user_model_name="random", item_model_name="random", tuned_layers=1), tmp_path)
-    rows = np.array([side.row_of(text) for text in ("kettle kettle", "kettle", "pot")])
-    single = np.array([side.row_of("kettle")]), np.array([side.row_of("pot")])
-    side.read(HashedTfidf.of(["kettle", "pot"], 4096))  # both words equally rare
+    rows = np.array([side.add_text(text) for text in ("kettle kettle", "kettle", "pot")])
+    single = np.array([side.add_text("kettle")]), np.array([side.add_text("pot")])
+    side.index_new_texts(HashedTfidf.of(["kettle", "pot"], 4096))  # both words equally rare
     user, kettle, pot = side.words([rows, *single])
     kettle_weight, pot_weight = 1 + math.log(3), 1.0
     length = math.hypot(kettle_weight, pot_weight)

@@ -28,10 +28,10 @@ def test_ties_count_half() -> None:
 
 
 def test_the_threshold_is_the_one_with_the_best_f1() -> None:
-    scores, true = np.array([[0.9, 0.7, 0.6, 0.1]]), np.array([[True, True, False, False]])
-    assert text_metrics.best_threshold(scores, true) == 0.7
-    assert text_metrics.zero_shot(scores, true, 0.7) == {"f1": 1.0, "auc": 1.0}
-    assert text_metrics.zero_shot(scores, true, 0.6)["f1"] == pytest.approx(0.8)
+    scores, is_true = np.array([[0.9, 0.7, 0.6, 0.1]]), np.array([[True, True, False, False]])
+    assert text_metrics.best_threshold(scores, is_true) == 0.7
+    assert text_metrics.zero_shot(scores, is_true, 0.7) == {"f1": 1.0, "auc": 1.0}
+    assert text_metrics.zero_shot(scores, is_true, 0.6)["f1"] == pytest.approx(0.8)
 
 
 def test_auc_is_the_share_of_pairs_in_which_the_true_statement_scores_higher() -> None:
@@ -40,7 +40,7 @@ def test_auc_is_the_share_of_pairs_in_which_the_true_statement_scores_higher() -
 
 
 def test_author_metrics_match_values_computed_by_hand() -> None:
-    metrics = text_metrics.authors(np.array([[0.9, 0.1], [0.8, 0.2]]))
+    metrics = text_metrics.author_retrieval(np.array([[0.9, 0.1], [0.8, 0.2]]))
     assert metrics == {"mrr": 0.75, "recall@1": 0.5, "recall@10": 1.0}
 
 
@@ -56,6 +56,6 @@ def test_similarity_compares_cosines_with_shared_attributes() -> None:
 
 def test_space_metrics_of_orthogonal_users_match_values_computed_by_hand() -> None:
     users, statements = np.eye(3), np.eye(3)
-    metrics = text_metrics.space(users, statements, np.eye(3, dtype=bool))
+    metrics = text_metrics.embedding_space(users, statements, np.eye(3, dtype=bool))
     assert metrics["alignment"] == 0 and metrics["anisotropy"] == pytest.approx(0)
     assert metrics["uniformity"] == pytest.approx(-4) and metrics["effective_rank"] == pytest.approx(2)

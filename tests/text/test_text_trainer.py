@@ -96,11 +96,11 @@ def test_a_duplicate_statement_is_never_a_negative(tmp_path: Path, cache: Path) 
     assert len(with_duplicate.pool) == 1
     batches = t.objective.batches(0)
     for batch in (batches[k] for k in range(len(batches))):
-        rows, columns = len(batch.asks), batch.true.shape[1]
+        rows, columns = len(batch.labelled_rows), batch.is_positive.shape[1]
         texts = batch.statements.text.tolist()
         for row in range(rows):
             equal = [column for column in range(columns) if texts[column] == texts[row]]
-            assert all(bool(batch.true[row, column]) for column in equal)
+            assert all(bool(batch.is_positive[row, column]) for column in equal)
 
 
 def test_a_training_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, cache: Path) -> None:
@@ -160,9 +160,11 @@ def test_a_tuned_encoder_is_saved_with_its_tower(tuned: int | str, cache: Path, 
     assert float(vector.norm()) == pytest.approx(1, abs=1e-5)
 
 
-def test_users_without_statements_train_by_the_halves_of_their_texts(tmp_path: Path, cache: Path) -> None:
-    silent = [UserData(user.user_id, user.chunks) for user in simulated_users(8)]
-    t = UniversalUserEmbeddingTrainer(CONFIG, silent, silent, output=tmp_path / "t", cache=cache)
+def test_users_without_statements_are_trained_on_halves_of_their_texts(tmp_path: Path, cache: Path) -> None:
+    without_statements = [UserData(user.user_id, user.chunks) for user in simulated_users(8)]
+    t = UniversalUserEmbeddingTrainer(
+        CONFIG, without_statements, without_statements, output=tmp_path / "t", cache=cache
+    )
     before = {name: value.clone() for name, value in t.model.user.named_parameters()}
     fitted = t.train()
     assert fitted is not None
@@ -259,18 +261,18 @@ def test_a_statement_of_validation_users_only_is_no_negative(tmp_path: Path, cac
     objective = UniversalUserEmbeddingTrainer(
         CONFIG, simulated_users(6), validation_users, output=tmp_path / "t", cache=cache
     ).objective
-    side, rows = objective.corpus.item_side, [row for row, _, _ in objective.pool]
-    assert side.texts[rows[-1]] == "interested in weather" and len(rows) == objective.learnable + 1
-    assert side.dense is not None
+    side, rows = objective.corpus.statement_side, [row for row, _, _ in objective.pool]
+    assert side.texts[rows[-1]] == "interested in weather" and len(rows) == objective.num_training_statements + 1
+    assert side.encoder_vectors is not None
     batches = objective.batches(0)
-    vectors = torch.cat([batches[k].statement_passages.dense for k in range(len(batches))])  # type: ignore[misc]
-    in_batches = [bool((vectors == torch.from_numpy(side.dense[row])).all(1).any()) for row in rows]
-    assert in_batches == [True] * objective.learnable + [False]
+    vectors = torch.cat([batches[k].statement_passages.encoder_vectors for k in range(len(batches))])  # type: ignore[misc]
+    in_batches = [bool((vectors == torch.from_numpy(side.encoder_vectors[row])).all(1).any()) for row in rows]
+    assert in_batches == [True] * objective.num_training_statements + [False]
 
 
 def test_statement_and_context_have_their_own_lengths(tmp_path: Path, cache: Path) -> None:
     t = trainer(tmp_path, cache, max_context_length=4, max_statement_length=8)
     long = " ".join(["tea"] * 20)
     text, context, _ = t.corpus.statement(Statement(long, long))
-    texts = t.corpus.item_side.texts
+    texts = t.corpus.statement_side.texts
     assert (len(texts[text].split()), len(texts[context].split())) == (8, 4)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from befriend.text import ModelConfig
 from befriend.text.towers import (
-    HIGHEST,
-    LOWEST,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     PassageBatch,
     StatementBatch,
     Temperature,
@@ -100,8 +100,8 @@ def test_untrained_attention_is_the_mean() -> None:
 
 def test_both_towers_begin_with_the_same_vectors() -> None:
     towers = UniversalUserEmbedding(CONFIG, (DENSE, DENSE), (0, 0)).eval()
-    inputs = torch.cat([passages(50).dense, words(50)], 1)  # type: ignore[list-item]
-    towers.begin(inputs, inputs)
+    inputs = torch.cat([passages(50).encoder_vectors, words(50)], 1)  # type: ignore[list-item]
+    towers.initialise(inputs, inputs)
     single_chunks = users(torch.arange(5)[:, None], torch.ones(5, 1).bool(), torch.zeros(5, 1))
     statements = StatementBatch(torch.arange(5), torch.full((5,), -1), words(5), torch.zeros(5, 0))
     assert torch.allclose(towers.user(passages(), single_chunks), towers.item(passages(), statements), atol=1e-5)
@@ -114,10 +114,10 @@ def test_a_context_changes_a_statement() -> None:
 
 def test_metadata_numbers_change_both_towers() -> None:
     m = make_model(use_user_metadata=True, use_item_metadata=True)
-    zeros, twos = (replace(ONE_USER, numbers=torch.full((1, 4), x)) for x in (0.0, 2.0))
+    zeros, twos = (replace(ONE_USER, numeric_features=torch.full((1, 4), x)) for x in (0.0, 2.0))
     assert not torch.allclose(m.user(passages(), zeros), m.user(passages(), twos), atol=1e-3)
     zero_numbers, two_numbers = m.item(
-        passages(), replace(statements_with([-1, -1]), numbers=torch.tensor([[0.0] * 3, [2.0] * 3]))
+        passages(), replace(statements_with([-1, -1]), numeric_features=torch.tensor([[0.0] * 3, [2.0] * 3]))
     )
     assert not torch.allclose(zero_numbers, two_numbers, atol=1e-3)
 
@@ -128,4 +128,4 @@ def test_the_temperature_stays_in_bounds() -> None:
     for logit in (-1e3, -1.0, 0.0, 1.0, 1e3):
         with torch.no_grad():
             temperature.logit.fill_(logit)
-        assert LOWEST - 1e-9 <= temperature().item() <= HIGHEST + 1e-9
+        assert MIN_TEMPERATURE - 1e-9 <= temperature().item() <= MAX_TEMPERATURE + 1e-9

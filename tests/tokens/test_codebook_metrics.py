@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from befriend.tokens.codebook_metrics import code_usage, collision_figures, communities, community_agreement
+from befriend.tokens.codebook_metrics import code_usage, collision_metrics, communities, community_agreement
 from befriend.tokens.token_settings import TokenizeSettings
 from tests.tokens.test_user_vectors import START, InteractionGraph, two_cliques
 
 
 def test_collisions_of_six_users() -> None:
-    figures = collision_figures(torch.tensor([[0, 1], [0, 1], [0, 1], [2, 2], [2, 2], [3, 0]]))
+    figures = collision_metrics(torch.tensor([[0, 1], [0, 1], [0, 1], [2, 2], [2, 2], [3, 0]]))
     assert figures == {"unique_share": 0.5, "collision_rate": pytest.approx(5 / 6), "largest_bucket": 3}
 
 

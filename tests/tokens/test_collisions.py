@@ -1,4 +1,4 @@
-"""STUs are distinct, whatever the vectors, and none changes when users join."""
+"""STUs are distinct for all vectors, and do not change when users join."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from befriend.errors import DataError
-from befriend.tokens.collisions import append_digit, assign_in_order, assign_nearest_first
+from befriend.tokens.collisions import append_digit, assign_by_distance, assign_in_order
 from befriend.tokens.quantizer import decode, encode, nearest
 
 NO_STUS = torch.zeros(0, 3, dtype=torch.long)
@@ -40,16 +40,16 @@ def test_without_collisions_reassignment_changes_nothing() -> None:
     index, users_of_stu = torch.unique(nearest_codes, dim=0, return_inverse=True, return_counts=True)[1:]
     is_alone = (users_of_stu == 1)[index]
     assert is_alone.any()
-    assert torch.equal(assign_nearest_first(vectors[is_alone], books), nearest_codes[is_alone])
+    assert torch.equal(assign_by_distance(vectors[is_alone], books), nearest_codes[is_alone])
 
 
-def test_the_farthest_of_colliding_users_moves_to_the_nearest_code_with_room() -> None:
+def test_the_farthest_of_colliding_users_moves_to_the_nearest_code_with_capacity() -> None:
     books = [torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [3.0]])]
-    assert assign_nearest_first(torch.tensor([[0.1], [0.3]]), books).tolist() == [[0, 0], [0, 1]]
-    assert assign_nearest_first(torch.tensor([[0.3], [0.1], [0.2]]), books).tolist() == [[0, 1], [0, 0], [0, 2]]
+    assert assign_by_distance(torch.tensor([[0.1], [0.3]]), books).tolist() == [[0, 0], [0, 1]]
+    assert assign_by_distance(torch.tensor([[0.3], [0.1], [0.2]]), books).tolist() == [[0, 1], [0, 0], [0, 2]]
 
 
-def test_of_colliding_users_who_join_the_later_one_moves() -> None:
+def test_the_later_of_colliding_users_who_join_gets_another_code() -> None:
     books = [torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [3.0]])]
     no_stus = NO_STUS[:, :2]
     assert assign_in_order(torch.tensor([[0.3], [0.1], [0.2]]), books, no_stus).tolist() == [[0, 0], [0, 1], [0, 2]]
@@ -68,9 +68,9 @@ ADVERSARIAL = {
 
 
 @pytest.mark.parametrize("vectors", ADVERSARIAL.values(), ids=list(ADVERSARIAL))
-def test_every_user_has_a_distinct_stu_whatever_the_vectors(vectors: Tensor) -> None:
+def test_stus_are_distinct_for_adversarial_vectors(vectors: Tensor) -> None:
     books = codebooks((4, 4, 4))
-    assert distinct(assign_nearest_first(vectors, books))
+    assert distinct(assign_by_distance(vectors, books))
     assert distinct(assign_in_order(vectors, books, NO_STUS))
     digits = append_digit(encode(vectors, books), torch.zeros(0, 4, dtype=torch.long), 64)
     assert distinct(digits)
@@ -82,7 +82,7 @@ def test_every_user_has_a_distinct_stu_whatever_the_vectors(vectors: Tensor) -> 
 def test_users_who_join_get_new_stus_that_do_not_depend_on_later_users(points: list[tuple[int, int]], cut: int) -> None:
     vectors = torch.tensor(points, dtype=torch.float32).view(-1, 2)
     books = codebooks((3, 4, 5))
-    first = assign_nearest_first(vectors[:cut], books)
+    first = assign_by_distance(vectors[:cut], books)
     later = assign_in_order(vectors[cut:], books, first)
     assert distinct(torch.cat([first, later]))
     for user, vector in enumerate(vectors[cut:]):  # as without the users who join later
@@ -96,14 +96,14 @@ def test_users_who_join_get_new_stus_that_do_not_depend_on_later_users(points: l
 def test_balance_bounds_how_many_share_a_prefix() -> None:
     vectors = torch.randn(200, 2, generator=torch.Generator().manual_seed(4)) ** 3
     books = codebooks((5, 8, 20))
-    unbalanced, balanced = (assign_nearest_first(vectors, books, balance) for balance in (None, 1.2))
+    unbalanced, balanced = (assign_by_distance(vectors, books, balance) for balance in (None, 1.2))
     assert unbalanced[:, 0].bincount().max() > 48 >= balanced[:, 0].bincount().max()  # 1.2 * 200 / 5
     assert distinct(balanced)
 
 
-def test_more_users_than_stus_are_refused() -> None:
+def test_more_users_than_stus_are_rejected() -> None:
     with pytest.raises(DataError, match="9 users need an STU, and 2 x 2 x 2 codes make 8"):
-        assign_nearest_first(torch.zeros(9, 2), codebooks((2, 2, 2)))
+        assign_by_distance(torch.zeros(9, 2), codebooks((2, 2, 2)))
     with pytest.raises(DataError, match="9 users need an STU"):
         assign_in_order(torch.zeros(1, 2), codebooks((2, 2, 2)), torch.cartesian_prod(*[torch.arange(2)] * 3))
     with pytest.raises(DataError, match=r"5 users share the codes .* the extra digit has 4 values"):
@@ -118,4 +118,4 @@ def test_the_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(f"befriend.tokens.{module}.BLOCK", 40)
     assert torch.equal(nearest(vectors, books[0]), codes)
     assert torch.equal(assign_in_order(vectors, books, NO_STUS), stus)
-    assert distinct(assign_nearest_first(vectors, books))
+    assert distinct(assign_by_distance(vectors, books))

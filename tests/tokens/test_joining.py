@@ -1,4 +1,4 @@
-"""A user who joins a table gets an STU from what is known then; no later event and no later user changes it."""
+"""A user who joins a table gets an STU from events and texts up to then; later events and users do not change it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRAINING_POSTS: list[Post] = [(0, START - 1, 0)]
 
 @dataclass(frozen=True)
 class DatedLog:
-    """Events and texts up to some second, with internal ids as stage validate gives them: by first event, then by first text."""
+    """Events and texts up to some second, with internal ids as in stage validate: by first event, then by first text."""
 
     log: EventLog
     texts: TextVectors
@@ -66,7 +66,7 @@ class DatedLog:
 
     def stus(self, tokens: StuTokenizer) -> dict[int, list[int]]:
         """The STU of each user, by external id."""
-        table = replace(tokens, texts=self.texts).with_newcomers(self.log).table
+        table = replace(tokens, texts=self.texts).add_newcomers(self.log).table
         return dict(zip(self.user_ids, table.stus.tolist(), strict=True))
 
 
@@ -85,13 +85,13 @@ def make_trained(**options: Any) -> StuTokenizer:
     quantizer = residual_kmeans.fit_residual_kmeans(vectors, settings.sizes(KNOWN), 5, 0, 1)
     sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
     empty = StuTable(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
-    return StuTokenizer(settings, embedding, quantizer, empty, log.lineage(), "", START + 1, texts).with_training_users(
+    return StuTokenizer(settings, embedding, quantizer, empty, log.lineage(), "", START + 1, texts).add_training_users(
         vectors, log
     )
 
 
 def one_level_tokens(*codes: float) -> StuTokenizer:
-    """Tokens of one level with these codes; vectors are numbers that users wrote, and users of the training part have none."""
+    """A tokenizer with one level and these codes, for text vectors of width 1. Its training users have no texts."""
     quantizer = Quantizer((torch.tensor(codes)[:, None],), nn.Identity(), nn.Identity())
     table = StuTable(torch.arange(KNOWN)[:, None] + len(codes) - KNOWN, (len(codes),))  # the last ten codes
     embedding = SpectralEmbedding(np.zeros((KNOWN, 1), np.float32), np.zeros(1, np.float32))
@@ -104,7 +104,7 @@ FAR = [100.0 + k for k in range(KNOWN)]
 
 
 def with_numbers(posts: list[tuple[int, int, float]], events: list[Event] = TRAINING) -> DatedLog:
-    """Events, and users who wrote numbers."""
+    """Events, and posts (user, second, value) whose text vector is the value."""
     dated = DatedLog.of(events, [(user, second, row) for row, (user, second, _) in enumerate(posts)])
     return replace(dated, texts=replace(dated.texts, vectors=torch.tensor([[value] for _, _, value in posts])))
 
@@ -121,7 +121,7 @@ def test_users_at_retraining_get_codes_in_the_order_in_which_they_joined() -> No
     events = [*TRAINING, (20, "hi", 0, START + 30), (30, "hi", 0, START + 30)]
     dated = with_numbers([(20, START + 10, 0.3), (30, START + 20, 0.1)], events)
     tokens = replace(one_level_tokens(0.0, 1.0, *FAR), texts=dated.texts)
-    assert tokens.with_users_at(dated.log, dated.log.num_events).table.stus[KNOWN:].tolist() == [[0], [1]]
+    assert tokens.add_users_until(dated.log, dated.log.num_events).table.stus[KNOWN:].tolist() == [[0], [1]]
 
 
 def test_the_user_who_joined_first_gets_its_code_first_whatever_the_internal_ids() -> None:

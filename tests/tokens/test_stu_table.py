@@ -1,4 +1,4 @@
-"""The table of STUs: distinct rows, the same after saving, and longer versions that begin alike."""
+"""The table of STUs: distinct rows, saving and loading, and later versions that begin with the same rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_longer_table_begins_with_the_shorter() -> None:
     assert StuTable(STUS, (5, 3)).digest() != table.digest()
 
 
-def test_same_prefix_lists_the_other_users_with_the_same_first_tokens() -> None:
+def test_users_with_same_prefix_are_the_other_users_with_the_same_first_tokens() -> None:
     table = StuTable(STUS, (4, 3))
-    assert table.same_prefix(0, 1).tolist() == [1, 3]
-    assert table.same_prefix(0, 2).tolist() == []
-    assert table.same_prefix(2, 1).tolist() == []
+    assert table.users_with_same_prefix(0, 1).tolist() == [1, 3]
+    assert table.users_with_same_prefix(0, 2).tolist() == []
+    assert table.users_with_same_prefix(2, 1).tolist() == []
 
 
-def test_invalid_tables_are_refused() -> None:
+def test_invalid_tables_are_rejected() -> None:
     with pytest.raises(DataError, match=r"users 1 and 2 have the same STU, \[0, 2\]"):
         StuTable(torch.tensor([[0, 1], [0, 2], [0, 2]]), (4, 3))
     with pytest.raises(DataError, match="outside of its vocabulary, 3 x 3"):

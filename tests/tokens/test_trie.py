@@ -82,12 +82,12 @@ def test_counts_of_allowed_users_equal_those_of_brute_force(
             ]
 
 
-def test_two_users_with_one_stu_are_named() -> None:
+def test_two_users_with_the_same_stu_are_an_error_that_names_them() -> None:
     with pytest.raises(DataError, match="users 1 and 3 have the same STU"):
         Trie.of(torch.tensor([[0, 0], [1, 5], [2, 0], [1, 5]]))
 
 
-def test_tokens_that_do_not_fit_are_refused() -> None:
+def test_tokens_out_of_range_are_rejected() -> None:
     for token in (-1, 2**15):
         with pytest.raises(DataError, match="tokens lie between 0 and 32767"):
             Trie.of(torch.tensor([[0, token]]))

@@ -1,4 +1,4 @@
-"""User vectors from contacts: communities are apart, weight and age of ties count, and later users are embedded alike."""
+"""User vectors from events: communities are separated, edges depend on weight and age, later users are embedded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ START = 1_600_000_000
 
 
 def two_cliques(size: int = 8) -> EventLog:
-    """Two groups in which every user writes to every other, tied by one message."""
+    """Two groups in which every user writes to every other user, connected by one message."""
     pairs = [(a, b) for a in range(size) for b in range(size) if a != b]
     events = [(a + offset, "hi", b + offset, START + k) for offset in (0, size) for k, (a, b) in enumerate(pairs)]
     events.append((0, "hi", size, START + len(pairs)))
@@ -31,7 +31,7 @@ def test_the_adjacency_of_a_small_log() -> None:
     assert np.allclose(graph, graph.T)
     assert graph[0, 1] == pytest.approx(np.log1p(0.5 * (1 + 0.5)))  # a message and half a view, both a half-life old
     assert graph[0, 2] == pytest.approx(np.log1p(1))
-    assert graph[1, 2] == 0  # a block makes no tie
+    assert graph[1, 2] == 0  # a block makes no edge
 
 
 def test_users_of_one_community_have_similar_vectors() -> None:
@@ -61,9 +61,9 @@ def test_a_later_user_has_a_vector_near_those_of_its_contacts() -> None:
     log = two_cliques()
     graph = InteractionGraph(90, {}).adjacency(log, np.arange(log.num_events), START)
     embedding = SpectralEmbedding.of(graph, 2, seed=0)  # further axes of two cliques depend on rounding
-    ties = np.zeros((3, 16))
-    ties[0, [1, 2]], ties[1, [9, 12]] = 1, 1  # two later users with two contacts each, and one without
-    first, second, without_contacts = embedding.embed(csr_array(ties))
+    edge_weights = np.zeros((3, 16))
+    edge_weights[0, [1, 2]], edge_weights[1, [9, 12]] = 1, 1  # two later users with two contacts each, and one without
+    first, second, without_contacts = embedding.embed(csr_array(edge_weights))
     vectors = embedding.embed(graph)
     assert (first @ vectors[:8].T).min() > 0.7 > (first @ vectors[8:].T).max()
     assert (second @ vectors[8:].T).min() > 0.7 > (second @ vectors[:8].T).max()

@@ -33,7 +33,9 @@ def test_a_saved_checkpoint_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     assert json.dumps(loaded.state, sort_keys=True) == json.dumps(STATE, sort_keys=True)
 
 
-def test_a_missing_checkpoint_is_none_without_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_loads_as_none_without_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert checkpoint.load(tmp_path / "a") is None
     assert capsys.readouterr().err == ""
 
@@ -47,7 +49,7 @@ def test_any_damage_is_detected_and_reported(tmp_path: Path, capsys: pytest.Capt
     for content in [*damaged[::7], damaged[-1], *truncated, b"no checkpoint"]:
         path.write_bytes(content)
         assert checkpoint.load(path) is None
-        assert "training starts anew" in capsys.readouterr().err
+        assert "training starts from the beginning" in capsys.readouterr().err
 
 
 def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,7 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_file_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_a_half_written_file_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", Checkpoint(TENSORS, STATE))
     (tmp_path / ".a.123.tmp").write_bytes(b"half")
     assert checkpoint.load(tmp_path / "a") is not None

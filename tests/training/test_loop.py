@@ -36,7 +36,7 @@ class Scripted(Tiny):
 def test_early_stopping_returns_to_the_best_weights(tmp_path: Path) -> None:
     objective = Scripted(1.0, 3.0, 3.0, 2.0, 9.0)  # an equal value is no gain
     fitted = train(objective, tmp_path, SETTINGS.model_copy(update={"epochs": 5, "patience": 2}))
-    assert (fitted.epochs, fitted.best_epoch, fitted.value, fitted.stopped_early) == (4, 2, 3.0, True)
+    assert (fitted.num_epochs, fitted.best_epoch, fitted.best_value, fitted.stopped_early) == (4, 2, 3.0, True)
     assert weights(objective) == objective.validated[1] != objective.validated[3]
     assert [row["validation/gain"] for row in fitted.history] == [1.0, 3.0, 3.0, 2.0]
     assert (tmp_path / "curves/metrics.json").read_text().count('"gain": 3.0') == 1
@@ -44,7 +44,7 @@ def test_early_stopping_returns_to_the_best_weights(tmp_path: Path) -> None:
 
 def test_patience_that_runs_out_in_the_last_epoch_is_no_early_stop(tmp_path: Path) -> None:
     fitted = train(Scripted(2.0, 1.0), tmp_path, SETTINGS.model_copy(update={"epochs": 2, "patience": 1}))
-    assert (fitted.epochs, fitted.best_epoch, fitted.stopped_early) == (2, 1, False)
+    assert (fitted.num_epochs, fitted.best_epoch, fitted.stopped_early) == (2, 1, False)
 
 
 def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
@@ -120,33 +120,33 @@ class GradientRecorder(Tiny):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norms: list[float] = []
+        self.gradient_norms: list[float] = []
 
     def loss(self, batch: Rows) -> BatchLoss:
         losses = super().loss(batch)
-        return BatchLoss(losses.loss * 1000, losses.positions, {})
+        return BatchLoss(losses.loss * 1000, losses.num_positions, {})
 
     def batches(self, epoch: int) -> Sequence[Rows]:
-        self.read()
+        self.record_norm()
         return super().batches(epoch)
 
     def validate(self) -> dict[str, float]:
-        self.read()
+        self.record_norm()
         return super().validate()
 
-    def read(self) -> None:
+    def record_norm(self) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if gradients:
-            self.norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+            self.gradient_norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
 
 
 def test_gradients_are_clipped_to_the_given_norm(tmp_path: Path) -> None:
     clipped, free = GradientRecorder(), GradientRecorder()
     train(clipped, tmp_path / "clipped", SETTINGS.model_copy(update={"gradient_clip": 0.5}))
     train(free, tmp_path / "free", SETTINGS.model_copy(update={"gradient_clip": None}))
-    assert clipped.norms
-    assert max(clipped.norms) == pytest.approx(0.5, rel=1e-4)
-    assert min(free.norms) > 50
+    assert clipped.gradient_norms
+    assert max(clipped.gradient_norms) == pytest.approx(0.5, rel=1e-4)
+    assert min(free.gradient_norms) > 50
 
 
 class Weighted(Tiny):
@@ -172,7 +172,7 @@ def test_metrics_of_an_epoch_are_means_over_positions(tmp_path: Path) -> None:
 class Broken(Tiny):
     def loss(self, batch: Rows) -> BatchLoss:
         losses = super().loss(batch)
-        return BatchLoss(losses.loss * (torch.nan if self.losses == 8 else 1), losses.positions, losses.metrics)
+        return BatchLoss(losses.loss * (torch.nan if self.losses == 8 else 1), losses.num_positions, losses.metrics)
 
 
 def test_a_loss_that_is_nan_stops_training_with_advice(tmp_path: Path) -> None:

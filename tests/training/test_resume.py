@@ -1,4 +1,5 @@
-"""A training stopped at any time ends with the bytes of an uninterrupted one; several processes end with equal weights."""
+"""A training stopped at any time ends with the bytes of an uninterrupted one; several processes end with equal
+weights."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def test_a_run_killed_in_any_step_ends_with_the_same_bytes(
     assert (weights(objective), content(tmp_path / "curves")) == reference
     last_checkpoint = max(step // BATCHES * BATCHES, step // 2 * 2)  # after each epoch, and every 2 steps
     assert objective.losses == 3 * BATCHES - last_checkpoint
-    assert fitted.epochs == 3
+    assert fitted.num_epochs == 3
 
 
 class Uneven(Tiny):
@@ -81,7 +82,7 @@ def test_a_finished_run_trains_nothing_again(reference: tuple[bytes, dict[str, b
     second = train(objective, tmp_path)
     assert objective.losses == objective.validations == 0
     assert (weights(objective), content(tmp_path / "curves")) == reference
-    assert (second.history, second.value, second.best_epoch) == (first.history, first.value, first.best_epoch)
+    assert (second.history, second.best_value, second.best_epoch) == (first.history, first.best_value, first.best_epoch)
     assert second.positions_per_second == 0 < first.positions_per_second
 
 
@@ -109,7 +110,7 @@ def test_training_starts_again_from_a_damaged_checkpoint(
     file.write_bytes(file.read_bytes()[:-9])
     objective = Tiny()
     train(objective, tmp_path)
-    assert "training starts anew" in capsys.readouterr().err
+    assert "training starts from the beginning" in capsys.readouterr().err
     assert objective.losses == 3 * BATCHES
     assert (weights(objective), content(tmp_path / "curves")) == reference
 
@@ -154,11 +155,15 @@ def test_two_processes_share_the_batches_and_end_with_equal_weights(tmp_path: Pa
     result = two_processes(tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "main.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
-    main, other = ([float(n) for n in (tmp_path / f"{name}.txt").read_text().split()] for name in ("main", "other"))
-    epochs = [[float(rows(100 * epoch + number).target.sum()) for number in range(BATCHES)] for epoch in range(3)]
-    assert main == [value for epoch in epochs for value in epoch[0::2]]
+    main_process, second_process = (
+        [float(n) for n in (tmp_path / f"{name}.txt").read_text().split()] for name in ("main", "other")
+    )
+    epochs = [
+        [float(rows(100 * epoch + batch_index).target.sum()) for batch_index in range(BATCHES)] for epoch in range(3)
+    ]
+    assert main_process == [value for epoch in epochs for value in epoch[0::2]]
     # In the last step the second process repeats the first batch.
-    assert other == [value for epoch in epochs for value in [*epoch[1::2], epoch[0]]]
+    assert second_process == [value for epoch in epochs for value in [*epoch[1::2], epoch[0]]]
     assert result.stderr.count("epoch 3 of 3") == 1
 
 
@@ -168,6 +173,6 @@ def test_two_killed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
     assert two_processes(tmp_path / "killed", dies_at_loss=5).returncode != 0
     assert not (tmp_path / "killed/main.safetensors").exists()
     assert two_processes(tmp_path / "killed").returncode == 0
-    whole, killed = (content(tmp_path / name / "curves") for name in ("whole", "killed"))
-    assert whole == killed
+    uninterrupted, killed = (content(tmp_path / name / "curves") for name in ("whole", "killed"))
+    assert uninterrupted == killed
     assert (tmp_path / "whole/main.safetensors").read_bytes() == (tmp_path / "killed/main.safetensors").read_bytes()

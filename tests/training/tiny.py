@@ -1,6 +1,8 @@
-"""A small model to train, with dropout, an embedding, a norm and a buffer; run as a program it trains itself.
+"""A small model to train, with dropout, an embedding, a norm and a buffer. As a program, it trains the model.
 
-python -m tests.training.tiny FOLDER SECONDS LOSS    trains into FOLDER, rests in every step, dies at a loss (-1: never)
+    python -m tests.training.tiny FOLDER SECONDS LOSS
+
+Trains in FOLDER, sleeps SECONDS in every step, and dies at the loss of index LOSS (-1: never).
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class EpochRows(Sequence[Rows]):
 
 
 class Tiny:
-    """Learns a sum. Dies at a given loss or validation; records the batches it saw by the sum of their targets."""
+    """Learns a weighted sum of inputs. Dies at a given loss or validation; records the sum of the targets of each
+    batch."""
 
     uneven: tuple[int, ...] = ()
     """number of additional batches in each epoch; empty: none in any"""
@@ -83,7 +86,7 @@ class Tiny:
         self.dies_at_loss, self.dies_at_validation = dies_at_loss, dies_at_validation
         self.rest, self.count = rest, batches
         self.losses = self.validations = 0
-        self.seen: list[float] = []
+        self.target_sums: list[float] = []
 
     def lr_multiplier(self, name: str) -> float:
         return 1.0
@@ -96,7 +99,7 @@ class Tiny:
             raise Killed
         self.losses += 1
         time.sleep(self.rest)
-        self.seen.append(float(batch.target.sum()))
+        self.target_sums.append(float(batch.target.sum()))
         error = self.model(batch) - batch.target
         return BatchLoss((error**2).mean(), ROWS, {"absolute error": error.detach().abs().mean()})
 
@@ -124,6 +127,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     tiny = Tiny(rest=float(sys.argv[2]), dies_at_loss=int(sys.argv[3]))
     fitted = train(tiny, folder)
-    process = "main" if fitted.main else "other"
+    process = "main" if fitted.is_main_process else "other"
     (folder / f"{process}.safetensors").write_bytes(save(dict(tiny.model.named_parameters())))
-    (folder / f"{process}.txt").write_text("\n".join(map(repr, tiny.seen)))
+    (folder / f"{process}.txt").write_text("\n".join(map(repr, tiny.target_sums)))

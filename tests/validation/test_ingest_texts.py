@@ -1,4 +1,4 @@
-"""Texts and statements: read from all formats, with internal ids of users and a reason for every refused row."""
+"""Ingestion of texts and statements: all formats, internal ids of users, and a reason for every rejected row."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from befriend.data.contracts import STATEMENTS, TEXTS, USERS, check
+from befriend.data.contracts import STATEMENTS, TEXTS, USERS, check_contract
 from befriend.data.erasure import erasure_digest
 from befriend.errors import DataError
 from befriend.readers.data_settings import DataSettings
 from befriend.validation.ingest_texts import IngestedTexts, ingest_texts
-from befriend.validation.rejected import RejectedWriter
+from befriend.validation.rejected_rows import RejectedWriter
 
 IDS = [30, 10, 20]  # the users of a log, by internal id
 
@@ -42,9 +42,9 @@ def read(
         ingested = ingest_texts(
             folder, DataSettings(**data), latest, users() if known_users is None else known_users, writer, erased
         )
-    check(ingested.texts.table, TEXTS, folder)
-    check(ingested.statements.table, STATEMENTS, folder)
-    check(ingested.users, USERS, folder)
+    check_contract(ingested.texts.table, TEXTS, folder)
+    check_contract(ingested.statements.table, STATEMENTS, folder)
+    check_contract(ingested.users, USERS, folder)
     return ingested
 
 
@@ -58,13 +58,13 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 POSTS: list[dict[str, Any]] = [
     {"user_id": 10, "timestamp": 50, "site": "chat", "text": " I like it ", "title": "On <b>", "tags": "<slow-food><tea_rooms>"},
-    {"user_id": 30, "timestamp": 9, "site": None, "text": "later, by order", "title": None, "tags": None},
+    {"user_id": 30, "timestamp": 9, "site": None, "text": "later, by row order", "title": None, "tags": None},
     {"user_id": 30, "timestamp": 9, "site": "blog", "text": "é\nsecond line", "title": " ", "tags": ""},
     {"user_id": 10, "timestamp": 40, "site": "chat", "text": "Sooner", "title": "On <b>", "tags": "tea_rooms"},
 ]  # fmt: skip
 ALL: dict[str, Any] = {"file": "t", "platform": "site", "title": "title", "tags": "tags"}
 TEXT_ROWS = [
-    (0, 9, "", "later, by order"),
+    (0, 9, "", "later, by row order"),
     (0, 9, "blog", "é\nsecond line"),
     (1, 40, "chat", "Sooner"),
     (1, 50, "chat", "I like it"),
@@ -78,18 +78,25 @@ STATEMENT_ROWS = [
 
 def test_all_formats_give_the_same_texts(tmp_path: Path) -> None:
     table = pl.DataFrame(POSTS)
-    forms: list[pl.DataFrame] = [
+    variants: list[pl.DataFrame] = [
         table,
         table.with_columns(pl.col("tags").str.extract_all(r"[^<>]+"), pl.col("site").cast(pl.Categorical)),
         table.with_columns(pl.from_epoch("timestamp"), pl.col("user_id").cast(pl.Float64)),
     ]
-    for k, form in enumerate(forms):
-        form.write_parquet(tmp_path / "t")
+    for k, variant in enumerate(variants):
+        variant.write_parquet(tmp_path / "t")
         ingested = read(tmp_path, texts=ALL, timestamp_unit="iso" if k == 2 else "s")
         assert (ingested.texts.table.rows(), ingested.statements.table.rows()) == (TEXT_ROWS, STATEMENT_ROWS)
-    lists = [row | {"tags": ["slow-food", "tea_rooms"]} if k == 0 else row for k, row in enumerate(POSTS)]
-    other_types = [row | {"user_id": float(row["user_id"]), "timestamp": str(row["timestamp"])} for row in lists]
-    for rows in (POSTS, lists, other_types, [{k: v for k, v in row.items() if v is not None} for row in POSTS]):
+    rows_with_lists = [row | {"tags": ["slow-food", "tea_rooms"]} if k == 0 else row for k, row in enumerate(POSTS)]
+    other_types = [
+        row | {"user_id": float(row["user_id"]), "timestamp": str(row["timestamp"])} for row in rows_with_lists
+    ]
+    for rows in (
+        POSTS,
+        rows_with_lists,
+        other_types,
+        [{k: v for k, v in row.items() if v is not None} for row in POSTS],
+    ):
         write_lines(tmp_path / "t", rows)
         as_lines = (tmp_path / "t").read_bytes()
         for content in (as_lines, gzip.compress(as_lines), b"\xef\xbb\xbf" + as_lines.replace(b"\n", b"\r\n\r\n")):
@@ -97,7 +104,7 @@ def test_all_formats_give_the_same_texts(tmp_path: Path) -> None:
             ingested = read(tmp_path, texts=ALL)
             assert (ingested.texts.table.rows(), ingested.statements.table.rows()) == (TEXT_ROWS, STATEMENT_ROWS)
     assert rejected(tmp_path) == []
-    assert ingested.texts.figures(ingested.users) == {
+    assert ingested.texts.metrics(ingested.users) == {
         "rows": 4, "rejected": 0, "rejected_share": 0.0, "rejected_by_reason": {}, "kept": 4,
         "users": 2, "users_without": 1, "users_without_events": 0, "per_user": {"median": 2.0, "max": 2},
     }  # fmt: skip
@@ -112,7 +119,7 @@ def test_tags_are_read_in_all_formats(tags: Any, tmp_path: Path) -> None:
     assert read(tmp_path, texts={"file": "t", "tags": "tags"}).statements.table.equals(statements)
 
 
-def test_statements_have_no_time_and_are_listed_once(tmp_path: Path) -> None:
+def test_statements_have_no_timestamp_and_no_duplicates(tmp_path: Path) -> None:
     rows = [
         {"user_id": 10, "about": " interested in tea ", "from": "bio"},
         {"user_id": 20, "about": "interested in tea", "from": None},
@@ -128,13 +135,13 @@ def test_statements_have_no_time_and_are_listed_once(tmp_path: Path) -> None:
         (1, None, "a writer", "bio"),
         (1, None, "interested in tea", ""),
         (1, None, "interested in tea", "bio"),
-        (2, None, "interested in tea", ""),  # the post's tag says it again
+        (2, None, "interested in tea", ""),  # also a tag of the text
         (2, 7, "interested in chess", ""),
     ]
-    assert (ingested.statements.read, ingested.texts.read) == (5, 1)
+    assert (ingested.statements.num_rows_read, ingested.texts.num_rows_read) == (5, 1)
 
 
-def test_refused_rows_are_written_as_read_with_their_reason(tmp_path: Path) -> None:
+def test_rejected_rows_are_written_unchanged_with_their_reason(tmp_path: Path) -> None:
     valid = '{"user_id": 10, "timestamp": 5, "text": "x"}'
     cases = [
         ('{"user_id": null, "timestamp": 5, "text": "x"}', "user_id_empty"),
@@ -165,18 +172,22 @@ def test_refused_rows_are_written_as_read_with_their_reason(tmp_path: Path) -> N
     ]
     assert rejected(tmp_path) == expected
     reasons = [reason for _, reason in cases]
-    assert ingested.texts.rejected == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-    assert (ingested.texts.read, ingested.statements.read, ingested.texts.examples.height) == (17, 2, 5)
+    assert ingested.texts.rejected_by_reason == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    assert (
+        ingested.texts.num_rows_read,
+        ingested.statements.num_rows_read,
+        ingested.texts.rejected_examples.height,
+    ) == (17, 2, 5)
 
 
-def test_refused_rows_of_a_parquet_table_are_written_as_json(tmp_path: Path) -> None:
+def test_rejected_rows_of_a_parquet_table_are_written_as_json(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": [10, None], "timestamp": 5, "text": "x", "more": [[1], [2]]}).write_parquet(tmp_path / "t")
     assert read(tmp_path, texts={"file": "t"}).texts.table.height == 1
     row = '{"user_id": null, "timestamp": 5, "text": "x", "more": [2]}'
     assert rejected(tmp_path) == [("t", 2, "user_id_empty", row)]
 
 
-def test_users_with_texts_only_follow_the_others_and_keep_their_internal_ids(tmp_path: Path) -> None:
+def test_users_with_only_texts_get_the_last_internal_ids_and_keep_them(tmp_path: Path) -> None:
     texts = [(77, 30), (10, 1), (5, 30), (66, 20), (77, 10)]
     write_lines(tmp_path / "t", [{"user_id": user, "timestamp": second, "text": "x"} for user, second in texts])
     write_lines(tmp_path / "s", [{"user_id": user, "statement": "y"} for user in (4, 20, 66, 3)])
@@ -187,7 +198,7 @@ def test_users_with_texts_only_follow_the_others_and_keep_their_internal_ids(tmp
     assert ingested.users[3:].drop("user", "user_id").unique().rows() == [(None, None, 0, 0, 0, False)]
     assert ingested.texts.table["user"].to_list() == [1, 3, 3, 4, 5]
     assert ingested.statements.table["user"].to_list() == [2, 4, 6, 7]
-    assert ingested.texts.figures(ingested.users)["users_without_events"] == 3
+    assert ingested.texts.metrics(ingested.users)["users_without_events"] == 3
     # Users 5 and 66 of an earlier run keep their internal ids.
     later = read(tmp_path, known_users=users([*IDS, 5, 66]), **options)
     assert later.users["user_id"].to_list() == [*IDS, 5, 66, 77, 3, 4]
@@ -198,12 +209,12 @@ def test_erased_users_have_no_texts_and_no_statements(tmp_path: Path) -> None:
     write_lines(tmp_path / "s", [{"user_id": user, "statement": "y"} for user in (10, 20, 99)])
     options = {"texts": {"file": "t", "tags": "tags"}, "statements": {"file": "s"}}
     ingested = read(tmp_path, erased=frozenset({erasure_digest(10), erasure_digest(99)}), **options)
-    assert (ingested.texts.table.height, ingested.texts.read, ingested.statements.read) == (0, 0, 1)
+    assert (ingested.texts.table.height, ingested.texts.num_rows_read, ingested.statements.num_rows_read) == (0, 0, 1)
     assert ingested.statements.table.rows() == [(2, None, "y", "")]
     assert ingested.users["user_id"].to_list() == IDS
 
 
-def test_string_ids_are_not_read_as_numbers(tmp_path: Path) -> None:
+def test_string_ids_are_not_converted_to_integers(tmp_path: Path) -> None:
     write_lines(tmp_path / "t", [{"user_id": user, "timestamp": 5, "text": "x"} for user in ("007", 7, "new")])
     ingested = read(tmp_path, users(["7", "007"]), id_type="string", texts={"file": "t"})
     assert ingested.texts.table["user"].to_list() == [0, 1, 2]
@@ -249,9 +260,9 @@ def test_an_unusable_file_is_an_error_with_its_name(content: Any, message: str, 
         read(tmp_path, texts={"file": "t"})
 
 
-def test_blocks_of_a_file_give_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_read_in_blocks_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pl.DataFrame(POSTS).write_parquet(tmp_path / "t")
-    monkeypatch.setattr("befriend.readers.parquet.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("befriend.readers.parquet.BATCH_ROWS", 1)
     assert read(tmp_path, texts=ALL).texts.table.rows() == TEXT_ROWS
     monkeypatch.setattr("befriend.readers.delimited.blocks.__defaults__", (100,))
     write_lines(tmp_path / "t", [*POSTS, {"timestamp": 5, "text": "x"}])

@@ -1,1 +1,1 @@
-"""Evaluation details behind the headline figures: slices, intervals, exposure, calibration, latency, clusters."""
+"""Evaluation beyond the headline metrics: slices, intervals, exposure, calibration, latency, clusters, comparisons."""

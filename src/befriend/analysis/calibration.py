@@ -1,7 +1,7 @@
-"""Calibration: do predicted probabilities match contact rates? Of users given 10 %, is every tenth the one contacted?
+"""Calibration of the models: whether predicted probabilities match the observed rate of contacts.
 
-The probability of a candidate is the softmax of the model's scores over all eligible candidates of the list. Only the
-top 10 of each list are shown, so only these are measured: reliability in bins of equal size, and their expected
+The probability of a candidate is the softmax of the model's scores over all eligible candidates of the list. Users see
+only the top 10 of a list, so only these are measured: a reliability table with bins of equal size, and the expected
 calibration error (Naeini, Cooper and Hauskrecht, 2015; Guo et al., 2017).
 """
 
@@ -26,53 +26,56 @@ from befriend.retrieval.requests import RequestBatch, group_by_cutoff
 from befriend.retrieval.retriever import ExcludedPairs
 
 TOP_K = 10  # users of each list that are measured
-BINS = 10
+NUM_BINS = 10
 MAX_LISTS = 1000  # measured per regime
-RELIABILITY: dict[str, Any] = {"bin": pl.Int64, "n": pl.Int64} | dict.fromkeys(
+RELIABILITY_SCHEMA: dict[str, Any] = {"bin": pl.Int64, "n": pl.Int64} | dict.fromkeys(
     ("predicted", "observed", "low", "high"), pl.Float64
 )
-SCHEMA: dict[str, Any] = dict.fromkeys(("regime", "list", "model"), pl.String) | RELIABILITY
+SCHEMA: dict[str, Any] = dict.fromkeys(("regime", "list", "model"), pl.String) | RELIABILITY_SCHEMA
 
 
-def calibration(
+def measure_calibration(
     log: EventLog,
     histories: Histories,
     queries: Mapping[Regime, EvalQueries],
     recommender: Recommender,
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Measured on at most MAX_LISTS evenly spaced lists per regime, without events whose target cannot be ranked.
+    """Calibration metrics, and the reliability table that they are computed from.
 
-    Returns regime -> list -> model -> lists, predicted and observed (expected and actual share of lists with the
-    target in the top 10) and error (expected calibration error over the candidates in the top 10); and the reliability
-    table behind it: regime, list, model, bin (least likely first), n, predicted and observed shares, and the 95 %
-    Wilson interval of the observed share.
+    Measures at most MAX_LISTS evenly spaced lists per regime. Leaves out events whose target cannot be ranked.
+
+    Metrics: regime -> list -> model -> `lists`, their number; `predicted` and `observed`, the expected and the actual
+    share of lists with the target in the top 10; `error`, the expected calibration error of the top 10 candidates.
+
+    Table: regime, list, model, bin (0 has the smallest probabilities), n, predicted, observed, and low and high, the
+    95 % Wilson interval of the observed share.
     """
-    chosen = {regime: _chosen_rows(q) for regime, q in queries.items()}
+    sampled_rows = {regime: _sampled_rows(q) for regime, q in queries.items()}
     next_row = dict.fromkeys(queries, 0)
-    heads: dict[tuple[Regime, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    top_by_key: dict[tuple[Regime, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for request, _, slices in make_requests(log, histories, queries):
         request_rows, query_rows = [], []
         for regime, rows in slices:
             offsets = np.arange(rows.stop - rows.start)
-            selected = offsets[np.isin(next_row[regime] + offsets, chosen[regime])]
+            selected = offsets[np.isin(next_row[regime] + offsets, sampled_rows[regime])]
             request_rows.append(rows.start + selected)
             query_rows += [(regime, int(k)) for k in next_row[regime] + selected]
             next_row[regime] += len(offsets)
-        chosen_request = request.select(np.concatenate(request_rows))
-        if not len(chosen_request):
+        sampled_request = request.select(np.concatenate(request_rows))
+        if not len(sampled_request):
             continue
-        for model, request_row, predicted, candidates in _head_probabilities(recommender, chosen_request):
-            for b, probability, users in zip(request_row, predicted, candidates, strict=True):
-                regime, k = query_rows[b]
+        for model, top_rows, top_probability, top_users in _top_k_probabilities(recommender, sampled_request):
+            for row, probability, users in zip(top_rows, top_probability, top_users, strict=True):
+                regime, query_row = query_rows[row]
                 q = queries[regime]
-                is_target = users == log.target[q.events[q.row_event[k]]]
-                list_kind = "new" if q.row_excludes_contacts[k] else "any"
-                heads.setdefault((regime, list_kind, model), []).append((probability, is_target))
+                is_target = users == log.target[q.events[q.row_event[query_row]]]
+                list_kind = "new" if q.row_excludes_contacts[query_row] else "any"
+                top_by_key.setdefault((regime, list_kind, model), []).append((probability, is_target))
     metrics: dict[str, Any] = {regime: {} for regime in queries}
-    bins = []
-    for (regime, list_kind, model), pairs in sorted(heads.items(), key=lambda item: item[0]):
+    tables = []
+    for (regime, list_kind, model), pairs in sorted(top_by_key.items(), key=lambda item: item[0]):
         predicted, is_target = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        table = reliability(predicted.ravel(), is_target.ravel())
+        table = reliability_table(predicted.ravel(), is_target.ravel())
         weight, gap = table["n"].to_numpy(), (table["predicted"] - table["observed"]).abs().to_numpy()
         metrics[regime].setdefault(list_kind, {})[model] = {
             "lists": len(predicted),
@@ -83,23 +86,23 @@ def calibration(
         labels = (
             pl.lit(label).alias(name) for name, label in (("regime", regime), ("list", list_kind), ("model", model))
         )
-        bins.append(table.select(*labels, pl.all()))
-    return metrics, pl.concat([pl.DataFrame(schema=SCHEMA), *bins])
+        tables.append(table.select(*labels, pl.all()))
+    return metrics, pl.concat([pl.DataFrame(schema=SCHEMA), *tables])
 
 
-def _chosen_rows(queries: EvalQueries) -> np.ndarray:
-    """int64: rows whose target can be on the list, evenly spaced."""
+def _sampled_rows(queries: EvalQueries) -> np.ndarray:
+    """int64: at most MAX_LISTS evenly spaced rows of the queries, among those whose target can be ranked."""
     rows = np.flatnonzero(queries.row_segment != COLD)
     return rows[:: max(1, -(-len(rows) // MAX_LISTS))]
 
 
-def _head_probabilities(
+def _top_k_probabilities(
     recommender: Recommender, request: RequestBatch
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields for each model and cutoff: the model's name, rows of the request (int64[R]), and their top 10 as served.
+    """Yields for each model and each cutoff of the request: model name, rows of the request, probabilities, users.
 
-    The top 10 are float64[R, TOP_K], probabilities among all eligible candidates, 0 past the end of the list; and
-    int64[R, TOP_K], internal ids, -1 past the end.
+    Rows: int64[R]. Probabilities: float64[R, TOP_K], over all eligible candidates, 0 past the end of the list. Users:
+    int64[R, TOP_K], internal ids of the top 10, -1 past the end of the list.
     """
     for name, retriever in recommender.retrievers.items():
         query = retriever.queries(request)
@@ -112,7 +115,7 @@ def _head_probabilities(
                 ExcludedPairs.of(group),
             )
             scores = retriever.all_scores(view, group_query, user, excluded)
-            probability, column = probabilities(scores)
+            probability, column = top_k_probabilities(scores)
             yield (
                 name,
                 rows,
@@ -121,10 +124,11 @@ def _head_probabilities(
             )
 
 
-def probabilities(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over each whole row, at its TOP_K largest scores. scores: float32[B, K], -inf where not eligible.
+def top_k_probabilities(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The TOP_K largest values of the softmax of each row, largest first, and their columns.
 
-    Returns float64[B, TOP_K], 0 past the last eligible one, and int64[B, TOP_K], their columns, -1 past the last.
+    scores: float32[B, K], -inf where a candidate is not eligible. Returns float64[B, TOP_K] and int64[B, TOP_K]; where
+    a row has fewer eligible candidates, the remaining probabilities are 0 and the remaining columns -1.
     """
     best = scores.double().topk(min(TOP_K, scores.shape[1]), dim=1)
     is_eligible = best.values > -torch.inf
@@ -133,16 +137,18 @@ def probabilities(scores: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(probability, padding), F.pad(best.indices.masked_fill(~is_eligible, -1), padding, value=-1)
 
 
-def reliability(predicted: np.ndarray, is_target: np.ndarray) -> pl.DataFrame:
-    """List-candidate pairs in bins of equal size, the least likely first. predicted: float64[n]; is_target: bool[n];
-    n > 0."""
+def reliability_table(predicted: np.ndarray, is_target: np.ndarray) -> pl.DataFrame:
+    """Pairs of list and candidate in bins of equal size, sorted by probability; columns of RELIABILITY_SCHEMA.
+
+    predicted: float64[n], probabilities; is_target: bool[n], whether the candidate is the target; n > 0.
+    """
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     order = np.argsort(predicted, kind="stable")
     rows = []
-    for number, members in enumerate(members for members in np.array_split(order, BINS) if len(members)):
-        hits = int(is_target[members].sum())
-        interval = binomtest(hits, len(members)).proportion_ci(0.95, method="wilson")
-        shares = (predicted[members].mean(), hits / len(members), interval.low, interval.high)
-        rows.append((number, len(members), *(round(float(share), 6) for share in shares)))
-    return pl.DataFrame(rows, RELIABILITY, orient="row")
+    for bin_index, members in enumerate(members for members in np.array_split(order, NUM_BINS) if len(members)):
+        num_hits = int(is_target[members].sum())
+        interval = binomtest(num_hits, len(members)).proportion_ci(0.95, method="wilson")
+        shares = (predicted[members].mean(), num_hits / len(members), interval.low, interval.high)
+        rows.append((bin_index, len(members), *(round(float(share), 6) for share in shares)))
+    return pl.DataFrame(rows, RELIABILITY_SCHEMA, orient="row")

@@ -1,4 +1,15 @@
-"""A card for each cluster: its size, growth and actions, its most connected users, and the clusters it contacts."""
+"""Cluster summaries: size, growth, most frequent actions, most connected users, and neighbouring clusters.
+
+| key | value |
+|---|---|
+| cluster | index of the cluster |
+| users, share | number of its users, and their share of all users |
+| joined | share of its users whose first event is at most 30 days before the end of the log |
+| within | share of its users' contact events whose actor and target are both in the cluster |
+| actions | up to three most frequent actions, each with share and lift (its share divided by that in all events) |
+| central | external ids of up to three users with the most contacts within the cluster |
+| neighbours | up to three clusters, each with its share of the contact events that leave or enter the cluster |
+"""
 
 from __future__ import annotations
 
@@ -8,69 +19,66 @@ import numpy as np
 
 from befriend.data.event_log import DAY, EventLog
 
-GROWTH = 30 * DAY
-NAMED = 3  # actions, users and clusters on a card, at most
+GROWTH_PERIOD = 30 * DAY
+MAX_ENTRIES = 3  # maximum number of actions, of users and of neighbours in a summary
 
 
-def summarize_clusters(log: EventLog, cluster_of_user: np.ndarray, count: int) -> list[dict[str, Any]]:
-    """A card for each cluster with users, the largest first. cluster_of_user: int64[N]; count: number of clusters.
-
-    cluster; users; share of all users; joined, the share of its users who joined within the last 30 days; within, the
-    share of its contact events that stay inside; actions, up to three with share and lift (relative to all events);
-    central, up to three external ids with the most contacts inside; neighbours, up to three clusters with their share
-    of the contact events that leave.
-    """
-    size = np.bincount(cluster_of_user, minlength=count)
-    is_recent = log.first_seen >= log.timestamp[-1] - GROWTH
-    joined = np.bincount(cluster_of_user[is_recent], minlength=count)
-    actor, target = cluster_of_user[log.actor], cluster_of_user[log.target]
+def summarize_clusters(log: EventLog, cluster_of_user: np.ndarray, num_clusters: int) -> list[dict[str, Any]]:
+    """A summary (see the module) of each cluster that has users, the largest first. cluster_of_user: int64[N]."""
+    size = np.bincount(cluster_of_user, minlength=num_clusters)
+    has_joined_recently = log.first_seen >= log.timestamp[-1] - GROWTH_PERIOD
+    num_joined = np.bincount(cluster_of_user[has_joined_recently], minlength=num_clusters)
+    actor_cluster, target_cluster = cluster_of_user[log.actor], cluster_of_user[log.target]
     is_contact = log.is_contact
-    traffic = np.bincount(actor[is_contact] * count + target[is_contact], minlength=count * count).reshape(count, count)
-    actions = np.bincount(actor * len(log.actions) + log.action, minlength=count * len(log.actions))
-    actions = actions.reshape(count, len(log.actions))
+    cluster_pairs = actor_cluster[is_contact] * num_clusters + target_cluster[is_contact]
+    contacts = np.bincount(cluster_pairs, minlength=num_clusters * num_clusters).reshape(num_clusters, num_clusters)
+    actions = np.bincount(actor_cluster * len(log.actions) + log.action, minlength=num_clusters * len(log.actions))
+    actions = actions.reshape(num_clusters, len(log.actions))
     overall_share = actions.sum(0) / max(actions.sum(), 1)
-    is_inside = is_contact & (actor == target)
-    pairs = np.unique(
-        np.concatenate([_pairs(log, log.actor, log.target, is_inside), _pairs(log, log.target, log.actor, is_inside)])
+    is_within = is_contact & (actor_cluster == target_cluster)
+    user_pairs = np.unique(
+        np.concatenate(
+            [_encode_pairs(log, log.actor, log.target, is_within), _encode_pairs(log, log.target, log.actor, is_within)]
+        )
     )
-    degree = np.bincount(pairs // log.num_users, minlength=log.num_users)
-    cards = []
-    for c in np.argsort(-size, kind="stable")[: int((size > 0).sum())]:
-        members = np.flatnonzero(cluster_of_user == c)
-        exchanged = traffic[c] + traffic[:, c]
-        leaving = exchanged.sum() - exchanged[c]
-        action_share = actions[c] / max(actions[c].sum(), 1)
-        neighbours = [
-            int(n) for n in np.argsort(-np.where(np.arange(count) == c, -1, exchanged), kind="stable")[:NAMED]
-        ]
-        central = members[np.argsort(-degree[members], kind="stable")[:NAMED]]
-        cards.append(
+    degree = np.bincount(user_pairs // log.num_users, minlength=log.num_users)
+    summaries = []
+    for cluster in np.argsort(-size, kind="stable")[: int((size > 0).sum())]:
+        members = np.flatnonzero(cluster_of_user == cluster)
+        exchanged = contacts[cluster] + contacts[:, cluster]  # with each cluster, in both directions
+        num_crossing = exchanged.sum() - exchanged[cluster]
+        action_share = actions[cluster] / max(actions[cluster].sum(), 1)
+        is_itself = np.arange(num_clusters) == cluster
+        neighbours = [int(n) for n in np.argsort(-np.where(is_itself, -1, exchanged), kind="stable")[:MAX_ENTRIES]]
+        central = members[np.argsort(-degree[members], kind="stable")[:MAX_ENTRIES]]
+        num_within = contacts[cluster, cluster]
+        summaries.append(
             {
-                "cluster": int(c),
-                "users": int(size[c]),
-                "share": round(float(size[c] / len(cluster_of_user)), 6),
-                "joined": round(float(joined[c] / size[c]), 6),
-                "within": round(float(traffic[c, c] / max(traffic[c, c] + leaving, 1)), 6),
+                "cluster": int(cluster),
+                "users": int(size[cluster]),
+                "share": round(float(size[cluster] / len(cluster_of_user)), 6),
+                "joined": round(float(num_joined[cluster] / size[cluster]), 6),
+                "within": round(float(num_within / max(num_within + num_crossing, 1)), 6),
                 "actions": [
                     {
                         "action": log.actions[a],
                         "share": round(float(action_share[a]), 6),
                         "lift": round(float(action_share[a] / overall_share[a]), 3),
                     }
-                    for a in np.argsort(-action_share, kind="stable")[:NAMED]
+                    for a in np.argsort(-action_share, kind="stable")[:MAX_ENTRIES]
                     if action_share[a] > 0
                 ],
-                "central": [log.user_ids[int(u)] for u in central if degree[u]],
+                "central": [log.user_ids[int(user)] for user in central if degree[user]],
                 "neighbours": [
-                    {"cluster": n, "share": round(float(exchanged[n] / leaving), 6)}
+                    {"cluster": n, "share": round(float(exchanged[n] / num_crossing), 6)}
                     for n in neighbours
-                    if n != c and exchanged[n]
+                    if n != cluster and exchanged[n]
                 ],
             }
         )
-    return cards
+    return summaries
 
 
-def _pairs(log: EventLog, first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """int64: pairs of internal ids of the chosen events, each as first * users + second."""
-    return first[chosen].astype(np.int64) * log.num_users + second[chosen]
+def _encode_pairs(log: EventLog, first_user: np.ndarray, second_user: np.ndarray, event_mask: np.ndarray) -> np.ndarray:
+    """int64: pairs of internal ids of the events in the mask, each as first_user * num_users + second_user."""
+    return first_user[event_mask].astype(np.int64) * log.num_users + second_user[event_mask]

@@ -1,6 +1,7 @@
-"""The gain from listing cold-start users: lists as served, against the same lists without cold-start users.
+"""The gain in NDCG@10 from listing cold-start users: lists as served, against the same lists without these users.
 
-Measured on all first contacts, including those whose target had no event yet and can only be listed because of a text.
+A cold-start user has no event before the cutoff, and is eligible only because of a text. Measured on all first
+contacts, including those whose target is a cold-start user.
 """
 
 from __future__ import annotations
@@ -23,19 +24,24 @@ SCHEMA: dict[str, Any] = (
 )  # fmt: skip
 
 
-def value_of_cold_targets(
+def measure_cold_start_gain(
     log: EventLog,
     queries: EvalQueries,
     protocol_lists_by_model: dict[str, np.ndarray],
     served_lists_by_model: dict[str, np.ndarray],
     settings: EvaluateSettings,
 ) -> pl.DataFrame:
-    """A row for each model that ranks cold-start users.
+    """A table with one row for each model that ranks cold-start users.
 
-    n, first contacts; first_ever, those whose target had no event; shown, hidden: NDCG@10 with and without cold-start
-    users on the lists; difference, low, high: the paired difference and its bootstrap interval over users; share: of
-    the top 10, the share of cold-start users. protocol_lists_by_model (without cold-start users),
-    served_lists_by_model (with them): model -> int32[R, k].
+    | column | meaning |
+    |---|---|
+    | n | number of first contacts |
+    | first_ever | number of first contacts whose target had no event yet |
+    | shown, hidden | NDCG@10 with and without cold-start users on the lists |
+    | difference, low, high | mean of shown minus hidden, and its bootstrap interval over users |
+    | share | share of cold-start users in the top 10 |
+
+    protocol_lists_by_model (without cold-start users), served_lists_by_model (with them): model -> int32[R, k].
     """
     q = queries
     rows = np.flatnonzero(q.row_excludes_contacts)
@@ -51,10 +57,10 @@ def value_of_cold_targets(
             per_list(target_ranks(ids[rows], target))[0] for ids in (lists, protocol_lists_by_model[model])
         )
         low, high = bootstrap.intervals((shown - hidden)[None], all_lists)[0]
-        head = lists[rows, :TOP_K]
-        is_cold_start = (head >= 0) & (log.first_seen[head.clip(min=0)] >= cutoff[:, None])
-        share = is_cold_start.sum() / max(1, (head >= 0).sum())
+        top_users = lists[rows, :TOP_K]
+        is_cold_start = (top_users >= 0) & (log.first_seen[top_users.clip(min=0)] >= cutoff[:, None])
+        share = is_cold_start.sum() / max(1, (top_users >= 0).sum())
         values = (shown.mean(), hidden.mean(), (shown - hidden).mean(), low, high, share)
-        first_ever = int((q.row_segment[rows] == FIRST_EVER).sum())
-        table.append((model, len(rows), first_ever, *(round(float(x), 6) for x in values)))
+        num_first_ever = int((q.row_segment[rows] == FIRST_EVER).sum())
+        table.append((model, len(rows), num_first_ever, *(round(float(value), 6) for value in values)))
     return pl.DataFrame(table, SCHEMA, orient="row")

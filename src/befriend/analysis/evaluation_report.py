@@ -1,4 +1,4 @@
-"""The readable report of an evaluation: a Markdown page with one figure, and its tables as CSV."""
+"""The report of an evaluation: a Markdown page with one figure, and its tables as CSV files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.groups import UNSEEN
 from befriend.analysis.measure import metrics_schema
 from befriend.data.regimes import REGIMES
+from befriend.plots import LIGHT, saved_figure
 
 FIGURE = "headline.png"
 LISTS = {
     "new": ("new", "People you may know: contacts excluded, scored on first contacts"),
     "any": ("all", "All candidates: contacts included, scored on all events whose target can be ranked"),
 }
-BLUE, GREY = "#0072B2", "#8C8C8C"
 
 
 def headline(metrics: dict[str, Any]) -> pl.DataFrame:
@@ -44,14 +44,15 @@ def write_report(
     cold_start: pl.DataFrame,
     settings: EvaluateSettings,
 ) -> None:
-    """Writes report.md, headline.png, and as CSV the headline (whole and by cell), slices, exposure and cold_start.
+    """Writes report.md, headline.png and the tables as CSV: the headline, whole and by cell, and the three others.
 
-    cold_start: of `value_of_cold_targets`.
+    metrics: the content of metrics.json; slices, exposure: as of `compute_metrics`, of all regimes; cold_start: as of
+    `measure_cold_start_gain`.
     """
     table = headline(metrics)
     table.write_csv(folder / "headline.csv")
     for list_kind in LISTS:
-        for regime in REGIMES:  # `dvc plots` draws whole files, and needs every file that dvc.yaml names
+        for regime in REGIMES:  # `dvc plots` draws whole files, and fails if a file that dvc.yaml names is missing
             table.filter(list=list_kind, regime=regime).write_csv(folder / f"{list_kind}_{regime}.csv")
     slices.write_csv(folder / "slices.csv")
     exposure.write_csv(folder / "exposure.csv")
@@ -64,23 +65,15 @@ def write_report(
 
 
 def draw(table: pl.DataFrame, regimes: list[str], path: Path, top: int = 10) -> None:
-    """Plots the `top` best models of each cell, with intervals."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with mpl.rc_context(style):
-        figure, grid = plt.subplots(
-            2, len(regimes), figsize=(4.2 * len(regimes), 6.2), layout="constrained", squeeze=False
-        )
+    """Draws NDCG@10 of the `top` best models of each list and regime, with confidence intervals."""
+    with saved_figure(path, width=4.2 * len(regimes), height=6.2) as figure:
+        grid = figure.subplots(len(LISTS), len(regimes), squeeze=False)
         for row, list_kind in zip(grid, LISTS, strict=True):
             for axes, regime in zip(row, regimes, strict=True):
                 best = table.filter(list=list_kind, regime=regime)[:top].reverse()
                 value = best["ndcg@10"].to_numpy()
                 low, high = (abs(best[f"ndcg@10_{end}"].to_numpy() - value) for end in ("low", "high"))
-                colours = [GREY] * (best.height - 1) + [BLUE]
+                colours = [LIGHT.neutral] * (best.height - 1) + [LIGHT.series[0]]
                 axes.barh(
                     best["model"].to_list(),
                     value,
@@ -89,8 +82,6 @@ def draw(table: pl.DataFrame, regimes: list[str], path: Path, top: int = 10) -> 
                     error_kw={"lw": 0.8},
                 )
                 axes.set(title=f"{regime}, list {list_kind}", xlabel="NDCG@10")
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        plt.close(figure)
 
 
 def _markdown(
@@ -105,31 +96,23 @@ def _markdown(
     lines = [
         "# Evaluation",
         "",
-        f"NDCG@10 by full ranking over all users seen so far, on the {settings.part} part: "
-        f"{n['any']} events, {n['new']} of them "
-        f"first contacts. In brackets: the {settings.confidence:.0%} interval over users. "
-        "The regime says what is "
-        "visible when the list is made: everything before the event (streaming: its action is known; live: it is not), "
-        "before its UTC day (daily), or before the part (frozen).",
+        f"NDCG@10 by full ranking over all users seen so far, on the {settings.part} part: {n['any']} events, "
+        f"{n['new']} of them first contacts. In brackets: the {settings.confidence:.0%} confidence interval, by "
+        "bootstrap over users. The regime says what is visible when the list is made: everything before the event "
+        "(streaming: its action is known; live: it is not), before its UTC day (daily), or before the part (frozen).",
         "",
         f"![the best models of each regime]({FIGURE})",
     ]
     for list_kind, (_, title) in LISTS.items():
-        lines += ["", f"## {title}", "", *_grid(table.filter(list=list_kind), regimes)]
+        lines += ["", f"## {title}", "", *_models_by_regime(table.filter(list=list_kind), regimes)]
     if cold_start.height:
         lines += ["", "## Cold-start users: no event yet, listed because of their texts", ""]
         lines += ["NDCG@10 of all first contacts, with cold-start users on the lists (shown, as served) or not.", ""]
-        header = (
-            "regime",
-            "model",
-            "first contacts",
-            "to cold-start users",
-            "shown",
-            "hidden",
-            "difference",
-            "share of the top 10",
-        )
-        lines += [f"| {' | '.join(header)} |", "|---|---|---:|---:|---:|---:|---|---:|"]
+        lines += [
+            "| regime | model | first contacts | to cold-start users | shown | hidden | difference | "
+            "share of the top 10 |",
+            "|---|---|---:|---:|---:|---:|---|---:|",
+        ]
         for row in cold_start.iter_rows(named=True):
             difference = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
             cells = (row["regime"], row["model"], f"{row['n']:,}", f"{row['first_ever']:,}", f"{row['shown']:.4f}")
@@ -137,14 +120,14 @@ def _markdown(
     newcomers = slices.filter(by="actor", slice=UNSEEN)
     lines += ["", "## Newcomers: events of users unseen in training", ""]
     for list_kind in LISTS:
-        lines += [f"List {list_kind}:", "", *_grid(newcomers.filter(list=list_kind), regimes), ""]
+        lines += [f"List {list_kind}:", "", *_models_by_regime(newcomers.filter(list=list_kind), regimes), ""]
     best = {list_kind: table.filter(list=list_kind, regime=regimes[0])["model"].to_list()[:1] for list_kind in LISTS}
     lines += [f"## Slices, {regimes[0]}, best model of each list", ""]
     lines += ["| list | by | slice | events | NDCG@10 |", "|---|---|---|---:|---|"]
     for list_kind, names in best.items():
         for row in slices.filter(pl.col("model").is_in(names), list=list_kind, regime=regimes[0]).iter_rows(named=True):
             lines.append(
-                f"| {list_kind} ({row['model']}) | {row['by']} | {row['slice']} | {row['n']:,} | {_cell(row)} |"
+                f"| {list_kind} ({row['model']}) | {row['by']} | {row['slice']} | {row['n']:,} | {_format_ndcg(row)} |"
             )
     lines += ["", f"## Exposure: who is in the top 10 of list new, {regimes[0]}", ""]
     lines += ["| model | share of users shown | Gini of exposure |", "|---|---:|---:|"]
@@ -153,19 +136,20 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
-def _grid(table: pl.DataFrame, regimes: list[str]) -> list[str]:
-    """A Markdown table of models by regimes, the best of each regime in bold."""
+def _models_by_regime(table: pl.DataFrame, regimes: list[str]) -> list[str]:
+    """Lines of a Markdown table of NDCG@10: a row for each model, a column for each regime, the best model in bold."""
     lines = [f"| model | {' | '.join(regimes)} |", "|---|" + "---|" * len(regimes)]
     best = {regime: table.filter(regime=regime)["ndcg@10"].max() for regime in regimes}
     for model in table["model"].unique(maintain_order=True):
         cells = []
         for regime in regimes:
             row = next(table.filter(regime=regime, model=model).iter_rows(named=True), None)
-            cell = _cell(row) if row else ""
+            cell = _format_ndcg(row) if row else ""
             cells.append(f"**{cell}**" if row and row["ndcg@10"] == best[regime] else cell)
         lines.append(f"| {model} | {' | '.join(cells)} |")
     return lines
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _format_ndcg(row: dict[str, Any]) -> str:
+    """NDCG@10 with its confidence interval."""
     return f"{row['ndcg@10']:.4f} ({row['ndcg@10_low']:.4f} to {row['ndcg@10_high']:.4f})"

@@ -1,4 +1,4 @@
-"""From lists to metrics, by model, list and slice of the events, with intervals; coverage and exposure."""
+"""Metrics of ranked lists by model, list and slice of the events, with confidence intervals; coverage and exposure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import polars as pl
 
 from befriend.analysis.evaluate_settings import EvaluateSettings
-from befriend.analysis.exposure import exposure, shown_by_group
-from befriend.analysis.groups import ACTIVITY, JOINED, UNSEEN, activity, joined
+from befriend.analysis.exposure import exposure_by_group, measure_exposure
+from befriend.analysis.groups import ACTIVITY_GROUPS, TRAINING_GROUPS, UNSEEN, activity_group, training_group
 from befriend.data.columns import USER_ID
 from befriend.data.event_log import EventLog
-from befriend.data.split import COLD, FIRST_EVER, SEGMENTS, Split, time_of
+from befriend.data.split import COLD, FIRST_EVER, SEGMENTS, Split, contact_times
 from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
 from befriend.evaluation.protocol import EvalQueries, target_ranks
 from befriend.features.histories import Histories
 
 NEWCOMERS, FIRST_CONTACTS = "newcomers", "first contacts"
 METRIC_COLUMNS = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
-Slices = dict[tuple[str, str, str], np.ndarray]
+SliceMasks = dict[tuple[str, str, str], np.ndarray]
+"""(list, by, slice) -> bool[R]"""
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,19 @@ class RegimeMetrics:
     """Metrics of one regime."""
 
     metrics: dict[str, Any]
-    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10. Beyond the segments of the protocol:
-    `newcomers`, events of actors unseen in training; and, measured on lists as served, `first ever`, events whose
-    target had no event yet, and `first contacts`, which joins `first ever` and `new`"""
+    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10. There are three segments in addition to
+    those of the protocol: `newcomers`, events of actors unseen in training; `first ever`, events whose target had no
+    event yet; `first contacts`, the union of `first ever` and `new`. The last two are measured on lists as served"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: by segment and by every other attribute of the events"""
     exposure: pl.DataFrame
-    """model, users_covered (share of the candidates in the top 10 of any list new), exposure_gini"""
-    shown: pl.DataFrame
-    """by, group, model, and the share of the group among candidates, users contacted, and users shown"""
+    """as of `measure_exposure`"""
+    exposure_by_group: pl.DataFrame
+    """as of `exposure_by_group`"""
 
 
 def metrics_schema(*labels: str) -> dict[str, Any]:
-    """Columns of a table of metrics: labels, then METRIC_COLUMNS."""
+    """Polars schema of a table of metrics: text columns `labels`, then METRIC_COLUMNS."""
     columns: dict[str, Any] = dict.fromkeys(labels, pl.String)
     return columns | {name: pl.Int64 if name == "n" else pl.Float64 for name in METRIC_COLUMNS}
 
@@ -56,8 +57,8 @@ def compute_metrics(
 ) -> RegimeMetrics:
     """Metrics of one regime.
 
-    lists_by_model (candidates are users with events), served_lists_by_model (as served): model -> int32[R, k], a list
-    for each row of the queries.
+    lists_by_model: model -> int32[R, k], a list for each row of the queries; candidates are users with events.
+    served_lists_by_model: the same as served, cold-start users included.
     """
     q = queries
     events = q.events[q.row_event]
@@ -66,21 +67,21 @@ def compute_metrics(
     values_by_source = {
         source: np.concatenate([empty, *(per_list(target_ranks(ids, log.target[events])) for ids in by_model.values())])
         for source, by_model in (("lists", lists_by_model), ("served", served_lists_by_model))
-    }  # (models * METRICS, R): all metrics of the first model, then of the second, and so on
+    }  # float64[models * METRICS, R]: all metrics of the first model, then of the second, and so on
     metrics: dict[str, Any] = {}
     rows = []
-    for (list_kind, by, name), chosen in _slices(log, histories, split, q).items():
-        if not chosen.any():
+    for (list_kind, by, name), mask in _slice_masks(log, histories, split, q).items():
+        if not mask.any():
             continue
         as_served = name in (SEGMENTS[FIRST_EVER], FIRST_CONTACTS)
         models, values = (
             list(served_lists_by_model if as_served else lists_by_model),
             values_by_source["served" if as_served else "lists"],
         )
-        means = values[:, chosen].mean(axis=1).reshape(len(models), len(METRICS))
-        bounds = bootstrap.intervals(values[:: len(METRICS)], chosen)  # the first metric, NDCG@10, of each model
+        means = values[:, mask].mean(axis=1).reshape(len(models), len(METRICS))
+        bounds = bootstrap.intervals(values[:: len(METRICS)], mask)  # of the first metric, NDCG@10, of each model
         for k, model in enumerate(models):
-            model_metrics = {"n": int(chosen.sum())} | {
+            model_metrics = {"n": int(mask.sum())} | {
                 m: round(float(x), 6) for m, x in zip(METRICS, means[k], strict=True)
             }
             model_metrics |= {
@@ -90,62 +91,63 @@ def compute_metrics(
             segment = name if by == "segment" else NEWCOMERS if (by, name) == ("actor", UNSEEN) else None
             if segment:
                 metrics.setdefault(list_kind, {}).setdefault(segment, {})[model] = model_metrics
-    candidates = log.first_seen < q.cutoff[-1]
+    new_lists = {model: lists[q.is_scored_new_list] for model, lists in lists_by_model.items()}
     return RegimeMetrics(
         metrics,
         pl.DataFrame(rows, metrics_schema("list", "by", "slice", "model")),
-        exposure({model: lists[q.is_scored_new_list] for model, lists in lists_by_model.items()}, candidates),
-        shown_by_group(log, histories, split, queries, lists_by_model),
+        measure_exposure(new_lists, is_candidate=log.first_seen < q.cutoff[-1]),
+        exposure_by_group(log, histories, split, queries, lists_by_model),
     )
 
 
-def _slices(log: EventLog, histories: Histories, split: Split, q: EvalQueries) -> Slices:
-    """(list, by, slice) -> bool[R]. Events whose target had no event yet count only as `cold` (the target cannot be
-    ranked) or as `first ever`."""
+def _slice_masks(log: EventLog, histories: Histories, split: Split, q: EvalQueries) -> SliceMasks:
+    """Which rows of the queries are in each slice.
+
+    Events whose target had no event yet are only in the slices `cold` (the target cannot be ranked), `first ever` and
+    `first contacts`.
+    """
     events, segment = q.events[q.row_event], q.row_segment
     actor, target = log.actor[events], log.target[events]
     is_any, is_new = ~q.row_excludes_contacts & ~np.isin(segment, (COLD, FIRST_EVER)), q.is_scored_new_list
-    masks: Slices = {("any", "segment", "all"): is_any}
+    masks: SliceMasks = {("any", "segment", "all"): is_any}
     for k, name in enumerate(SEGMENTS[:FIRST_EVER]):
         masks["any", "segment", name] = ~q.row_excludes_contacts & (segment == k)
     masks["new", "segment", "new"] = is_new
     masks["new", "segment", SEGMENTS[FIRST_EVER]] = q.row_excludes_contacts & ~is_new
     masks["new", "segment", FIRST_CONTACTS] = q.row_excludes_contacts
-    num_visible = log.count_before(q.cutoff[q.row_event])
-    bucket = activity(histories, actor, num_visible)
-    reciprocated = _is_reciprocated(log, events)
+    activity = activity_group(histories, actor, num_visible=log.count_before(q.cutoff[q.row_event]))
+    is_reciprocated = _is_reciprocated(log, events)
     for list_kind, base in (("any", is_any), ("new", is_new)):
-        for k, name in enumerate(ACTIVITY):
-            masks[list_kind, "events of the actor", name] = base & (bucket == k)
-        for by, yes, no, chosen in (
-            ("actor", *JOINED, joined(log, split, actor) == 0),
-            ("target", *JOINED, joined(log, split, target) == 0),
-            ("contact back", "later", "none", reciprocated),
+        for k, name in enumerate(ACTIVITY_GROUPS):
+            masks[list_kind, "events of the actor", name] = base & (activity == k)
+        for by, true_name, false_name, mask in (
+            ("actor", *TRAINING_GROUPS, training_group(log, split, actor) == 0),
+            ("target", *TRAINING_GROUPS, training_group(log, split, target) == 0),
+            ("contact back", "later", "none", is_reciprocated),
         ):
-            masks[list_kind, by, yes], masks[list_kind, by, no] = base & chosen, base & ~chosen
+            masks[list_kind, by, true_name], masks[list_kind, by, false_name] = base & mask, base & ~mask
     return masks
 
 
 def _is_reciprocated(log: EventLog, events: np.ndarray) -> np.ndarray:
     """bool[n]: whether the target contacts the actor later in the log. events: int64[n]."""
     reverse_pair = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
-    return time_of(log.last_contacts, reverse_pair, missing=-1) > log.timestamp[events]
+    return contact_times(log.last_contacts, reverse_pair, missing=-1) > log.timestamp[events]
 
 
-def predictions(log: EventLog, queries: EvalQueries, lists: np.ndarray) -> pl.DataFrame:
+def predictions_table(log: EventLog, queries: EvalQueries, lists: np.ndarray) -> pl.DataFrame:
     """The lists of a single model as a table: event (position in the log), list, users (external ids, best first).
 
-    Only the rows that the protocol scores. lists: int32[R, k].
+    Has only the rows that the protocol scores. lists: int32[R, k], -1 past the end of a list.
     """
     is_scored = ~queries.row_excludes_contacts | queries.is_scored_new_list
     queries = replace(
         queries, row_event=queries.row_event[is_scored], row_excludes_contacts=queries.row_excludes_contacts[is_scored]
     )
     lists = lists[is_scored]
-    k = lists.shape[1]
     flat = lists.ravel()
     ids = log.user_ids.gather(flat[flat >= 0])
-    row = np.repeat(np.arange(len(lists)), k)[flat >= 0]
+    row = np.repeat(np.arange(len(lists)), lists.shape[1])[flat >= 0]
     users = pl.DataFrame({"row": row, USER_ID: ids}).group_by("row", maintain_order=True).agg(USER_ID)
     base = pl.DataFrame(
         {

@@ -17,16 +17,18 @@ from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
 from befriend.evaluation.protocol import event_cutoffs
 
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
-EVENT = ["actor", "action", "target", "timestamp", "turn", "list"]
-"""what identifies an event whatever its position in the log; turn: its number among equal events of the same second"""
+EVENT_KEY = ["actor", "action", "target", "timestamp", "occurrence", "list"]
+"""identifies a list by its event, whatever the event's position in the log; occurrence: 0 for the first of several
+events that are equal in all other columns, and so on"""
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two runs side by side. Intervals are those of the difference, by bootstrap over users."""
+    """The metrics of two runs on the same events."""
 
-    figures: pl.DataFrame
-    """regime, list, segment, n, and for each metric a, b, difference, low and high"""
+    metrics: pl.DataFrame
+    """regime, list, segment, n; and for each metric: a, b, difference, and low and high, the interval of the difference
+    by bootstrap over users"""
     events: pl.DataFrame
     """regime, list, actor, action, target, timestamp, rank_a, rank_b (null: not on the list), change of NDCG@10; the
     largest changes first"""
@@ -37,37 +39,38 @@ def compare_runs(
 ) -> PairedComparison:
     """Compares the lists of `model` in run a with those of `model_b` (`model` if None) in run b.
 
-    a, b: folders with prepared/ and reports/ of a run; max_events: length of the table of changed events. Compared are
-    events that both evaluated on the same list; segments are those of b. Raises DataError if there are none.
+    a, b: folders with prepared/ and reports/ of a run; max_events: length of the table of changed events. Only events
+    that both runs evaluated on the same list are compared, in the segments of run b. Raises DataError if there are
+    none.
     """
-    figures, events = [], []
+    metrics, events = [], []
     runs = [(run, name, EventLog.read(run / "prepared")) for run, name in ((a, model), (b, model_b or model))]
     for regime in REGIMES:
         ranks_a, ranks_b = (_ranks(run, name, log, regime) for run, name, log in runs)
         if ranks_a is None or ranks_b is None:
             continue
         paired = ranks_b.join(
-            ranks_a.select(*EVENT, "rank"), on=EVENT, suffix="_a", nulls_equal=True, maintain_order="left"
+            ranks_a.select(*EVENT_KEY, "rank"), on=EVENT_KEY, suffix="_a", nulls_equal=True, maintain_order="left"
         )
         if not paired.height:
             continue
         values_a, values_b = (per_list(paired[name].to_numpy()) for name in ("rank_a", "rank"))
         bootstrap = UserBootstrap(paired["actor"].rank("dense").to_numpy(), RESAMPLINGS, CONFIDENCE, seed)
-        for list_kind, segment, chosen in _slices(paired):
-            if not chosen.any():
+        for list_kind, segment, mask in _slice_masks(paired):
+            if not mask.any():
                 continue
-            row: dict[str, object] = {"regime": regime, "list": list_kind, "segment": segment, "n": int(chosen.sum())}
-            bounds = bootstrap.intervals(values_b - values_a, chosen)
+            row: dict[str, object] = {"regime": regime, "list": list_kind, "segment": segment, "n": int(mask.sum())}
+            bounds = bootstrap.intervals(values_b - values_a, mask)
             for k, metric in enumerate(METRICS):
-                mean_a, mean_b = values_a[k][chosen].mean(), values_b[k][chosen].mean()
+                mean_a, mean_b = values_a[k][mask].mean(), values_b[k][mask].mean()
                 values = (mean_a, mean_b, mean_b - mean_a, *bounds[k])
                 names = ("a", "b", "difference", "low", "high")
                 row |= {f"{metric} {name}": round(float(x), 6) for name, x in zip(names, values, strict=True)}
-            figures.append(row)
+            metrics.append(row)
         change = pl.Series("change", values_b[0] - values_a[0])
         changed = paired.with_columns(change, regime=pl.lit(regime)).filter(pl.col("change") != 0)
         events.append(changed.sort(pl.col("change").abs(), "timestamp", descending=[True, False])[:max_events])
-    if not figures:
+    if not metrics:
         raise DataError(
             f"no event was evaluated in both runs with lists of {model}{f' and {model_b}' if model_b else ''}: there "
             "is nothing to compare."
@@ -78,24 +81,27 @@ def compare_runs(
     }
     table = pl.concat(events).sort(pl.col("change").abs(), "timestamp", descending=[True, False])[:max_events]
     columns = ["regime", "list", "actor", "action", "target", "timestamp"]
-    return PairedComparison(pl.DataFrame(figures), table.select(*columns, **ranks, change=pl.col("change").round(4)))
+    return PairedComparison(pl.DataFrame(metrics), table.select(*columns, **ranks, change=pl.col("change").round(4)))
 
 
-def _slices(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """(list, segment, bool[R]): lists and segments as in metrics.json, with the mask of their rows."""
+def _slice_masks(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
+    """(list, segment, bool[R]): which rows of the table are in each list and segment of metrics.json."""
     is_new, segment = (paired["list"] == "new").to_numpy(), paired["segment"].to_numpy()
-    slices = [("new", "new", is_new), ("any", "all", ~is_new & (segment != COLD))]
-    slices += [("any", name, ~is_new & (segment == k)) for k, name in enumerate(SEGMENTS) if k != COLD]
-    newcomer = paired["newcomer"].to_numpy()
+    masks = [("new", "new", is_new), ("any", "all", ~is_new & (segment != COLD))]
+    masks += [("any", name, ~is_new & (segment == k)) for k, name in enumerate(SEGMENTS) if k != COLD]
+    is_newcomer = paired["is_newcomer"].to_numpy()
     return [
-        *slices,
-        ("new", "newcomers", is_new & newcomer),
-        ("any", "newcomers", ~is_new & newcomer & (segment != COLD)),
+        *masks,
+        ("new", "newcomers", is_new & is_newcomer),
+        ("any", "newcomers", ~is_new & is_newcomer & (segment != COLD)),
     ]
 
 
 def _ranks(run: Path, model: str, log: EventLog, regime: Regime) -> pl.DataFrame | None:
-    """EVENT, segment, newcomer, rank (inf: missed) for each list of a model; None if the regime was not evaluated."""
+    """EVENT_KEY, segment, is_newcomer and rank of the target (inf: not on the list), for each list of a model.
+
+    Returns None if the run did not evaluate the regime. Raises DataError if it has no lists of the model.
+    """
     folder = run / "reports" / "predictions"
     if not (folder / model).is_dir():
         available = ", ".join(sorted(path.name for path in folder.glob("*"))) or "none"
@@ -124,7 +130,7 @@ def _ranks(run: Path, model: str, log: EventLog, regime: Regime) -> pl.DataFrame
             "timestamp": log.timestamp[events],
             "list": lists["list"],
             "segment": segments(log, events, event_cutoffs(log, split, part, events, regime)),
-            "newcomer": log.first_seen[log.actor[events]] >= split.t_validation,
+            "is_newcomer": log.first_seen[log.actor[events]] >= split.t_validation,
             "rank": rank,
         }
-    ).with_columns(turn=pl.int_range(pl.len()).over("actor", "action", "target", "timestamp", "list"))
+    ).with_columns(occurrence=pl.int_range(pl.len()).over("actor", "action", "target", "timestamp", "list"))

@@ -1,4 +1,4 @@
-"""Checks that users get the lists that were measured: sends some requests of an evaluation as applications do."""
+"""Parity of evaluation and serving: repeats requests of an evaluation the way applications send them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from befriend.evaluation.protocol import EvalQueries
 from befriend.evaluation.run_rankers import RegimeLists
 from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
 
-Answer = Callable[[pl.DataFrame, str], pl.DataFrame]
-"""(requests, model) -> lists: columns request, rank, recommended and more, as returned by `Befriend.answer`."""
+ServingInterface = Callable[[pl.DataFrame, str], pl.DataFrame]
+"""(requests, model) -> lists, with columns request, rank, recommended and more, as of `Befriend.recommend_requests`"""
 
 
 def request_rows(log: EventLog, queries: Mapping[Regime, EvalQueries]) -> pl.DataFrame:
-    """A request, as an application sends it, for each row of the queries; `regime` and `row` identify the row."""
+    """The request of each row of the queries, as an application sends it; `regime` and `row` identify the row."""
     tables = []
     for regime, q in queries.items():
         events = q.events[q.row_event]
@@ -41,30 +41,31 @@ def request_rows(log: EventLog, queries: Mapping[Regime, EvalQueries]) -> pl.Dat
     return pl.concat(tables)
 
 
-def count_differing(
+def count_differing_lists(
     log: EventLog,
     queries: Mapping[Regime, EvalQueries],
     served_lists: RegimeLists,
-    interfaces: Sequence[Answer],
+    interfaces: Sequence[ServingInterface],
     models: Sequence[str],
-    count: int,
+    num_requests: int,
     seed: int,
 ) -> dict[str, int]:
-    """requests: number of lists requested, over all interfaces and models; differ: how many were not as measured.
+    """Counts the lists whose users or order differ between evaluation and serving.
 
-    served_lists: the measured lists; interfaces: functions that return lists for requests; count: requests to draw.
+    served_lists: the lists of the evaluation; num_requests: how many requests to draw at random. Each is sent for every
+    model through every interface. Returns `requests`, the number of lists compared, and `differ`, how many differ.
     """
     rows = request_rows(log, queries)
-    drawn = np.random.default_rng(seed).permutation(rows.height)[:count]
-    table = rows[drawn.tolist()]
-    requests = differ = 0
+    sampled_rows = np.random.default_rng(seed).permutation(rows.height)[:num_requests]
+    table = rows[sampled_rows.tolist()]
+    num_compared = num_differing = 0
     for model in models:
-        expected = [served_lists[r][model][k] for r, k in table.select(REGIME, "row").iter_rows()]
+        expected = [served_lists[regime][model][row] for regime, row in table.select(REGIME, "row").iter_rows()]
         for get_lists in interfaces:
             lists = get_lists(table.drop("row"), model).sort("request", "rank")
             ids = log.internal_ids(lists["recommended"])
-            start = np.searchsorted(lists["request"].to_numpy(), np.arange(len(expected) + 1))
+            offsets = np.searchsorted(lists["request"].to_numpy(), np.arange(len(expected) + 1))
             for k, measured in enumerate(expected):
-                requests += 1
-                differ += not np.array_equal(ids[start[k] : start[k + 1]], measured[measured >= 0])
-    return {"requests": requests, "differ": differ}
+                num_compared += 1
+                num_differing += not np.array_equal(ids[offsets[k] : offsets[k + 1]], measured[measured >= 0])
+    return {"requests": num_compared, "differ": num_differing}

@@ -1,4 +1,4 @@
-"""Recall lost by searching only a share of the users, for any partition of the users into lists."""
+"""Recall when a query searches only a share of the users, for any partition of the users into inverted lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.snapshot import FeatureSnapshot
-from befriend.retrieval.cluster_retriever import InvertedLists, last_seen_events
+from befriend.retrieval.cluster_retriever import InvertedLists, last_events
 from befriend.retrieval.requests import RequestBatch, group_by_cutoff
 from befriend.retrieval.retriever import ExcludedPairs, ModelView
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
@@ -25,34 +25,34 @@ SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TOP_K = 10  # recall is measured at this rank
 COLUMNS = ("share", "searched", "recall", "relative_recall")
 Partition = Callable[[ModelView], tuple[Tensor, int]]
-"""Model view -> int64[E], the list of each row of the view, from 0; and the number of lists."""
+"""Model view -> int64[E], the index of the list of each row of the view; and the number of lists"""
 CurvePoints = list[tuple[np.ndarray, np.ndarray]]
-"""For each of SHARES: bool[B], whether the target of each query is in its top 10; float32[B], share searched."""
+"""for each of SHARES: bool[B], whether a query has its target in the top 10; float32[B], the share of users searched"""
 
 
 @dataclass(frozen=True)
 class _ScoredQueries:
-    """B queries of list `new` with the same cutoff, and what a full search returns for them."""
+    """B queries of list `new` with the same cutoff, and which users a full search ranks above their targets."""
 
     view: ModelView
     """of E eligible users"""
     vector: Tensor
     """float32[B, W], of the queries"""
     last_event: Tensor
-    """int64[E], when each user was last active; -1 for never"""
+    """int64[E], position in the log of the last event of each user; -1 for none"""
     target_row: Tensor
     """int64[B], row of the view of each target, arbitrary where the target cannot be listed"""
     is_listable: Tensor
     """bool[B], whether the target is eligible and not excluded"""
     better_query: Tensor
-    """int64[P]"""
+    """int64[P], queries of the P pairs (query, row of the view) that score above the target of the query"""
     better_row: Tensor
-    """int64[P], with `better_query` the (query, row of the view) pairs that score above the target of the query"""
+    """int64[P], rows of the same pairs"""
 
 
 @dataclass(frozen=True)
 class _SearchLists:
-    """The lists that a search goes through. Some users are always searched, whatever their list."""
+    """The inverted lists that a query searches in part, and the users that every query searches."""
 
     lists: InvertedLists
     """of the rows of the view that are not always searched"""
@@ -64,20 +64,21 @@ class _SearchLists:
     """bool[E]"""
 
     @classmethod
-    def of(cls, scored: _ScoredQueries, list_of_row: Tensor, count: int, always: Tensor) -> _SearchLists:
-        """list_of_row: int64[E], of a partition into `count` lists; always: int64, rows that are always searched."""
+    def of(cls, scored: _ScoredQueries, list_of_row: Tensor, num_lists: int, always_searched: Tensor) -> _SearchLists:
+        """list_of_row: int64[E], the list of each row of the view; always_searched: int64[A], rows of the view."""
         list_of_row = list_of_row.clone()
-        list_of_row[always] = -1
-        lists = InvertedLists.of(list_of_row, count, scored.view.vectors, scored.last_event)
-        position = (lists.position - lists.starts[list_of_row.clamp(min=0)]).masked_fill(list_of_row < 0, 0)
+        list_of_row[always_searched] = -1
+        lists = InvertedLists.of(list_of_row, num_lists, scored.view.vectors, scored.last_event)
+        position = (lists.position - lists.offsets[list_of_row.clamp(min=0)]).masked_fill(list_of_row < 0, 0)
         is_always_searched = torch.zeros(len(list_of_row), dtype=torch.bool)
-        is_always_searched[always] = True
+        is_always_searched[always_searched] = True
         return cls(lists, list_of_row, position, is_always_searched)
 
     def is_searched(self, budget: Tensor, query: Tensor, row: Tensor) -> Tensor:
-        """bool[P]: whether each query, int64[P], searches a row of the view, int64[P].
+        """bool[P]: whether a query searches a row of the view, for P pairs.
 
-        budget: int64[B, lists], how many users of each list a query searches, from the start of the list.
+        query, row: int64[P], the pairs. budget: int64[B, lists], how many users of each list a query searches, counted
+        from the start of the list.
         """
         list_of_row = self.list_of_row[row]
         return self.is_always_searched[row] | (
@@ -96,20 +97,21 @@ def search_curve(
 ) -> pl.DataFrame:
     """Recall@10 of list `new` by the share of users that a query searches, for each partition.
 
-    A query searches the lists whose users score best on average, list after list, until it has searched the given share
-    of the users; of the last list, the most recently active users. Where with_recent, it always searches the
-    `num_recently_active` most recently active users of all as well. Scores are exact; a share of 1 is the full search.
-    Columns: partition, with_recent, share (requested), searched (mean share searched), recall, relative_recall (to the
-    full search).
+    A query searches the lists in the order of the mean score of their users, until it has searched the given share of
+    all users. Of the last list it searches only the most recently active users. Where `with_recent`, every query also
+    searches the `num_recently_active` most recently active users. Scores are exact. A share of 1 is the full search.
+
+    Columns: partition; with_recent; share, as in SHARES; searched, the mean share of users searched, recently active
+    ones included; recall; relative_recall, divided by the recall of the full search.
     """
     groups: dict[tuple[str, bool], list[CurvePoints]] = {}
     for scored in _scored_queries(retriever, log, queries, regime):
         recently_active_rows = scored.last_event.topk(min(num_recently_active, len(scored.last_event))).indices
         for name, partition in partitions.items():
-            list_of_row, count = partition(scored.view)
+            list_of_row, num_lists = partition(scored.view)
             for with_recent in (False, True):
-                always = recently_active_rows if with_recent else recently_active_rows[:0]
-                lists = _SearchLists.of(scored, list_of_row, count, always)
+                always_searched = recently_active_rows if with_recent else recently_active_rows[:0]
+                lists = _SearchLists.of(scored, list_of_row, num_lists, always_searched)
                 groups.setdefault((name, with_recent), []).append(_curve_points(scored, lists))
     return _curve_table(groups)
 
@@ -117,7 +119,7 @@ def search_curve(
 def _scored_queries(
     retriever: TwoTowerRetriever, log: EventLog, queries: EvalQueries, regime: Regime
 ) -> Iterator[_ScoredQueries]:
-    """The scored `new` rows of the queries, cutoff by cutoff."""
+    """Yields the scored `new` rows of the queries, grouped by cutoff."""
     first_row = 0
     view: ModelView | None = None
     for request, events, _ in make_requests(log, retriever.activity.histories, {regime: queries}):
@@ -139,42 +141,45 @@ def _scored_queries(
 def _score(
     retriever: TwoTowerRetriever, view: ModelView, vector: Tensor, request: RequestBatch, target: Tensor
 ) -> _ScoredQueries:
-    """vector: float32[B, W], of the queries of a request; target: int64[B], internal ids."""
+    """vector: float32[B, W], of the queries of B requests; target: int64[B], internal ids."""
     snapshot = view.snapshot
-    scores = vector @ view.vectors.T  # (B, E)
-    hidden = ExcludedPairs.of(request).with_pairs(torch.arange(len(request)), torch.from_numpy(request.user))
-    hidden_row = torch.cat([snapshot.row_of_user, torch.tensor([-1])])[hidden.user]
-    scores[hidden.row[hidden_row >= 0], hidden_row[hidden_row >= 0]] = -torch.inf
+    scores = vector @ view.vectors.T  # float32[B, E]
+    excluded = ExcludedPairs.of(request).with_pairs(torch.arange(len(request)), torch.from_numpy(request.user))
+    excluded_row = torch.cat([snapshot.row_of_user, torch.tensor([-1])])[excluded.user]
+    scores[excluded.row[excluded_row >= 0], excluded_row[excluded_row >= 0]] = -torch.inf
     target_row = snapshot.row_of_user[target]
     target_score = scores.gather(1, target_row.clamp(min=0)[:, None])
     target_score = target_score.masked_fill(target_row[:, None] < 0, -torch.inf)
     is_listable = (target_score > -torch.inf).squeeze(1)
     better_query, better_row = ((scores > target_score) & is_listable[:, None]).nonzero(as_tuple=True)
-    last_event = last_seen_events(retriever, snapshot)
+    last_event = last_events(retriever, snapshot)
     return _ScoredQueries(view, vector, last_event, target_row.clamp(min=0), is_listable, better_query, better_row)
 
 
 def _curve_points(scored: _ScoredQueries, search: _SearchLists) -> CurvePoints:
-    """Whether each query finds its target, and how many users it searches, for each of SHARES."""
+    """Whether each query has its target in the top 10, and the share of users it searches, for each of SHARES."""
     points = []
-    users, queries = len(scored.last_event), torch.arange(len(scored.vector))
+    num_users, queries = len(scored.last_event), torch.arange(len(scored.vector))
     for share in SHARES:
-        budget = search.lists.probe_budget(scored.vector, math.ceil(share * users))
+        budget = search.lists.probe_budget(scored.vector, math.ceil(share * num_users))
         is_better_searched = search.is_searched(budget, scored.better_query, scored.better_row)
         rank = torch.zeros(len(queries)).index_add_(0, scored.better_query, is_better_searched.float())  # from 0
         is_target_searched = search.is_searched(budget, queries, scored.target_row) & scored.is_listable
-        searched = (budget.sum(1) + int(search.is_always_searched.sum())) / users
-        points.append(((is_target_searched & (rank < TOP_K)).numpy(), searched.numpy()))
+        searched_share = (budget.sum(1) + int(search.is_always_searched.sum())) / num_users
+        points.append(((is_target_searched & (rank < TOP_K)).numpy(), searched_share.numpy()))
     return points
 
 
 def _curve_table(groups: dict[tuple[str, bool], list[CurvePoints]]) -> pl.DataFrame:
-    """Means over all queries. groups: (partition, with_recent) -> points of each group of queries."""
+    """The table of `search_curve`: means over all queries.
+
+    groups: (partition, with_recent) -> the points of each group of queries with the same cutoff.
+    """
     table: list[dict[str, Any]] = []
-    for (name, with_recent), points in groups.items():
-        recalls = [np.concatenate([group[k][0] for group in points]).mean() for k in range(len(SHARES))]
+    for (name, with_recent), points_by_cutoff in groups.items():
+        recalls = [np.concatenate([points[k][0] for points in points_by_cutoff]).mean() for k in range(len(SHARES))]
         for k, share in enumerate(SHARES):
-            searched = np.concatenate([group[k][1] for group in points]).mean()
+            searched = np.concatenate([points[k][1] for points in points_by_cutoff]).mean()
             metrics = {
                 "searched": searched,
                 "recall": recalls[k],

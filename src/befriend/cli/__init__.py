@@ -1,1 +1,1 @@
-"""The command line: arguments and printing, one module per subject. Heavy imports stay inside the commands."""
+"""The command line: arguments and printing, a module per subject. Heavy imports are inside the commands."""

@@ -1,4 +1,4 @@
-"""Commands about event logs: simulate one, or point the pipeline at one."""
+"""Commands for event logs: simulate a log, or make the pipeline read yours."""
 
 from __future__ import annotations
 
@@ -9,62 +9,86 @@ import typer
 
 app = typer.Typer(add_completion=False)
 
-SourceArgument = Annotated[str | None, typer.Argument(help="A file, a folder, or a URL that DVC can import.")]
-SampleOption = Annotated[bool, typer.Option("--sample", help="Go back to the embedded sample.")]
-TinyOption = Annotated[
-    bool, typer.Option("--tiny", help="A simulated log of 500 users, and settings for a look in a minute.")
+SourceArgument = Annotated[
+    str | None, typer.Argument(help="Your event log: a file, a folder, or a URL that DVC can import.")
 ]
-ActorOption = Annotated[str | None, typer.Option(help="Column of who acts: its name, or its place from 1.")]
+SampleOption = Annotated[bool, typer.Option("--sample", help="Use the sample that comes with the project.")]
+TinyOption = Annotated[
+    bool,
+    typer.Option("--tiny", help="Use a simulated log of 500 users, with settings for a quick run of about a minute."),
+]
+ActorOption = Annotated[str | None, typer.Option(help="Column of the user who acts: its name, or its position from 1.")]
 ActionOption = Annotated[str | None, typer.Option(help="Column of the action.")]
-TargetOption = Annotated[str | None, typer.Option(help="Column of who is acted on.")]
-TimestampOption = Annotated[str | None, typer.Option(help="Column of the time.")]
-UnitOption = Annotated[str | None, typer.Option(help="Unit of the time: s, ms, us, ns or iso.")]
+TargetOption = Annotated[str | None, typer.Option(help="Column of the user who is acted on.")]
+TimestampOption = Annotated[str | None, typer.Option(help="Column of the timestamp.")]
+UnitOption = Annotated[str | None, typer.Option(help="Unit of the timestamp: s, ms, us, ns, or iso for ISO 8601.")]
 SeparatorOption = Annotated[
-    str | None, typer.Option(help="Between the fields of a CSV, log and attributes; \\t for a tab.")
+    str | None, typer.Option(help="Separator of CSV fields, in the log and the attributes; \\t for a tab.")
 ]
 HeaderOption = Annotated[
-    bool | None, typer.Option("--header/--no-header", help="Whether a text file names its columns.")
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a CSV file names the columns.")
 ]
-DefaultActionOption = Annotated[str | None, typer.Option(help="The action, in a log that has none.")]
-SignalOption = Annotated[list[str] | None, typer.Option(help="An action that is history only, as a view; repeatable.")]
-ExcludeOption = Annotated[list[str] | None, typer.Option(help="An action that hides the two, as a block; repeatable.")]
+DefaultActionOption = Annotated[str | None, typer.Option(help="Name of the action, if the log has no action column.")]
+SignalOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An action that is never predicted and only serves as history, such as view; repeatable."),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An action that keeps both users off each other's lists, such as block; repeatable."),
+]
 AttributesOption = Annotated[
-    str | None, typer.Option(metavar="FILE", help="A table of users, Parquet or CSV, inside the log's folder.")
+    str | None,
+    typer.Option(metavar="FILE", help="A table of user attributes, Parquet or CSV, in the folder of the log."),
 ]
-UserIdOption = Annotated[str, typer.Option(help="Its column of user ids.")]
-CategoricalOption = Annotated[list[str] | None, typer.Option(help="Its column of labels, as a country; repeatable.")]
-NumericOption = Annotated[list[str] | None, typer.Option(help="Its column of numbers, as an age; repeatable.")]
-OptOutOption = Annotated[str | None, typer.Option(help="Its column of who must not be recommended: 1, true, yes.")]
+UserIdOption = Annotated[str, typer.Option(help="Column of user ids in the table of attributes.")]
+CategoricalOption = Annotated[
+    list[str] | None, typer.Option(help="A categorical attribute, such as country; repeatable.")
+]
+NumericOption = Annotated[list[str] | None, typer.Option(help="A numeric attribute, such as age; repeatable.")]
+OptOutOption = Annotated[
+    str | None, typer.Option(help="Column that marks users who must not be recommended, by 1, true or yes.")
+]
 TextsOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="A table of texts, Parquet or JSON Lines, inside the log's folder."),
+    typer.Option(metavar="FILE", help="A table of texts by users, Parquet or JSON Lines, in the folder of the log."),
 ]
 TextColumnOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIELD=COLUMN", help="Its column of user_id, timestamp, platform, text, title or tags."),
+    typer.Option(
+        metavar="FIELD=COLUMN",
+        help="Column of the texts for user_id, timestamp, platform, text, title or tags; repeatable.",
+    ),
 ]
 StatementsOption = Annotated[
-    str | None, typer.Option(metavar="FILE", help="A table of statements about users, there too.")
+    str | None, typer.Option(metavar="FILE", help="A table of statements about users, in the folder of the log.")
 ]
 StatementColumnOption = Annotated[
-    list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Its column of user_id, statement or context.")
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=COLUMN", help="Column of the statements for user_id, statement or context; repeatable."
+    ),
 ]
 
 
 @app.command(rich_help_panel="Event logs")
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for events.parquet, truth.parquet and, if any, texts.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for events.parquet, truth.parquet and, if there are any, the texts.")
+    ],
     size: Annotated[str, typer.Option(help="tiny, sample, regular or 4x.")] = "regular",
-    users: Annotated[int | None, typer.Option(help="Number of users, instead of the size's.")] = None,
-    events: Annotated[int | None, typer.Option(help="Number of events, instead of the size's.")] = None,
+    users: Annotated[int | None, typer.Option(help="Number of users, instead of that of --size.")] = None,
+    events: Annotated[int | None, typer.Option(help="Number of events, instead of that of --size.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any setting of the simulator (see `befriend settings simulate`)."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another setting of the simulator, see `befriend settings simulate`; repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Simulate a social network over time; write its event log and the ground truth."""
+    """Simulate the events of a social network, and write the log and its ground truth."""
     from befriend.errors import CallError
     from befriend.settings import parse, split_override
     from befriend.simulate import network as simulator
@@ -81,7 +105,7 @@ def simulate(
     if settings.texts:
         files = "--texts texts.parquet --text-column platform=platform --statements statements.parquet"
         typer.echo(
-            f"Next: move truth.parquet, which is not part of the log, elsewhere; then befriend use {out} {files}"
+            f"Next: move truth.parquet elsewhere, since it is not part of the log; then befriend use {out} {files}"
         )
     else:
         typer.echo(f"Next: befriend use {out / 'events.parquet'}")
@@ -112,12 +136,12 @@ def use(
     statements: StatementsOption = None,
     statement_column: StatementColumnOption = None,
 ) -> None:
-    """Point the pipeline at your own event log, and show how it is understood."""
+    """Make the pipeline read your event log, and show how it is understood."""
     from befriend.errors import CallError
     from befriend.ops import use_log as ops
 
     if sample + tiny + (source is not None) != 1:
-        raise CallError("name a log (befriend use SOURCE), or one that is here: --sample or --tiny.")
+        raise CallError("give exactly one log: befriend use SOURCE, befriend use --sample, or befriend use --tiny.")
     if tiny:
         ops.use_tiny()
         return
@@ -146,7 +170,7 @@ def use(
 
 
 def _parse_columns(option: str, pairs: list[str] | None) -> dict[str, str]:
-    """Field -> column, from the FIELD=COLUMN values of a repeatable option."""
+    """Field -> column, from the values of a repeatable option. CallError if one is not written as FIELD=COLUMN."""
     from befriend.errors import CallError
 
     split_pairs = [pair.partition("=") for pair in pairs or []]

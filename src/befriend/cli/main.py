@@ -21,7 +21,7 @@ from befriend.progress import current_progress
 
 app = typer.Typer(
     name="befriend",
-    help="People recommendation, from event log to ranked people. `dvc repro` runs all stages in order.",
+    help="Recommend people to people, from an event log to ranked lists. `dvc repro` runs all stages in order.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

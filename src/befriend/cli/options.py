@@ -9,7 +9,7 @@ import typer
 
 RunOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a run, `.` for the one that lies here; without, the champion if there is one."),
+    typer.Option(help="Folder of the run to use, `.` for the current run; by default the champion if there is one."),
 ]
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

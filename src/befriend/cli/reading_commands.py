@@ -1,4 +1,4 @@
-"""Commands that read a run: its metrics, its settings, and how it compares with another run."""
+"""Commands that show a run: its metrics, its settings, and how it compares with another run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(rich_help_panel="Reading a run")
 def summary() -> None:
-    """Print the metrics of the last run, and where its reports are."""
+    """Print the main metrics of the current run, and the paths of its reports."""
     from befriend.ops.summary import show
 
     show(Path())
@@ -21,13 +21,15 @@ def summary() -> None:
 @app.command(rich_help_panel="Reading a run")
 def compare(
     a: Annotated[str, typer.Argument(help="A git revision, or the folder of a run.")],
-    b: Annotated[str, typer.Argument(help="The other one; `.` is the current run.")] = ".",
-    model: Annotated[str, typer.Option(help="The model whose lists are compared.")] = "both",
-    other: Annotated[str | None, typer.Option(help="The model of B, if it is a different one.")] = None,
-    events: Annotated[int, typer.Option(min=0, help="Number of events shown, those that differ most.")] = 10,
+    b: Annotated[
+        str, typer.Argument(help="The run to compare with, given in the same way; `.` is the current run.")
+    ] = ".",
+    model: Annotated[str, typer.Option(help="Model whose lists are compared.")] = "both",
+    other: Annotated[str | None, typer.Option(help="Model of B, if you compare two different models.")] = None,
+    events: Annotated[int, typer.Option(min=0, help="How many of the events that differ most are shown.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compare two runs on the same events: differences with paired intervals, and the events that differ most."""
+    """Compare two runs on the same events: metrics with confidence intervals, and the events that differ most."""
     from befriend.ops.compare_runs import show
 
     show(a, b, model, other, events, as_json)
@@ -35,9 +37,11 @@ def compare(
 
 @app.command(rich_help_panel="Reading a run")
 def settings(
-    section: Annotated[str | None, typer.Argument(help="data, a stage, or simulate; by default all.")] = None,
+    section: Annotated[
+        str | None, typer.Argument(help="Section of params.yaml, or simulate; by default all of them.")
+    ] = None,
 ) -> None:
-    """List every setting with its default and what it does."""
+    """List all settings with their defaults and what they do."""
     from befriend.ops.settings_table import show
 
     show(section)

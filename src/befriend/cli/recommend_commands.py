@@ -1,4 +1,4 @@
-"""Commands that recommend users, and export what lists are made from."""
+"""The commands `befriend recommend` and `befriend export`."""
 
 from __future__ import annotations
 
@@ -30,59 +30,67 @@ class RegimeName(StrEnum):
     frozen = "frozen"
 
 
-UserOption = Annotated[str | None, typer.Option(help="Whom to recommend people to, by their id in the log.")]
+UserOption = Annotated[str | None, typer.Option(help="The user who gets the list, by the id in the log.")]
 UsersOption = Annotated[
-    Path | None, typer.Option(help="A file of ids instead, one a line, or Parquet with the column user_id.")
+    Path | None, typer.Option(help="A file of ids instead, one per line, or Parquet with the column user_id.")
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="Everybody of the log instead; with --out.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All users of the log instead; with --out.")]
 RequestsOption = Annotated[
     Path | None,
     typer.Option(
         help="A file of requests instead, Parquet or JSON Lines: user_id, at, filter_at, regime, action, list."
     ),
 ]
-AtOption = Annotated[str | None, typer.Option(help="As of this moment (ISO 8601, UTC); all of the log without.")]
+AtOption = Annotated[str | None, typer.Option(help="Only what happened before this time counts (ISO 8601, UTC).")]
 FilterAtOption = Annotated[
-    str | None, typer.Option(help="Leave out contacts and blocks up to this later moment, when the list is shown.")
+    str | None, typer.Option(help="Leave out contacts and blocks up to this later time, when the list is shown.")
 ]
 RegimeOption = Annotated[
     RegimeName | None,
     typer.Option(help="How lists are used: live for one user, daily for many, streaming with an action."),
 ]
-ActionOption = Annotated[str | None, typer.Option(help="What the user is about to do, if that is known.")]
-LengthOption = Annotated[int, typer.Option("-k", min=1, max=1000, help="People a list.")]
+ActionOption = Annotated[str | None, typer.Option(help="The action that the user is about to do, if known.")]
+LengthOption = Annotated[int, typer.Option("-k", min=1, max=1000, help="Users per list.")]
 NewOnlyOption = Annotated[bool, typer.Option("--new-only", help="Leave out existing contacts.")]
-ModelOption = Annotated[Model, typer.Option(help="two-tower; stu: token by token; both: a ranker over all.")]
+ModelOption = Annotated[
+    Model,
+    typer.Option(help="two-tower; stu (semantic IDs); both: a ranker over their candidates."),
+]
 ApproximateOption = Annotated[
-    bool, typer.Option("--approximate", help="Search faster, and miss a few: an index, or a beam.")
+    bool, typer.Option("--approximate", help="Search faster and miss a few users: with an index, or with beam search.")
 ]
 ClustersOption = Annotated[
-    bool, typer.Option("--clusters", help="Look at the best clusters and the freshest people, not at everybody.")
+    bool, typer.Option("--clusters", help="Search only the best clusters and the most recently active users.")
 ]
-ExplainOption = Annotated[bool, typer.Option("--explain", help="Say why, in sentences.")]
-SampleOption = Annotated[bool, typer.Option("--sample", help="Draw people instead of ranking them.")]
+ExplainOption = Annotated[bool, typer.Option("--explain", help="Add sentences that explain each recommendation.")]
+SampleOption = Annotated[bool, typer.Option("--sample", help="Draw users at random by their scores.")]
 TemperatureOption = Annotated[
-    float, typer.Option(min=0.01, help="--sample: near 0 nearly the ranked list, above 1 more of a surprise.")
+    float, typer.Option(min=0.01, help="--sample: near 0 nearly the ranked list, above 1 closer to uniform draws.")
 ]
-TopKOption = Annotated[int | None, typer.Option(min=1, help="--sample: draw only from so many best.")]
+TopKOption = Annotated[int | None, typer.Option(min=1, help="--sample: draw only from this many best users.")]
 NucleusOption = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="--sample: from the fewest best with this probability together.")
+    float,
+    typer.Option(min=0.0, max=1.0, help="--sample: draw from the fewest best users with this probability."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="--sample: the same seed draws the same lists.")]
-MinAgeOption = Annotated[float, typer.Option(min=0, help="Only people who have been there so long.")]
-SameOption = Annotated[list[str] | None, typer.Option(help="Only people with the user's value of this attribute.")]
-DifferentOption = Annotated[list[str] | None, typer.Option(help="Only people with another value of it.")]
-OnlyOption = Annotated[Path | None, typer.Option(help="Only people of this file: ids, as for --users.")]
-ExcludeOption = Annotated[Path | None, typer.Option(help="Nobody of this file: ids, as for --users.")]
-DiversityOption = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="0 to 1: how much it counts that people on a list differ.")
+MinAgeOption = Annotated[float, typer.Option(min=0, help="Only users seen first at least this many days ago.")]
+SameOption = Annotated[
+    list[str] | None, typer.Option(help="Only users with the requesting user's value of this attribute.")
 ]
-CapOption = Annotated[int | None, typer.Option(min=1, help="On how many of the lists one person may be.")]
+DifferentOption = Annotated[
+    list[str] | None, typer.Option(help="Only users with another value of this attribute than the requesting user.")
+]
+OnlyOption = Annotated[Path | None, typer.Option(help="Only users in this file of ids, as for --users.")]
+ExcludeOption = Annotated[Path | None, typer.Option(help="No users in this file of ids, as for --users.")]
+DiversityOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="0 to 1: weight of dissimilarity between the users on a list.")
+]
+CapOption = Annotated[int | None, typer.Option(min=1, help="On how many lists one user may be.")]
 OutOption = Annotated[
-    Path | None, typer.Option(help="Write all lists to this Parquet file; once stopped, the same command goes on.")
+    Path | None, typer.Option(help="Write all lists to this Parquet file; run the command again to resume it.")
 ]
 NewestOption = Annotated[
-    bool, typer.Option("--newest", help="The champion looks at the log as it was prepared last, not at its own.")
+    bool, typer.Option("--newest", help="Use the champion with the log that was prepared last, not with its own log.")
 ]
 
 
@@ -90,7 +98,7 @@ NewestOption = Annotated[
 def recommend(
     user: UserOption = None,
     users: UsersOption = None,
-    everybody: AllOption = False,
+    all_users: AllOption = False,
     requests: RequestsOption = None,
     at: AtOption = None,
     filter_at: FilterAtOption = None,
@@ -101,7 +109,7 @@ def recommend(
     model: ModelOption = Model.both,
     approximate: ApproximateOption = False,
     clusters: ClustersOption = False,
-    why: ExplainOption = False,
+    with_reasons: ExplainOption = False,
     sample: SampleOption = False,
     temperature: TemperatureOption = 1.0,
     top_k: TopKOption = None,
@@ -117,31 +125,33 @@ def recommend(
     as_json: JsonOption = False,
     out: OutOption = None,
     run: RunOption = None,
-    newest: NewestOption = False,
+    use_latest_log: NewestOption = False,
 ) -> None:
-    """Recommend people, as of any moment: with the champion, or with the run that lies here where there is none."""
-    from befriend.api import RecommendOptions, Rules, Sampling
+    """Recommend users, as of any time, with the champion, or without one, with the run in this folder."""
+    from befriend.api import ListConstraints, RecommendOptions, Sampling
     from befriend.ops import serve_lists as ops
-    from befriend.recommendation.request_table import moment_of
+    from befriend.recommendation.request_table import parse_time
 
-    source = ops.RequestSource(user, users, everybody, requests)
+    source = ops.RequestSource(user, users, all_users, requests)
     only_ids = None if only is None else tuple(ops.read_ids(only))
     excluded_ids = () if exclude is None else tuple(ops.read_ids(exclude))
-    rules = Rules(min_age_days, tuple(same or ()), tuple(different or ()), only_ids, excluded_ids, diversity, cap)
+    constraints = ListConstraints(
+        min_age_days, tuple(same or ()), tuple(different or ()), only_ids, excluded_ids, diversity, cap
+    )
     options = RecommendOptions(
         model=model.value,
         k=k,
         sampling=Sampling(temperature, top_k, nucleus, seed) if sample else None,
-        rules=rules,
+        constraints=constraints,
         approximate=approximate,
         clusters=clusters,
-        at=None if at is None else moment_of("--at", at),
-        filter_at=None if filter_at is None else moment_of("--filter-at", filter_at),
+        at=None if at is None else parse_time("--at", at),
+        filter_at=None if filter_at is None else parse_time("--filter-at", filter_at),
         regime=None if regime is None else regime.value,
         action=action,
         new_only=new_only,
     )
-    ops.recommend(run, newest, source, options, ops.OutputOptions(why, as_json, out))
+    ops.recommend(run, use_latest_log, source, options, ops.OutputOptions(with_reasons, as_json, out))
 
 
 @app.command(rich_help_panel="Recommending")
@@ -149,7 +159,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
     run: RunOption = None,
 ) -> None:
-    """Write everybody's vector and STU to a Parquet file."""
+    """Write the vectors and STUs (semantic IDs) of all users to a Parquet file."""
     from befriend.ops.serve_lists import export as ops
 
     ops(run, out)

@@ -19,20 +19,23 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Override a setting of this stage in params.yaml, for this run only; repeatable.",
+        help="Override a setting of this stage for this call; params.yaml stays as it is. Repeatable.",
     ),
 ]
 
 
 def _run_stage(stage: str, work: Callable[[], Any]) -> None:
-    """Runs a stage under the stage lock, records the run, and prints its summary and warnings."""
+    """Runs a stage, and prints its summary and warnings.
+
+    The stage lock keeps other stages from running meanwhile. Start, end and errors are recorded in runs/<stage>.json.
+    """
     from befriend.files import stage_lock
     from befriend.stages.run_record import record_run
 
     if int(os.environ.get("RANK", "0")):  # one of several processes: only the first holds the lock and prints
         work()
         return
-    with stage_lock(layout.LOCK):
+    with stage_lock(layout.STAGE_LOCK):
         result = record_run(stage, layout.RUNS, work)
     typer.echo(f"{stage}: {result.summary()}")
     for warning in getattr(result, "warnings", []):
@@ -41,11 +44,11 @@ def _run_stage(stage: str, work: Callable[[], Any]) -> None:
 
 @app.command(rich_help_panel="Stages")
 def validate(
-    source: Annotated[Path, typer.Option(help="The event log: a file or a folder.")] = layout.DATA,
+    source: Annotated[Path, typer.Option(help="Your event log: a file or a folder.")] = layout.DATA,
     overrides: SetOption = None,
     params: ParamsOption = PARAMS,
 ) -> None:
-    """Check the event log, assign internal user ids, split it by time, and report on it."""
+    """Check the event log, assign internal user ids, split it by time, and write a report about it."""
     from befriend.config import load_params
     from befriend.ops import caches
     from befriend.stages import validate as stage
@@ -54,7 +57,7 @@ def validate(
 
     def work() -> stage.ValidateResult:
         result = stage.run(settings.data, settings.validate_, source, layout.PREPARED, layout.REPORTS)
-        caches.settle(Path())
+        caches.remove_outdated(Path())
         return result
 
     _run_stage("validate", work)
@@ -62,7 +65,7 @@ def validate(
 
 @app.command(rich_help_panel="Stages")
 def embed_text(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Embed what every user wrote, over time; an empty table if the log has no texts."""
+    """Train the text model, and compute text vectors of every user over time; an empty table if there are no texts."""
     from befriend.config import load_params
     from befriend.stages import embed_text as stage
 
@@ -73,7 +76,7 @@ def embed_text(overrides: SetOption = None, params: ParamsOption = PARAMS) -> No
 
 @app.command(rich_help_panel="Stages")
 def tokenize(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Assign every user of the training part an STU: a few tokens that no other user has."""
+    """Assign every training user a semantic id (STU): a few tokens that no other user has."""
     from befriend.config import load_params
     from befriend.stages import tokenize as stage
 
@@ -85,7 +88,7 @@ def tokenize(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None
 
 @app.command(rich_help_panel="Stages")
 def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Train the two-tower retrieval model; continues where a killed run stopped."""
+    """Train the two-tower retrieval model; a killed run continues at its last checkpoint."""
     from befriend.config import load_params
     from befriend.stages import train_two_tower as stage
 
@@ -98,7 +101,7 @@ def train_two_tower(overrides: SetOption = None, params: ParamsOption = PARAMS) 
 
 @app.command(rich_help_panel="Stages")
 def train_stu(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Train the model that predicts users token by token; continues where a killed run stopped."""
+    """Train the model that predicts users token by token; a killed run continues at its last checkpoint."""
     from befriend.config import load_params
     from befriend.stages import train_stu as stage
 
@@ -111,7 +114,7 @@ def train_stu(overrides: SetOption = None, params: ParamsOption = PARAMS) -> Non
 
 @app.command(rich_help_panel="Stages")
 def train_ranker(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Train the ranker, which orders the candidates of all models and rules, on validation events."""
+    """Train the ranker, which orders the candidates of all models and heuristics, on validation events."""
     from befriend.config import load_params
     from befriend.stages import train_ranker as stage
 
@@ -121,7 +124,7 @@ def train_ranker(overrides: SetOption = None, params: ParamsOption = PARAMS) -> 
 
 @app.command(rich_help_panel="Stages")
 def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Rank users for held-out events with every model and baseline, and measure the lists."""
+    """Rank users for held-out events with every model and heuristic, and compute metrics of the lists."""
     from befriend.config import load_params
     from befriend.stages import evaluate as stage
 
@@ -131,7 +134,7 @@ def evaluate(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None
 
 @app.command(rich_help_panel="Stages")
 def cluster(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Learn clusters of users on top of the two-tower model; describe them, and measure what they save in search."""
+    """Learn clusters of users from the two-tower model, describe them, and measure how much they speed up search."""
     from befriend.config import load_params
     from befriend.stages import cluster as stage
 
@@ -143,7 +146,7 @@ def cluster(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
 
 @app.command(rich_help_panel="Stages")
 def report(overrides: SetOption = None, params: ParamsOption = PARAMS) -> None:
-    """Describe the whole run on one page with figures, and write a model card."""
+    """Describe the whole run on one page with charts, and write a model card."""
     from befriend.config import load_params
     from befriend.stages import report as stage
 

@@ -1,4 +1,4 @@
-"""`befriend text`: uses the text towers on their own, without the rest of the pipeline."""
+"""`befriend text`: uses the text towers without the rest of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from befriend import layout
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Universal user embeddings: users by what they wrote, and which statements are likely true of them.",
+    help="Universal user embeddings: find users with similar texts, and statements that are likely true of a user.",
 )
 RUN = Annotated[
     Path | None,
@@ -33,8 +33,8 @@ def demo(
 
 @app.command()
 def similar(
-    user: Annotated[str, typer.Argument(help="Id of a user who wrote something.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    user: Annotated[str, typer.Argument(help="Id of a user with texts.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of users.")] = 10,
     run: RUN = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,14 +46,14 @@ def similar(
 
 @app.command()
 def infer(
-    user: Annotated[str, typer.Argument(help="Id of a user who wrote something.")],
+    user: Annotated[str, typer.Argument(help="Id of a user with texts.")],
     statements: Annotated[
         list[str], typer.Argument(help="Statements that may be true of the user, such as 'interested in hiking'.")
     ],
     run: RUN = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate how likely statements are true of a user, from what the user wrote; any wording will do."""
+    """Estimate how likely statements are true of a user, from the user's texts. Statements may have any wording."""
     from befriend.ops.text_lookup import infer as judge
 
     judge(run, user, statements, as_json)

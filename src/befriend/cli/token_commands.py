@@ -1,4 +1,4 @@
-"""`befriend tokens`: looks up STUs, and assigns them to users who joined later."""
+"""`befriend tokens`: looks up STUs (social tokenized user ids), and assigns them to users who join later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from befriend.cli.options import PARAMS, ParamsOption
 
-app = typer.Typer(help="Look up STUs, and assign them to users who joined later.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look up STUs (social tokenized user ids), and assign them to users who join later.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -28,11 +30,11 @@ def like(
     user: Annotated[str, typer.Argument(help="A user's id in the log.")],
     prefix: Annotated[
         int | None,
-        typer.Option(min=1, help="How many tokens must be the same; by default as many as any other user shares."),
+        typer.Option(min=1, help="Number of equal tokens; by default the largest that another user has in common."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List users whose STU starts with the same tokens as that of a user."""
+    """List users whose STU begins with the same tokens as that of a user."""
     from befriend.ops.token_lookup import like as ops
 
     ops(user, prefix, as_json)
@@ -44,7 +46,7 @@ def assign(
     out: Annotated[Path, typer.Option(help="Parquet file for the STUs of all users, old and new.")],
     params: ParamsOption = PARAMS,
 ) -> None:
-    """Assign STUs to users who joined since; all other STUs stay the same."""
+    """Assign STUs to users of later events; all other STUs stay the same."""
     from befriend.config import load_params
     from befriend.ops.token_lookup import assign as ops
 

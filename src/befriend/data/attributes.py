@@ -1,7 +1,8 @@
-"""The users' attributes in memory: label codes and raw numbers, and how a model applies its own vocabulary and scale.
+"""The attributes of users in memory: label codes and numbers, encoded with the vocabulary and scale of a model.
 
-A model is trained with the labels and the scale of its training users. It stores both (`vocabulary_of`, `scale`) and
-applies them to every later table (`with_vocabulary`, `scaled`): a label that training did not see counts as unknown.
+The vocabulary and the scale of a model come from its training users (`training_vocabulary`, `fit_scale`). The model
+stores both and applies them to every later table (`with_vocabulary`, `standardise`). A label that no training user has
+counts as unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from befriend.data.contracts import ATTRIBUTES, read_table
 from befriend.errors import DataError
 
 ATTRIBUTES_FILE = "attributes.parquet"
-ROUNDING = 1e-6  # relative to the mean: a smaller deviation is rounding in a constant float32 column
+MIN_RELATIVE_DEVIATION = 1e-6  # of the mean; a smaller one is the rounding error of a constant float32 column
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Attributes:
     def from_table(cls, table: pl.DataFrame) -> Attributes:
         """Converts a table that satisfies the contract of attributes.parquet."""
         columns = table.get_columns()[1:]
-        labelled = [column for column in columns if isinstance(column.dtype, pl.Enum)]
-        numbers = [column for column in columns if not isinstance(column.dtype, pl.Enum)]
-        codes = [(column.to_physical().cast(pl.Int32) + 1).fill_null(0).to_numpy() for column in labelled]
+        categorical_columns = [column for column in columns if isinstance(column.dtype, pl.Enum)]
+        numeric_columns = [column for column in columns if not isinstance(column.dtype, pl.Enum)]
+        codes = [(column.to_physical().cast(pl.Int32) + 1).fill_null(0).to_numpy() for column in categorical_columns]
         return cls(
-            categorical=_stacked(codes, table.height, np.int32),
-            vocabulary={column.name: tuple(column.dtype.categories) for column in labelled},  # type: ignore[attr-defined]
-            numeric=_stacked([column.to_numpy() for column in numbers], table.height, np.float32),
-            numeric_names=tuple(column.name for column in numbers),
+            categorical=_stack_columns(codes, table.height, np.int32),
+            vocabulary={column.name: tuple(column.dtype.categories) for column in categorical_columns},  # type: ignore[attr-defined]
+            numeric=_stack_columns([column.to_numpy() for column in numeric_columns], table.height, np.float32),
+            numeric_names=tuple(column.name for column in numeric_columns),
         )
 
     @property
@@ -66,65 +67,69 @@ class Attributes:
         """C + M column names, categorical before numeric."""
         return (*self.vocabulary, *self.numeric_names)
 
-    def vocabulary_of(self, is_training_user: np.ndarray) -> dict[str, list[str]]:
-        """Categorical column -> the labels that occur among training users. is_training_user: bool[N]."""
+    def training_vocabulary(self, is_training_user: np.ndarray) -> dict[str, list[str]]:
+        """Categorical column -> the labels of the training users. is_training_user: bool[N]."""
         vocabulary = {}
         for (name, labels), codes in zip(self.vocabulary.items(), self.categorical.T, strict=True):
             vocabulary[name] = [labels[code - 1] for code in np.unique(codes[is_training_user]) if code]
         return vocabulary
 
     def with_vocabulary(self, vocabulary: Mapping[str, Sequence[str]]) -> Attributes:
-        """The same users, encoded with another vocabulary and only its columns; labels it lacks become 0."""
+        """The same users with the columns and codes of another vocabulary; labels that it lacks get the code 0."""
         _require_columns(vocabulary, self.vocabulary, "categorical")
         columns = []
         for name, labels in vocabulary.items():
-            code_of = {label: k + 1 for k, label in enumerate(labels)}
-            new_codes = np.array([0, *(code_of.get(label, 0) for label in self.vocabulary[name])], np.int32)
+            code_by_label = {label: k + 1 for k, label in enumerate(labels)}
+            new_codes = np.array([0, *(code_by_label.get(label, 0) for label in self.vocabulary[name])], np.int32)
             columns.append(new_codes[self.categorical[:, list(self.vocabulary).index(name)]])
         return replace(
             self,
-            categorical=_stacked(columns, self.num_users, np.int32),
+            categorical=_stack_columns(columns, self.num_users, np.int32),
             vocabulary={name: tuple(labels) for name, labels in vocabulary.items()},
         )
 
-    def scale(self, is_training_user: np.ndarray) -> dict[str, tuple[float, float]]:
+    def fit_scale(self, is_training_user: np.ndarray) -> dict[str, tuple[float, float]]:
         """Numeric column -> mean and standard deviation over the training users who have a value.
 
-        The mean is 0 if none has a value; the deviation is 1 if all values are equal. is_training_user: bool[N].
+        The mean is 0 if no training user has a value, and the deviation is 1 if all values are equal.
+        is_training_user: bool[N].
         """
-        scales = {}
+        scale = {}
         for name, column in zip(self.numeric_names, self.numeric.T, strict=True):
             values = column[is_training_user].astype(np.float64)
             values = values[~np.isnan(values)]
             mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
-            scales[name] = mean, deviation if deviation > ROUNDING * abs(mean) else 1.0
-        return scales
+            scale[name] = mean, deviation if deviation > MIN_RELATIVE_DEVIATION * abs(mean) else 1.0
+        return scale
 
-    def scaled(self, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
-        """float32[N, 2M]: M z-scores, 0 where missing, then M flags, 1 where missing; in the order of `scale`."""
+    def standardise(self, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
+        """float32[N, 2M]: M z-scores, 0 where missing, then M flags, 1 where missing.
+
+        scale: numeric column -> mean and standard deviation; M columns, which give the order of the result.
+        """
         _require_columns(scale, self.numeric_names, "numeric")
         values = self.numeric[:, [self.numeric_names.index(name) for name in scale]]
         mean, deviation = np.array([*scale.values()], np.float64).reshape(-1, 2).T
-        missing = np.isnan(values)
-        z = np.where(missing, 0, (values - mean) / deviation)
-        return np.hstack([z, missing]).astype(np.float32)
+        is_missing = np.isnan(values)
+        z_scores = np.where(is_missing, 0, (values - mean) / deviation)
+        return np.hstack([z_scores, is_missing]).astype(np.float32)
 
-    def standardised(self, is_training_user: np.ndarray) -> np.ndarray:
-        """float32[N, 2M]: `scaled` with the scale of the training users. is_training_user: bool[N]."""
-        return self.scaled(self.scale(is_training_user))
+    def fit_and_standardise(self, is_training_user: np.ndarray) -> np.ndarray:
+        """float32[N, 2M]: as `standardise`, with the scale of the training users. is_training_user: bool[N]."""
+        return self.standardise(self.fit_scale(is_training_user))
 
 
-def _stacked(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """The columns as one array [rows, len(columns)], which may have no columns."""
-    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((rows, 0), dtype)
+def _stack_columns(columns: list[np.ndarray], num_rows: int, dtype: type) -> np.ndarray:
+    """dtype[num_rows, len(columns)]: the columns as one array, also if there are none."""
+    return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((num_rows, 0), dtype)
 
 
 def _require_columns(trained: Mapping[str, object], available: Mapping[str, object] | Sequence[str], kind: str) -> None:
-    """DataError if a column that the model was trained with is missing. kind: categorical or numeric."""
+    """Raises a DataError if a column that the model was trained with is missing. kind: categorical or numeric."""
     missing = [name for name in trained if name not in available]
     if missing:
         raise DataError(
             f"the model was trained with the {kind} attributes {', '.join(trained)}, but {ATTRIBUTES_FILE} has no "
             f"{', '.join(missing)}; it has: {', '.join(available) or 'none'}. Name them under data.attributes in "
-            "params.yaml, or train anew."
+            "params.yaml, or train the model again."
         )

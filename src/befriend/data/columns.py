@@ -1,4 +1,4 @@
-"""Names of columns, roles and reasons for refusal, defined only here."""
+"""The names of table columns, the roles of actions, and the reasons why rows are rejected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CATEGORICAL: Final = "categorical"
 NUMERIC: Final = "numeric"
 FIRST_SEEN: Final = "first_seen"
 LAST_SEEN: Final = "last_seen"
-DONE: Final = "events_done"
-RECEIVED: Final = "events_received"
+EVENTS_DONE: Final = "events_done"
+EVENTS_RECEIVED: Final = "events_received"
 DEGREE: Final = "degree"
 OPTED_OUT: Final = "opted_out"
 
@@ -30,8 +30,8 @@ TITLE: Final = "title"
 TAGS: Final = "tags"
 STATEMENT: Final = "statement"
 CONTEXT: Final = "context"
-TAGGED: Final = "interested in {}"
-"""the statement that stands for a tag"""
+TAG_STATEMENT: Final = "interested in {}"
+"""the statement that a tag becomes"""
 
 FILE: Final = "file"
 ROW: Final = "row"
@@ -44,7 +44,7 @@ SIGNAL: Final = "signal"
 EXCLUDE: Final = "exclude"
 ROLES: Final = pl.Enum([CONTACT, SIGNAL, EXCLUDE])
 
-REASONS: Final[dict[str, str]] = {
+REASONS: Final[dict[str, str]] = {  # code of a reason -> what reports and messages say
     "invalid_utf8": "the line is not valid UTF-8",
     "ragged_row": "the line has more or fewer fields than the log has columns",
     "actor_id_empty": "no actor id",

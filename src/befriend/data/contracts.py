@@ -1,6 +1,6 @@
-"""The contracts of the tables that stages hand to each other, as pandera schemas. `check` compares a table with one.
+"""The contracts of prepared tables, as pandera schemas. `check_contract` checks a table against its contract.
 
-What makes a raw row valid is defined in `befriend.validation.row_rules`.
+These are the tables that stage `validate` writes. Raw rows are checked by `befriend.validation.row_rules`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from befriend.data.columns import (
     ACTOR,
     CONTEXT,
     DEGREE,
-    DONE,
+    EVENTS_DONE,
+    EVENTS_RECEIVED,
     FILE,
     FIRST_SEEN,
     LAST_SEEN,
@@ -25,7 +26,6 @@ from befriend.data.columns import (
     RAW,
     REASON,
     REASONS,
-    RECEIVED,
     ROLE,
     ROLES,
     ROW,
@@ -38,7 +38,7 @@ from befriend.data.columns import (
 )
 from befriend.errors import DataError
 
-CHECKED_AT_ONCE = 5_000_000  # rows of events.parquet
+EVENTS_PER_CHECK = 5_000_000
 
 
 def _in_time_order(data: pa.PolarsData) -> pl.LazyFrame:
@@ -62,19 +62,19 @@ def _unique_ids(data: pa.PolarsData) -> pl.LazyFrame:
 
 
 def _labels_and_numbers(data: pa.PolarsData) -> bool:
-    kinds = list(data.lazyframe.collect_schema().items())[1:]
-    return all(isinstance(dtype, pl.Enum) or dtype == pl.Float32 for _, dtype in kinds)
+    dtypes = list(data.lazyframe.collect_schema().values())[1:]
+    return all(isinstance(dtype, pl.Enum) or dtype == pl.Float32 for dtype in dtypes)
 
 
 def _finite_or_missing(data: pa.PolarsData) -> bool:
-    finite = data.lazyframe.select(pl.col(pl.Float32).is_finite().all()).collect()
-    return all(column.item() for column in finite.get_columns())
+    is_finite = data.lazyframe.select(pl.col(pl.Float32).is_finite().all()).collect()
+    return all(column.item() for column in is_finite.get_columns())
 
 
 def _by_user_and_time(data: pa.PolarsData) -> pl.LazyFrame:
-    """Rows without a time come first within a user."""
-    user, second = pl.col(USER).diff().fill_null(1), pl.col(TIMESTAMP).fill_null(-1).diff().fill_null(0)
-    return data.lazyframe.select((user > 0) | ((user == 0) & (second >= 0)))
+    """Whether rows are sorted by user, then by time, with rows without a timestamp first."""
+    user_step, time_step = pl.col(USER).diff().fill_null(1), pl.col(TIMESTAMP).fill_null(-1).diff().fill_null(0)
+    return data.lazyframe.select((user_step > 0) | ((user_step == 0) & (time_step >= 0)))
 
 
 def _unique_statements(data: pa.PolarsData) -> pl.LazyFrame:
@@ -108,8 +108,8 @@ USERS = pa.DataFrameSchema(
         USER_ID: pa.Column(None),
         FIRST_SEEN: pa.Column(pl.Int64, NOT_NEGATIVE, nullable=True),
         LAST_SEEN: pa.Column(pl.Int64, NOT_NEGATIVE, nullable=True),
-        DONE: pa.Column(pl.Int64, NOT_NEGATIVE),
-        RECEIVED: pa.Column(pl.Int64, NOT_NEGATIVE),
+        EVENTS_DONE: pa.Column(pl.Int64, NOT_NEGATIVE),
+        EVENTS_RECEIVED: pa.Column(pl.Int64, NOT_NEGATIVE),
         DEGREE: pa.Column(pl.Int64, NOT_NEGATIVE),
         OPTED_OUT: pa.Column(pl.Boolean),
     },
@@ -167,28 +167,31 @@ REJECTED = pa.DataFrameSchema(
     },
     strict=True,
     ordered=True,
-    name="rejected.parquet: every refused row in its original form, with its file, row number and reason",
+    name="rejected.parquet: every rejected row in its original form, with its file, row number and reason",
 )
 
 
 def read_table(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
-    """Reads a Parquet table and checks its contract; DataError if the file is missing, damaged or breaks it."""
+    """Reads a Parquet table and checks its contract.
+
+    Raises a DataError if the file is missing or damaged, or if the table breaks its contract.
+    """
     if not path.is_file():
         raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
     try:
         table = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path} is damaged: {error}. Run `dvc repro --force validate`.") from None
-    return check(table, contract, path)
+    return check_contract(table, contract, path)
 
 
-def check(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
-    """Returns the table if it satisfies its contract; else a DataError lists every violation.
+def check_contract(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
+    """Returns the table if it satisfies its contract; else raises a DataError that lists every violation.
 
-    Events are checked in slices to bound memory. A slice starts with the last row of the one before, so that time order
-    is checked across slices too.
+    Events are checked in slices, to bound memory. Each slice starts with the last row of the slice before it, so that
+    time order is also checked across slices.
     """
-    slice_rows = CHECKED_AT_ONCE if contract is EVENTS else max(table.height, 1)
+    slice_rows = EVENTS_PER_CHECK if contract is EVENTS else max(table.height, 1)
     for start in range(0, max(table.height, 1), slice_rows):
         try:
             contract.validate(table[max(start - 1, 0) : start + slice_rows], lazy=True)

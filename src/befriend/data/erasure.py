@@ -1,7 +1,7 @@
-"""Erased users, who asked to be deleted: prepared/forgotten.txt holds an erasure digest of each.
+"""Erased users, who asked to be deleted: prepared/forgotten.txt holds the erasure digest of each one.
 
 The digest is a hash of the external id, so that the file, which is committed with the code, does not list ids in plain
-text. It is not a secret: anyone who has the ids can hash and compare them. `erased` always means a set of digests.
+text. It is not a secret: anyone who has the ids can hash and compare them. A parameter `erased` is a set of digests.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import polars as pl
 from befriend import files
 from befriend.data.event_log import EventLog
 
-FORGOTTEN_FILE = "forgotten.txt"
-HEAD = "# People who asked to be forgotten, a digest of each one's id (befriend forget)."
+ERASED_FILE = "forgotten.txt"
+FILE_HEADER = "# People who asked to be forgotten, a digest of each one's id (befriend forget)."
 
 
 def erasure_digest(user: Any) -> str:
-    """SHA-256, in hex, of a user's external id as text."""
+    """SHA-256, in hexadecimal, of a user's external id as text. user: the id, an integer or a string."""
     return hashlib.sha256(str(user).encode()).hexdigest()
 
 
-def read_erased(prepared: Path) -> frozenset[str]:
-    """The digests in the folder's forgotten.txt; empty if there is no such file."""
-    path = prepared / FORGOTTEN_FILE
+def read_erasure_digests(prepared: Path) -> frozenset[str]:
+    """The digests in forgotten.txt of a folder; empty if there is no such file."""
+    path = prepared / ERASED_FILE
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def add_erased(prepared: Path, erased: Iterable[str]) -> None:
-    """Adds digests to the folder's forgotten.txt, which stays sorted."""
-    digests = sorted(read_erased(prepared) | set(erased))
-    files.write_text(prepared / FORGOTTEN_FILE, "\n".join([HEAD, *digests, ""]))
+def add_erasure_digests(prepared: Path, erased: Iterable[str]) -> None:
+    """Adds digests to forgotten.txt of a folder, which stays sorted."""
+    digests = sorted(read_erasure_digests(prepared) | set(erased))
+    files.write_text(prepared / ERASED_FILE, "\n".join([FILE_HEADER, *digests, ""]))
 
 
 def is_erased(ids: pl.Series, erased: frozenset[str]) -> pl.Series:
-    """bool for each external id: whether its digest is among `erased`; False for null."""
+    """bool for each external id: whether its digest is in `erased`; False for null."""
     if not erased:
         return pl.repeat(False, len(ids), eager=True)
     unique_ids = ids.drop_nulls().unique()
@@ -51,11 +51,13 @@ def is_erased(ids: pl.Series, erased: frozenset[str]) -> pl.Series:
     return ids.is_in(erased_ids.implode()).fill_null(False)
 
 
-def without_erased(log: EventLog, erased: frozenset[str]) -> EventLog:
-    """The log without the events of erased users. Their internal ids stay, so that trained models still fit it."""
-    erased_users = is_erased(log.user_ids, erased).to_numpy()
-    if not erased_users.any():
+def drop_erased_users(log: EventLog, erased: frozenset[str]) -> EventLog:
+    """The log without the events of erased users. No internal id changes, so that trained models still fit."""
+    is_erased_user = is_erased(log.user_ids, erased).to_numpy()
+    if not is_erased_user.any():
         return log
-    remaining = np.flatnonzero(~(erased_users[log.actor] | erased_users[log.target]))
-    columns = {name: getattr(log, name)[remaining] for name in ("actor", "target", "timestamp", "action", "role")}
+    remaining_events = np.flatnonzero(~(is_erased_user[log.actor] | is_erased_user[log.target]))
+    columns = {
+        name: getattr(log, name)[remaining_events] for name in ("actor", "target", "timestamp", "action", "role")
+    }
     return replace(log, **columns)

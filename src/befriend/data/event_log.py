@@ -1,4 +1,4 @@
-"""The checked event log in memory: flat arrays in time order, and the external id of each internal id."""
+"""The prepared event log in memory: one array per field, in time order, and the external id of each user."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ REJECTED_FILE = "rejected.parquet"
 SPLIT_FILE = "split.json"
 
 
-def first_seen(actor: np.ndarray, target: np.ndarray, second: np.ndarray, users: int) -> np.ndarray:
-    """int64[users], the `second` of each user's first event, as actor or target; the largest int64 without one.
+def first_seen(actor: np.ndarray, target: np.ndarray, timestamp: np.ndarray, num_users: int) -> np.ndarray:
+    """int64[num_users], the timestamp of each user's first event, as actor or target; the largest int64 without one.
 
-    actor, target, second: one value per event, in time order. users: the number of users.
+    actor, target, timestamp: one value per event, in time order.
     """
-    first = np.full(users, np.iinfo(np.int64).max)
+    first = np.full(num_users, np.iinfo(np.int64).max)
     for side in (actor, target):
-        earliest = np.full(users, np.iinfo(np.int64).max)
-        earliest[side[::-1]] = second[::-1]  # where an index repeats, the last assignment stays
+        earliest = np.full(num_users, np.iinfo(np.int64).max)
+        earliest[side[::-1]] = timestamp[::-1]  # of several assignments to one index NumPy keeps the last
         first = np.minimum(first, earliest)
     return first
 
 
 @dataclass(frozen=True)
 class EventLog:
-    """M events between N users, ordered by timestamp, ties in file order. No self-loops."""
+    """M events between N users, in order of timestamps, ties in file order. There are no self-loops."""
 
     actor: np.ndarray
-    """int32[M]"""
+    """int32[M], internal id of the user who acts"""
     target: np.ndarray
-    """int32[M]"""
+    """int32[M], internal id of the user who is acted on"""
     timestamp: np.ndarray
     """int64[M], UTC seconds, ascending"""
     action: np.ndarray
@@ -52,6 +52,7 @@ class EventLog:
     role: np.ndarray
     """uint8[M], index into the roles contact, signal, exclude"""
     actions: tuple[str, ...]
+    """action labels"""
     user_ids: pl.Series
     """N external ids; the index of an id is the user's internal id"""
 
@@ -99,16 +100,16 @@ class EventLog:
 
     @cached_property
     def first_contacts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of ordered pairs (actor * num_users + target), ascending, and the second of each one's first contact."""
+        """int64 keys of ordered pairs, actor * num_users + target, ascending; int64 UTC second of the first contact."""
         return self._contacts(np.flatnonzero(self.is_contact))
 
     @cached_property
     def last_contacts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same keys, with the second of each pair's last contact event."""
+        """The same keys; int64 UTC second of the last contact."""
         return self._contacts(np.flatnonzero(self.is_contact)[::-1])
 
     def _contacts(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of the ordered pairs in these events, and the time of the first of them for each pair."""
+        """Keys of the ordered pairs in these events, and the timestamp of each pair's first event in this order."""
         pairs = self.actor[events].astype(np.int64) * self.num_users + self.target[events]
         keys, index = np.unique(pairs, return_index=True)
         return keys, self.timestamp[events[index]]
@@ -122,10 +123,10 @@ class EventLog:
     def internal_ids(self, ids: pl.Series) -> np.ndarray:
         """int64: the internal id of each external id; `num_users` for an id that the log does not have.
 
-        Where the log's ids are integers, text must be the integer in its usual form: "007" and "+7" are not 7, and
+        If the ids of the log are integers, text must be an integer in canonical form: "007" and "+7" are not 7, and
         neither are 7.5 and true.
         """
-        sorted_ids, internal = self._by_id
+        sorted_ids, internal_ids = self._by_id
         if ids.dtype == pl.Boolean:
             return np.full(len(ids), self.num_users)
         typed = ids.cast(sorted_ids.dtype, strict=False)
@@ -141,30 +142,31 @@ class EventLog:
         result = np.full(len(ids), self.num_users)
         if len(sorted_ids):
             matches = is_readable & (sorted_ids.gather(rank) == typed).fill_null(False).to_numpy()
-            result[matches] = internal[rank[matches]]
+            result[matches] = internal_ids[rank[matches]]
         return result
 
     def count_before(self, timestamp: int | np.ndarray) -> Any:
         """Number of events before a timestamp (`num_visible` of a cutoff): int64, in the shape of the argument."""
         return np.searchsorted(self.timestamp, timestamp)
 
-    def lineage(self, users: int | None = None) -> str:
-        """Digest of the first `users` external ids (all by default).
+    def lineage(self, num_users: int | None = None) -> str:
+        """Digest of the first `num_users` external ids (default: all).
 
-        Internal ids are never reassigned, so a later version of a log starts with the users of the earlier one. It has
-        the same lineage if it gives the same digest for the same number of users.
+        Internal ids are never reassigned, so a later version of a log starts with the users of the earlier one: both
+        give the same digest for the number of users of the earlier one.
         """
-        ids = self.user_ids[: self.num_users if users is None else users]
+        ids = self.user_ids[: self.num_users if num_users is None else num_users]
         return hashlib.sha256("\n".join(ids.cast(pl.String)).encode()).hexdigest()
 
-    def check_lineage(self, users: int, lineage: str, artifact: str, remedy: str) -> None:
-        """DataError unless this is the log, or a later version of the log, that an artifact was made from.
+    def check_lineage(self, num_users: int, lineage: str, artifact: str, remedy: str) -> None:
+        """Raises a DataError unless this log is the one that an artifact was made from, or a later version of it.
 
-        users, lineage: how many users that log had, and the digest of their ids; artifact: how a message calls it.
+        num_users, lineage: of the log of the artifact. artifact: its name in the message. remedy: what to do, a
+        sentence without a full stop.
         """
-        own = self.lineage(users) if self.num_users >= users else "shorter"
-        if own != lineage:
+        own_lineage = self.lineage(num_users) if self.num_users >= num_users else "shorter"
+        if own_lineage != lineage:
             raise DataError(
-                f"{artifact} belongs to another log: lineage {lineage[:12]} of {users:,} users, this log has "
+                f"{artifact} belongs to another log: lineage {lineage[:12]} of {num_users:,} users, this log has "
                 f"{self.num_users:,} users and lineage {self.lineage()[:12]}. {remedy}."
             )

@@ -1,5 +1,7 @@
 """The regimes in which a list is made: which events are visible, and whether the user's next action is known.
 
+Visible are the events before the list's *cutoff*, a UTC second that `cutoffs` computes.
+
 regime      visible events                     next action   use case
 streaming   all before the event               known         a service that is called within an action
 live        all before the event               hidden        a page of suggestions that a user opens
@@ -11,8 +13,45 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
+
+from befriend.data.event_log import DAY
+
 Regime = Literal["streaming", "live", "daily", "frozen"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
-SAME_MOMENT: tuple[Regime, ...] = ("streaming", "live")
-"""regimes in which all events before the event itself are visible"""
-HIDDEN = -1  # action code where the user's next action is not known
+EVENT_TIME_REGIMES: tuple[Regime, ...] = ("streaming", "live")
+"""regimes whose cutoff is the event's own second; the cutoff of the others is the start of a day or of a part"""
+UNKNOWN_ACTION = -1
+"""action index in a query whose regime hides the user's next action"""
+
+
+def cutoffs(timestamps: np.ndarray, regime: Regime, part_start: int | None = None) -> np.ndarray:
+    """int64[n]: the UTC second before which events are visible when each of n events is predicted in a regime.
+
+    streaming, live: the event's own second. daily: the start of its UTC day, but not before `part_start`. frozen:
+    `part_start`.
+
+    timestamps: int64[n], UTC seconds of the events; part_start: UTC second of the first event of the part of the log
+    that is evaluated, None: the cutoffs of daily have no lower bound. Raises a ValueError for frozen without it.
+
+    A part starts on 1 January 1970 at 18:00. Its events are at 18:00 and 23:00, and at 01:00 of the next day:
+
+    >>> hour = 3600
+    >>> timestamps = np.array([18, 23, 25]) * hour
+    >>> for regime in REGIMES:
+    ...     print(regime, (cutoffs(timestamps, regime, part_start=18 * hour) // hour).tolist())
+    streaming [18, 23, 25]
+    live [18, 23, 25]
+    daily [18, 18, 24]
+    frozen [18, 18, 18]
+    >>> (cutoffs(timestamps, "daily") // hour).tolist()
+    [0, 0, 24]
+    """
+    if regime in EVENT_TIME_REGIMES:
+        return timestamps
+    if regime == "daily":
+        day_start = timestamps // DAY * DAY
+        return day_start if part_start is None else np.maximum(part_start, day_start)
+    if part_start is None:
+        raise ValueError("the cutoff of the regime frozen is the start of a part: give part_start")
+    return np.full(len(timestamps), part_start)

@@ -1,7 +1,7 @@
-"""Rewrites a prepared log with the internal ids of an earlier one, so that models of the earlier log can use it.
+"""Rewrites a prepared log with the internal ids of an earlier log, so that models of the earlier log can read it.
 
-Internal ids are assigned by first event, so late events and erased users shift them. A model knows users only by
-internal id: here every user of the earlier log keeps theirs, even users who are no longer in the log.
+Internal ids are assigned in order of first events, so late events and erased users shift them, but a model knows users
+only by internal id. Here all users of the earlier log keep their internal ids, even those who are no longer in the log.
 """
 
 from __future__ import annotations
@@ -12,30 +12,45 @@ import polars as pl
 
 from befriend import files
 from befriend.data.attributes import ATTRIBUTES_FILE
-from befriend.data.columns import ACTOR, DEGREE, DONE, OPTED_OUT, RECEIVED, TARGET, TIMESTAMP, USER, USER_ID
+from befriend.data.columns import (
+    ACTOR,
+    DEGREE,
+    EVENTS_DONE,
+    EVENTS_RECEIVED,
+    OPTED_OUT,
+    TARGET,
+    TIMESTAMP,
+    USER,
+    USER_ID,
+)
 from befriend.data.contracts import ATTRIBUTES, EVENTS, STATEMENTS, TEXTS, USERS, read_table
 from befriend.data.event_log import EVENTS_FILE, SPLIT_FILE, STATEMENTS_FILE, TEXTS_FILE, USERS_FILE, EventLog
 from befriend.errors import DataError
 
 
-def renumber(prepared: Path, ids: pl.Series, out: Path) -> None:
-    """Writes the log of `prepared` to `out` with new internal ids: users in `ids` first, in that order, then the rest.
+def renumber(prepared: Path, earlier_ids: pl.Series, out: Path) -> None:
+    """Writes the log in the folder `prepared` to the folder `out`, with the internal ids of an earlier log.
 
-    ids: external ids of the earlier log. The remaining users keep their order.
+    earlier_ids: the external ids of the earlier log, by internal id. New users get the internal ids after these, in
+    the order that they have in `prepared`.
     """
     users, events = read_table(prepared / USERS_FILE, USERS), read_table(prepared / EVENTS_FILE, EVENTS)
-    if users[USER_ID].dtype != ids.dtype:
+    if users[USER_ID].dtype != earlier_ids.dtype:
         raise DataError(
-            f"user ids were {ids.dtype} and are {users[USER_ID].dtype} now: set data.id_type as it was, or train anew."
+            f"user ids were {earlier_ids.dtype} and are {users[USER_ID].dtype} now: "
+            "set data.id_type to its former value, or train the models again."
         )
-    earlier = pl.DataFrame({USER_ID: ids})
-    all_users = pl.concat([earlier, users.select(USER_ID).join(earlier, on=USER_ID, how="anti", maintain_order="left")])
+    earlier_users = pl.DataFrame({USER_ID: earlier_ids})
+    new_users = users.select(USER_ID).join(earlier_users, on=USER_ID, how="anti", maintain_order="left")
+    all_users = pl.concat([earlier_users, new_users])
     all_users = all_users.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias(USER))
     new_ids = users.select(USER_ID).join(all_users, on=USER_ID, how="left", maintain_order="left")[USER]
     renumbered = events.with_columns(new_ids.gather(events[side]).alias(side) for side in (ACTOR, TARGET))
-    details = users.drop(USER)
-    users = all_users.join(details, on=USER_ID, how="left", maintain_order="left").select(users.columns)
-    users = users.with_columns(pl.col(DONE, RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False))
+    users_without_ids = users.drop(USER)
+    users = all_users.join(users_without_ids, on=USER_ID, how="left", maintain_order="left").select(users.columns)
+    users = users.with_columns(
+        pl.col(EVENTS_DONE, EVENTS_RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False)
+    )
     attributes = read_table(prepared / ATTRIBUTES_FILE, ATTRIBUTES).with_columns(new_ids.alias(USER))
     attributes = users.select(USER).join(attributes, on=USER, how="left", maintain_order="left")
     texts, statements = (

@@ -1,4 +1,4 @@
-"""The global time split, and the segment of an event given its past: repeat, reply, new, cold or first ever."""
+"""The global time split into train, validation and test, and the segment of an event, such as repeat or new."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from befriend.data.event_log import SPLIT_FILE, EventLog
 from befriend.errors import DataError
 
 SEGMENTS = ("repeat", "reply", "new", "cold", "first ever")
-NEW, COLD, FIRST_EVER = (SEGMENTS.index(name) for name in ("new", "cold", "first ever"))
+REPEAT, REPLY, NEW, COLD, FIRST_EVER = range(len(SEGMENTS))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Train has timestamp < t_validation, validation t_validation <= timestamp < t_test, test the rest."""
+    """Train has timestamp < t_validation, validation has t_validation <= timestamp < t_test, test has the rest."""
 
     t_validation: int
+    """UTC second where validation begins"""
     t_test: int
+    """UTC second where test begins"""
     validation_start: int
     """index of the first validation event"""
     test_start: int
@@ -30,7 +32,7 @@ class Split:
     """number of events of the log"""
 
     def part(self, name: str) -> tuple[int, int]:
-        """Index of the first event of `train`, `validation` or `test`, and one past its last."""
+        """The index of the first event of `train`, `validation` or `test`, and the index after its last event."""
         bounds = {
             "train": (0, self.validation_start),
             "validation": (self.validation_start, self.test_start),
@@ -43,48 +45,53 @@ class Split:
 
 
 def split_by_time(timestamps: np.ndarray, train_until: float, validation_until: float) -> Split:
-    """Splits at the timestamps of the events that lie at two shares of the log; events of one second stay together.
+    """Splits at the timestamps of the events at two shares of the log. Events of the same second stay together.
 
     timestamps: int64[M], ascending, M >= 1. train_until, validation_until: shares of the M events.
     """
-    m = len(timestamps)
-    t_validation, t_test = (int(timestamps[int(m * share)]) for share in (train_until, validation_until))
+    num_events = len(timestamps)
+    t_validation, t_test = (int(timestamps[int(num_events * share)]) for share in (train_until, validation_until))
     starts = np.searchsorted(timestamps, [t_validation, t_test])
-    return Split(t_validation, t_test, int(starts[0]), int(starts[1]), m)
+    return Split(t_validation, t_test, int(starts[0]), int(starts[1]), num_events)
 
 
 def segments(
     log: EventLog, events: np.ndarray, cutoffs: np.ndarray, eligible_since: np.ndarray | None = None
 ) -> np.ndarray:
-    """int8[len(events)], index into SEGMENTS of each event.
+    """int8[len(events)], the index into SEGMENTS of each event.
 
-    If the target has no event before the cutoff: `first ever` if the event is a first contact in either direction and
-    the target was eligible then, by a text; otherwise `cold`, since no model can rank that target. All other events are
-    `repeat` (the actor contacted the target before), `reply` (the target contacted the actor before) or `new`. These
-    look at contact events before the event's own timestamp, whatever the cutoff.
+    repeat: the actor contacted the target before; reply: only the target contacted the actor before; new: neither. Only
+    contact events before the event's own timestamp count, whatever the cutoff.
 
-    events: event indices. cutoffs: UTC second of each event's cutoff. eligible_since: int64[N], UTC second after which
-    each user is eligible; None: the user's first event.
+    Two other segments are for events whose target has no event before the cutoff. first ever: a text made the target
+    eligible before the cutoff, and the event is the first contact of the two; cold: all others, since no model can rank
+    their target.
+
+    events: event indices. cutoffs: int64, UTC second of the cutoff of each event. eligible_since: int64[N], UTC second
+    after which each user is eligible; None: that of the user's first event.
     """
-    u, v, t = log.actor[events].astype(np.int64), log.target[events].astype(np.int64), log.timestamp[events]
+    actor, target = log.actor[events].astype(np.int64), log.target[events].astype(np.int64)
+    timestamp = log.timestamp[events]
     never = np.iinfo(np.int64).max
-    repeat = time_of(log.first_contacts, u * log.num_users + v, never) < t
-    reply = time_of(log.first_contacts, v * log.num_users + u, never) < t
-    cold = log.first_seen[v] >= cutoffs
-    first_ever = cold & ~repeat & ~reply & ((log.first_seen if eligible_since is None else eligible_since)[v] < cutoffs)
-    return np.select([first_ever, cold, repeat, reply], [4, 3, 0, 1], default=2).astype(np.int8)
+    is_repeat = contact_times(log.first_contacts, actor * log.num_users + target, never) < timestamp
+    is_reply = contact_times(log.first_contacts, target * log.num_users + actor, never) < timestamp
+    is_cold = log.first_seen[target] >= cutoffs
+    is_eligible = (log.first_seen if eligible_since is None else eligible_since)[target] < cutoffs
+    is_first_ever = is_cold & ~is_repeat & ~is_reply & is_eligible
+    conditions, codes = [is_first_ever, is_cold, is_repeat, is_reply], [FIRST_EVER, COLD, REPEAT, REPLY]
+    return np.select(conditions, codes, default=NEW).astype(np.int8)
 
 
-def time_of(pairs: tuple[np.ndarray, np.ndarray], query_pairs: np.ndarray, missing: int) -> np.ndarray:
-    """int64: the contact time of each query pair (actor * num_users + target); `missing` where there was no contact.
+def contact_times(contacts: tuple[np.ndarray, np.ndarray], query_pairs: np.ndarray, missing: int) -> np.ndarray:
+    """int64: the UTC second of contact of each query pair; `missing` where there was no contact.
 
-    pairs: EventLog.first_contacts or last_contacts.
+    contacts: EventLog.first_contacts or last_contacts. query_pairs: int64, actor * num_users + target.
     """
-    known_pairs, times = pairs
-    if not len(known_pairs):
+    pairs, times = contacts
+    if not len(pairs):
         return np.full(len(query_pairs), missing)
-    rank = np.minimum(np.searchsorted(known_pairs, query_pairs), len(known_pairs) - 1)
-    return np.where(known_pairs[rank] == query_pairs, times[rank], missing)
+    rank = np.minimum(np.searchsorted(pairs, query_pairs), len(pairs) - 1)
+    return np.where(pairs[rank] == query_pairs, times[rank], missing)
 
 
 def read_split(prepared: Path, log: EventLog) -> Split:
@@ -105,9 +112,9 @@ def read_split(prepared: Path, log: EventLog) -> Split:
 
 
 def sample_events(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
-    """int64: indices of at most `size` evenly spaced contact events of a part: every ceil(count / size)-th.
+    """int64: indices of at most `size` evenly spaced contact events of a part, which is train, validation or test.
 
-    part: train, validation or test.
+    These are every ceil(n / size)-th of the n contact events of the part.
     """
     events = np.arange(*split.part(part))
     events = events[log.is_contact[events]]

@@ -1,1 +1,1 @@
-"""The evaluation protocol, its metrics, and the runs of every model and baseline rule under it."""
+"""The evaluation protocol, ranking metrics, and the lists of all models and baseline rules under the protocol."""

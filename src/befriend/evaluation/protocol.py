@@ -1,8 +1,8 @@
 """The evaluation protocol: which events are predicted, what is visible, who is eligible, which lists are scored.
 
-A global time split; full ranking over every user seen so far; regimes, which say what is visible when a list is made;
-two kinds of lists, `any` (all candidates) and `new` (contacts are excluded: people you may know). Independent of any
-model.
+Events are split by time, once for all users. Every list ranks all users seen so far (no sampled negatives). The regime
+says what is visible when a list is made. There are two kinds of lists: `any` has all candidates; `new` excludes
+existing contacts (people you may know). The protocol does not depend on any model.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from befriend.data.event_log import DAY, EventLog
-from befriend.data.regimes import HIDDEN, REGIMES, SAME_MOMENT, Regime
+from befriend.data.event_log import EventLog
+from befriend.data.regimes import EVENT_TIME_REGIMES, REGIMES, UNKNOWN_ACTION, Regime, cutoffs
 from befriend.data.split import FIRST_EVER, NEW, Split, sample_events, segments
 from befriend.features.histories import Histories
 from befriend.retrieval.requests import RequestBatch, RequestBuilder
@@ -30,43 +30,32 @@ class EvalQueries:
     cutoff: np.ndarray
     """int64[E], UTC second before which events are visible"""
     row_event: np.ndarray
-    """int64[R], index into `events`: every event has an `any` row, a first contact also a `new` row"""
+    """int64[R], index into `events`: every event has a row for list `any`, a first contact also one for list `new`"""
     row_excludes_contacts: np.ndarray
-    """bool[R], the `new` rows"""
+    """bool[R], whether it is a row for list `new`"""
 
     @property
     def row_segment(self) -> np.ndarray:
-        """int8[R]"""
+        """int8[R], index into SEGMENTS, of the event of each row"""
         return self.segment[self.row_event]
 
     @property
     def is_scored_new_list(self) -> np.ndarray:
-        """bool[R]: the `new` rows that the protocol scores: first contacts between users with events."""
+        """bool[R], the `new` rows that the protocol scores: first contacts with users who had events before."""
         return self.row_excludes_contacts & (self.row_segment == NEW)
 
 
 def event_cutoffs(log: EventLog, split: Split, part: str, events: np.ndarray, regime: Regime) -> np.ndarray:
-    """int64[len(events)]: the UTC second before which events are visible when each event is predicted.
-
-    streaming, live: the event's timestamp.
-    daily: the start of its day (UTC), or of the evaluated part if that is later.
-    frozen: the start of the evaluated part.
-    """
-    start = log.timestamp[split.part(part)[0]]
-    t = log.timestamp[events]
-    if regime in SAME_MOMENT:
-        return t
-    if regime == "daily":
-        return np.maximum(start, t // DAY * DAY)
-    return np.full(len(events), start)
+    """int64[n]: `cutoffs` of n events of a part. events: int64[n], indices into the log."""
+    return cutoffs(log.timestamp[events], regime, log.timestamp[split.part(part)[0]])
 
 
 def make_eval_queries(
     log: EventLog, split: Split, part: str, max_events: int, regime: Regime, eligible_since: np.ndarray | None = None
 ) -> EvalQueries:
-    """At most `max_events` events of a part, and a row for each of their lists.
+    """At most `max_events` evenly spaced events of a part, and a row for each of their lists.
 
-    eligible_since: as in `segments`. Without it, a first contact with a user who has no event yet gets no `new` list.
+    eligible_since: as in `segments`. Without it, a first contact with a user who has no event yet has no `new` list.
     """
     events = sample_events(log, split, part, max_events)
     cutoff = event_cutoffs(log, split, part, events, regime)
@@ -82,9 +71,11 @@ def make_requests(
 ) -> Iterator[tuple[RequestBatch, np.ndarray, list[tuple[Regime, slice]]]]:
     """The queries of several regimes on the same events, as batches of `batch_events` events each, in order of time.
 
-    Yields (requests, event of each row, int64[B], positions in the log, [(regime, rows)]). Regimes with equal cutoffs
-    share a batch, so that each snapshot is computed once. Example: streaming, live and frozen, in batches of one event;
-    the first event, e0, has lists `any` and `new`, the second, e1, only `any`. Yielded are:
+    Yields (requests, events, slices): B requests; the event of each, int64[B], positions in the log; and which of the
+    B rows belong to which regime. Regimes with equal cutoffs share a batch, so that each snapshot is computed once.
+
+    Example: streaming, live and frozen, in batches of one event. The first event, e0, has lists `any` and `new`; the
+    second, e1, only `any`. The function yields:
 
         4 requests, [e0, e0, e0, e0], [("streaming", slice(0, 2)), ("live", slice(2, 4))]
         2 requests, [e1, e1], [("streaming", slice(0, 1)), ("live", slice(1, 2))]
@@ -92,7 +83,10 @@ def make_requests(
         1 request, [e1], [("frozen", slice(0, 1))]
     """
     builder = RequestBuilder(log, histories)
-    for regimes in ([r for r in queries if r in SAME_MOMENT], *([r] for r in queries if r not in SAME_MOMENT)):
+    for regimes in (
+        [r for r in queries if r in EVENT_TIME_REGIMES],
+        *([r] for r in queries if r not in EVENT_TIME_REGIMES),
+    ):
         first_rows = {
             regime: np.flatnonzero(~queries[regime].row_excludes_contacts)[::batch_events] for regime in regimes
         }
@@ -114,19 +108,22 @@ def _build_batch(
     events: np.ndarray,
     rows_of_regime: list[tuple[Regime, EvalQueries, np.ndarray]],
 ) -> RequestBatch:
-    """Requests for the given rows of each regime's queries, regime after regime. events: int64[B], of these rows."""
+    """Requests for the given rows of each regime's queries, regime after regime. events: int64[B], one for each row."""
     regime = np.concatenate([np.full(len(rows), REGIMES.index(name)) for name, _, rows in rows_of_regime])
     return builder.build(
         user=log.actor[events].astype(np.int64),
         cutoff=np.concatenate([q.cutoff[q.row_event[rows]] for _, q, rows in rows_of_regime]),
         filter_at=log.timestamp[events],  # exclusion is applied at request time in every regime
-        action=np.where(regime == REGIMES.index("streaming"), log.action[events].astype(np.int64), HIDDEN),
+        action=np.where(regime == REGIMES.index("streaming"), log.action[events].astype(np.int64), UNKNOWN_ACTION),
         regime=regime,
         exclude_contacts=np.concatenate([q.row_excludes_contacts[rows] for _, q, rows in rows_of_regime]),
     )
 
 
 def target_ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """float64[R]: the rank of each target on its list, from 1; inf if it is not on the list. lists: int32[R, k]."""
+    """float64[R]: the rank of each target on its list, 1 for the first; inf if it is not on the list.
+
+    lists: int32[R, k]; targets: int[R].
+    """
     is_target = lists == targets[:, None]
     return np.where(is_target.any(1), is_target.argmax(1) + 1.0, np.inf)

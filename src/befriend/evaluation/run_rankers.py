@@ -1,4 +1,4 @@
-"""The lists of every model, heuristic and ranker for the queries of an evaluation."""
+"""Makes the lists of all models, heuristics and rankers for the queries of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from befriend.data.regimes import Regime
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.histories import Histories
 from befriend.progress import track
-from befriend.retrieval.recommender import HasEvents, Recommender
+from befriend.retrieval.recommender import HasEventsFilter, Recommender
 
 EVENTS_PER_BATCH = 256
 RegimeLists = dict[Regime, dict[str, np.ndarray]]
@@ -21,12 +21,12 @@ RegimeLists = dict[Regime, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class EvaluationLists:
-    """The lists of an evaluation."""
+    """The lists of an evaluation, once as the protocol scores them and once as an application gets them."""
 
     protocol: RegimeLists
-    """candidates are users with events"""
+    """of all models; candidates are users with events"""
     served: RegimeLists
-    """as served, cold-start users included; only of models that can rank cold-start users"""
+    """of models that can rank cold-start users; these users are candidates too"""
 
 
 def run_rankers(
@@ -37,15 +37,18 @@ def run_rankers(
     names: Sequence[str],
     label: str,
 ) -> EvaluationLists:
-    """names: the models, heuristics and rankers whose lists are made; label: of the progress bar."""
-    has_events = HasEvents(log.first_seen)
-    ranks_cold_start = [name for name in names if name in recommender.retrievers or name == "both"]
+    """Ranks users for every row of the queries, by each of the models, heuristics and rankers in `names`.
+
+    label: text of the progress bar.
+    """
+    has_events = HasEventsFilter(log.first_seen)
+    cold_start_names = [name for name in names if name in recommender.retrievers or name == "both"]
     blocks: dict[tuple[str, Regime, str], list[np.ndarray]] = {}
     requests = list(make_requests(log, histories, queries, EVENTS_PER_BATCH))
     for request, _, slices in track(requests, label, len(requests)):
         ranking = recommender.rank(request, names)
         for name in names:
-            if name in ranks_cold_start:
+            if name in cold_start_names:
                 protocol_lists = ranking.top(name, list_filter=has_events)
                 ids_by_kind = {"protocol": protocol_lists.ids, "served": ranking.top(name).ids}
             else:  # heuristics never list users without events
@@ -54,6 +57,6 @@ def run_rankers(
                 for regime, rows in slices:
                     blocks.setdefault((kind, regime, name), []).append(ids[rows].astype(np.int32))
     lists: dict[str, RegimeLists] = {kind: {regime: {} for regime in queries} for kind in ("protocol", "served")}
-    for (kind, regime, name), tables in blocks.items():
-        lists[kind][regime][name] = np.concatenate(tables)
+    for (kind, regime, name), id_blocks in blocks.items():
+        lists[kind][regime][name] = np.concatenate(id_blocks)
     return EvaluationLists(**lists)

@@ -1,4 +1,4 @@
-"""How a retrieval model scores on the validation part, by the evaluation protocol: selects the best epoch."""
+"""Validation of a retrieval model by the evaluation protocol, with which training selects the best epoch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ METRIC = "ndcg@10"
 def validation_ndcg(retriever: Retriever[Any], split: Split, settings: RetrievalSettings) -> dict[str, float]:
     """NDCG@10 on the validation part by list and regime (`<list>_<regime>`), and their geometric mean as `ndcg@10`.
 
-    The geometric mean keeps a list or regime with high metrics from dominating: a gain of a tenth counts the same in
-    each.
+    The geometric mean counts a relative gain the same in every list and regime, so that none dominates.
     """
     feature_view, metrics = retriever.feature_view, {}
     log, metric_index = feature_view.log, METRICS.index(METRIC)
@@ -52,19 +51,20 @@ def validation_ndcg(retriever: Retriever[Any], split: Split, settings: Retrieval
 def two_tower_validation(
     feature_view: FeatureView, split: Split, settings: TwoTowerSettings
 ) -> Callable[[NextTargetPredictionUserIDs], dict[str, float]]:
-    """The function that training calls after each epoch: `validation_ndcg` of a two-tower model on the CPU."""
+    """The function that training calls after each epoch: computes `validation_ndcg` of a two-tower model on the CPU."""
     return lambda model: validation_ndcg(TwoTowerRetriever(model, feature_view, settings), split, settings)
 
 
 def stu_validation(
     feature_view: FeatureView, split: Split, settings: StuSettings, stus: Tensor
 ) -> Callable[[NextTargetPredictionSTU], dict[str, float]]:
-    """The same for an STU model. stus: int64[N, L], the tokens of every user of the log."""
+    """The same for an STU model (STU: social tokenized user id, a user as L tokens).
+
+    stus: int64[N, L], the tokens of every user of the log.
+    """
 
     def validate(model: NextTargetPredictionSTU) -> dict[str, float]:
-        retriever = StuRetriever(
-            copy.deepcopy(model), stus, feature_view, settings
-        )  # the retriever sets the users of its model
-        return validation_ndcg(retriever, split, settings)
+        model_copy = copy.deepcopy(model)  # the retriever changes the users of its model
+        return validation_ndcg(StuRetriever(model_copy, stus, feature_view, settings), split, settings)
 
     return validate

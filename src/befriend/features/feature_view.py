@@ -1,4 +1,7 @@
-"""A log as a model reads it: histories to encode, and features of users and pairs at any cutoff."""
+"""A log as one model reads it: histories to encode, point-in-time features and texts, with the model's ids of actions.
+
+A cutoff is the UTC second before which events are visible, and `num_visible` the number of events before it.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ class FeatureView:
     log: EventLog
     activity: Activity
     encoder_histories: Histories
-    """what a history encoder reads: all events of a user, or only those the user did"""
+    """what the history encoder reads: all events of a user, or only those that the user did"""
     texts: TextVectors
-    """what users wrote"""
+    """text vectors of users, at any cutoff"""
     model_action_id: Tensor
-    """int64[actions of the log], the model's id of each"""
+    """int64[actions], by id of an action in the log: the model's id of the same action"""
 
     @classmethod
     def of(
@@ -36,9 +39,11 @@ class FeatureView:
         texts: TextVectors | None = None,
         activity: Activity | None = None,
     ) -> Self:
-        """received_events: whether the encoder's histories hold received events, too; actions: the labels that a model
-        knows, in the order of its ids, by default those of the log; all labels that it does not know get the next id
-        after its last; texts: None for a model without texts; activity: of the same log, to be shared.
+        """The view of a log for one model.
+
+        received_events: whether the encoder's histories have received events; actions: labels that the model knows, in
+        the order of its ids, None: those of the log. All other labels get one common id, the next after the last.
+        texts: None for a model without texts; activity: of the same log, if already computed, to save memory.
         """
         actions = log.actions if actions is None else actions
         model_action_id = torch.tensor([actions.index(a) if a in actions else len(actions) for a in log.actions])
@@ -53,7 +58,7 @@ class FeatureView:
         return cls(log, activity, encoder_histories, texts or TextVectors.none(log.num_users), model_action_id)
 
     def actions(self, action: Tensor) -> Tensor:
-        """int64[...]: the model's ids of the log's actions, int64[...]; -1, no action, stays -1."""
+        """int64[...]: the model's ids of actions. action: int64[...], ids of the log; -1, no action, stays -1."""
         return torch.where(action < 0, action, self.model_action_id[action.clamp(min=0)])
 
     def has_event_or_text(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
@@ -65,17 +70,17 @@ class FeatureView:
         return has_event | self.texts.has_text(users, cutoff) if self.texts.width else has_event
 
     def features(self, users: Tensor, entry: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
-        """float32[..., D]: features of users at a cutoff, from their events and, if the log has any, their texts.
+        """float32[..., F]: features of users at a cutoff, from their events and, if the log has texts, their texts.
 
         entry: int64[...], from `Activity.last_entries`; users, num_visible, cutoff: int64[...], broadcast against it.
         """
         features, text_row = self.features_and_text_rows(users, entry, num_visible, cutoff)
-        return features if text_row is None else torch.cat([features, self.texts.vectors_of(text_row)], -1)
+        return features if text_row is None else torch.cat([features, self.texts.vectors_at(text_row)], -1)
 
     def features_and_text_rows(
         self, users: Tensor, entry: Tensor, num_visible: Tensor, cutoff: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """As `features`, but without the text vectors: their rows instead, int64[...], -1 for a user without a text.
+        """As `features`, with rows of `texts.vectors` instead of the text vectors: int64[...], -1 without a text.
 
         The rows are None if the log has no texts.
         """

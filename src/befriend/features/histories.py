@@ -1,8 +1,11 @@
-"""Histories of all users, inbound and outbound, as flat arrays with offsets; a batch is a gather.
+"""The histories of all users as flat arrays with offsets (CSR). The histories of a batch are one gather.
 
-The history of user x holds an entry for every event that x did or received, in time order. This module knows nothing
-of models: it returns the last entries of a user before a cutoff. The cutoff is given as a number of visible events,
-`EventLog.count_before(timestamp)`, so that nothing at or after an event's own timestamp is visible.
+The history of a user has an *entry* for every event that the user did or received, in time order. So every event has
+two entries, one of its actor and one of its target. A cutoff, the UTC second before which events are visible, is given
+as the number of visible events, `num_visible = EventLog.count_before(cutoff)`: the log is in time order, so these are
+its first `num_visible` events.
+
+Shapes: M events and 2M entries; N users; B users of a batch; L entries of each.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ from befriend.data.event_log import EventLog
 
 @dataclass(frozen=True)
 class HistoryBatch:
-    """The last L entries of B users, oldest first, valid ones at the end; 0 where `mask` is False."""
+    """The last L entries of B users, oldest first. Shorter histories are padded at the beginning, with 0."""
 
-    other: Tensor
-    """int64[B, L], the user on the other side"""
+    other_user: Tensor
+    """int64[B, L], the other user of each event"""
     action: Tensor
     """int64[B, L], index into EventLog.actions"""
     received: Tensor
@@ -35,26 +38,26 @@ class HistoryBatch:
 
 @dataclass(frozen=True)
 class Histories:
-    """CSR over users: the entries of user x are indptr[x] to indptr[x + 1]. 2M entries for M events."""
+    """The entries of all users, by user, then time. Without received events, there are M entries instead of 2M."""
 
     indptr: Tensor
-    """int64[N + 1]"""
-    other: Tensor
-    """int32[2M], the user on the other side"""
+    """int64[N + 1], the entries of user x are indptr[x] to indptr[x + 1] - 1"""
+    other_user: Tensor
+    """int32[2M], the other user of each event"""
     event: Tensor
-    """int64[2M], position of the event in the log, ascending for each user"""
+    """int64[2M], index of the event in the log, ascending for each user"""
     received: Tensor
     """bool[2M], True where the other user acted"""
     key: Tensor
     """int64[2M], user * (M + 1) + event, ascending: one search finds the last entry of any user at any cutoff"""
     action: Tensor
-    """uint8[M], of the log"""
+    """uint8[M], by event: index into EventLog.actions"""
     timestamp: Tensor
-    """int64[M], of the log"""
+    """int64[M], by event: UTC second"""
 
     @classmethod
     def of(cls, log: EventLog, received: bool = True) -> Self:
-        """Histories of a log, in O(M log M) by one sort. received: False leaves out the entries of targets."""
+        """The histories of a log, in O(M log M) by one sort. received: False leaves out the entries of targets."""
         m = log.num_events
         user = np.concatenate([log.actor, log.target] if received else [log.actor])
         event = np.concatenate([np.arange(m), np.arange(m)])[: len(user)]
@@ -64,7 +67,7 @@ class Histories:
         np.cumsum(np.bincount(user, minlength=log.num_users), out=indptr[1:])
         return cls(
             indptr=torch.from_numpy(indptr),
-            other=torch.from_numpy(np.concatenate([log.target, log.actor])[order]),
+            other_user=torch.from_numpy(np.concatenate([log.target, log.actor])[order]),
             event=torch.from_numpy(event[order]),
             received=torch.from_numpy(order >= m),
             key=torch.from_numpy(key[order]),
@@ -82,8 +85,8 @@ class Histories:
         """
         return torch.searchsorted(self.key, users * (len(self.timestamp) + 1) + num_visible)
 
-    def entries_of(self, user: int, num_visible: int) -> slice:
-        """The entries of one user among the first `num_visible` events of the log."""
+    def user_entries(self, user: int, num_visible: int) -> slice:
+        """The range of one user's entries among the first `num_visible` events of the log."""
         low, high = (int(end) for end in self.indptr[user : user + 2])
         return slice(low, low + int(np.searchsorted(self.event[low:high].numpy(), num_visible)))
 
@@ -96,13 +99,16 @@ class Histories:
         return self.before(users, self.end_offsets(users, num_visible), length)
 
     def before(self, users: Tensor, end: Tensor, length: int) -> HistoryBatch:
-        """The last `length` entries of each user before the entry `end`. users, end: int64[B]."""
+        """The last `length` entries of each user before an entry.
+
+        users: int64[B]; end: int64[B], index of the entry among the 2M.
+        """
         entry = end[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)
         mask = entry >= self.indptr[users][:, None]
         entry = entry.clamp(min=0)
         event = self.event[entry]
         return HistoryBatch(
-            other=self.other[entry].long() * mask,
+            other_user=self.other_user[entry].long() * mask,
             action=self.action[event].long() * mask,
             received=self.received[entry] & mask,
             timestamp=self.timestamp[event] * mask,

@@ -1,4 +1,5 @@
-"""Feature snapshot: the state of all users as of a cutoff, shared by models and heuristics."""
+"""Feature snapshot: the features of all users as of one cutoff, and who is eligible. Shared by models and
+heuristics."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from befriend.features.feature_view import FeatureView
 
 
 class FeatureSnapshot:
-    """Which users are eligible as of a cutoff, and their features. Immutable."""
+    """Which users are eligible as of a cutoff, that is may be recommended, and their features. Immutable."""
 
     def __init__(self, feature_view: FeatureView, num_visible: int, cutoff: int, opted_out: Tensor | None = None):
-        """num_visible: number of events before the cutoff, a UTC second; opted_out: bool[N], must not be listed.
+        """num_visible: number of events before the cutoff; cutoff: UTC second; opted_out: bool[N], users who asked not
+        to be recommended, None: nobody did.
 
-        Three sets of users: `has_events`; those with an event or a text, a superset; and `eligible`, the second set
-        without users who opted out.
+        Eligible are users with an event or a text before the cutoff, without those who opted out.
         """
         self.feature_view, self.num_visible, self.cutoff = feature_view, num_visible, cutoff
         activity, texts = feature_view.activity, feature_view.texts
@@ -30,9 +31,9 @@ class FeatureSnapshot:
             self.has_events | texts.has_text(users, torch.tensor(cutoff)) if texts.width else self.has_events
         )
         self.eligible = has_event_or_text if opted_out is None else has_event_or_text & ~opted_out
-        """bool[N], users who may be listed"""
+        """bool[N], users who may be recommended"""
         self.eligible_users = self.eligible.nonzero().squeeze(1)
-        """int64[E], the eligible users, ascending"""
+        """int64[E], the ids of the eligible users, ascending"""
         self.row_of_user = torch.full_like(self.last_entry, -1)
         """int64[N], the index of each user in `eligible_users`, -1 for a user who is not eligible"""
         self.row_of_user[self.eligible_users] = torch.arange(len(self.eligible_users))
@@ -45,6 +46,6 @@ class FeatureSnapshot:
 
     @cached_property
     def texts(self) -> tuple[Tensor, Tensor]:
-        """float32[E, STATISTICS] and int64[E]: `TextVectors.statistics_and_rows` of `eligible_users`."""
+        """float32[E, NUM_STATISTICS] and int64[E]: `TextVectors.statistics_and_rows` of `eligible_users`."""
         users = self.eligible_users
         return self.feature_view.texts.statistics_and_rows(users, torch.full_like(users, self.cutoff))

@@ -1,7 +1,8 @@
-"""History encoders: turn the events of a user into one vector after each event, in one causal pass.
+"""History encoders: one vector after each event of a history, all in one causal pass.
 
-An output depends only on its own and earlier events, on the seconds and the number of events between them, and not on
-their columns in the padded array.
+An output depends on its own event and earlier ones, and on the seconds and the number of events between them. It does
+not depend on the column of an event in the padded array. Shapes: B histories of N events; W, width of an event; H
+heads.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from torch.nn import functional as F
 
 from befriend.nn.layers import MLP, ActivationName
 
-AGES, STEPS = 32, 64  # number of buckets: of seconds between two events (powers of two), of events between them
+AGES, STEPS = (
+    32,
+    64,
+)  # numbers of buckets for the seconds between two events (powers of two) and the events between them
 
 
 class RelativeBias(nn.Module):
-    """Attention bias of each head, by the number of events and the number of seconds between two events.
+    """Attention bias of each head, from the number of events and the number of seconds between two events.
 
-    Event gaps use buckets as in T5 (Raffel et al. 2020), seconds logarithmic buckets as in HSTU (Zhai et al. 2024).
+    Each bucket has a learned bias, as in T5 (Raffel et al. 2020). Every number of events has its own bucket, and the
+    last one has all larger numbers. Seconds have logarithmic buckets, as in HSTU (Zhai et al. 2024).
     """
 
     def __init__(self, heads: int):
@@ -27,9 +32,10 @@ class RelativeBias(nn.Module):
         self.ages = nn.Parameter(torch.zeros(heads, AGES))
 
     def forward(self, mask: Tensor, timestamp: Tensor | None) -> Tensor:
-        """mask: bool[B, N]; timestamp: int64[B, N] or None. Returns float[B, H, N, N], -inf where j > i or padding.
+        """float[B, H, N, N]: the bias of event i (row) to event j (column), -inf where j > i or j is padding.
 
-        Padding attends to itself, so that its softmax is defined.
+        mask: bool[B, N], True where there is an event; timestamp: int64[B, N], UTC seconds, or None. Padding attends to
+        itself, so that its softmax is defined.
         """
         n = mask.shape[1]
         column = torch.arange(n, device=mask.device)
@@ -39,26 +45,26 @@ class RelativeBias(nn.Module):
             age = (timestamp[:, :, None] - timestamp[:, None, :]).clamp(min=0).float()
             bucket = (age + 1).log2().long().clamp(max=AGES - 1)  # (B, N, N)
             bias = bias + F.embedding(bucket, self.ages.T).permute(0, 3, 1, 2)
-        attends = (gap >= 0) & mask[:, None, :] | (gap == 0)  # (B, N, N)
-        return bias.masked_fill(~attends[:, None], float("-inf"))
+        attention_mask = (gap >= 0) & mask[:, None, :] | (gap == 0)  # (B, N, N)
+        return bias.masked_fill(~attention_mask[:, None], float("-inf"))
 
 
 class MeanPooling(nn.Module):
-    """Mean of all events so far; ignores their times."""
+    """Mean of the events up to and with each event. Ignores timestamps."""
 
     def __init__(self, dropout: float):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor, timestamp: Tensor | None) -> Tensor:
-        """tokens: float[B, N, W], events, 0 where padded; mask: bool[B, N]. Returns float[B, N, W]."""
+        """tokens: float[B, N, W], vectors of events, 0 in padding; mask: bool[B, N]. Returns float[B, N, W]."""
         return self.dropout(tokens).cumsum(1) / mask.cumsum(1).clamp(min=1)[..., None]
 
 
 class SimpleAttention(nn.Module):
-    """Pooled multi-head attention: one learned query per head attends to all events so far.
+    """Pooled multi-head attention: one learned query per head attends to all events up to and with each event.
 
-    The last event is also added unchanged: without this residual connection, the model learns more slowly from it.
+    The vector of the event itself is added (a residual connection), so that the model learns faster from it.
     """
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -100,7 +106,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Causal transformer over the history (Kang and McAuley 2018), with relative times and positions."""
+    """Causal transformer over the history, as SASRec (Kang and McAuley 2018), with relative times and positions."""
 
     def __init__(self, width: int, heads: int, layers: int, activation: ActivationName, dropout: float):
         super().__init__()

@@ -9,9 +9,9 @@ from befriend.nn.layers import MLP, ActivationName
 
 
 class InteractionMoE(nn.Module):
-    """Mixture of expert MLPs over the inputs of a query, weighted by a softmax gate.
+    """Mixture of expert MLPs (MoE) over the inputs of a query, weighted by a softmax gate.
 
-    Shazeer et al. 2017, in the dense variant: every expert runs, and the gate weights their outputs.
+    Dense variant of Shazeer et al. 2017: every expert runs, and the gate weights their outputs.
     """
 
     def __init__(self, width: int, hidden: int, out: int, experts: int, activation: ActivationName, dropout: float):

@@ -1,7 +1,8 @@
 """Inputs and queries of the models, as dataclasses of tensors: histories, positions, targets, pairs, queries.
 
-Two kinds of rows occur. A batch has B rows, the histories. It has P positions, each in one of the histories; queries,
-scores and losses have one row per position. `Positions.row` leads from a position to its history.
+A batch has B histories of actors, with N columns, one per event. A *position* is a place in a history at which the next
+target is predicted; a batch has P of them, several per history. Queries, scores and losses have one row per position,
+and `Positions.row` is the history of each. An actor contacts a target; a target or a negative is scored as a candidate.
 """
 
 from __future__ import annotations
@@ -18,20 +19,42 @@ from befriend.nn.tensors import TensorBatch, used_rows
 
 @dataclass(frozen=True)
 class NextTargetPredictionBatch(TensorBatch):
-    """Histories of B actors, and for each actor the event that came next. None: not known."""
+    """Histories of B actors, and for each actor its next event, the example. None: not known."""
 
     actor_id: Tensor
     """int64[B]"""
     actor_history_actions: Tensor
     """int64[B, N]"""
     actor_history_targets: Tensor
-    """int64[B, N], the other user of each event"""
+    """int64[B, N], the other user of each event: its target, or its actor if the history's user received it"""
     actor_history_mask: Tensor
     """bool[B, N], True where there is an event; histories are padded at the beginning"""
     example_action: Tensor
-    """int64[B], HIDDEN where unknown"""
+    """int64[B], action of the next event, UNKNOWN_ACTION where unknown"""
     example_target: Tensor
-    """int64[B]"""
+    """int64[B], target of the next event"""
+    actor_history_received: Tensor | None = None
+    """bool[B, N], True where the other user acted"""
+    actor_history_timestamps: Tensor | None = None
+    """int64[B, N], UTC seconds"""
+
+
+@dataclass(frozen=True)
+class STUBatch(TensorBatch):
+    """As `NextTargetPredictionBatch`, with users as STUs (social tokenized user ids), the semantic IDs of L tokens."""
+
+    actor_stu: Tensor
+    """int64[B, L]"""
+    actor_history_actions: Tensor
+    """int64[B, N]"""
+    actor_history_targets: Tensor
+    """int64[B, L * N], the L tokens of the other user of each event, one event after the other"""
+    actor_history_mask: Tensor
+    """bool[B, N], True where there is an event; histories are padded at the beginning"""
+    example_action: Tensor
+    """int64[B], action of the next event"""
+    example_target_stu: Tensor
+    """int64[B, L], target of the next event"""
     actor_history_received: Tensor | None = None
     """bool[B, N], True where the other user acted"""
     actor_history_timestamps: Tensor | None = None
@@ -45,22 +68,23 @@ class Positions(TensorBatch):
     row: Tensor
     """int64[P], the history of each position, as a row of the batch"""
     state: Tensor
-    """int64[P], 0 to N: how many columns of the history are visible, and so the state of the encoder to read"""
+    """int64[P], 0 to N: the number of columns of the history that are visible. It is the index of the encoder state
+    that the position reads"""
     action: Tensor
-    """int64[P], HIDDEN where unknown"""
+    """int64[P], action of the event to predict, UNKNOWN_ACTION where it is not known"""
     target: Tensor
-    """int64[P]"""
+    """int64[P], the true target"""
     regime: Tensor | None = None
-    """int64[P], index into the regimes; None: streaming"""
+    """int64[P], index into `data.regimes.REGIMES`, which say how recent the visible events are; None: streaming"""
     features: Tensor | None = None
     """float32[P, F], activity features of the actor"""
     grad_mask: Tensor | None = None
-    """bool[P], whether this position also trains user embeddings and history encoder; None: all do"""
+    """bool[P], the positions that train user embeddings and history encoder; None: all"""
 
 
 @dataclass(frozen=True)
 class DedupedTextVectors(TensorBatch):
-    """Text vectors of users, each distinct vector stored once: a batch repeats users and cutoffs."""
+    """Text vectors of users, each distinct vector stored once: a batch repeats the same users and cutoffs."""
 
     index: Tensor
     """int64[...], row of `vectors` for each user, 0 for users without a text"""
@@ -69,9 +93,10 @@ class DedupedTextVectors(TensorBatch):
 
     @classmethod
     def of(cls, text_row: Tensor, vectors: Tensor) -> Self:
-        """text_row: int64[...], row of `vectors` for each user, -1 for none; vectors: float32[S, E].
+        """Selects the rows that are used. text_row: int64[...], row of `vectors` for each user, -1 for a user without a
+        text; vectors: float32[S, E].
 
-        Keeps the used rows only, after a zero row for users without a text:
+        The first row of the result is zero, for users without a text. Here row 1 is not used:
 
         >>> texts = DedupedTextVectors.of(torch.tensor([[2, -1], [2, 0]]), torch.tensor([[1.0], [2.0], [3.0]]))
         >>> texts.index.tolist(), texts.vectors.tolist()
@@ -81,7 +106,7 @@ class DedupedTextVectors(TensorBatch):
         return cls(index[1:].view(text_row.shape), F.pad(vectors[used[1:] - 1], (0, 0, 1, 0)))
 
     def concat(self, other: Self) -> Self:
-        """Both, joined along the second dimension of `index`."""
+        """The text vectors of both, joined along the second dimension of `index`."""
         other_index = torch.where(other.index > 0, other.index + len(self.vectors) - 1, 0)
         vectors = torch.cat([self.vectors, other.vectors[1:]])
         return replace(self, index=torch.cat([self.index, other_index], 1), vectors=vectors)
@@ -93,65 +118,74 @@ class DedupedTextVectors(TensorBatch):
 
 @dataclass(frozen=True)
 class Targets(TensorBatch):
-    """The inputs of users as candidates, as of a cutoff, true targets and negatives alike. None: not known.
+    """Inputs of users as candidates, as of the cutoff of a query: true targets and negatives alike. None: not known.
 
-    Shapes: [P, K] for the K candidates of each position, [C] for candidates shared by all positions.
+    The cutoff is the UTC second before which events are visible. Shapes [...]: [P, K] for K candidates of each
+    position, [C] for candidates that all positions share.
     """
 
     users: Tensor
     """int64[...], internal ids"""
     recent_neighbors: Tensor | None = None
-    """int64[..., m], the users each candidate was last in contact with, padded with -1"""
+    """int64[..., m], the other users of each candidate's last m events, padded with -1"""
     features: Tensor | None = None
     """float32[..., F], activity features of the candidates"""
     text_vectors: DedupedTextVectors | None = None
-    """text vectors of the candidates, with an index int64[...]"""
+    """text vectors of the candidates"""
 
 
 @dataclass(frozen=True)
 class PairFeatures(TensorBatch):
-    """Past events of pairs: an actor and one of its candidates."""
+    """Features of the past events between an actor and a candidate."""
 
     is_history_candidate: Tensor
-    """bool[...], whether the user is a history candidate of the actor: only these pairs get the pointer term"""
+    """bool[...], whether the candidate is among the users of the actor's latest events: only these pairs get the
+    pointer term of the score"""
     features: Tensor
-    """float32[..., F], pair features"""
+    """float32[..., F], ages, counts and decayed sums of the pair's events, see `Activity.pair_features`"""
     edge_types: Tensor
-    """int64[...], action and direction of the pair's last event, see `Activity.edge_types`; 0 without an event"""
+    """int64[...], code of action and direction of the pair's last event, see `Activity.edge_types`; 0 without an
+    event"""
 
 
 @dataclass(frozen=True)
 class Query(TensorBatch):
-    """Queries of P positions: one vector for each term of the score."""
+    """Queries of P positions: one vector for each term of the score of a candidate.
+
+    The score is the sum of the terms. `docs/glossary.md` defines them.
+    """
 
     static: Tensor
-    """float32[P, D], for the static term: two-tower: multiplied with user embeddings; STU: read by the token towers"""
+    """float32[P, D], for the static term. Two-tower model: multiplied with user embeddings; STU model: read by the
+    towers that score tokens"""
     neighbor: Tensor | None
-    """float32[P, D], for the neighbor term: multiplied with the embeddings of a target's recent neighbors"""
+    """float32[P, D], for the neighbor term: multiplied with the mean embedding of a candidate's recent neighbors"""
     dynamic: Tensor | None
-    """float32[P, T], for the dynamic term: multiplied with a target's dynamic features"""
+    """float32[P, T], for the dynamic term: multiplied with a vector of a candidate's recent activity and texts"""
     hidden: Tensor
-    """float32[P, D], input of the pointer term"""
+    """float32[P, D], for the pointer term: its input, together with the features of the pair"""
     grad_mask: Tensor | None = None
-    """bool[P], as in Positions"""
+    """bool[P], as in `Positions`"""
     dropped_targets: Tensor | None = None
-    """bool[P, N], users whose static score this training step replaces by that of a uniform choice; None: no users"""
+    """bool[P, users], users whose static score this training step replaces by that of a uniform choice; None: no
+    users"""
 
     def select(self, rows: slice | Tensor) -> Query:
-        """The queries of these positions."""
+        """The queries of these positions, for inference: without `grad_mask` and `dropped_targets`."""
         neighbor, dynamic = (None if x is None else x[rows] for x in (self.neighbor, self.dynamic))
         return Query(self.static[rows], neighbor, dynamic, self.hidden[rows])
 
     def to_dtype(self, dtype: torch.dtype) -> Query:
-        """The same queries in another precision."""
+        """The queries in another precision, for inference: without `grad_mask` and `dropped_targets`."""
         neighbor, dynamic = (None if x is None else x.to(dtype) for x in (self.neighbor, self.dynamic))
         return Query(self.static.to(dtype), neighbor, dynamic, self.hidden.to(dtype))
 
     def vector(self) -> Tensor:
-        """float32[P, W]: all terms; the inner product with `target_vectors` is the score without the pointer term."""
+        """float32[P, W]: all terms but the pointer term. Scores are inner products with `target_vectors` of the
+        model."""
         return torch.cat([self.static, self.time_dependent()], -1)
 
     def time_dependent(self) -> Tensor:
-        """float32[P, W']: the terms that change with time, neighbor and dynamic; W' may be 0."""
+        """float32[P, W']: the terms that change with time, neighbor and dynamic. W' may be 0."""
         terms = [term for term in (self.neighbor, self.dynamic) if term is not None]
         return torch.cat(terms, -1) if terms else self.static.new_zeros(len(self.static), 0)

@@ -1,4 +1,8 @@
-"""Shared negatives of a batch: how they are drawn, their log-Q correction, and which ones to mask."""
+"""Shared negatives of a batch: how they are drawn, their log-Q correction, and masks of users that are no negatives.
+
+The log-Q correction subtracts from a negative's score the log of the probability with which it is drawn, so that the
+loss does not punish popular users for being drawn often.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,26 @@ from befriend.nn.tensors import TensorBatch
 
 @dataclass(frozen=True)
 class SharedNegatives(TensorBatch):
-    """Negatives shared by all positions of a batch, distinct users: the columns of the score matrix."""
+    """C distinct users who are negatives of all P positions of a batch: the columns of a matrix of scores, [P, C]."""
 
     users: Tensor
-    """int64[C], ascending"""
+    """int64[C], internal ids, ascending"""
     log_q: Tensor
-    """float32[C], log of the probability that the user was drawn; 0 without log-Q correction"""
+    """float32[C], log of the probability with which each user is drawn; 0 without log-Q correction"""
 
-    def columns_of(self, users: Tensor) -> Tensor:
-        """int64[...]: the column of each user, -1 for users that are no negative. users: int64[...]."""
+    def columns(self, users: Tensor) -> Tensor:
+        """int64[...]: the column of each user, -1 for a user who is not among the negatives. users: int64[...]."""
         column = torch.searchsorted(self.users, users).clamp(max=len(self.users) - 1)
         return torch.where(self.users[column] == users, column, -1)
 
-    def mask_out(self, allowed: Tensor, rows: Tensor, users: Tensor) -> None:
-        """Removes users from the negatives of single positions: sets entries of `allowed` to False, in place.
+    def mask_out(self, is_negative: Tensor, rows: Tensor, users: Tensor) -> None:
+        """Removes users from the negatives of single positions: sets entries of `is_negative` to False, in place.
 
-        allowed: bool[P, C]; rows, users: int64[n], user users[i] is no negative of position rows[i].
+        is_negative: bool[P, C]; rows, users: int64[n], user users[i] is no negative of position rows[i].
         """
-        column = self.columns_of(users)
-        is_column = column >= 0
-        allowed[rows[is_column], column[is_column]] = False
+        column = self.columns(users)
+        has_column = column >= 0
+        is_negative[rows[has_column], column[has_column]] = False
 
 
 def draw_negatives(
@@ -44,29 +48,32 @@ def draw_negatives(
     log_q: bool = True,
     generator: torch.Generator | None = None,
 ) -> SharedNegatives:
-    """Negatives of a batch: its targets (in_batch), `num_rand_negs` random users a position (random), or both (mixed).
+    """Draws the shared negatives of a batch.
 
-    targets: int64[P]; popularity: float32[N], the share of each user among all targets of training; negative_pool:
-    int64[U], the users from whom random ones are drawn. Mixed negative sampling: Yang et al. 2020. The correction is
-    the log of the inclusion probability under Poisson sampling, so that a sum over the negatives estimates the sum
-    over all users (Horvitz and Thompson 1952; the log-Q correction of Yi et al. 2019, for sets without repeats).
+    targets: int64[P], of the batch; popularity: float32[N], the share of each user among the targets from which the
+    batch was drawn; negative_pool: int64[U], the users from whom random negatives are drawn; negatives: `in_batch`, the
+    targets, `random`, `num_rand_negs` random users per position, or `mixed`, both (Yang et al. 2020); log_q: whether to
+    correct for how often a user is drawn; generator: for the random draws.
+
+    `SharedNegatives.log_q` is the log of the probability that a user is among the negatives at least once (Poisson
+    sampling). Divided by this probability, a sum over the negatives estimates the sum over all users (Horvitz and
+    Thompson 1952). This is the log-Q correction of Yi et al. 2019 for sets without repeated users.
     """
-    expected = torch.zeros_like(popularity)
-    drawn = []
+    expected_count = torch.zeros_like(popularity)
+    drawn_users = []
     if negatives != "random":
-        drawn.append(targets)
-        expected += len(targets) * popularity
+        drawn_users.append(targets)
+        expected_count += len(targets) * popularity
     if negatives != "in_batch":
-        count = len(targets) * num_rand_negs
-        drawn.append(
-            negative_pool[torch.randint(len(negative_pool), (count,), generator=generator, device=negative_pool.device)]
-        )
-        expected[negative_pool] += count / len(negative_pool)
-    users = torch.cat(drawn).unique()
-    probability = -torch.expm1(-expected[users])
+        num_draws = len(targets) * num_rand_negs
+        draw = torch.randint(len(negative_pool), (num_draws,), generator=generator, device=negative_pool.device)
+        drawn_users.append(negative_pool[draw])
+        expected_count[negative_pool] += num_draws / len(negative_pool)
+    users = torch.cat(drawn_users).unique()
+    probability = -torch.expm1(-expected_count[users])
     return SharedNegatives(users, probability.clamp(min=1e-9).log() if log_q else torch.zeros_like(probability))
 
 
 def all_as_negatives(negative_pool: Tensor) -> SharedNegatives:
-    """All users as negatives, for the full softmax. negative_pool: int64[U]."""
+    """All users of the pool as negatives, for the full softmax. negative_pool: int64[U], internal ids."""
     return SharedNegatives(negative_pool.sort().values, torch.zeros(len(negative_pool), device=negative_pool.device))

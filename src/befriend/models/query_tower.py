@@ -1,6 +1,21 @@
-"""The query tower: from actor, action, history and cutoff to a query, and the score terms that change with time.
+"""The query tower, the base class of both models: from actor, action and history to a query, and from it to scores.
 
-The base class of both models. It sees only tensors; the code that builds a batch decides which events are visible.
+A query is made as of a *cutoff*, the UTC second before which events are visible. This module sees only tensors: the
+code that builds a batch selects the visible events. The score of a target is the sum of up to four terms
+(`model_inputs.Query` has a query vector for each):
+
+term      what it scores                                                                  changes with new events
+static    the target itself: its embedding (two-tower model), or its tokens (STU model)   no
+neighbor  the users of the target's latest events, its `recent_neighbors`                 yes
+dynamic   how recently and how often the target was active, and its texts                 yes
+pointer   past events between actor and target, if the target is in the actor's history   yes
+
+A *position* is a place in a history at which a target is predicted. There, the history encoder has a *state*: its
+output after the visible events. A *regime* says how recent the visible events are, and is an input of the query.
+
+Shapes: B histories of N events; P positions; K candidates of each position, or C candidates shared by all; m recent
+neighbors; D, width of a user embedding; S, of a state; F, of activity features; E, of a text vector; T, of the dynamic
+term.
 """
 
 from __future__ import annotations
@@ -12,31 +27,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from befriend.data.regimes import HIDDEN, REGIMES
+from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.models.history_encoders import MeanPooling, SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
 from befriend.models.model_inputs import NextTargetPredictionBatch, PairFeatures, Positions, Query, Targets
 from befriend.models.model_settings import HistoryEncoderName
 from befriend.models.score_terms import DynamicTargetFeatures, Pointer
-from befriend.models.user_embedding import EmbeddingRows, UserEmbedding
+from befriend.models.user_embedding import EmbeddingLookup, UserEmbedding
 from befriend.nn.layers import MLP, ActivationName
 from befriend.nn.tensors import used_rows
 
 
 @dataclass(frozen=True)
 class QueryTowerConfig:
-    """Architecture of a query tower, apart from its users, actions and widths."""
+    """Architecture of a query tower, apart from its users, its actions and the widths of its layers."""
 
     recent_neighbors: bool = False
-    """whether the score has a neighbor term, by the users a target was last in contact with"""
+    """whether the score has a neighbor term, from the users of a target's latest events"""
     dropout: float = 0.1
     """share of hidden units dropped in training"""
     history_encoder_type: HistoryEncoderName = "transformer"
     """transformer, simple_attention or mean_pooling"""
     interaction_type: Literal["mlp", "moe"] = "mlp"
-    """mlp, or moe (a mixture of `num_experts`)"""
+    """the layer that combines history, actor and action: mlp, or moe, a mixture of `num_experts` expert MLPs"""
     num_experts: int = 4
-    """number of experts of the mixture (moe)"""
+    """number of experts of a mixture (moe)"""
     activation: ActivationName = "gelu"
     """activation of the feed-forward layers"""
     layers: int = 2
@@ -44,35 +59,37 @@ class QueryTowerConfig:
     heads: int = 4
     """number of attention heads"""
     history_projection: bool = True
-    """project the encoder's output of width 2 D to D"""
+    """project the encoder's output, of width 2 D, to width D"""
     shortcut: bool = False
     """add a linear layer in parallel to the interaction (wide and deep: Cheng et al. 2016)"""
     history_scale: float = 1.0
-    """factor applied to user embeddings in a history; above 1, small embeddings are learned faster"""
+    """factor on user embeddings in a history; above 1, small embeddings are learned faster"""
     latent_cross: bool = True
-    """add actor x history and actor x action to the inputs of the interaction (Beutel et al. 2018)"""
+    """add the elementwise products actor x history and actor x action to the inputs of the interaction (latent cross:
+    Beutel et al. 2018)"""
     num_user_features: int = 0
-    """F, number of activity features of a user, its text vector included; 0 turns the dynamic term off"""
+    """number of features of a user as of a cutoff: F activity features, then the text vector; 0: no dynamic term"""
     num_pair_features: int = 0
-    """number of features of a pair; 0 turns the pointer term off"""
+    """number of features of the past events between two users; 0: no pointer term"""
     text_width: int = 0
-    """width of the users' text vectors, the last columns of an actor's activity features; 0 for none"""
+    """E, width of a user's text vector, which is the last columns of its features; 0: no texts"""
     id_dropout: float = 0.0
     """share of users without their own embedding in a training step"""
     static_score_weight: float = 1.0
-    """weight of the static term of the score at inference. In training, embeddings are up to date; later they are old,
-    and a weight below 1 makes users more alike"""
+    """weight of the static term at inference; 1 in training. Embeddings are up to date in training and old afterwards,
+    so a weight below 1 lets the terms that change with time decide more"""
 
 
 class QueryTower(nn.Module):
-    """From an actor, their history and their next action to a query for the next target."""
+    """Makes the query for the next target from an actor, its history and its next action, and scores candidates."""
 
     def __init__(
         self, users: UserEmbedding, num_actions: int, hidden_dim: int, static_dim: int, config: QueryTowerConfig
     ):
-        """users: embeddings of width D; hidden_dim: width of hidden layers; static_dim: width of the static query.
+        """users: static vectors of users, of width D; hidden_dim: width of hidden layers; static_dim: width of the
+        static query.
 
-        Do not reorder the layers: each draws its initial weights from torch's one generator, so a new order would give
+        Do not reorder the layers: each draws its initial weights from torch's global generator, so another order gives
         other weights for the same seed.
         """
         super().__init__()
@@ -81,18 +98,19 @@ class QueryTower(nn.Module):
         self.text_width = config.text_width
         self.actions = nn.Embedding(num_actions + 1, d)  # the last row: unknown action
         self.directions = nn.Embedding(2, d)  # 0: the user acted, 1: the user was acted on
-        self.gap = nn.Linear(2, d)
+        self.gap = nn.Linear(2, d)  # reads the time since the previous event
         self.encoder = _history_encoder(2 * d, config)
         self.projection = (
             MLP(2 * d, d, d, config.activation, config.dropout) if config.history_projection else nn.Identity()
         )
         state_width = d if config.history_projection else 2 * d
-        self.empty = nn.Parameter(torch.zeros(state_width))
+        self.empty = nn.Parameter(torch.zeros(state_width))  # the state of an empty history
         self.cross = nn.Linear(state_width, d) if config.latent_cross and state_width != d else nn.Identity()
         self.regime = nn.Embedding(len(REGIMES), d)
         num_activity_features = config.num_user_features - config.text_width
         self.dynamic = DynamicTargetFeatures(num_activity_features) if num_activity_features else None
-        # Inputs of the interaction: history state, actor, action; then the two products, activity and text, if any.
+        # Inputs of the interaction: state, actor, action; then, if any, the two products, the actor's activity and
+        # text.
         width = state_width + 2 * d + (2 * d if config.latent_cross else 0)
         if self.dynamic is not None:
             self.own_activity = nn.Linear(num_activity_features, d)
@@ -105,7 +123,8 @@ class QueryTower(nn.Module):
         self.to_static = nn.Linear(d, static_dim)
         self.to_neighbor = nn.Linear(d, d) if config.recent_neighbors else None
         self.to_dynamic = nn.Linear(d, self.dynamic.width) if self.dynamic is not None else None
-        # Edge types of a pair's last event: no event (0), or one of the actions, unknown included, in two directions.
+        # Edge types of a pair's last event: 0 for no event, then one for each action, the unknown one included, and
+        # direction.
         num_edge_types = 1 + 2 * (num_actions + 1)
         self.pointer = Pointer(config.num_pair_features, num_edge_types, d) if config.num_pair_features else None
         for table in (self.actions, self.directions, self.regime):
@@ -120,25 +139,26 @@ class QueryTower(nn.Module):
     def device(self) -> torch.device:
         return self.empty.device
 
-    def encode_history(self, batch: NextTargetPredictionBatch, rows: EmbeddingRows | None = None) -> Tensor:
-        """float32[B, N + 1, S]: the states of each history, in one causal pass.
+    def encode_history(self, batch: NextTargetPredictionBatch, lookup: EmbeddingLookup | None = None) -> Tensor:
+        """float32[B, N + 1, S]: the states of each history, all from one causal pass of the encoder.
 
-        State 0 is that of the empty history, and state i is the one after the first i columns. A position reads the
-        state of what it may see. For a history of two events:
+        State 0 is that of the empty history, and state i is the state after the first i columns. A position reads the
+        state after its last visible event. lookup: the embeddings of users in this training step; None:
+        `users.lookup()` without dropout. For a history of two events:
 
             column              0           1
                              event 1     event 2
             state        0           1           2
                        empty   event 1   events 1 and 2
         """
-        rows = self.users.rows() if rows is None else rows
-        return self.encode(batch, self.users(batch.actor_history_targets, rows))
+        lookup = self.users.lookup() if lookup is None else lookup
+        return self.encode(batch, self.users(batch.actor_history_targets, lookup))
 
     def encode(self, batch: NextTargetPredictionBatch, other_vectors: Tensor) -> Tensor:
-        """As `encode_history`, given the embedding of the other user of each event, other_vectors: float32[B, N, D].
+        """As `encode_history`. other_vectors: float32[B, N, D], the static vector of the other user of each event.
 
-        State i is the encoder's output of column i - 1. Where that column is padding, it is the learned vector `empty`,
-        like state 0.
+        State i is the encoder's output in column i - 1. Where that column is padding, the state is the learned vector
+        `empty`, like state 0.
         """
         mask, timestamp = batch.actor_history_mask.bool(), batch.actor_history_timestamps
         b = len(mask)
@@ -158,25 +178,29 @@ class QueryTower(nn.Module):
         return torch.cat([self.empty.expand(b, 1, -1), states], 1)
 
     def query(
-        self, batch: NextTargetPredictionBatch, positions: Positions, states: Tensor, rows: EmbeddingRows | None = None
+        self,
+        batch: NextTargetPredictionBatch,
+        positions: Positions,
+        states: Tensor,
+        lookup: EmbeddingLookup | None = None,
     ) -> Query:
         """The query of each position, from the actor, the action and the state that the position reads.
 
-        states: float32[B, N + 1, S], from `encode_history`. With a history of two events, a position with state 0 sees
-        none of them, with state 1 the first, with state 2 both.
+        states: float32[B, N + 1, S], from `encode_history`; lookup: as there. With a history of two events, a position
+        that reads state 0 sees no event, with state 1 the first, with state 2 both.
         """
-        rows = self.users.rows() if rows is None else rows
-        return self.query_from_actor_vectors(positions, states, self.users(batch.actor_id[positions.row], rows))
+        lookup = self.users.lookup() if lookup is None else lookup
+        return self.query_from_actor_vectors(positions, states, self.users(batch.actor_id[positions.row], lookup))
 
     def query_from_actor_vectors(self, positions: Positions, states: Tensor, actor: Tensor) -> Query:
-        """As `query`, given the static vectors of the actors, actor: float32[P, D].
+        """As `query`. actor: float32[P, D], the static vectors of the actors.
 
-        Positions outside `grad_mask` train neither the user embeddings nor the history encoder.
+        Positions outside `grad_mask` train neither user embeddings nor history encoder.
         """
         history = detach_unless(states[positions.row, positions.state], positions.grad_mask)
         actor = detach_unless(actor, positions.grad_mask)
         unknown = self.actions.num_embeddings - 1
-        action = self.actions(torch.where(positions.action == HIDDEN, unknown, positions.action))
+        action = self.actions(torch.where(positions.action == UNKNOWN_ACTION, unknown, positions.action))
         if positions.regime is not None:
             action = action + self.regime(positions.regime)
         inputs = [history, actor, action]
@@ -187,7 +211,7 @@ class QueryTower(nn.Module):
             if positions.features is None:
                 activity = history.new_zeros(len(history), self.own_activity.in_features)
             else:
-                activity, text = self._split(positions.features)
+                activity, text = self._split_features(positions.features)
                 activity = self.dynamic.standardise(activity)
             inputs.append(self.own_activity(activity))
         if self.text_width:
@@ -205,9 +229,9 @@ class QueryTower(nn.Module):
         )
 
     def _dynamic_query(self, hidden: Tensor, text: Tensor) -> Tensor | None:
-        """float32[P, T]: the query vectors of the dynamic term, to multiply with the `dynamic_vectors` of targets.
+        """float32[P, T]: the query vectors of the dynamic term. Scores are inner products with `dynamic_vectors`.
 
-        text: float32[P, E], the text vectors of the actors.
+        hidden: float32[P, D], output of the interaction; text: float32[P, E], the text vectors of the actors.
         """
         if self.to_dynamic is None:
             return None
@@ -218,16 +242,16 @@ class QueryTower(nn.Module):
 
     @property
     def dynamic_width(self) -> int:
-        """T, number of columns of `dynamic_vectors`."""
+        """T, the width of `dynamic_vectors`; 0 without a dynamic term."""
         return self.dynamic.width + self.text_width if self.dynamic is not None else 0
 
-    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Splits the features of users into activity features, float32[..., F], and text vectors, float32[..., E]."""
+    def _split_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The activity features, float32[..., F], and the text vectors, float32[..., E], in the features of users."""
         width = features.shape[-1] - self.text_width
         return features[..., :width], features[..., width:]
 
     def dynamic_vectors(self, targets: Targets) -> Tensor:
-        """float32[..., T]: dynamic features and text vectors of targets; 0 where unknown."""
+        """float32[..., T]: the vectors of targets for the dynamic term, from activity and texts; 0 where unknown."""
         features, text_vectors = targets.features, targets.text_vectors
         if self.dynamic is None or features is None:
             return self.empty.new_zeros(*targets.users.shape, self.dynamic_width)
@@ -238,51 +262,55 @@ class QueryTower(nn.Module):
         return torch.cat([dynamic, no_text if text_vectors is None else text_vectors.vectors[text_vectors.index]], -1)
 
     def dynamic_scores(self, query: Tensor, targets: Targets) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, T], with the `dynamic_vectors` of K users each."""
+        """float32[P, K]: dynamic scores, the inner products of queries with the `dynamic_vectors` of K targets each.
+
+        query: float32[P, T].
+        """
         assert self.dynamic is not None and targets.features is not None
         activity_query, text_query = query.split([self.dynamic.width, self.text_width], -1)
         score = self.dynamic.scores(activity_query, targets.features)
         return score if targets.text_vectors is None else score + targets.text_vectors.scores(text_query)
 
-    def neighbor(self, recent_neighbors: Tensor, rows: EmbeddingRows) -> Tensor:
-        """float32[..., D]: the mean embedding of a target's recent neighbors.
+    def neighbor_vectors(self, recent_neighbors: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        """float32[..., D]: the mean embedding of the recent neighbors of each target; 0 without any.
 
-        recent_neighbors: int64[..., m], -1 where there are fewer.
+        recent_neighbors: int64[..., m], the users of the target's latest events, -1 where there are fewer.
         """
         mask = recent_neighbors >= 0
-        weight = mask.to(rows.table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+        weight = mask.to(lookup.table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
         m = recent_neighbors.shape[-1]
-        neighbor_rows = rows.of(recent_neighbors.clamp(min=0)).view(-1, m)
-        bags = F.embedding_bag(neighbor_rows, rows.table, mode="sum", per_sample_weights=weight.view(-1, m))
+        neighbor_rows = lookup.row_index(recent_neighbors.clamp(min=0)).view(-1, m)
+        bags = F.embedding_bag(neighbor_rows, lookup.table, mode="sum", per_sample_weights=weight.view(-1, m))
         return bags.view(*recent_neighbors.shape[:-1], bags.shape[1])
 
     def neighbor_scores(
-        self, query: Tensor, recent_neighbors: Tensor, rows: EmbeddingRows, grad_mask: Tensor | None = None
+        self, query: Tensor, recent_neighbors: Tensor, lookup: EmbeddingLookup, grad_mask: Tensor | None = None
     ) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, D], with the `neighbor` vectors of K targets each.
+        """float32[P, K]: neighbor scores, the inner products of queries with the `neighbor_vectors` of K targets each.
 
-        recent_neighbors: int64[P, K, m], as of the cutoff of each query. Each distinct embedding is multiplied with the
-        queries once, and the products are gathered: much less work than to sum the embeddings of every pair.
+        query: float32[P, D]; recent_neighbors: int64[P, K, m], as of the cutoff of each query; grad_mask: bool[P], as
+        in `Positions`. Multiplies each distinct embedding with the queries once, then gathers the products. That is
+        much less work than to sum the embeddings for each query and target.
         """
         mask = recent_neighbors >= 0
-        distinct, index = used_rows(rows.of(recent_neighbors.clamp(min=0)), len(rows.table))
-        products = shared_dot(query, F.embedding(distinct, rows.table), grad_mask)  # (P, distinct)
+        distinct, index = used_rows(lookup.row_index(recent_neighbors.clamp(min=0)), len(lookup.table))
+        products = shared_dot(query, F.embedding(distinct, lookup.table), grad_mask)  # (P, distinct)
         scores = products.gather(1, index.flatten(1)).view(index.shape)
         return (scores * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    def static_per_query(self, query: Query, targets: Targets, rows: EmbeddingRows) -> Tensor:
+    def static_per_query(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
         """float32[P, K]: static scores of the K targets of each query. targets: shape [P, K]."""
         raise NotImplementedError
 
-    def static_shared(self, query: Query, targets: Targets, rows: EmbeddingRows) -> Tensor:
+    def static_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
         """float32[P, C]: static scores of C targets shared by all queries. targets: users [C]."""
         raise NotImplementedError
 
     def score_per_query(
-        self, query: Query, targets: Targets, pairs: PairFeatures | None, rows: EmbeddingRows
+        self, query: Query, targets: Targets, pairs: PairFeatures | None, lookup: EmbeddingLookup
     ) -> Tensor:
-        """float32[P, K]: scores, all terms, of the K targets of each query. targets, pairs: shape [P, K]."""
-        score = self._add_time_dependent_terms(self.static_per_query(query, targets, rows), query, targets, rows)
+        """float32[P, K]: scores with all terms, of the K targets of each query. targets, pairs: shape [P, K]."""
+        score = self._add_time_dependent_terms(self.static_per_query(query, targets, lookup), query, targets, lookup)
         if self.pointer is not None and pairs is not None:
             pair = pairs.is_history_candidate.nonzero(as_tuple=True)  # few: most candidates are not in the history
             hidden = query.hidden.index_select(0, pair[0])
@@ -290,17 +318,19 @@ class QueryTower(nn.Module):
             score = score.index_put(pair, pointer_scores, accumulate=True)
         return score
 
-    def score_shared(self, query: Query, targets: Targets, rows: EmbeddingRows) -> Tensor:
+    def score_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
         """float32[P, C]: scores of C targets shared by all queries, without the pointer term.
 
         targets: users [C]; recent_neighbors [P, C, m]; features [P, C, F].
         """
-        return self._add_time_dependent_terms(self.static_shared(query, targets, rows), query, targets, rows)
+        return self._add_time_dependent_terms(self.static_shared(query, targets, lookup), query, targets, lookup)
 
-    def _add_time_dependent_terms(self, score: Tensor, query: Query, targets: Targets, rows: EmbeddingRows) -> Tensor:
-        """Static scores plus the neighbor and dynamic terms, where model and targets have them."""
+    def _add_time_dependent_terms(
+        self, score: Tensor, query: Query, targets: Targets, lookup: EmbeddingLookup
+    ) -> Tensor:
+        """score, float32[P, K] or [P, C], plus the neighbor and dynamic terms, if model and targets have them."""
         if query.neighbor is not None and targets.recent_neighbors is not None:
-            score = score + self.neighbor_scores(query.neighbor, targets.recent_neighbors, rows, query.grad_mask)
+            score = score + self.neighbor_scores(query.neighbor, targets.recent_neighbors, lookup, query.grad_mask)
         if query.dynamic is None or targets.features is None:
             return score
         return score + self.dynamic_scores(query.dynamic, targets)
@@ -321,7 +351,7 @@ def _interaction(width: int, hidden: int, out: int, config: QueryTowerConfig) ->
 
 
 def zero_init_(*layers: nn.Linear | None) -> None:
-    """Sets all weights to 0, so that the layers contribute nothing to the score at first."""
+    """Sets all weights to 0, so that the layers add nothing to the score before training."""
     for layer in layers:
         if layer is not None:
             nn.init.zeros_(layer.weight)
@@ -331,19 +361,20 @@ def zero_init_(*layers: nn.Linear | None) -> None:
 def last_own_events(mask: Tensor, received: Tensor | None, max_events: int | None) -> tuple[Tensor, Tensor]:
     """Rows and columns, int64[P] each, of the last `max_events` events (None: all) in which the history's user acted.
 
-    mask, received: bool[B, N]: which columns hold an event, and in which of them the other user acted (None: in none).
+    mask: bool[B, N], the columns with an event; received: bool[B, N], those in which the other user acted, None: none.
     """
-    selected = mask.bool() if received is None else mask.bool() & ~received
+    is_own_event = mask.bool() if received is None else mask.bool() & ~received
     if max_events is not None:
-        selected = selected & (selected.flip(1).cumsum(1).flip(1) <= max_events)  # counts from the end of the history
-    row, column = selected.nonzero(as_tuple=True)
+        num_from_column = is_own_event.flip(1).cumsum(1).flip(1)  # own events from this column to the end
+        is_own_event = is_own_event & (num_from_column <= max_events)
+    row, column = is_own_event.nonzero(as_tuple=True)
     return row, column
 
 
 def shared_dot(query: Tensor, users: Tensor, grad_mask: Tensor | None) -> Tensor:
-    """float32[P, C]: inner products of query, float32[P, D], and users, float32[C, D].
+    """float32[P, C]: inner products of queries and users. query: float32[P, D]; users: float32[C, D].
 
-    `users` gets gradients only from positions where grad_mask, bool[P], is True; None: from all.
+    grad_mask: bool[P], the queries from which gradients flow to `users`; None: from all.
     """
     if grad_mask is None:
         return query @ users.T
@@ -351,7 +382,10 @@ def shared_dot(query: Tensor, users: Tensor, grad_mask: Tensor | None) -> Tensor
 
 
 def detach_unless(values: Tensor, mask: Tensor | None) -> Tensor:
-    """float32[P, ...]: the same values, detached in the rows where mask, bool[P], is False; None: nowhere."""
+    """The same values; gradients flow only through the rows where `mask` is True. None: through all.
+
+    values: float32[P, ...]; mask: bool[P].
+    """
     if mask is None:
         return values
     return torch.where(mask.view(-1, *[1] * (values.dim() - 1)), values, values.detach())

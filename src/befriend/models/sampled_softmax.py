@@ -1,4 +1,8 @@
-"""Sampled softmax: a softmax over row candidates and drawn negatives that estimates the softmax over all users."""
+"""Sampled softmax: a softmax over a sample of negatives that estimates the softmax over all users.
+
+A row is a position, at which one target is predicted. Row candidates are negatives of a single row, shared negatives
+those of all rows of a batch.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SoftmaxLoss:
-    """Loss and rank of each position."""
+    """Loss of each row, and the rank of its target."""
 
     loss: Tensor
     """float32[P], cross-entropy of the target"""
     rank: Tensor
-    """float32[P], rank of the target among all candidates, from 1; ties count half"""
+    """float32[P], from 1, rank of the target among all its negatives; negatives with an equal score count half"""
 
 
 def softmax_loss(
     positive: Tensor, candidates: Tensor, candidate_mask: Tensor, shared: Tensor, shared_mask: Tensor, log_q: Tensor
 ) -> SoftmaxLoss:
-    """Cross-entropy of the target against the candidates of its row and the shared negatives.
+    """Cross-entropy of the target against the row candidates and the shared negatives.
 
-    positive: float32[P], scores of the targets; candidates: float32[P, K], scores of each row's own candidates; shared:
-    float32[P, C], scores of the shared negatives; *_mask: bool, False for entries to leave out; log_q: float32[C], of
-    `SharedNegatives`: a user drawn with probability p counts for 1 / p users. Masked entries have no gradient.
+    positive: float32[P], scores of the targets; candidates, candidate_mask: float32[P, K] and bool[P, K], scores of the
+    row candidates, and which of them are negatives; shared, shared_mask: float32[P, C] and bool[P, C], the same of the
+    shared negatives; log_q: float32[C], of `SharedNegatives`: a user who is drawn with probability p counts as 1 / p
+    users. Masked entries have no gradient.
     """
     lowest = torch.finfo(positive.dtype).min
     candidates = candidates.masked_fill(~candidate_mask, lowest)
@@ -33,5 +38,5 @@ def softmax_loss(
     loss = torch.cat([positive[:, None], candidates, corrected], 1).logsumexp(1) - positive
     with torch.no_grad():
         negatives = torch.cat([candidates, shared.masked_fill(~shared_mask, lowest)], 1)
-        ahead = (negatives > positive[:, None]).sum(1) + 0.5 * (negatives == positive[:, None]).sum(1)
-    return SoftmaxLoss(loss, 1 + ahead.float())
+        num_better = (negatives > positive[:, None]).sum(1) + 0.5 * (negatives == positive[:, None]).sum(1)
+    return SoftmaxLoss(loss, 1 + num_better.float())

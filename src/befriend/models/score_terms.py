@@ -1,7 +1,10 @@
 """Score terms that change with time: the dynamic term of a target and the pointer term of a pair.
 
-The dynamic term is an inner product, so an index can serve it: only the vectors of targets are recomputed over time.
-The pointer term scores pairs of users with common events. A user has few of them, so it is added pair by pair.
+The dynamic term scores a target's recent activity. It is an inner product, so a nearest-neighbor index can serve it: as
+time passes, only the vectors of targets are computed again. The pointer term scores an actor and a target who have had
+events with each other. Few targets of an actor have, so it is computed for these pairs alone.
+
+Shapes: P queries; K targets of each; F features.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from befriend.nn.layers import Standardise
 
 
 class DynamicTargetFeatures(nn.Module):
-    """Vector of a target as of a cutoff: its standardised activity features, and a small network's output for them."""
+    """Vector of a target as of a cutoff: its standardised activity features, then a hidden layer computed from them."""
 
     def __init__(self, num_features: int, hidden_dim: int = 32):
         super().__init__()
@@ -28,9 +31,10 @@ class DynamicTargetFeatures(nn.Module):
         return torch.cat([features, self.hidden(features).relu()], -1)
 
     def scores(self, query: Tensor, features: Tensor) -> Tensor:
-        """float32[P, K]: inner products of queries, float32[P, width], with the vectors of features, float32[P, K, F].
+        """float32[P, K]: inner products of queries with the vectors of targets.
 
-        The two parts of the vectors are never concatenated: the features, the larger part, need no gradient.
+        query: float32[P, width]; features: float32[P, K, F], of the targets. The two parts of the vectors are never
+        concatenated: the features, the larger part, need no gradient.
         """
         features = self.standardise(features)
         feature_query, hidden_query = query.split([features.shape[-1], self.hidden.out_features], -1)
@@ -38,14 +42,16 @@ class DynamicTargetFeatures(nn.Module):
 
 
 def row_wise_dot(query: Tensor, vectors: Tensor) -> Tensor:
-    """float32[P, K]: inner products of P queries, float32[P, D], with K vectors each, float32[P, K, D]."""
+    """float32[P, K]: inner products of each query with its K vectors. query: float32[P, D]; vectors: float32[P, K,
+    D]."""
     return torch.bmm(query[:, None], vectors.transpose(1, 2)).squeeze(1)
 
 
 class Pointer(nn.Module):
-    """Pointer term: extra score of a user in the actor's history, from the pair's past events and the query.
+    """Pointer term: extra score of a user in the actor's history, from the events between the two and the query.
 
-    Replaces a copy mechanism over history entries (Vinyals et al. 2015) by one score for each distinct contact.
+    Like a pointer network (Vinyals et al. 2015), it points into the history, with one score for each distinct user
+    instead of one for each event.
     """
 
     def __init__(self, num_features: int, num_edge_types: int, query_dim: int, hidden_dim: int = 32):
@@ -60,6 +66,10 @@ class Pointer(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, query: Tensor, features: Tensor, edge_types: Tensor) -> Tensor:
-        """query: float32[..., Q]; features: float32[..., F]; edge_types: int64[...]. Returns float32[...], of pairs."""
+        """float32[...]: the scores of pairs of an actor and a user in its history.
+
+        query: float32[..., D], the actor's; features: float32[..., F], of the pairs; edge_types: int64[...], codes of
+        action and direction of the pairs' last events, see `Activity.edge_types`.
+        """
         hidden = self.first(self.standardise(features)) + self.kind(edge_types) + self.query(query)
         return self.second(F.gelu(hidden)).squeeze(-1)

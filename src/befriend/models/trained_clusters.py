@@ -1,4 +1,4 @@
-"""Clusters on disk: their weights, the search settings, and the cluster of every user (users.parquet)."""
+"""Clusters on disk: weights of the clusters, settings of the search, and the cluster of every user (users.parquet)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def save_clusters(
     search: ClusterSearchSettings,
     log: EventLog,
     user_cluster: np.ndarray,
-    share: np.ndarray,
+    membership: np.ndarray,
 ) -> None:
-    """Writes the folder, complete or not at all.
+    """Writes the folder of the clusters, completely or not at all.
 
-    user_cluster: int64[N], the cluster of each user at the end of the log; share: float32[N], their membership in it.
+    user_cluster: int64[N], the cluster of each user at the end of the log; membership: float32[N], of the user in it.
     """
     about = {"search": search.model_dump(mode="json"), "users": log.num_users, "lineage": log.lineage()}
     with files.atomic(folder) as new:
         new.mkdir()
         artifacts.save_tensors(new / WEIGHTS_FILE, model.state_dict())
         files.write_json(new / ABOUT_FILE, about)
-        table = {USER_ID: log.user_ids, "cluster": user_cluster.astype(np.int32), "share": share.round(4)}
+        table = {USER_ID: log.user_ids, "cluster": user_cluster.astype(np.int32), "share": membership.round(4)}
         pl.DataFrame(table).write_parquet(new / USERS_FILE)
 
 
 def load_clusters(folder: Path, log: EventLog) -> tuple[UserClusters, ClusterSearchSettings]:
-    """Saved clusters and their search settings, for the log they were learned on or a later version of it.
+    """Saved clusters and their search settings. log: the one they were learned on, or a later version of it.
 
     Raises a DataError if they are missing, damaged, or of another log.
     """
     remedy = "Run `dvc repro cluster`"
-    with artifacts.reading(folder, ABOUT_FILE, "clusters", remedy) as about:
+    with artifacts.open_artifact(folder, ABOUT_FILE, "clusters", remedy) as about:
         weights = artifacts.load_tensors(folder / WEIGHTS_FILE)
         model = UserClusters(torch.zeros_like(weights["id_embedding.weight"][:-1]), len(weights["clusters.prior"]))
         model.load_state_dict(weights)

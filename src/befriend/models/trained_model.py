@@ -1,4 +1,7 @@
-"""Models on disk: weights in safetensors, and everything else needed to use a model in model.json."""
+"""Trained models on disk: the weights in safetensors, and all else that is needed to use a model in model.json.
+
+STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer, as in TIGER.
+"""
 
 from __future__ import annotations
 
@@ -16,77 +19,80 @@ from befriend.data.event_log import EventLog
 from befriend.errors import DataError
 from befriend.features.activity import PAIR_FEATURES, USER_FEATURES, Activity
 from befriend.features.feature_view import FeatureView
-from befriend.features.text_vectors import STATISTICS, TextVectors
-from befriend.models.model_settings import QuerySettings, StuTowerSettings, TowerSettings
+from befriend.features.text_vectors import NUM_STATISTICS, TextVectors
+from befriend.models.model_settings import ModelSettings, StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu_model import NextTargetPredictionSTU
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
 from befriend.tokens.stu_table import StuTable
 
 M = TypeVar("M", bound=QueryTower)
-S = TypeVar("S", bound=QuerySettings)
+S = TypeVar("S", bound=ModelSettings)
 WEIGHTS_FILE = "weights.safetensors"
 ABOUT_FILE = "model.json"
 
 
 @dataclass(frozen=True)
 class TrainedModel(Generic[M, S]):
-    """A trained model, its settings, and the log, attributes and tokens it was trained on."""
+    """A trained model, its settings, and what identifies the log, attributes and STUs that it was trained on."""
 
     model: M
-    tower: S
+    settings: S
     actions: tuple[str, ...]
-    """labels of the actions, in the model's numbering"""
+    """labels of the actions: the model's id of an action is its index here"""
     attribute_encoding: AttributeEncoding
-    """how attributes are encoded for the model"""
-    users: int
+    """how users' attributes are encoded for the model"""
+    num_users: int
     """number of users of the log"""
     lineage: str
-    """digest of their external ids; a later version of the log begins with the same users"""
-    data: str
-    """sha256 of the events it was trained on"""
+    """digest of the external ids of these users; a later version of the log begins with the same users"""
+    events_digest: str
+    """SHA-256 of the file of events that the model was trained on"""
     trained_until: int
-    """cutoff of training: UTC second of the first event not trained on"""
-    validation: dict[str, float]
-    """validation metrics of the epoch whose weights these are"""
-    tokens: str = ""
-    """digest of the STUs it was trained with; empty for a model without STUs"""
+    """UTC second of the first event after the training part"""
+    validation_metrics: dict[str, float]
+    """metrics on the validation part, of the epoch whose weights these are"""
+    stu_digest: str = ""
+    """digest of the STUs that the model was trained with; empty for a model without STUs"""
     text_width: int = 0
-    """width of the text vectors it was trained with; 0 for a model without texts"""
+    """width of the text vectors that the model was trained with; 0 for a model without texts"""
 
     def feature_view(self, log: EventLog, texts: TextVectors, activity: Activity | None = None) -> FeatureView:
-        """The inputs of this model from a log and the texts of its users. activity: of the log, if already computed."""
+        """A log and the texts of its users as this model reads them. activity: of the log, if already computed.
+
+        Raises a DataError if the text vectors have another width than in training.
+        """
         if self.text_width not in (0, texts.width):
             raise DataError(
                 f"the model was trained with text vectors of width {self.text_width}, and they have {texts.width} now. "
                 "Run `dvc repro train_two_tower train_stu`."
             )
         used_texts = texts if self.text_width else None
-        return FeatureView.of(log, self.tower.received_events, self.actions, used_texts, activity)
+        return FeatureView.of(log, self.settings.received_events, self.actions, used_texts, activity)
 
 
 class AttributeWidths(TypedDict):
-    """The widths of encoded attributes, which a model needs to be built."""
+    """The sizes of encoded attributes: arguments for building a model."""
 
     categories: tuple[int, ...]
-    """sizes of the categorical attributes, index 0 for unknown labels included"""
+    """number of labels of each categorical attribute, including index 0 for unknown labels"""
     numeric: int
     """number of numeric inputs, two for each numeric attribute"""
 
 
 @dataclass(frozen=True)
 class AttributeEncoding:
-    """How attributes are encoded for a model; fitted to the users it was trained on."""
+    """How users' attributes are encoded for a model. Fitted to the users of the training part."""
 
     vocabulary: dict[str, list[str]]
-    """categorical attribute -> labels, numbered from 1"""
+    """categorical attribute -> labels; their indices in the model start at 1"""
     scale: dict[str, tuple[float, float]]
     """numeric attribute -> mean and standard deviation"""
 
     @classmethod
     def of(cls, attributes: Attributes, trained: np.ndarray) -> AttributeEncoding:
         """The encoding fitted to the users of the training part, trained: bool[N]."""
-        return cls(attributes.vocabulary_of(trained), attributes.scale(trained))
+        return cls(attributes.training_vocabulary(trained), attributes.fit_scale(trained))
 
     def widths(self) -> AttributeWidths:
         return {
@@ -97,139 +103,175 @@ class AttributeEncoding:
     def apply_to(self, model: QueryTower, attributes: Attributes) -> None:
         """Sets the encoded attributes of all users in the model."""
         categorical = attributes.with_vocabulary(self.vocabulary).categorical.astype(np.int64)
-        model.users.set_attributes(torch.from_numpy(categorical), torch.from_numpy(attributes.scaled(self.scale)))
+        model.users.set_attributes(torch.from_numpy(categorical), torch.from_numpy(attributes.standardise(self.scale)))
 
 
-TwoTowerModel = TrainedModel[NextTargetPredictionUserIDs, TowerSettings]
-StuModel = TrainedModel[NextTargetPredictionSTU, StuTowerSettings]
+TwoTowerModel = TrainedModel[NextTargetPredictionUserIDs, TwoTowerModelSettings]
+StuModel = TrainedModel[NextTargetPredictionSTU, StuModelSettings]
 
 
 def build_two_tower(
-    tower: TowerSettings, num_users: int, num_actions: int, attribute_encoding: AttributeEncoding, text_width: int = 0
+    settings: TwoTowerModelSettings,
+    num_users: int,
+    num_actions: int,
+    attribute_encoding: AttributeEncoding,
+    text_width: int = 0,
 ) -> NextTargetPredictionUserIDs:
-    """A model of these settings with fresh weights. text_width: width of text vectors, 0 for none."""
+    """A two-tower model of these settings with initial weights. text_width: width of text vectors, 0 for none."""
     return NextTargetPredictionUserIDs(
         num_users,
         num_actions,
-        embedding_dim=tower.embedding_dim,
-        hidden_dim=tower.hidden_dim,
-        id_embedding=tower.id_embedding,
-        clusters=tower.clusters,
+        embedding_dim=settings.embedding_dim,
+        hidden_dim=settings.hidden_dim,
+        id_embedding=settings.id_embedding,
+        clusters=settings.clusters,
         **attribute_encoding.widths(),
-        **_arguments(tower, text_width),
+        **_arguments(settings, text_width),
     )
 
 
 def build_stu(
-    tower: StuTowerSettings,
+    settings: StuModelSettings,
     table: StuTable,
     num_actions: int,
     attribute_encoding: AttributeEncoding,
     text_width: int = 0,
 ) -> NextTargetPredictionSTU:
-    """A model of these settings with fresh weights, for the users of a table. text_width: as of `build_two_tower`."""
+    """An STU model of these settings with initial weights, for the users of a table of STUs.
+
+    text_width: width of text vectors, 0 for none.
+    """
     return NextTargetPredictionSTU(
         num_actions,
         len(table.vocabulary),
         table.vocabulary,
-        embedding_dim=tower.embedding_dim,
-        hidden_dim=tower.hidden_dim,
+        embedding_dim=settings.embedding_dim,
+        hidden_dim=settings.hidden_dim,
         stus=table.stus,
-        tower_type=tower.towers,
-        tied=tower.tied_tokens,
-        sibling_smoothing=tower.sibling_smoothing,
-        token_dropout=tower.token_dropout,
+        tower_type=settings.towers,
+        tied=settings.tied_tokens,
+        sibling_smoothing=settings.sibling_smoothing,
+        token_dropout=settings.token_dropout,
         **attribute_encoding.widths(),
-        **_arguments(tower, text_width),
+        **_arguments(settings, text_width),
     )
 
 
-def text_width_of(tower: QuerySettings, texts: TextVectors) -> int:
+def used_text_width(settings: ModelSettings, texts: TextVectors) -> int:
     """Width of the text vectors that a model of these settings uses; 0 if it uses none."""
-    return texts.width if tower.freshness and tower.texts else 0
+    return texts.width if settings.freshness and settings.texts else 0
 
 
-def _arguments(tower: QuerySettings, text_width: int) -> dict[str, Any]:
-    text_features = STATISTICS + text_width if text_width else 0
+def _arguments(settings: ModelSettings, text_width: int) -> dict[str, Any]:
+    """The fields of `QueryTowerConfig`."""
+    text_features = NUM_STATISTICS + text_width if text_width else 0
     return {
-        "recent_neighbors": tower.recent_neighbors > 0,
-        "dropout": tower.dropout,
-        "history_encoder_type": tower.history_encoder,
-        "interaction_type": tower.interaction,
-        "num_experts": tower.num_experts,
-        "activation": tower.activation,
-        "layers": tower.layers,
-        "heads": tower.heads,
-        "history_projection": tower.history_projection,
-        "shortcut": tower.shortcut,
-        "history_scale": tower.history_scale,
-        "latent_cross": tower.latent_cross,
-        "num_user_features": USER_FEATURES + text_features if tower.freshness else 0,
+        "recent_neighbors": settings.recent_neighbors > 0,
+        "dropout": settings.dropout,
+        "history_encoder_type": settings.history_encoder,
+        "interaction_type": settings.interaction,
+        "num_experts": settings.num_experts,
+        "activation": settings.activation,
+        "layers": settings.layers,
+        "heads": settings.heads,
+        "history_projection": settings.history_projection,
+        "shortcut": settings.shortcut,
+        "history_scale": settings.history_scale,
+        "latent_cross": settings.latent_cross,
+        "num_user_features": USER_FEATURES + text_features if settings.freshness else 0,
         "text_width": text_width,
-        "num_pair_features": PAIR_FEATURES if tower.pointer else 0,
-        "id_dropout": tower.id_dropout,
-        "static_score_weight": tower.static_score_weight,
+        "num_pair_features": PAIR_FEATURES if settings.pointer else 0,
+        "id_dropout": settings.id_dropout,
+        "static_score_weight": settings.static_score_weight,
     }
 
 
 def save_model(folder: Path, trained: TrainedModel[Any, Any], name: str) -> None:
-    """Writes the folder, complete or not at all. name: the kind of model."""
-    about = {field: getattr(trained, field) for field in ("users", "lineage", "data", "trained_until", "validation")}
-    about |= {
+    """Writes the folder of a model, completely or not at all. name: of the kind of model, such as two-tower."""
+    metadata = {
+        "users": trained.num_users,
+        "lineage": trained.lineage,
+        "data": trained.events_digest,
+        "trained_until": trained.trained_until,
+        "validation": trained.validation_metrics,
+    }
+    metadata |= {
         "attributes": {"vocabulary": trained.attribute_encoding.vocabulary, "scale": trained.attribute_encoding.scale}
     }
-    about |= {"model": name, "actions": list(trained.actions), "tower": trained.tower.model_dump(mode="json")}
-    about |= {"tokens": trained.tokens, "text_width": trained.text_width}
+    metadata |= {"model": name, "actions": list(trained.actions), "tower": trained.settings.model_dump(mode="json")}
+    metadata |= {"tokens": trained.stu_digest, "text_width": trained.text_width}
     with files.atomic(folder) as new:
         new.mkdir()
         artifacts.save_tensors(new / WEIGHTS_FILE, trained.model.state_dict())
-        files.write_json(new / ABOUT_FILE, about)
+        files.write_json(new / ABOUT_FILE, metadata)
 
 
 def load_two_tower(folder: Path, log: EventLog, attributes: Attributes) -> TwoTowerModel:
-    """A saved two-tower model, for the log it was trained on or a later version of it."""
+    """A saved two-tower model. log: the one it was trained on, or a later version of it.
 
-    def fresh(
-        tower: TowerSettings, about: dict[str, Any], attribute_encoding: AttributeEncoding
+    Raises a DataError if the model is missing, damaged, or of another log.
+    """
+
+    def build(
+        settings: TwoTowerModelSettings, metadata: dict[str, Any], attribute_encoding: AttributeEncoding
     ) -> NextTargetPredictionUserIDs:
-        return build_two_tower(tower, about["users"], len(about["actions"]), attribute_encoding, about["text_width"])
+        num_actions = len(metadata["actions"])
+        return build_two_tower(settings, metadata["users"], num_actions, attribute_encoding, metadata["text_width"])
 
-    return _load(folder, log, attributes, TowerSettings, fresh, "train_two_tower")
+    return _load(folder, log, attributes, TwoTowerModelSettings, build, "train_two_tower")
 
 
 def load_stu(folder: Path, log: EventLog, attributes: Attributes, table: StuTable) -> StuModel:
-    """A saved STU model, for the STUs it was trained with and its log or a later version of that."""
+    """A saved STU model. log: the one it was trained on, or a later version of it; table: the STUs of that training.
 
-    def fresh(
-        tower: StuTowerSettings, about: dict[str, Any], attribute_encoding: AttributeEncoding
+    Raises a DataError if the model is missing, damaged, or of another log, or if the STUs are others.
+    """
+
+    def build(
+        settings: StuModelSettings, metadata: dict[str, Any], attribute_encoding: AttributeEncoding
     ) -> NextTargetPredictionSTU:
-        if table.digest() != about["tokens"]:
+        if table.digest() != metadata["tokens"]:
             raise DataError(
                 f"the model in {folder} was trained with other STUs than those of models/tokens. "
                 "Run `dvc repro train_stu`."
             )
-        return build_stu(tower, table, len(about["actions"]), attribute_encoding, about["text_width"])
+        return build_stu(settings, table, len(metadata["actions"]), attribute_encoding, metadata["text_width"])
 
-    return _load(folder, log, attributes, StuTowerSettings, fresh, "train_stu")
+    return _load(folder, log, attributes, StuModelSettings, build, "train_stu")
 
 
 def _load(
     folder: Path,
     log: EventLog,
     attributes: Attributes,
-    settings: type[S],
-    fresh: Callable[[S, dict[str, Any], AttributeEncoding], M],
+    settings_class: type[S],
+    build: Callable[[S, dict[str, Any], AttributeEncoding], M],
     stage: str,
 ) -> TrainedModel[M, S]:
+    """A saved model. build: makes a model with initial weights from settings, metadata and attribute encoding.
+
+    stage: the stage that trains this kind of model, for error messages.
+    """
     remedy = f"Run `dvc repro {stage}`"
-    with artifacts.reading(folder, ABOUT_FILE, "model", remedy) as about:
-        about.pop("model")
-        tower = settings.model_validate(about.pop("tower"))
-        encoding = AttributeEncoding(**about.pop("attributes"))
-        model = fresh(tower, about, encoding)
+    with artifacts.open_artifact(folder, ABOUT_FILE, "model", remedy) as metadata:
+        metadata.pop("model")
+        settings = settings_class.model_validate(metadata.pop("tower"))
+        encoding = AttributeEncoding(**metadata.pop("attributes"))
+        model = build(settings, metadata, encoding)
         model.load_state_dict(artifacts.load_tensors(folder / WEIGHTS_FILE))
-        about["actions"] = tuple(about["actions"])
-        trained = TrainedModel(model.eval(), tower, attribute_encoding=encoding, **about)
-    log.check_lineage(trained.users, trained.lineage, f"the model in {folder}", remedy)
+        trained = TrainedModel(
+            model=model.eval(),
+            settings=settings,
+            actions=tuple(metadata["actions"]),
+            attribute_encoding=encoding,
+            num_users=metadata["users"],
+            lineage=metadata["lineage"],
+            events_digest=metadata["data"],
+            trained_until=metadata["trained_until"],
+            validation_metrics=metadata["validation"],
+            stu_digest=metadata["tokens"],
+            text_width=metadata["text_width"],
+        )
+    log.check_lineage(trained.num_users, trained.lineage, f"the model in {folder}", remedy)
     encoding.apply_to(model, attributes)
     return trained

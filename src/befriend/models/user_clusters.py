@@ -1,12 +1,15 @@
 """Soft clusters of users: a small table of learned embeddings, trained on which actors contact which targets.
 
-Targets that the same actors contact get the same clusters. With p(c | v), the memberships of a target, and p(c | q),
-the clusters in which a query expects its next target, the target's probability is
+Targets that the same actors contact get the same clusters. A *membership* is p(c | user), the probability that a user
+is in cluster c. With p(c | v), the memberships of target v, and p(c | q), the clusters in which a query q expects its
+next target, the target's probability is
 
     p(v | q) = p(v) * sum over c of p(c | q) p(c | v) / p(c)
 
 as in pLSA (probabilistic latent semantic analysis, Hofmann 1999). The sum is the factor by which q makes v more
-probable. With a single huge cluster it is 1.
+probable. With one cluster for all users it is 1.
+
+Shapes: C clusters; N users; B users of a batch; P queries; D, width of an embedding.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ PRIOR_EMA_DECAY = 0.95  # decay per batch of p(c), an exponential moving average
 
 
 class SoftClusters(nn.Module):
-    """C learned cluster embeddings, C much smaller than the number of users."""
+    """C learned cluster embeddings, C being much smaller than the number of users."""
 
     def __init__(self, num_clusters: int, embedding_dim: int, temperature: float = 1.0):
-        """temperature: divides the logits of the memberships; 1: no change, near 0: only the nearest cluster counts."""
+        """temperature: divides the logits of memberships; near 0, a user is in the nearest cluster alone."""
         super().__init__()
         self.table = nn.Embedding(num_clusters, embedding_dim)
         nn.init.normal_(self.table.weight, std=embedding_dim**-0.5)
@@ -36,13 +39,13 @@ class SoftClusters(nn.Module):
 
     @property
     def centres(self) -> Tensor:
-        """float32[C, D], the cluster embeddings scaled to length 1, so that no cluster wins by its length."""
+        """float32[C, D], the cluster embeddings with norm 1, so that no cluster is preferred for its norm."""
         return F.normalize(self.table.weight, dim=1)
 
     def log_memberships(self, user_vectors: Tensor) -> Tensor:
         """float32[..., C]: log p(c | user), a softmax of dot products. user_vectors: float32[..., D].
 
-        Two clusters, with centres (1, 0) and (0, 1). A user vector in between belongs half to each:
+        Two clusters, with centres (1, 0) and (0, 1). A user vector halfway between them has membership 0.5 in each:
 
         >>> clusters = SoftClusters(2, 2)
         >>> _ = clusters.table.weight.data.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
@@ -57,15 +60,17 @@ class SoftClusters(nn.Module):
         return self.log_memberships(user_vectors).exp() @ self.centres
 
     def losses(self, query: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Losses of P queries and their targets. query, targets: float32[P, C], log p(c | q) and log p(c | v).
+        """Losses of P queries and their targets.
+
+        query, targets: float32[P, C], log p(c | q) and log p(c | v).
 
         name          shape  formula, in nats
         next_cluster  [P]    -log sum_c p(c | q) p(c | v) / p(c): minus the log of the factor in the module docstring
         balance       []     sum_c p(c) log p(c) + log C: divergence of p(c) from uniform, 0 at best
         entropy       []     mean over targets of -sum_c p(c | v) log p(c | v), 0 if each target is in one cluster
 
-        In training, every call updates p(c). Two queries, each with its target in a cluster of its own, twice as
-        probable as without the query:
+        In train mode, every call updates p(c). Two queries with targets in different clusters: each query makes its
+        target twice as probable, so the first loss is -log 2, and its exponential about 0.5.
 
         >>> memberships = torch.tensor([[0.99, 0.01], [0.01, 0.99]]).log()
         >>> losses = SoftClusters(2, 2).eval().losses(memberships, memberships)
@@ -88,30 +93,32 @@ class SoftClusters(nn.Module):
 
 
 class UserClusters(nn.Module):
-    """Vectors of users from their own embedding and the embeddings of their contacts, and their cluster memberships.
+    """User vectors from a user's own embedding and those of its contacts, and cluster memberships from user vectors.
 
-    Users who joined later have no embedding; their contacts alone describe them.
+    Users who joined after training have no embedding: only their contacts describe them.
     """
 
     def __init__(self, initial: Tensor, num_clusters: int, id_dropout: float = 0.0):
         """initial: float32[N, D], initial embeddings; id_dropout: share of users without one in a training step."""
         super().__init__()
-        self.id_embedding = nn.Embedding.from_pretrained(F.pad(initial, (0, 0, 0, 1)), freeze=False)  # last row: unseen
+        # The last row is for users who joined after training.
+        self.id_embedding = nn.Embedding.from_pretrained(F.pad(initial, (0, 0, 0, 1)), freeze=False)
         self.clusters = SoftClusters(num_clusters, initial.shape[1])
         self.id_dropout = id_dropout
 
     def forward(self, contacts: ContactBags) -> Tensor:
-        """float32[B, D]: user vectors, the user's embedding plus the mean of its contacts' embeddings, normalised."""
-        unseen, mask = self.id_embedding.num_embeddings - 1, contacts.mask
-        embedding = self.id_embedding(contacts.users.clamp(max=unseen))
+        """float32[B, D]: user vectors of norm 1, in the direction of a user's embedding plus the mean of its
+        contacts'."""
+        last_row, mask = self.id_embedding.num_embeddings - 1, contacts.mask
+        embedding = self.id_embedding(contacts.users.clamp(max=last_row))
         if self.training and self.id_dropout:
             embedding = embedding * (torch.rand(len(embedding), 1, device=embedding.device) >= self.id_dropout)
         weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(embedding.dtype)
         contact_mean = F.embedding_bag(
-            contacts.other_users.clamp(max=unseen), self.id_embedding.weight, mode="sum", per_sample_weights=weight
+            contacts.other_users.clamp(max=last_row), self.id_embedding.weight, mode="sum", per_sample_weights=weight
         )
         return F.normalize(embedding + contact_mean, dim=1)
 
     def log_memberships(self, contacts: ContactBags) -> Tensor:
-        """float32[B, C]: log p(c | user) of the users of the bags."""
+        """float32[B, C]: log p(c | user) of the B users."""
         return self.clusters.log_memberships(self(contacts))

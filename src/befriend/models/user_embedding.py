@@ -1,4 +1,7 @@
-"""Static vectors of users: their embedding or tokens, attributes and clusters; nothing that changes with time."""
+"""Static vectors of users: from an embedding or tokens, attributes and clusters. No new event changes them.
+
+STU stands for social tokenized user id: the semantic ID of a user, L tokens from the L levels of a residual quantizer.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from torch.nn import functional as F
 
 from befriend.models.user_clusters import SoftClusters
 
-INIT_STD = 0.01  # standard deviation of fresh user embeddings: small, as most users have few events to learn from
+INIT_STD = 0.01  # standard deviation of initial embeddings: small, as most users have few events to learn from
 
 
 class StuEmbedding(nn.Module):
-    """Users as the mean of their token embeddings, one table for each level; the last row is for users without STU."""
+    """Embeddings of N users, each the mean of the embeddings of its tokens. Each level has a table of token embeddings.
+
+    The vector `nobody` is the embedding of users without an STU.
+    """
 
     def __init__(self, vocabulary: tuple[int, ...], width: int, stus: Tensor | None = None):
-        """vocabulary: L sizes; stus: int64[N, L], by internal id."""
+        """vocabulary: L numbers of tokens; width: D, of an embedding; stus: int64[N, L], by internal id."""
         super().__init__()
         self.embedding_dim = width
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in vocabulary)
@@ -27,7 +33,7 @@ class StuEmbedding(nn.Module):
 
     @property
     def num_embeddings(self) -> int:
-        """N + 1, as of a table with one row per user and one for users without STU."""
+        """N + 1, as for a table with one row per user and a last row for users without an STU."""
         return len(self.stus) + 1
 
     def table(self, level: int) -> Tensor:
@@ -37,41 +43,45 @@ class StuEmbedding(nn.Module):
         return table.weight
 
     def tokens(self, stus: Tensor) -> Tensor:
-        """float32[..., l, D]: token embeddings of prefixes of STUs, int64[..., l]."""
-        levels = stus.shape[-1]
-        vectors = [table(stus[..., level]) for level, table in zip(range(levels), self.tables, strict=False)]
+        """float32[..., l, D]: token embeddings of STUs or of prefixes with l tokens. stus: int64[..., l]."""
+        num_levels = stus.shape[-1]
+        vectors = [table(stus[..., level]) for level, table in zip(range(num_levels), self.tables, strict=False)]
         return torch.stack(vectors, -2) if vectors else self.nobody.new_zeros(*stus.shape, self.embedding_dim)
 
     def mean(self, stus: Tensor) -> Tensor:
-        """float32[..., D]: mean token embeddings of whole STUs, int64[..., L]."""
+        """float32[..., D]: the mean of the token embeddings of STUs. stus: int64[..., L]."""
         return self.tokens(stus).mean(-2)
 
     @property
     def weight(self) -> Tensor:
-        """float32[N + 1, D]: one row per user, like the weight of an `nn.Embedding`; computed at each call."""
+        """float32[N + 1, D]: the embeddings of all users, like the weight of an `nn.Embedding`. Computed at each
+        call."""
         return torch.cat([self.mean(self.stus), self.nobody[None]])
 
 
 @dataclass(frozen=True)
-class EmbeddingRows:
-    """The embeddings of users in one step: a table, and the row of each user in it."""
+class EmbeddingLookup:
+    """The embeddings of all users in one training step: a table, and the row of each user.
 
-    number: Tensor
-    """int64[num_users + 1], row of each user; the last entry is for users who joined later"""
+    A training step may drop embeddings of users; then their row is that of users without an embedding.
+    """
+
+    row_of_user: Tensor
+    """int64[N + 1], row of each user by internal id; the last entry is for users who joined after training"""
     table: Tensor
-    """float32[R, D]; the last row is for users without an embedding"""
+    """float32[R, D], embeddings; the last row is for users without one"""
 
-    def of(self, users: Tensor) -> Tensor:
-        """int64[...]: rows of users, int64[...], which may be any number of at least 0."""
-        return self.number[users.clamp(max=len(self.number) - 1)]
+    def row_index(self, users: Tensor) -> Tensor:
+        """int64[...]: the rows of users in the table. users: int64[...], internal ids, also of later users."""
+        return self.row_of_user[users.clamp(max=len(self.row_of_user) - 1)]
 
     def __call__(self, users: Tensor) -> Tensor:
-        """float32[..., D]: embeddings of users, int64[...]."""
-        return F.embedding(self.of(users), self.table)
+        """float32[..., D]: the embeddings of users. users: int64[...], internal ids, also of later users."""
+        return F.embedding(self.row_index(users), self.table)
 
 
 class UserEmbedding(nn.Module):
-    """Static vector of a user: the sum of its embedding (users seen in training), its attributes and its clusters."""
+    """Static vector of a user: the sum of the vectors of its embedding (if in training), attributes and clusters."""
 
     def __init__(
         self,
@@ -81,15 +91,16 @@ class UserEmbedding(nn.Module):
         numeric: int,
         clusters: SoftClusters | None = None,
     ):
-        """embedding: one row per user, the last row for users without one; a single row: no user has an embedding.
+        """num_users: N, the users known in training; embedding: one row per user, and a last row for users without an
+        embedding; a table with a single row means that no user has one.
 
-        categories, numeric: sizes of the categorical attributes, and number of numeric ones; clusters: of the same
-        width as the embedding; a user's mixture of them is added.
+        categories, numeric: numbers of labels of the categorical attributes, and number of numeric inputs; clusters:
+        soft clusters of the same width as the embedding. The mixture of centres that a user belongs to is added.
         """
         super().__init__()
         width = embedding.embedding_dim
         self.id_embedding = embedding
-        # Users share tokens, and the table of STUs says who has which: the buffer is then no part of the weights.
+        # With STUs, each user with an STU has an embedding. That is known from their table, so it is not saved again.
         has_embedding = torch.full((num_users,), embedding.num_embeddings > 1)
         self.register_buffer("has_embedding", has_embedding, persistent=isinstance(embedding, nn.Embedding))
         self.categories = nn.ModuleList(nn.Embedding(size, width) for size in categories)
@@ -104,28 +115,34 @@ class UserEmbedding(nn.Module):
                 nn.init.normal_(table.weight, std=INIT_STD)
         self.clusters = clusters
 
-    def rows(self, dropout: float = 0.0) -> EmbeddingRows:
-        """The row of each user; in training, a share `dropout` of users has none. Draw once for each training step."""
-        last = self.id_embedding.num_embeddings - 1
+    def lookup(self, dropout: float = 0.0) -> EmbeddingLookup:
+        """The embeddings of all users, to be passed to `forward`. Call it once for each training step.
+
+        dropout: share of users who are without an embedding in this step; only in train mode.
+        """
+        last_row = self.id_embedding.num_embeddings - 1
         has_row = self.has_embedding
         if dropout and self.training:
             has_row = has_row & (torch.rand(len(has_row), device=has_row.device) >= dropout)
-        rows = torch.where(has_row, torch.arange(len(has_row), device=has_row.device), last)
-        return EmbeddingRows(torch.cat([rows, rows.new_tensor([last])]), self.id_embedding.weight)
+        row_of_user = torch.where(has_row, torch.arange(len(has_row), device=has_row.device), last_row)
+        return EmbeddingLookup(torch.cat([row_of_user, row_of_user.new_tensor([last_row])]), self.id_embedding.weight)
 
     def set_attributes(self, categorical: Tensor, numeric: Tensor) -> None:
-        """Sets the attributes of N users: int64[N, C], 0 for unknown; float32[N, M], standardised."""
-        self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.has_embedding.device)  # last row: later users
+        """Sets the attributes of all users of the log.
+
+        categorical: int64[users, C], label indices, 0 for unknown; numeric: float32[users, M], standardised inputs.
+        """
+        self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.has_embedding.device)  # last row: users not in it
         self.numeric_values = F.pad(numeric, (0, 0, 0, 1)).to(self.has_embedding.device)
 
-    def forward(self, users: Tensor, rows: EmbeddingRows) -> Tensor:
-        """users: int64[...]. Returns their static vectors, float32[..., width]."""
-        out = self.without_clusters(users, rows)
+    def forward(self, users: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        """float32[..., D]: the static vectors of users. users: int64[...], internal ids; lookup: of this step."""
+        out = self.without_clusters(users, lookup)
         return out if self.clusters is None else out + self.clusters(out)
 
-    def without_clusters(self, users: Tensor, rows: EmbeddingRows) -> Tensor:
+    def without_clusters(self, users: Tensor, lookup: EmbeddingLookup) -> Tensor:
         """As `forward`, without the clusters."""
-        out = rows(users)
+        out = lookup(users)
         if self.categories or self.numeric is not None:
             attribute_row = users.clamp(max=len(self.categorical) - 1)
             for k, table in enumerate(self.categories):

@@ -1,1 +1,1 @@
-"""Drift measures, and the settings of drift, gate and registry, for a pipeline that runs every day."""
+"""Drift measures, and the settings of drift, promotion gate and run registry, for a pipeline that runs every day."""

@@ -1,4 +1,4 @@
-"""Settings of drift, gate and registry, which watch, promote and keep runs."""
+"""Settings of drift measures, promotion gate and run registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from befriend.settings import Settings, Share
 
 
 class DriftSettings(Settings):
-    """How far new events differ from the champion's: a warning is reported, severe drift stops a promotion."""
+    """How much new events may differ from the champion's: a warning is reported, severe drift prevents promotion."""
+
+    former_names = {"least_events": "min_events"}
 
     psi_warning: Annotated[float, Field(gt=0)] = 0.1
     """warning above this population stability index, of actions and first tokens"""
@@ -25,7 +27,7 @@ class DriftSettings(Settings):
     """warning above this difference of a share (answered pairs, acts of newcomers, repeated contacts)"""
     share_severe: Share = 0.2
     """severe above this difference of a share"""
-    least_events: Annotated[int, Field(ge=1)] = 500
+    min_events: Annotated[int, Field(ge=1)] = 500
     """with fewer new events than this, the last tenths of both logs are compared instead"""
 
     def limits(self, kind: str) -> tuple[float, float]:
@@ -37,11 +39,11 @@ class GateSettings(Settings):
     """What a challenger has to achieve before it replaces the champion."""
 
     regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily"]
-    """regimes in which its lists are compared, among those that evaluate has"""
+    """regimes in which its lists are compared with the champion's, among those that evaluate has"""
     tolerance: Share = 0.02
     """share of the champion's NDCG@10 that may be lost: on list new, on list new for newcomers, and on list any"""
     floor: Annotated[float, Field(ge=0)] = 0.8
-    """its NDCG@10 on either list must not be clearly below this multiple of the best rule's"""
+    """multiple of the best rule's NDCG@10 that the confidence interval of its own has to reach, on either list"""
     fall: Share = 0.5
     """largest relative fall below the NDCG@10 with which the champion was promoted"""
     drift: Literal["ok", "warning", "severe"] = "warning"
@@ -49,7 +51,7 @@ class GateSettings(Settings):
 
 
 class RegistrySettings(Settings):
-    """How many promoted runs are kept."""
+    """How many promoted runs are stored, and for how many commits."""
 
     keep: Annotated[int, Field(ge=2)] = 5
     """number of promoted runs to keep; the champion and the one before it are never removed"""

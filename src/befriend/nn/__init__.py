@@ -1,1 +1,1 @@
-"""PyTorch building blocks that several models share."""
+"""PyTorch building blocks that several packages share."""

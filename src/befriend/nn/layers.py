@@ -1,4 +1,4 @@
-"""Building blocks: activations and two-layer perceptrons."""
+"""Building blocks: two-layer perceptrons (MLPs), their activations, and the standardisation of features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ ActivationName = Literal["gelu", "swiglu"]
 
 
 class SwiGLU(nn.Module):
-    """Halves its input: one half, through SiLU, gates the other. Shazeer 2020, "GLU variants improve transformer"."""
+    """Gated activation: the first half of the input, through SiLU, multiplies the second half.
+
+    Shazeer 2020, "GLU variants improve transformer".
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float[..., 2 H]. Returns float[..., H]."""
@@ -21,7 +24,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, activation, dropout, linear."""
+    """Two-layer perceptron: linear, activation, dropout, linear."""
 
     def __init__(self, width: int, hidden: int, out: int, activation: ActivationName = "gelu", dropout: float = 0.0):
         super().__init__()
@@ -38,7 +41,7 @@ class MLP(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Fixed shift and scale of each feature, fitted once on examples; a feature that never varies becomes 0."""
+    """Shift and scale of each feature, fitted once on examples. A feature that does not vary in them becomes 0."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dataclasses of tensors that move between devices together, and the distinct rows that a batch uses."""
+"""A base class of dataclasses of tensors, and the distinct rows of a table that a batch uses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch import Tensor
 def used_rows(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The distinct rows, int64[U], ascending; and the index of each row among them, int64[...].
 
-    rows: int64[...], of a table with `size` rows. The same as `unique` with its inverse, without sorting.
+    rows: int64[...], of a table with `size` rows. Equal to `torch.unique(rows, return_inverse=True)`, without sorting.
     """
-    used = torch.zeros(size, dtype=torch.bool, device=rows.device)
-    used[rows] = True
-    return used.nonzero().squeeze(1), (used.cumsum(0) - 1)[rows]
+    is_used = torch.zeros(size, dtype=torch.bool, device=rows.device)
+    is_used[rows] = True
+    return is_used.nonzero().squeeze(1), (is_used.cumsum(0) - 1)[rows]
 
 
 class TensorBatch:
-    """Dataclasses of tensors that move between devices."""
+    """Base class of dataclasses whose fields are tensors, other such dataclasses, or None."""
 
     def to(self, device: torch.device | str) -> Self:
+        """All tensors on a device."""
         moved = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -30,7 +31,7 @@ class TensorBatch:
         return replace(self, **moved)  # type: ignore[type-var]
 
     def concat(self, other: Self) -> Self:
-        """Joins the tensors of both along the second dimension; a field that is None here stays None."""
+        """The tensors of both joined along the second dimension. A field that is None here stays None."""
         joined: dict[str, Tensor | TensorBatch | None] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value, other_value = getattr(self, field.name), getattr(other, field.name)

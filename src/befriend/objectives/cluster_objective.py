@@ -1,4 +1,8 @@
-"""The objective of the clusters: trained on top of the two-tower model, from the contacts of the training part."""
+"""The objective that trains soft clusters of users, from the contact events of the training part.
+
+Clusters start from the user embeddings of the two-tower model. A user is described by its *bag*, the set of users of
+its latest events as of a cutoff (UTC second before which events are visible).
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,17 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 USERS_PER_BATCH = 2**14  # users whose memberships validation computes per batch
-SUBSPACE_ITERATIONS = 6
+SUBSPACE_ITERATIONS = 6  # propagations of embeddings along the edges of the graph
 
 
 @dataclass(frozen=True)
 class PositivePairs:
-    """Contact events: the bags of their actors and of their targets, as of just before each event."""
+    """Contact events as pairs of bags, of their actors and of their targets, from the events before each."""
 
     actors: ContactBags
     targets: ContactBags
     progress: float
-    """share of the training that is done, 0 to 1"""
+    """share of the training that is completed, 0 to 1"""
 
     def to(self, device: torch.device | str) -> PositivePairs:
         return PositivePairs(self.actors.to(device), self.targets.to(device), self.progress)
@@ -51,9 +55,9 @@ class ContactBatches(Sequence[PositivePairs]):
     def __len__(self) -> int:
         return -(-len(self.event_order) // self.batch_size)
 
-    def __getitem__(self, number: int) -> PositivePairs:  # type: ignore[override]
-        events = self.event_order[number * self.batch_size : (number + 1) * self.batch_size]
-        progress = (self.epoch + number / len(self)) / self.objective.settings.epochs
+    def __getitem__(self, index: int) -> PositivePairs:  # type: ignore[override]
+        events = self.event_order[index * self.batch_size : (index + 1) * self.batch_size]
+        progress = (self.epoch + index / len(self)) / self.objective.settings.epochs
         log = self.objective.feature_view.log
         num_visible = log.count_before(log.timestamp[events])
         return PositivePairs(
@@ -64,42 +68,42 @@ class ContactBatches(Sequence[PositivePairs]):
 
 
 def subspace_iteration(embeddings: Tensor, graph: csr_array) -> Tensor:
-    """float32[N, D], rows of length 1 or 0: embeddings propagated along the edges of a graph, several times.
+    """float32[N, D]: embeddings propagated along the edges of a graph, several times; rows have norm 1 or 0.
 
-    Repeated, this leads to the leading eigenvectors of the graph, in which communities lie apart. The columns are made
-    orthogonal each time, so that they converge to different eigenvectors (subspace iteration). Clusters that start from
-    here get stuck less often. embeddings: float32[N, D]; graph: float64[N, N], edge weights.
+    The columns are made orthogonal each time, so that they converge to different leading eigenvectors of the graph
+    (subspace iteration), in which communities are far apart. Clusters that are initialised from these vectors end less
+    often in a poor local optimum. embeddings: float32[N, D]; graph: float64[N, N], edge weights.
     """
-    normalized, root = normalized_adjacency(graph)
+    normalized, row_scale = normalized_adjacency(graph)
     basis = embeddings.double().numpy()
     for _ in range(SUBSPACE_ITERATIONS):
         basis, _ = np.linalg.qr(normalized @ basis)
-    basis = root[:, None] * basis
+    basis = row_scale[:, None] * basis
     return F.normalize(torch.from_numpy(basis), dim=1).float()
 
 
 class ClusterObjective:
-    """Learns clusters from contacts: which actors contact which targets says which users belong together."""
+    """Learns soft clusters from contact events: users with similar contacts get the same clusters."""
 
     metric = "recall_at_share"
 
     def __init__(self, feature_view: FeatureView, split: Split, settings: ClusterSettings, initial: Tensor):
-        """initial: float32[N, D], the initial embeddings of users, 0 for a user without one."""
+        """initial: float32[N, D], initial embeddings of users, 0 for a user without one."""
         self.feature_view, self.settings = feature_view, settings
         log = feature_view.log
         events = np.arange(split.part("train")[1])
         self.events = events[log.is_contact[events]]
         self.start = split.part("validation")[0]
-        """first event of the validation part, the cutoff of validation"""
+        """index of the first event of the validation part: validation sees the events before it"""
         sample = sample_events(log, split, "validation", settings.validation_events)
         cutoff = np.full(len(sample), log.timestamp[self.start])
         self.first_contacts = sample[segments(log, sample, cutoff) == NEW]
-        """int64, the events of validation"""
+        """int64, indices of the validation events: first contacts of users who had events before"""
         torch.manual_seed(settings.seed)
-        self.model = UserClusters(initial.clone(), settings.count(len(initial)), settings.id_dropout)
+        self.model = UserClusters(initial.clone(), settings.num_clusters(len(initial)), settings.id_dropout)
 
     def contact_bags(self, users: np.ndarray, num_visible: np.ndarray) -> ContactBags:
-        """The bags of B users. users, num_visible: int[B]."""
+        """The bags of B users. users: int[B]; num_visible: int[B], numbers of visible events of the log."""
         return ContactBags.of(
             self.feature_view.activity,
             torch.from_numpy(users.astype(np.int64)),
@@ -127,9 +131,9 @@ class ClusterObjective:
     def validate(self) -> dict[str, float]:
         """Metrics of first contacts of the validation part, with the start of that part as the cutoff.
 
-        `recall_at_share`: share of targets that lie in the actor's best clusters, taken until they hold `probe_share`
-        of all users; `gain`: by how many nats the clusters make the target more probable; `largest`: the share of users
-        in the largest cluster.
+        `recall_at_share`: the share of targets in the actor's best clusters, as many as are needed to cover
+        `probe_share` of all users; `gain`: by how many nats the clusters raise the log-probability of the target;
+        `largest`: the share of users in the largest cluster.
         """
         model, clusters = self.model, self.model.clusters
         device, log = clusters.prior.device, self.feature_view.log
@@ -154,13 +158,11 @@ class ClusterObjective:
         )
         lift = actors - clusters.prior.clamp(min=1e-9).log()
         best = lift.argsort(1, descending=True)
-        size_before = size[best].cumsum(1) - size[best]  # users in the better clusters
-        is_searched = size_before < self.settings.probe_share * len(
-            seen_users
-        )  # the better clusters do not hold enough yet
-        hit = ((best == targets.argmax(1, keepdim=True)) & is_searched).any(1)
+        num_users_before = size[best].cumsum(1) - size[best]  # in the better clusters
+        is_searched = num_users_before < self.settings.probe_share * len(seen_users)
+        is_hit = ((best == targets.argmax(1, keepdim=True)) & is_searched).any(1)
         return {
             "gain": float(-clusters.losses(actors, targets)["next_cluster"].mean()),
-            self.metric: float(hit.float().mean()),
+            self.metric: float(is_hit.float().mean()),
             "largest": float(size.max() / len(seen_users)),
         }

@@ -26,12 +26,12 @@ class ClusterSettings(ClusterSearchSettings, TrainingSettings):
     entropy_weight: Annotated[float, Field(ge=0)] = 0.0
     """weight of the entropy loss: how undecided users are between clusters, in nats"""
     id_dropout: Share = 0.3
-    """share of users without their own embedding in a training step: only their contacts describe them, like users who
-    join later"""
+    """share of users without their own embedding in a training step: only their contacts describe them, as they do
+    users who join later"""
     events_per_batch: Annotated[int, Field(ge=2)] = 512
-    """events in one training step"""
+    """number of events per training step"""
     validation_events: Annotated[int, Field(ge=1)] = 3000
-    """events of the validation part, evenly spaced, by which the best epoch is chosen"""
+    """number of events of the validation part, evenly spaced, by which the best epoch is chosen"""
     epochs: Annotated[int, Field(ge=1)] = 12
     """passes over the contact events of the training part, at most"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
@@ -41,8 +41,8 @@ class ClusterSettings(ClusterSearchSettings, TrainingSettings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay of embeddings"""
 
-    def count(self, users: int) -> int:
+    def num_clusters(self, num_users: int) -> int:
         """The number of clusters for a number of users."""
         if self.clusters != "auto":
             return self.clusters
-        return max(4, 2 ** round(math.log2(max(users, 1)) / 2))
+        return max(4, 2 ** round(math.log2(max(num_users, 1)) / 2))

@@ -1,4 +1,7 @@
-"""The objective that both models share: training queries, loss and validation. Models differ in how they see users."""
+"""The training objective that the two-tower model and the STU model share: training queries, loss and validation.
+
+A training query predicts the target of an event from the events before a cutoff; see `training_queries` for the terms.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from befriend.models.model_inputs import Query, Targets
 from befriend.models.query_tower import QueryTower
 from befriend.models.sampled_softmax import softmax_loss
 from befriend.models.trained_model import AttributeEncoding
-from befriend.models.user_embedding import EmbeddingRows
+from befriend.models.user_embedding import EmbeddingLookup
 from befriend.objectives.objective_settings import RetrievalSettings
-from befriend.objectives.training_queries import TrainBatch, TrainingExamples
+from befriend.objectives.train_batch import TrainBatch
+from befriend.objectives.training_queries import TrainingExamples
 from befriend.training.objective import BatchLoss
 
 M = TypeVar("M", bound=QueryTower)
 
 
 class RetrievalObjective(Generic[M]):
-    """Predicts the target of every training event in every regime."""
+    """Predicts the target of every training event in every regime, by a softmax over a sample of candidates."""
 
     metric = "ndcg@10"
 
@@ -39,8 +43,8 @@ class RetrievalObjective(Generic[M]):
         build: Callable[[AttributeEncoding], M],
         validate: Callable[[M], dict[str, float]],
     ):
-        """build: makes the model, given the encoding of attributes; validate: metrics of a model on the validation
-        part, `ndcg@10` among them."""
+        """build: makes the model with initial weights, given the encoding of attributes; validate: metrics of a model
+        on the validation part, `ndcg@10` among them."""
         self.feature_view, self.settings, self._validate = feature_view, settings, validate
         self.examples = TrainingExamples(feature_view, split.part("train")[1], settings)
         torch.manual_seed(settings.seed)
@@ -59,15 +63,20 @@ class RetrievalObjective(Generic[M]):
         return self.examples.epoch(epoch)
 
     def loss(self, batch: TrainBatch) -> BatchLoss:
-        """Softmax loss over all candidates; for first contacts a second one without the existing contacts."""
+        """Mean softmax loss of the queries of a batch.
+
+        First contacts have a second loss, of weight `new_weight`, without existing contacts among the candidates: it
+        trains lists of people you may know. Metrics: `accuracy`, the share of targets with the best score, and
+        `mean_rank`.
+        """
         model, s = self.model, self.settings
-        rows = model.users.rows(model.id_dropout)
-        states = model.encode_history(batch.histories, rows)
-        query = model.query(batch.histories, batch.positions, states, rows)
+        lookup = model.users.lookup(model.id_dropout)
+        states = model.encode_history(batch.histories, lookup)
+        query = model.query(batch.histories, batch.positions, states, lookup)
         if s.hard_negatives:
-            batch = self.examples.with_hard_negatives(batch, self._nearest(query, rows))
-        candidates = model.score_per_query(query, batch.candidates, batch.pairs, rows)
-        shared = model.score_shared(query, batch.shared_targets, rows)
+            batch = self.examples.with_hard_negatives(batch, self._hard_negatives(query, lookup))
+        candidates = model.score_per_query(query, batch.candidates, batch.pairs, lookup)
+        shared = model.score_shared(query, batch.shared_targets, lookup)
         log_q, weight = batch.shared.log_q, batch.weight
         result = softmax_loss(
             candidates[:, 0], candidates[:, 1:], batch.candidate_mask, shared, batch.shared_mask, log_q
@@ -91,22 +100,23 @@ class RetrievalObjective(Generic[M]):
         return self.add_model_losses(BatchLoss(loss, len(weight), metrics), batch, query)
 
     def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
-        """Adds a model's other losses and metrics; here none."""
+        """Adds other losses and metrics of a model. Override it; here there are none."""
         return losses
 
     @torch.no_grad()
-    def _nearest(self, query: Query, rows: EmbeddingRows) -> Tensor:
-        """int64[P, H]: the users of the training part with the best static scores for each query."""
+    def _hard_negatives(self, query: Query, lookup: EmbeddingLookup) -> Tensor:
+        """int64[P, H]: of the negative pool, the users with the best static scores for each query."""
         negative_pool = self.examples.negative_pool.to(self.model.device)
-        scores = self.model.static_shared(query, Targets(negative_pool), rows)
+        scores = self.model.static_shared(query, Targets(negative_pool), lookup)
         return negative_pool[scores.topk(min(self.settings.hard_negatives, len(negative_pool))).indices]
 
     def validate(self) -> dict[str, float]:
-        """The metrics of `validate`, of the model on the CPU."""
+        """Metrics of the current model on the validation part, computed on the CPU."""
         return self._validate(self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu())
 
     def _standardise(self) -> None:
-        """Fits shift and scale of the features of users and pairs to candidates of four batches of the first epoch."""
+        """Fits the standardisation of the features of users and pairs, to candidates of four batches of the first
+        epoch."""
         epoch = self.batches(0)
         users, pairs = [], []
         for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:

@@ -9,16 +9,19 @@ from befriend.data.attributes import Attributes
 from befriend.data.split import Split
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_inputs import Query
-from befriend.models.trained_model import build_two_tower, text_width_of
+from befriend.models.trained_model import build_two_tower, used_text_width
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
 from befriend.objectives.objective_settings import TwoTowerSettings
 from befriend.objectives.retrieval_objective import RetrievalObjective
-from befriend.objectives.training_queries import TrainBatch
+from befriend.objectives.train_batch import TrainBatch
 from befriend.training.objective import BatchLoss
 
 
 class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
-    """The shared objective; users of the training part have their own embedding. With clusters, a loss of clusters."""
+    """The shared objective, for a model in which users of the training part have their own embedding.
+
+    If the model has clusters, a loss that predicts the cluster of the target is added.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
     ):
         """validate: see `RetrievalObjective`."""
         log = feature_view.log
-        self.tower = settings
+        self.two_tower_settings = settings
         super().__init__(
             feature_view,
             attributes,
@@ -41,7 +44,7 @@ class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
                 log.num_users,
                 len(log.actions),
                 attribute_encoding,
-                text_width_of(settings, feature_view.texts),
+                used_text_width(settings, feature_view.texts),
             ),
             validate,
         )
@@ -49,7 +52,7 @@ class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
         self.model.popularity.copy_(self.examples.popularity)
 
     def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
-        """With clusters in the model, adds the loss that predicts the target's cluster.
+        """If the model has clusters, adds the loss that predicts the target's cluster.
 
         Only of the queries that train user embeddings.
         """
@@ -61,7 +64,7 @@ class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
             static, target = static[grad_mask], target[grad_mask]
         if not len(target):
             return replace(losses, metrics=losses.metrics | {"next_cluster": losses.loss.new_zeros(())})
-        users = self.model.users.without_clusters(target, self.model.users.rows())
+        users = self.model.users.without_clusters(target, self.model.users.lookup())
         loss = clusters.losses(clusters.log_memberships(static), clusters.log_memberships(users))["next_cluster"].mean()
         metrics = losses.metrics | {"next_cluster": loss.detach()}
-        return replace(losses, loss=losses.loss + self.tower.cluster_weight * loss, metrics=metrics)
+        return replace(losses, loss=losses.loss + self.two_tower_settings.cluster_weight * loss, metrics=metrics)

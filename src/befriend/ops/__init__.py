@@ -1,1 +1,1 @@
-"""What a user does to a project: point it at a log, read a run, promote a run. Only this package calls DVC."""
+"""Commands on a whole project: read a log, show or compare runs, promote a run. Only this package calls DVC."""

@@ -1,8 +1,8 @@
-"""Caches that make the next run faster: vectors of encoded texts, and checkpoints of unfinished trainings.
+"""Removes data of erased users from caches: vectors of encoded texts, and checkpoints of unfinished trainings.
 
-Their content cannot be separated by user, so a whole cache is removed when a user asks to be erased. Each cache folder
-holds erasure digests (`forgotten.txt`) of the users who are certainly not in it: those who were already out of the
-prepared log when the cache was started.
+The content of a cache cannot be separated by user, so a cache is removed as a whole when a user is erased. Each cache
+folder has a file `forgotten.txt` with erasure digests (hashes of external ids) of erased users who are certainly not in
+the cache, because they were not in the prepared log any more when the cache was started.
 """
 
 from __future__ import annotations
@@ -13,40 +13,45 @@ import polars as pl
 
 from befriend import files, layout
 from befriend.data.columns import USER_ID
-from befriend.data.erasure import FORGOTTEN_FILE, add_erased, erasure_digest, read_erased
+from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest, read_erasure_digests
 from befriend.data.event_log import USERS_FILE
 
 CACHES = (layout.TEXT_CACHE, layout.CHECKPOINTS)
 
 
-def empty(root: Path) -> None:
-    """Removes all caches, with their digests: a user who has just asked is still in the prepared log, and may be read
-    into a cache again."""
+def remove_all(root: Path) -> None:
+    """Removes all caches and their files of digests.
+
+    The digests go too because a user who was erased just now is still in the prepared log, and so may enter a cache
+    again until stage validate has run.
+    """
     for cache in CACHES:
         files.remove(root / cache)
 
 
-def settle(root: Path) -> None:
-    """Removes caches that were started when a user, since erased, was still in the prepared log.
+def remove_outdated(root: Path) -> None:
+    """Removes caches that may contain data of a user who was erased after the cache was started.
 
-    Does nothing while there is no prepared log. Otherwise each cache's digests become those of the erased users who
-    are not in the prepared log any more.
+    Afterwards the digests of each cache are those of the erased users who are not in the prepared log any more. Does
+    nothing while there is no prepared log.
     """
-    erased, users_file = read_erased(root / layout.PREPARED), root / layout.PREPARED / USERS_FILE
-    if all(erased == read_erased(root / cache) for cache in CACHES) or not users_file.is_file():
+    erased, users_file = read_erasure_digests(root / layout.PREPARED), root / layout.PREPARED / USERS_FILE
+    if all(erased == read_erasure_digests(root / cache) for cache in CACHES) or not users_file.is_file():
         return
-    out_of_log = erased - {erasure_digest(user) for user in pl.read_parquet(users_file, columns=[USER_ID])[USER_ID]}
+    absent_from_log = erased - {
+        erasure_digest(user) for user in pl.read_parquet(users_file, columns=[USER_ID])[USER_ID]
+    }
     for folder in (root / cache for cache in CACHES):
-        not_in_cache = read_erased(folder)
-        if out_of_log - not_in_cache:
+        absent_from_cache = read_erasure_digests(folder)
+        if absent_from_log - absent_from_cache:
             files.remove(folder)
-        elif not_in_cache - out_of_log:  # an erased user is in the log again, and may get into the cache from now on
-            files.remove(folder / FORGOTTEN_FILE)
-        if out_of_log != not_in_cache:
-            add_erased(folder, out_of_log)
+        elif absent_from_cache - absent_from_log:  # an erased user is in the log again, and may enter the cache
+            files.remove(folder / ERASED_FILE)
+        if absent_from_log != absent_from_cache:
+            add_erasure_digests(folder, absent_from_log)
 
 
-def may_hold(folder: Path, user: str) -> bool:
-    """Whether a cache folder has any content that may come from a user."""
-    has_content = any(path.is_file() and path.name != FORGOTTEN_FILE for path in folder.rglob("*"))
-    return has_content and erasure_digest(user) not in read_erased(folder)
+def may_contain(folder: Path, user: str) -> bool:
+    """Whether a cache folder may contain data of a user, given by external id."""
+    has_content = any(path.is_file() and path.name != ERASED_FILE for path in folder.rglob("*"))
+    return has_content and erasure_digest(user) not in read_erasure_digests(folder)

@@ -1,4 +1,7 @@
-"""Makes the champion's lists for today's evaluation queries, so that it can be compared with a challenger."""
+"""Makes the champion's lists for the challenger's evaluation events, so that the two runs can be compared.
+
+Champion: the promoted run that is served. Challenger: the current run of the project.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import polars as pl
 
 from befriend import files
 from befriend.analysis.evaluate_settings import EvaluateSettings
-from befriend.analysis.measure import predictions
+from befriend.analysis.measure import predictions_table
 from befriend.data.columns import USER_ID
 from befriend.data.contracts import USERS, read_table
 from befriend.data.event_log import USERS_FILE, EventLog
@@ -19,14 +22,16 @@ from befriend.evaluation.run_rankers import run_rankers
 from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import read_boosters
 
-MODEL = "both"
+SERVED_MODEL = "both"
+"""the ranker over the candidates of all models and heuristics, whose lists users get by default"""
 
 
 def replay_champion(run: Path, prepared: Path, settings: EvaluateSettings, out: Path) -> None:
-    """Makes the lists of model `both`, as the run in folder `run` trained it, for the queries of the log in `prepared`.
+    """Makes lists for evaluation events of the log in `prepared`, with the trained models of the champion.
 
-    Writes a run folder `out`: prepared/, the log with the internal ids that those models use, and
-    reports/predictions/both/.
+    run: folder of the champion; settings: part, number of events and regimes of the evaluation. Writes the folder `out`
+    in the layout of a run: prepared/ is the log with the internal ids of the champion's models, and
+    reports/predictions/both/ has the lists. DataError if the champion's models cannot be loaded.
     """
     ids = read_table(run / "prepared" / USERS_FILE, USERS)[USER_ID]
     renumber(prepared, ids, out / "prepared")
@@ -41,10 +46,10 @@ def replay_champion(run: Path, prepared: Path, settings: EvaluateSettings, out: 
     }
     recommender = models.recommender(boosters)
     lists = run_rankers(
-        recommender, log, models.activity.histories, queries_by_regime, (MODEL,), "the champion's lists"
+        recommender, log, models.activity.histories, queries_by_regime, (SERVED_MODEL,), "lists of the champion"
     ).protocol
     with files.atomic(out / "reports" / "predictions") as folder:
-        (folder / MODEL).mkdir(parents=True)
+        (folder / SERVED_MODEL).mkdir(parents=True)
         for regime, queries in queries_by_regime.items():
-            table: pl.DataFrame = predictions(log, queries, lists[regime][MODEL])
-            table.write_parquet(folder / MODEL / f"{regime}.parquet", compression="zstd")
+            table: pl.DataFrame = predictions_table(log, queries, lists[regime][SERVED_MODEL])
+            table.write_parquet(folder / SERVED_MODEL / f"{regime}.parquet", compression="zstd")

@@ -1,4 +1,7 @@
-"""`befriend drift`: measures how the newest prepared log differs from the champion's; writes a report and a figure."""
+"""`befriend drift`: measures how the current prepared log differs from the champion's; writes a report and a figure.
+
+The champion is the promoted run that is served; its log is the one that its models were trained on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 from befriend import files, layout
@@ -17,19 +19,28 @@ from befriend.features.text_vectors import TextVectors
 from befriend.monitoring.drift_measures import DriftMeasure, LogWindow, comparison_windows, drift_measures
 from befriend.monitoring.monitoring_settings import DriftSettings
 from befriend.ops.registry import PromotedRun
+from befriend.plots import LIGHT, saved_figure
 from befriend.tokens.tokenizer import load_tokenizer
 
-DRIFT_FILE, REPORT, FIGURE = "drift.json", "report.md", "drift.png"
-SEVERITY = ("ok", "warning", "severe")
-BLUE, ORANGE = "#0072B2", "#E69F00"
+DRIFT_FILE, REPORT_FILE, FIGURE_FILE = "drift.json", "report.md", "drift.png"
+VERDICTS = ("ok", "warning", "severe")
+"""in order of severity"""
 
 
-def measure(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[str, Any]:
-    """Compares the logs, writes runs/drift/, and returns the content of drift.json.
+def measure_drift(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[str, Any]:
+    """Compares the prepared log of the project in `root` with the champion's, and writes runs/drift/.
 
-    Its keys are champion, limits, data (digest of the events), compared (the events that were compared, in words),
-    events_a_day, verdict, and measures by name. Logs that cannot be compared at all, for example because their user ids
-    have different types, get the verdict severe.
+    Returns the content of drift.json. Its keys:
+        champion       number of the champion in the registry
+        limits         the settings of section drift
+        data           SHA-256 of the current events
+        compared       the events that were compared, in words; or why the logs cannot be compared
+        events_a_day   mean number of events a day before and now
+        verdict        ok, warning or severe: the worst verdict of a measure
+        measures       by name: kind, value, verdict, limits, and the distribution before and now
+
+    If the logs cannot be compared, for example because their user ids have different types, the verdict is severe,
+    there are no measures, and no key events_a_day.
     """
     with files.atomic(root / layout.DRIFT) as folder:
         folder.mkdir(parents=True)
@@ -39,13 +50,13 @@ def measure(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[
         try:
             windows, compared = _windows(root, champion, settings)
             measures = drift_measures(*windows)
-            drift["events_a_day"] = [round(len(w.events) / max(w.days, 1e-9), 1) for w in windows]
+            drift["events_a_day"] = [round(len(window.events) / max(window.days, 1e-9), 1) for window in windows]
         except BefriendError as error:
             compared = f"they cannot be compared: {error}"
         verdicts = [m.verdict(settings) for m in measures]
         drift["compared"] = compared
-        worst = max((SEVERITY.index(verdict) for verdict in verdicts), default=len(SEVERITY) - 1)
-        drift["verdict"] = SEVERITY[worst]
+        worst = max((VERDICTS.index(verdict) for verdict in verdicts), default=len(VERDICTS) - 1)
+        drift["verdict"] = VERDICTS[worst]
         drift["measures"] = {
             m.name: {"kind": m.kind, "value": m.value, "verdict": verdict, "before": m.before, "now": m.now}
             | {"limits": list(settings.limits(m.kind))}
@@ -53,40 +64,43 @@ def measure(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[
         }
         files.write_json(folder / DRIFT_FILE, drift)
         if measures:
-            draw(measures, folder / FIGURE)
-        files.write_text(folder / REPORT, report(drift))
+            draw(measures, folder / FIGURE_FILE)
+        files.write_text(folder / REPORT_FILE, to_markdown(drift))
     return drift
 
 
 def _windows(root: Path, champion: PromotedRun, settings: DriftSettings) -> tuple[tuple[LogWindow, LogWindow], str]:
-    """The champion's events and the new ones, with the champion's internal ids; and which events they are, in words."""
+    """The windows of the champion's log and of the current log that are compared, and a description of them in words.
+
+    Both use the champion's internal ids, and users that came later get ids after these.
+    """
     before = EventLog.read(champion.folder / layout.PREPARED)
     with tempfile.TemporaryDirectory() as name:
         renumber(root / layout.PREPARED, before.user_ids, Path(name) / "log")
         now = EventLog.read(Path(name) / "log")
     texts = TextVectors.read(champion.folder / layout.TEXT, now)
     first_tokens = (
-        load_tokenizer(champion.folder / layout.TOKENS, now, texts).with_newcomers(now).table.stus[:, 0].numpy()
+        load_tokenizer(champion.folder / layout.TOKENS, now, texts).add_newcomers(now).table.stus[:, 0].numpy()
     )
-    events_before, events_now, compared = comparison_windows(before, now, settings.least_events)
+    events_before, events_now, compared = comparison_windows(before, now, settings.min_events)
     return (
         LogWindow(before, events_before, first_tokens[: before.num_users]),
         LogWindow(now, events_now, first_tokens),
     ), compared
 
 
-def current(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[str, Any]:
-    """The content of drift.json for the prepared log and this champion; measures it if the file is of other ones."""
+def read_or_measure_drift(root: Path, champion: PromotedRun, settings: DriftSettings) -> dict[str, Any]:
+    """The content of drift.json. Measures drift first if the file is missing or has another log, champion or limits."""
     path = root / layout.DRIFT / DRIFT_FILE
     if path.is_file():
         drift = files.read_json(path)
         data = files.sha256(root / layout.PREPARED / EVENTS_FILE)
         if (drift["champion"], drift["data"], drift["limits"]) == (champion.number, data, settings.model_dump()):
             return drift
-    return measure(root, champion, settings)
+    return measure_drift(root, champion, settings)
 
 
-def report(drift: dict[str, Any]) -> str:
+def to_markdown(drift: dict[str, Any]) -> str:
     """The content of drift.json as Markdown."""
     lines = [
         f"# Drift: {drift['verdict']}",
@@ -99,7 +113,7 @@ def report(drift: dict[str, Any]) -> str:
     lines += [
         "{:,.0f} events a day before, {:,.0f} now.".format(*drift["events_a_day"]),
         "",
-        f"![each measure before and now]({FIGURE})",
+        f"![each measure before and now]({FIGURE_FILE})",
         "",
         "| measure | | value | warning above | severe above | verdict |",
         "|---|---|---:|---:|---:|---|",
@@ -115,19 +129,16 @@ def report(drift: dict[str, Any]) -> str:
 
 def draw(measures: list[DriftMeasure], path: Path) -> None:
     """Draws one panel per measure, with its distribution before and now."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with mpl.rc_context(style):
-        columns = 3
-        rows = max(1, -(-len(measures) // columns))
-        size = (4.2 * columns, 2.6 * rows)
-        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    num_columns = 3
+    num_rows = max(1, -(-len(measures) // num_columns))
+    old_colour, new_colour, *_ = LIGHT.series
+    with saved_figure(path, width=4.2 * num_columns, height=2.6 * num_rows) as figure:
+        grid = figure.subplots(num_rows, num_columns, squeeze=False)
         for axes, m in zip(grid.ravel(), measures, strict=False):
             positions = np.arange(len(m.before))
-            axes.bar(positions - 0.2, list(m.before.values()), 0.4, color=BLUE, label="before")
-            axes.bar(positions + 0.2, [m.now[name] for name in m.before], 0.4, color=ORANGE, label="now", hatch="//")
+            axes.bar(positions - 0.2, list(m.before.values()), 0.4, color=old_colour, label="before")
+            new_values = [m.now[name] for name in m.before]
+            axes.bar(positions + 0.2, new_values, 0.4, color=new_colour, label="now", hatch="//")
             axes.set_title(f"{m.name}: {m.value:.3f}")
             too_many = len(positions) > 12  # for labels
             axes.set_xticks([] if too_many else positions, [] if too_many else list(m.before), rotation=30)
@@ -135,6 +146,4 @@ def draw(measures: list[DriftMeasure], path: Path) -> None:
                 axes.set_yscale("log")
         for axes in grid.ravel()[len(measures) :]:
             axes.set_axis_off()
-        grid[0, 0].legend(frameon=False)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        plt.close(figure)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)

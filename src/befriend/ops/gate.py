@@ -1,9 +1,29 @@
-"""`befriend gate`: decides, rule by rule, whether the project's current run may replace the champion."""
+"""`befriend gate`: decides whether the current run may replace the run that is served.
+
+A run is a prepared event log with the models that were trained on it and their metrics. The champion is the run that is
+served. The challenger is the run that `dvc repro` made last, in the project's folder. The gate lets the challenger
+replace the champion only if every check passes:
+
+    check                   passes if
+    validation              no critical check of the event log failed
+    metrics are current     the metrics were computed from the challenger's own models and log
+    serving parity          `befriend recommend` makes exactly the lists that were evaluated
+    floor                   NDCG@10 is not clearly below `gate.floor` times that of the best heuristic
+    never rolled back       this run was not served and rolled back before
+    drift                   the new events do not differ too much from those of the champion
+    fall                    NDCG@10 is not far below what the champion had when it was promoted
+    against the champion    the champion does not make clearly better lists for the same events
+
+The last four need a champion. The checks of NDCG@10 are made for each kind of list and each regime. There are two kinds
+of lists: `new` excludes the user's existing contacts and is scored on first contacts, `any` includes them and is scored
+on all events whose target can be ranked. A regime says how fresh the log is when a list is made; its four values are in
+`befriend.data.regimes`.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,119 +34,219 @@ from befriend.analysis.paired_comparison import compare_runs
 from befriend.config import Params
 from befriend.data.regimes import REGIMES, Regime
 from befriend.errors import BefriendError, DataError
-from befriend.ops import drift_check as drift
-from befriend.ops.champion_replay import MODEL, replay_champion
-from befriend.ops.registry import PromotedRun, champion, digest, taken_back
+from befriend.ops.champion_replay import SERVED_MODEL, replay_champion
+from befriend.ops.drift_check import VERDICTS, read_or_measure_drift
+from befriend.ops.registry import PromotedRun, current_champion, rolled_back_runs, run_digest
 from befriend.report.run_results import LEARNED
 
-DECISION, REPORT = "decision.json", "decision.md"
-COMPARED = (("new", "new", "list new"), ("new", "newcomers", "newcomers, list new"), ("any", "all", "list any"))
+DECISION_FILE, REPORT_FILE = "decision.json", "decision.md"
+COMPARED_SLICES = (
+    ("new", "new", "list new"),
+    ("new", "newcomers", "newcomers, list new"),
+    ("any", "all", "list any"),
+)
+"""(kind of list, segment of its events, title) in which champion and challenger are compared; newcomers are users who
+have no event in the training part of the challenger's log"""
 
 
 @dataclass(frozen=True)
-class GateRule:
-    """The outcome of one rule, as in decision.json."""
+class GateCheck:
+    """The outcome of one check."""
 
     name: str
     passed: bool
-    found: str
+    observed: str
+    """what the challenger has, in words"""
     required: str
+    """what it needs to pass, in words"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as in decision.json, where `observed` is called found."""
+        return {"name": self.name, "passed": self.passed, "found": self.observed, "required": self.required}
 
 
 def decide(root: Path, params: Params) -> dict[str, Any]:
-    """Judges the current run, writes runs/gate/decision.json and decision.md, and returns the content of the former.
+    """Checks the current run of the project in `root`. Writes decision.json and decision.md to runs/gate/.
 
-    Its keys: verdict (promote, refuse, or unchanged if the run is the champion itself), run (its digest), champion (the
-    number of the run that it was compared with, if any), and rules (name, passed, found and required of each).
+    Returns the content of decision.json. Its keys:
+        verdict   promote, refuse, or unchanged if the current run is the champion itself
+        run       digest of the current run
+        champion  number of the champion in the registry, or None
+        rules     the checks, each with name, passed, found and required; empty if unchanged
     """
-    serving = champion(root)
-    run = digest(root)
-    if serving is not None and serving.manifest["run"] == run:
-        rules, verdict = [], "unchanged"
+    champion = current_champion(root)
+    digest = run_digest(root)
+    if champion is not None and champion.manifest["run"] == digest:
+        checks, verdict = [], "unchanged"
     else:
-        rules = [_validation(root), _evaluated(root), _served(root), *_floors(root, params)]
-        if serving is not None:
-            rules.append(_taken_back(root, run))
-            measured = drift.current(root, serving, params.drift)
-            limit = drift.SEVERITY.index(params.gate.drift)
-            severity = drift.SEVERITY.index(measured["verdict"])
-            finding = measured["verdict"] if measured["measures"] else f"{measured['verdict']}: {measured['compared']}"
-            rules.append(GateRule("drift", severity <= limit, finding, f"at most {params.gate.drift}"))
-            rules += [*_level(root, serving, params), *_against_champion(root, serving, params)]
-        verdict = "promote" if all(rule.passed for rule in rules) else "refuse"
+        checks = [_check_validation(root), _check_metrics_are_current(root), _check_serving_parity(root)]
+        checks += _check_floor(root, params)
+        if champion is not None:
+            checks += [_check_never_rolled_back(root, digest), _check_drift(root, champion, params)]
+            checks += _check_fall(root, champion, params)
+            checks += _check_against_champion(root, champion, params)
+        verdict = "promote" if all(check.passed for check in checks) else "refuse"
     decision = {
         "verdict": verdict,
-        "run": run,
-        "champion": serving.number if serving else None,
-        "rules": [asdict(rule) for rule in rules],
+        "run": digest,
+        "champion": champion.number if champion else None,
+        "rules": [check.to_json() for check in checks],
     }
-    files.write_json(root / layout.GATE / DECISION, decision)
-    files.write_text(root / layout.GATE / REPORT, report(decision))
+    files.write_json(root / layout.GATE / DECISION_FILE, decision)
+    files.write_text(root / layout.GATE / REPORT_FILE, to_markdown(decision))
     return decision
 
 
-def read(root: Path) -> dict[str, Any]:
-    """Reads the decision about the current run; DataError if there is none, or one about another run or champion."""
-    path = root / layout.GATE / DECISION
+def read_decision(root: Path) -> dict[str, Any]:
+    """Reads decision.json. DataError if there is none, or if it is about another run or another champion."""
+    path = root / layout.GATE / DECISION_FILE
     decision = files.read_json(path) if path.is_file() else None
-    serving = champion(root)
+    champion = current_champion(root)
     if (
         decision is None
-        or decision["run"] != digest(root)
-        or decision["champion"] != (serving.number if serving else None)
+        or decision["run"] != run_digest(root)
+        or decision["champion"] != (champion.number if champion else None)
     ):
         raise DataError("the gate has not judged this run against this champion. Run `befriend gate` first.")
     return decision
 
 
-def report(decision: dict[str, Any]) -> str:
-    """The decision as Markdown."""
+def to_markdown(decision: dict[str, Any]) -> str:
+    """The content of decision.json as Markdown."""
     compared = "no champion yet" if decision["champion"] is None else f"compared with champion {decision['champion']}"
     lines = [f"# Gate: {decision['verdict']}", "", f"Run {decision['run'][:12]}, {compared}.", ""]
     if decision["rules"]:
         lines += ["| rule | verdict | found | required |", "|---|---|---|---|"]
-        for rule in decision["rules"]:
-            verdict = "ok" if rule["passed"] else "**not met**"
-            finding = " ".join(rule["found"].split())
-            lines.append(f"| {rule['name']} | {verdict} | {finding} | {rule['required']} |")
+        for check in decision["rules"]:
+            verdict = "ok" if check["passed"] else "**not met**"
+            observed = " ".join(check["found"].split())
+            lines.append(f"| {check['name']} | {verdict} | {observed} | {check['required']} |")
     return "\n".join(lines) + "\n"
 
 
-def _validation(root: Path) -> GateRule:
+def _check_validation(root: Path) -> GateCheck:
+    """Whether the event log passed all critical checks of stage validate."""
     validation = files.read_json(root / layout.VALIDATION)
     failed = [name for name, rule in validation["rules"].items() if not rule["passed"]]
-    return GateRule(
+    return GateCheck(
         "validation", validation["passed"], ", ".join(failed) or "every rule met", "no critical rule failed"
     )
 
 
-def _evaluated(root: Path) -> GateRule:
-    """Whether metrics and lists were made by the current models, from the current log."""
+def _check_metrics_are_current(root: Path) -> GateCheck:
+    """Whether the metrics were computed from the current models and the current log."""
     path = root / layout.FINGERPRINT
-    is_same = path.is_file() and files.read_json(path)["of"] == run_fingerprint(
+    is_current = path.is_file() and files.read_json(path)["of"] == run_fingerprint(
         root / layout.PREPARED, root / layout.MODELS
     )
-    finding = "of this run" if is_same else "of other models, or of another log: run `dvc repro`"
-    return GateRule("figures", is_same, finding, "those of the run that is judged")
+    observed = "metrics of this run" if is_current else "metrics of other models or another log: run `dvc repro`"
+    return GateCheck("metrics are current", is_current, observed, "metrics of the run that is checked")
 
 
-def _served(root: Path) -> GateRule:
-    """Whether users are served the same lists that were measured."""
-    served = files.read_json(root / layout.METRICS).get("served")
-    finding = f"{served['differ']:,} of {served['requests']:,} differ" if served else "no list was checked"
-    required = "no list that is served differs from the measured one"
-    return GateRule("served as measured", bool(served) and not served["differ"], finding, required)
+def _check_serving_parity(root: Path) -> GateCheck:
+    """Whether serving makes the lists that were evaluated. Stage evaluate makes a sample of them in both ways."""
+    parity = files.read_json(root / layout.METRICS).get("served")
+    observed = f"{parity['differ']:,} of {parity['requests']:,} lists differ" if parity else "no list was compared"
+    required = "no served list differs from the evaluated one"
+    return GateCheck("serving parity", bool(parity) and not parity["differ"], observed, required)
 
 
-def _taken_back(root: Path, run: str) -> GateRule:
-    """Whether the run was never rolled back: otherwise the next nightly job would promote it again."""
-    numbers = [entry.number for entry in taken_back(root) if entry.manifest["run"] == run]
-    finding = f"rolled back as champion {numbers[0]}" if numbers else "never rolled back"
-    return GateRule("not taken back", not numbers, finding, "no run that was rolled back")
+def _check_floor(root: Path, params: Params) -> list[GateCheck]:
+    """Whether NDCG@10 reaches `gate.floor` times that of the best heuristic, or could within its confidence interval.
+
+    A check for each regime and kind of list.
+    """
+    metrics = files.read_json(root / layout.METRICS)
+    checks = []
+    for regime in _regimes(metrics, params):
+        for list_kind, (segment, _) in LISTS.items():
+            metrics_by_model = metrics[regime].get(list_kind, {}).get(segment, {})
+            heuristic_ndcg = {
+                name: values["ndcg@10"] for name, values in metrics_by_model.items() if name not in LEARNED
+            }
+            if SERVED_MODEL not in metrics_by_model or not heuristic_ndcg:
+                continue
+            best = max(heuristic_ndcg, key=lambda name: (heuristic_ndcg[name], name))
+            ndcg, upper_bound = (metrics_by_model[SERVED_MODEL][name] for name in ("ndcg@10", "ndcg@10_high"))
+            minimum = params.gate.floor * heuristic_ndcg[best]
+            required = f"not clearly below {minimum:.4f}: {params.gate.floor:g} times {best}"
+            observed = f"{ndcg:.4f} (interval up to {upper_bound:.4f})"
+            checks.append(GateCheck(f"floor, list {list_kind}, {regime}", upper_bound >= minimum, observed, required))
+    return checks
+
+
+def _check_never_rolled_back(root: Path, digest: str) -> GateCheck:
+    """Whether the run with this digest was never rolled back. Otherwise the next nightly job would promote it again."""
+    numbers = [run.number for run in rolled_back_runs(root) if run.manifest["run"] == digest]
+    observed = f"rolled back as champion {numbers[0]}" if numbers else "never rolled back"
+    return GateCheck("never rolled back", not numbers, observed, "a run that was not rolled back")
+
+
+def _check_drift(root: Path, champion: PromotedRun, params: Params) -> GateCheck:
+    """Whether new events are distributed as the champion's were, up to the verdict that `gate.drift` allows."""
+    drift = read_or_measure_drift(root, champion, params.drift)
+    passed = VERDICTS.index(drift["verdict"]) <= VERDICTS.index(params.gate.drift)
+    # without measures, `compared` says why the logs could not be compared
+    observed = drift["verdict"] if drift["measures"] else f"{drift['verdict']}: {drift['compared']}"
+    return GateCheck("drift", passed, observed, f"at most {params.gate.drift}")
+
+
+def _check_fall(root: Path, champion: PromotedRun, params: Params) -> list[GateCheck]:
+    """Whether NDCG@10 is less than the share `gate.fall` below what the champion had when it was promoted.
+
+    The two are measured on different events, so the limit is wide. A larger fall means that the data has changed. A
+    check for each regime and kind of list.
+    """
+    metrics = files.read_json(root / layout.METRICS)
+    checks = []
+    for regime in _regimes(metrics, params):
+        for list_kind in LISTS:
+            ndcg = _ndcg(metrics, regime, list_kind)
+            champion_ndcg = champion.manifest["ndcg@10"].get(regime, {}).get(list_kind)
+            if ndcg is None or champion_ndcg is None:
+                continue
+            minimum = (1 - params.gate.fall) * champion_ndcg
+            required = f"at least {minimum:.4f}: no fall by {params.gate.fall:.0%} from {champion_ndcg:.4f}"
+            checks.append(GateCheck(f"fall, list {list_kind}, {regime}", ndcg >= minimum, f"{ndcg:.4f}", required))
+    return checks
+
+
+def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -> list[GateCheck]:
+    """Whether the challenger is not clearly worse than the champion on the challenger's evaluation events.
+
+    The champion's models make lists for these events with today's histories. A check fails if the loss of NDCG@10
+    exceeds the share `gate.tolerance` and the confidence interval of the paired difference lies below 0. A check for
+    each regime and slice; a single failed one if the champion's models cannot make lists for these events.
+    """
+    regimes = _regimes(files.read_json(root / layout.METRICS), params)
+    settings = params.evaluate.model_copy(update={"regimes": regimes})
+    try:
+        # the folder contains all users of the champion's log, also erased ones, so it is removed at once
+        with tempfile.TemporaryDirectory() as name:
+            replay_champion(champion.folder, root / layout.PREPARED, settings, Path(name) / "run")
+            metrics = compare_runs(Path(name) / "run", root, SERVED_MODEL).metrics
+    except BefriendError as error:
+        return [GateCheck("against the champion", False, str(error), "lists of both for the same events")]
+    checks = []
+    for regime in regimes:
+        for list_kind, segment, title in COMPARED_SLICES:
+            row = next(iter(metrics.filter(regime=regime, list=list_kind, segment=segment).iter_rows(named=True)), None)
+            if row is None:
+                continue
+            champion_ndcg, difference = row["ndcg@10 a"], row["ndcg@10 difference"]
+            low, high = row["ndcg@10 low"], row["ndcg@10 high"]
+            passed = difference >= -params.gate.tolerance * champion_ndcg or high >= 0
+            observed = (
+                f"{row['ndcg@10 b']:.4f} against {champion_ndcg:.4f}: {difference:+.4f} ({low:+.4f} to {high:+.4f}), "
+                f"{row['n']:,} lists"
+            )
+            required = f"no clear loss of more than {params.gate.tolerance:.0%}"
+            checks.append(GateCheck(f"against the champion, {title}, {regime}", passed, observed, required))
+    return checks
 
 
 def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
-    """The regimes of the gate's settings that evaluation measured, at least one."""
+    """The regimes of setting `gate.regimes` that stage evaluate measured. DataError if it measured none of them."""
     regimes = [regime for regime in params.gate.regimes if regime in metrics]
     if not regimes:
         measured = ", ".join(regime for regime in REGIMES if regime in metrics)
@@ -134,74 +254,7 @@ def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
     return regimes
 
 
-def _ndcg(metrics: dict[str, Any], regime: str, kind: str, model: str) -> float | None:
-    """NDCG@10 of a model on a kind of list, over all its events; None if it was not measured."""
-    cell = metrics[regime].get(kind, {}).get(LISTS[kind][0], {})
-    return cell[model]["ndcg@10"] if model in cell else None
-
-
-def _floors(root: Path, params: Params) -> list[GateRule]:
-    """Whether lists are at least about as good as those of the best plain rule."""
-    metrics = files.read_json(root / layout.METRICS)
-    rules = []
-    for regime in _regimes(metrics, params):
-        for kind, (segment, _) in LISTS.items():
-            cell = metrics[regime].get(kind, {}).get(segment, {})
-            plain = {name: figures["ndcg@10"] for name, figures in cell.items() if name not in LEARNED}
-            if MODEL not in cell or not plain:
-                continue
-            best = max(plain, key=lambda name: (plain[name], name))
-            ndcg, high = (cell[MODEL][name] for name in ("ndcg@10", "ndcg@10_high"))
-            least = params.gate.floor * plain[best]
-            required = f"not clearly below {least:.4f}: {params.gate.floor:g} times {best}"
-            rules.append(
-                GateRule(f"floor, list {kind}, {regime}", high >= least, f"{ndcg:.4f} (to {high:.4f})", required)
-            )
-    return rules
-
-
-def _level(root: Path, serving: PromotedRun, params: Params) -> list[GateRule]:
-    """Whether users are about as predictable as when the champion was promoted: if not, the data has changed."""
-    metrics = files.read_json(root / layout.METRICS)
-    rules = []
-    for regime in _regimes(metrics, params):
-        for kind in LISTS:
-            ndcg, champion_ndcg = (
-                _ndcg(metrics, regime, kind, MODEL),
-                serving.manifest["ndcg@10"].get(regime, {}).get(kind),
-            )
-            if ndcg is None or champion_ndcg is None:
-                continue
-            least = (1 - params.gate.fall) * champion_ndcg
-            required = f"at least {least:.4f}: no fall by {params.gate.fall:.0%} from {champion_ndcg:.4f}"
-            rules.append(GateRule(f"level, list {kind}, {regime}", ndcg >= least, f"{ndcg:.4f}", required))
-    return rules
-
-
-def _against_champion(root: Path, serving: PromotedRun, params: Params) -> list[GateRule]:
-    """Whether the challenger is not clearly worse than the champion on the same newest events."""
-    regimes = _regimes(files.read_json(root / layout.METRICS), params)
-    settings = params.evaluate.model_copy(update={"regimes": regimes})
-    try:
-        # the folder holds all users of the champion's log, erased ones too, so it is removed at once
-        with tempfile.TemporaryDirectory() as name:
-            replay_champion(serving.folder, root / layout.PREPARED, settings, Path(name) / "run")
-            figures = compare_runs(Path(name) / "run", root, MODEL).figures
-    except BefriendError as error:
-        return [GateRule("against the champion", False, str(error), "both make lists for the same events")]
-    rules = []
-    for regime in regimes:
-        for kind, segment, title in COMPARED:
-            row = next(iter(figures.filter(regime=regime, list=kind, segment=segment).iter_rows(named=True)), None)
-            if row is None:
-                continue
-            champion_ndcg, difference = row["ndcg@10 a"], row["ndcg@10 difference"]
-            low, high = row["ndcg@10 low"], row["ndcg@10 high"]
-            passed = difference >= -params.gate.tolerance * champion_ndcg or high >= 0
-            finding = (
-                f"{row['ndcg@10 b']:.4f} against {champion_ndcg:.4f}: {difference:+.4f} ({low:+.4f} to {high:+.4f}), "
-                f"{row['n']:,} lists"
-            )
-            required = f"no clear loss of more than {params.gate.tolerance:.0%}"
-            rules.append(GateRule(f"{title}, {regime}", passed, finding, required))
-    return rules
+def _ndcg(metrics: dict[str, Any], regime: str, list_kind: str) -> float | None:
+    """NDCG@10 of the served model on a kind of list; None if it was not measured."""
+    metrics_by_model = metrics[regime].get(list_kind, {}).get(LISTS[list_kind][0], {})
+    return metrics_by_model[SERVED_MODEL]["ndcg@10"] if SERVED_MODEL in metrics_by_model else None

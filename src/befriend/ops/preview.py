@@ -1,4 +1,4 @@
-"""Shows the user how `befriend use` understood a log and its side tables (attributes, texts, statements)."""
+"""Reads a log and its side tables (attributes, texts, statements) for `befriend use`, and prints how they were read."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, T
 from befriend.progress import track
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_attribute_chunks, read_chunks, read_statement_chunks, read_text_chunks
-from befriend.validation.row_rules import check_attribute_rows, check_rows, check_statement_rows, check_text_rows
+from befriend.validation.row_rules import check_attribute_rows, check_event_rows, check_statement_rows, check_text_rows
 
-SHOWN = 5
+NUM_SHOWN_ROWS = 5
 MAX_WIDTH = 100  # characters of a field
 
 
 @dataclass
 class TablePreview:
-    """What was read of a whole log or side table."""
+    """The first rows of a log or side table, and counts of all its rows."""
 
-    first: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """the first rows, with the `reason` why each is refused, or null"""
-    actions: dict[str, int] = field(default_factory=dict)
-    """accepted rows by action"""
-    refused: dict[str, int] = field(default_factory=dict)
-    """refused rows by reason"""
-    rows: int = 0
+    first_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """column `reason` says why a row is rejected; null for accepted rows"""
+    num_accepted_by_action: dict[str, int] = field(default_factory=dict)
+    num_rejected_by_reason: dict[str, int] = field(default_factory=dict)
+    num_rows: int = 0
 
-    def add(self, judged: pl.DataFrame) -> None:
-        """Counts the next rows. judged: rows with their `reason`, null for accepted ones."""
-        self.rows += judged.height
-        self.first = self.first if self.first.height else judged[:SHOWN]
-        for reason, count in judged.filter(pl.col(REASON).is_not_null()).group_by(REASON).len().iter_rows():
-            self.refused[reason] = self.refused.get(reason, 0) + count
+    def add(self, checked_rows: pl.DataFrame) -> None:
+        """Counts the next rows of the table. checked_rows: with column `reason`, null for accepted rows."""
+        self.num_rows += checked_rows.height
+        self.first_rows = self.first_rows if self.first_rows.height else checked_rows[:NUM_SHOWN_ROWS]
+        rejected_rows = checked_rows.filter(pl.col(REASON).is_not_null())
+        for reason, count in rejected_rows.group_by(REASON).len().iter_rows():
+            self.num_rejected_by_reason[reason] = self.num_rejected_by_reason.get(reason, 0) + count
 
 
 def preview_log(settings: DataSettings) -> TablePreview:
     """Reads and checks the whole log in data/."""
     preview = TablePreview()
     for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
-        rows = check_rows(chunk.rows, settings, None)
+        rows = check_event_rows(chunk.rows, settings, None)
         preview.add(rows)
         for action, count in rows.filter(pl.col(REASON).is_null()).group_by(ACTION).len().iter_rows():
-            preview.actions[action] = preview.actions.get(action, 0) + count
+            preview.num_accepted_by_action[action] = preview.num_accepted_by_action.get(action, 0) + count
     return preview
 
 
 def preview_side_tables(settings: DataSettings) -> dict[str, TablePreview]:
-    """Reads and checks the side tables in data/; returns previews by what the rows are, empty if there is no table."""
+    """Reads and checks the side tables in data/. Returns their previews by name, empty ones for missing tables.
+
+    The table of attributes is called users.
+    """
     previews = {"users": TablePreview(), "texts": TablePreview(), "statements": TablePreview()}
     for chunk in read_attribute_chunks(settings, layout.DATA):
         previews["users"].add(check_attribute_rows(chunk.rows, settings))
@@ -67,50 +69,52 @@ def preview_side_tables(settings: DataSettings) -> dict[str, TablePreview]:
 def print_preview(
     console: Console, settings: DataSettings, preview: TablePreview, side_tables: dict[str, TablePreview]
 ) -> None:
-    """Prints the first rows of the log and the side tables, the numbers of refused rows, and the next step."""
-    title = "The first rows, as understood"
-    table = Table("actor", "action", "target", "time (UTC)", "refused because", title=title, title_justify="left")
-    for *fields, reason in preview.first.select(ACTOR, ACTION, TARGET, _time(), REASON).iter_rows():
+    """Prints the first rows of the log and of the side tables, the numbers of rejected rows, and what to do next."""
+    title = "The first rows, as they were read"
+    table = Table("actor", "action", "target", "time (UTC)", "rejected because", title=title, title_justify="left")
+    for *fields, reason in preview.first_rows.select(ACTOR, ACTION, TARGET, _time(), REASON).iter_rows():
         table.add_row(*map(_cell, fields), REASONS.get(reason, ""))
     console.print(table)
-    actions = [f"{a} {count:,} ({settings.roles.get(a, 'contact')})" for a, count in sorted(preview.actions.items())]
-    console.print(escape(f"{preview.rows:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
-    _show_refused(console, preview)
+    counts = sorted(preview.num_accepted_by_action.items())
+    actions = [f"{action} {count:,} ({settings.roles.get(action, 'contact')})" for action, count in counts]
+    console.print(escape(f"{preview.num_rows:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
+    _print_rejected(console, preview)
     for name, side_table in side_tables.items():
-        if side_table.rows:
-            _show_side_table(console, name, side_table)
+        if side_table.num_rows:
+            _print_side_table(console, name, side_table)
     console.print(
-        "data.dvc and the data: section of params.yaml were written. If a row above is misread, correct params.yaml.\n"
+        "data.dvc and section data of params.yaml were written. If a row above was misread, correct params.yaml.\n"
         "Next: [bold]dvc repro[/]",
         highlight=False,
     )
 
 
-def _show_side_table(console: Console, name: str, preview: TablePreview) -> None:
-    """Prints the first rows of a side table. Names of attributes contain their kind, as `categorical.country`."""
-    columns = [column for column in preview.first.columns if column not in (ROW, REASON)]
-    title = f"The first {name}, as understood"
-    table = Table(*map(escape, columns), "refused because", title=title, title_justify="left")
-    shown = preview.first.with_columns(_time()) if TIMESTAMP in columns else preview.first
-    for *values, reason in shown.select(*columns, REASON).iter_rows():
+def _print_side_table(console: Console, name: str, preview: TablePreview) -> None:
+    """Prints the first rows of a side table. A column of attributes has its type in its name: `categorical.country`."""
+    columns = [column for column in preview.first_rows.columns if column not in (ROW, REASON)]
+    title = f"The first {name}, as they were read"
+    table = Table(*map(escape, columns), "rejected because", title=title, title_justify="left")
+    rows = preview.first_rows.with_columns(_time()) if TIMESTAMP in columns else preview.first_rows
+    for *values, reason in rows.select(*columns, REASON).iter_rows():
         table.add_row(*map(_cell, values), REASONS.get(reason, ""))
     console.print(table)
-    console.print(f"{preview.rows:,} rows of {name}.", highlight=False)
-    _show_refused(console, preview)
+    console.print(f"{preview.num_rows:,} rows of {name}.", highlight=False)
+    _print_rejected(console, preview)
 
 
 def _time() -> pl.Expr:
-    """The time in UTC as text; null for refused rows."""
+    """The timestamp as text, in UTC; null for rejected rows."""
     second = pl.when(pl.col(REASON).is_null()).then(pl.col(TIMESTAMP))
     return pl.from_epoch(second).dt.strftime("%Y-%m-%d %H:%M:%S").alias(TIMESTAMP)
 
 
 def _cell(value: Any) -> str:
-    """A value as the text of a table cell, at most MAX_WIDTH characters of it."""
+    """A value as text for a table cell, cut after MAX_WIDTH characters."""
     text = "" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
     return escape(text if len(text) <= MAX_WIDTH else f"{text[:MAX_WIDTH]}...")
 
 
-def _show_refused(console: Console, preview: TablePreview) -> None:
-    for reason, count in sorted(preview.refused.items()):
-        console.print(f"[yellow]{count:,} rows would be refused: {REASONS[reason]}[/]", highlight=False)
+def _print_rejected(console: Console, preview: TablePreview) -> None:
+    """Prints how many rows stage validate would reject, and why."""
+    for reason, count in sorted(preview.num_rejected_by_reason.items()):
+        console.print(f"[yellow]{count:,} rows would be rejected: {REASONS[reason]}[/]", highlight=False)

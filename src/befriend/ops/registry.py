@@ -1,8 +1,9 @@
-"""The registry of promoted runs: which run is served (the champion), which were before it, and how to change that.
+"""The registry of promoted runs: copies a run into it, serves a run, goes back to an earlier one, removes old ones.
 
-models/registry/<number>/ holds a complete run: its prepared log, its models, its metrics, and a manifest with all that
-is needed to reproduce it. models/champion is a link to the run that is served. It is replaced in one step: a reader
-sees one run or the other, and a promotion that is killed leaves at most a folder that is never served.
+models/registry/<number>/ holds a complete run: its prepared log, its models, its metrics, and manifest.json, which says
+how to reproduce the run. models/champion is a symbolic link to the champion, the run that is served. The link is
+replaced in one step, so that a reader sees either run, and never a mixture. A promotion that is killed leaves at most a
+folder that is never served. models/registry/history.jsonl records every change of the champion, one a line.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from befriend import artifacts, files, layout
-from befriend.analysis.fingerprint import PREPARED
+from befriend.analysis.fingerprint import PREPARED_FILES
 from befriend.errors import CallError, DataError
 from befriend.ops import caches
 
 MANIFEST = "manifest.json"
 HISTORY = "history.jsonl"
 LOCK = ".lock"
-RESTORE = ("dvc.yaml", "dvc.lock", "params.yaml", "data.dvc")
-"""files of a run that git tracks: with them and the code of its revision, `dvc repro` reproduces the run"""
-STALE = 30 * 86_400  # seconds
+REPRODUCTION_FILES = ("dvc.yaml", "dvc.lock", "params.yaml", "data.dvc")
+"""with these files, which git tracks, and the code of its git revision, `dvc repro` reproduces a run"""
+MAX_CHECKPOINT_AGE = 30 * 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ class PromotedRun:
 
     @property
     def number(self) -> int:
+        """The run's number in the registry: 1 for the first run that was promoted, 2 for the next."""
         return int(self.folder.name)
 
     @property
     def manifest(self) -> dict[str, Any]:
+        """The content of manifest.json, see `_make_manifest`."""
         return files.read_json(self.folder / MANIFEST)
 
 
-def champion(root: Path) -> PromotedRun | None:
-    """The run that is served; None if no run was ever promoted."""
+def current_champion(root: Path) -> PromotedRun | None:
+    """The run that is served; None if no run was ever promoted. DataError if the folder of the champion is missing."""
     link = root / layout.CHAMPION
     if not link.is_symlink():
         return None
@@ -61,112 +64,121 @@ def champion(root: Path) -> PromotedRun | None:
     return PromotedRun(folder)
 
 
-def promoted(root: Path) -> list[PromotedRun]:
+def promoted_runs(root: Path) -> list[PromotedRun]:
     """All runs in the registry, oldest first."""
     registry = root / layout.REGISTRY
     folders = [path for path in registry.glob("[0-9]*") if (path / MANIFEST).is_file()] if registry.is_dir() else []
     return [PromotedRun(path) for path in sorted(folders)]
 
 
-def digest(root: Path) -> str:
-    """Digest (sha256) of the run in a folder: its prepared log and its models."""
-    paths = [root / layout.PREPARED / name for name in PREPARED]
+def run_digest(root: Path) -> str:
+    """SHA-256 of the run in a folder: of its prepared log and its models. DataError if the run is not complete."""
+    paths = [root / layout.PREPARED / name for name in PREPARED_FILES]
     missing = [path for path in (*paths, root / layout.METRICS) if not path.is_file()]
-    missing += [root / folder for folder in layout.TRAINED if not any((root / folder).glob("*"))]
+    missing += [root / folder for folder in layout.MODEL_FOLDERS if not any((root / folder).glob("*"))]
     if missing:
         raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
-    return artifacts.fingerprint(root, [*paths, *artifacts.files_in(*(root / folder for folder in layout.TRAINED))])
+    return artifacts.fingerprint(
+        root, [*paths, *artifacts.files_in(*(root / folder for folder in layout.MODEL_FOLDERS))]
+    )
 
 
 def promote(root: Path, decision: dict[str, Any], keep: int) -> PromotedRun:
-    """Copies the project's current run into the registry, and serves it from now on.
+    """Copies the project's current run into the registry, and serves the copy from now on.
 
-    decision: of the gate, for the manifest; keep: how many runs stay in the registry.
+    decision: what the gate decided, for the manifest; keep: number of runs that stay in the registry.
     """
-    from befriend.data.erasure import add_erased, read_erased
+    from befriend.data.erasure import ERASED_FILE, add_erasure_digests, read_erasure_digests
 
-    with locked(root):
-        previous = champion(root)
-        manifest = _manifest(root, decision, previous)
-        number = 1 + max((entry.number for entry in promoted(root)), default=0)
+    with registry_lock(root):
+        manifest = _make_manifest(root, decision, current_champion(root))
+        number = 1 + max((run.number for run in promoted_runs(root)), default=0)
         folder = root / layout.REGISTRY / f"{number:04d}"
         with files.atomic(folder) as new:
-            for model in layout.TRAINED:
+            for model in layout.MODEL_FOLDERS:
                 shutil.copytree(root / model, new / model)
-            same_path = [layout.METRICS, *(layout.PREPARED / name for name in (*PREPARED, "forgotten.txt"))]
-            copies = {path: path for path in same_path} | {Path(name): Path("restore") / name for name in RESTORE}
+            same_path = [layout.METRICS, *(layout.PREPARED / name for name in (*PREPARED_FILES, ERASED_FILE))]
+            copies = {path: path for path in same_path}
+            copies |= {Path(name): Path("restore") / name for name in REPRODUCTION_FILES}
             for source, target in copies.items():
                 if (root / source).is_file():
                     (new / target).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(root / source, new / target)
             files.write_json(new / MANIFEST, manifest | {"number": number})
-        if digest(folder) != manifest["run"]:
+        if run_digest(folder) != manifest["run"]:
             files.remove(folder)
             raise DataError("the run changed while it was promoted. Wait until no stage runs, and promote again.")
         # users may have been erased since the copy
-        add_erased(folder / layout.PREPARED, read_erased(root / layout.PREPARED))
-        _serve(root, folder, "promote")
-        _prune(root, keep)
+        add_erasure_digests(folder / layout.PREPARED, read_erasure_digests(root / layout.PREPARED))
+        _set_champion(root, folder, "promote")
+        _remove_old_runs(root, keep)
         return PromotedRun(folder)
 
 
-def taken_back(root: Path) -> list[PromotedRun]:
-    """Runs that were rolled back and have not been served again since."""
-    rolled_back, serving = set[int](), None
-    for line in _history(root):
-        if line["how"] == "rollback" and serving is not None:
-            rolled_back.add(serving)
-        serving = line["number"]
-        rolled_back.discard(serving)
-    return [entry for entry in promoted(root) if entry.number in rolled_back]
+def rolled_back_runs(root: Path) -> list[PromotedRun]:
+    """Runs in the registry that `befriend rollback` replaced as champion, and that were not served again since."""
+    rolled_back, champion_number = set[int](), None
+    for entry in _read_history(root):
+        if entry["how"] == "rollback" and champion_number is not None:
+            rolled_back.add(champion_number)
+        champion_number = entry["number"]
+        rolled_back.discard(champion_number)
+    return [run for run in promoted_runs(root) if run.number in rolled_back]
 
 
 def rollback(root: Path, to: int | None = None) -> PromotedRun:
-    """Serves the run that was served before the champion, or the run with number `to`."""
-    with locked(root):
+    """Serves the run that was served before the champion, or the run with number `to`. CallError if it is not there."""
+    with registry_lock(root):
         number = to
         if number is None:
-            serving = champion(root)
-            if serving is None:
+            champion = current_champion(root)
+            if champion is None:
                 raise CallError("there is no champion yet: promote a run first (befriend promote).")
-            number = serving.manifest["previous"]
-        entries = {entry.number: entry for entry in promoted(root)}
-        if number not in entries:
-            numbers = ", ".join(map(str, entries))
+            number = champion.manifest["previous"]
+        runs = {run.number: run for run in promoted_runs(root)}
+        if number not in runs:
+            numbers = ", ".join(map(str, runs))
             problem = (
-                "nothing was served before the champion" if number is None else f"run {number} is not kept any more"
+                "no run was served before the champion" if number is None else f"run {number} is not in the registry"
             )
-            raise CallError(f"{problem}. Kept runs: {numbers}; befriend rollback --to NUMBER.")
-        _serve(root, entries[number].folder, "rollback")
-        return entries[number]
+            raise CallError(f"{problem}. Runs in the registry: {numbers}. Choose one: befriend rollback --to NUMBER.")
+        _set_champion(root, runs[number].folder, "rollback")
+        return runs[number]
 
 
-def to_commit(root: Path) -> list[str]:
-    """Tracked files that the run changed, by their names in git; outside a checkout, all files that belong into git."""
-    tracked = [*RESTORE, "prepared", "reports"]
+def files_to_commit(root: Path) -> list[str]:
+    """Files with changes to commit after a promotion, as git names them.
+
+    They are those of REPRODUCTION_FILES, prepared/ and reports/ that differ from the last commit. Outside a git
+    checkout, all of these that exist.
+    """
+    tracked = [*REPRODUCTION_FILES, "prepared", "reports"]
     process = subprocess.run(
         ["git", "-C", str(root), "status", "--porcelain", *tracked], capture_output=True, text=True
     )
     if process.returncode:
         return [name for name in tracked if (root / name).exists()]
-    return [line[3:] for line in process.stdout.splitlines()] or ["nothing: it is all in git"]
+    return [line[3:] for line in process.stdout.splitlines()] or ["nothing: all changes are in git"]
 
 
 def tidy(root: Path, keep: int, commits: int) -> int:
     """Removes what is not needed any more, and returns the number of bytes freed.
 
-    Removed are promoted runs beyond `keep`; checkpoints that were not resumed for a month (STALE); caches that may hold
-    erased users; and files of DVC's cache that neither the workspace, branches, tags and experiments nor the last
-    `commits` commits need.
+    Removed are:
+    - promoted runs, except the last `keep` ones, the champion and the run before it
+    - checkpoints that no training has resumed or written for MAX_CHECKPOINT_AGE
+    - caches that may contain data of erased users
+    - files of DVC's cache, except those that the workspace, a branch, a tag, an experiment or one of the last `commits`
+      commits needs
     """
     size_before = _size(root)
-    with locked(root):
-        if champion(root):
-            _prune(root, keep)
+    with registry_lock(root):
+        if current_champion(root):
+            _remove_old_runs(root, keep)
     for path in (root / layout.CHECKPOINTS).glob("*/*"):
-        if time.time() - path.stat().st_mtime > STALE:
+        if time.time() - path.stat().st_mtime > MAX_CHECKPOINT_AGE:
             files.remove(path)
-    caches.settle(root)
+    caches.remove_outdated(root)
     dvc = [str(Path(sys.executable).with_name("dvc")), "gc", "--force", "--workspace", "--all-branches", "--all-tags"]
     dvc += ["--all-experiments", "--rev", "HEAD", "--num", str(commits)]
     process = subprocess.run(dvc, cwd=root, capture_output=True, text=True)
@@ -181,69 +193,84 @@ def _size(root: Path) -> int:
     return sum(path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file())
 
 
-def _serve(root: Path, folder: Path, how: str) -> None:
-    """Points the champion's link to a run, and appends to the history. how: promote or rollback."""
+def _set_champion(root: Path, folder: Path, how: str) -> None:
+    """Makes the run in `folder` the champion, and appends this to the history. how: promote or rollback."""
     link = root / layout.CHAMPION
     new = link.with_name(f".{link.name}.tmp")  # a fixed name is safe: the caller holds the registry's lock
     files.remove(new)
     new.symlink_to(folder.relative_to(link.parent))
     new.replace(link)
-    lines = [*_history(root), {"how": how, "number": int(folder.name), "when": _now()}]
-    files.write_text(root / layout.REGISTRY / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
+    entries = [*_read_history(root), {"how": how, "number": int(folder.name), "when": _utc_now()}]
+    files.write_text(root / layout.REGISTRY / HISTORY, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
-def _history(root: Path) -> list[dict[str, Any]]:
-    """Which run was served since when, and how that came about. Leaves out an incomplete last line, with a warning."""
+def _read_history(root: Path) -> list[dict[str, Any]]:
+    """The changes of the champion, oldest first: how (promote or rollback), number of the new champion, and when.
+
+    An incomplete last line is skipped with a warning. DataError if another line is damaged.
+    """
     path = root / layout.REGISTRY / HISTORY
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     entries = []
-    for number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
-            if number < len(lines):
-                raise DataError(f"line {number} of {path} is damaged: repair or remove it.") from None
+            if line_number < len(lines):
+                raise DataError(f"line {line_number} of {path} is damaged: repair or remove it.") from None
             print(f"befriend: the last line of {path} was cut off, and is ignored.", file=sys.stderr)
     return entries
 
 
-def sweep(root: Path) -> None:
-    """Removes incomplete runs of killed promotions. The caller holds the registry's lock."""
+def remove_incomplete_runs(root: Path) -> None:
+    """Removes what killed promotions left in the registry. The caller holds the registry's lock."""
     for incomplete in (root / layout.REGISTRY).glob(".*.tmp"):
         files.remove(incomplete)
 
 
-def _prune(root: Path, keep: int) -> None:
-    """Removes the oldest runs beyond `keep`, but never the champion or the run that a rollback would serve."""
-    sweep(root)
-    serving = champion(root)
-    assert serving is not None
-    protected = {serving.number, serving.manifest["previous"]}
-    entries = promoted(root)
-    for entry in entries[: max(0, len(entries) - keep)]:
-        if entry.number not in protected:
-            files.remove(entry.folder)
+def _remove_old_runs(root: Path, keep: int) -> None:
+    """Removes all but the last `keep` runs, but never the champion or the run that a rollback would serve."""
+    remove_incomplete_runs(root)
+    champion = current_champion(root)
+    assert champion is not None
+    protected = {champion.number, champion.manifest["previous"]}
+    runs = promoted_runs(root)
+    for run in runs[: max(0, len(runs) - keep)]:
+        if run.number not in protected:
+            files.remove(run.folder)
 
 
-def _manifest(root: Path, decision: dict[str, Any], previous: PromotedRun | None) -> dict[str, Any]:
-    """The manifest of the current run. previous: the champion until now."""
+def _make_manifest(root: Path, decision: dict[str, Any], previous: PromotedRun | None) -> dict[str, Any]:
+    """The manifest of the current run. decision: what the gate decided; previous: the champion until now.
+
+    Its keys:
+        run        digest of the prepared log and the models
+        previous   number of the champion until now, or None
+        promoted   time of the promotion, UTC, ISO 8601
+        code       git revision of the code, and tracked files that differ from it
+        params     SHA-256 of params.yaml
+        dvc_lock   digest of each output in dvc.lock
+        data       numbers of users and events, and the times of the first and last event
+        ndcg@10    NDCG@10 of the served model by regime and kind of list
+        decision   what the gate decided
+    """
     from befriend.analysis.evaluation_report import headline  # heavy, and not needed for a rollback
 
-    run = digest(root)
+    run = run_digest(root)
     validation = files.read_json(root / layout.VALIDATION)
-    best = headline(files.read_json(root / layout.METRICS)).filter(model="both")
-    figures: dict[str, dict[str, float]] = {}
-    for row in best.iter_rows(named=True):
-        figures.setdefault(row["regime"], {})[row["list"]] = row["ndcg@10"]
+    served_model = headline(files.read_json(root / layout.METRICS)).filter(model="both")
+    ndcg: dict[str, dict[str, float]] = {}
+    for row in served_model.iter_rows(named=True):
+        ndcg.setdefault(row["regime"], {})[row["list"]] = row["ndcg@10"]
     return {
         "run": run,
         "previous": previous.number if previous else None,
-        "promoted": _now(),
+        "promoted": _utc_now(),
         "code": _code(root),
         "params": files.sha256(root / "params.yaml") if (root / "params.yaml").is_file() else None,
-        "dvc_lock": _outputs(root / "dvc.lock"),
+        "dvc_lock": _output_digests(root / "dvc.lock"),
         "data": {"users": validation["users"], "events": validation["rows"]["events"], **validation["time"]},
-        "ndcg@10": figures,
+        "ndcg@10": ndcg,
         "decision": decision,
     }
 
@@ -259,8 +286,8 @@ def _code(root: Path) -> dict[str, Any]:
     return {"revision": git("rev-parse", "HEAD"), "changed": [line[3:] for line in (changed or "").splitlines()]}
 
 
-def _outputs(lock: Path) -> dict[str, str]:
-    """Path of each output -> its digest, as in dvc.lock."""
+def _output_digests(lock: Path) -> dict[str, str]:
+    """Path of each output -> its MD5 digest, as in dvc.lock; empty if there is no such file."""
     if not lock.is_file():
         return {}
     from ruamel.yaml import YAML
@@ -270,8 +297,8 @@ def _outputs(lock: Path) -> dict[str, str]:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Holds the registry's lock: a second promotion waits for the first."""
+def registry_lock(root: Path) -> Iterator[None]:
+    """Holds the registry's lock. A process that wants it too waits, so promotions run one after the other."""
     folder = root / layout.REGISTRY
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as handle:
@@ -279,5 +306,6 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _now() -> str:
+def _utc_now() -> str:
+    """The current time, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""`befriend recommend` and `befriend export`: load the served run, print or write its lists, and write its vectors."""
+"""`befriend recommend` and `befriend export`: print or write the lists of the served run, and write its vectors."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ from rich.table import Table
 from befriend import files, layout
 from befriend.api import Befriend, RecommendOptions, load
 from befriend.data.columns import USER_ID
-from befriend.data.erasure import read_erased
+from befriend.data.erasure import read_erasure_digests
 from befriend.data.event_log import USERS_FILE, EventLog
 from befriend.data.renumber import renumber
 from befriend.errors import CallError, DataError
-from befriend.ops.registry import champion
+from befriend.ops.registry import current_champion
 from befriend.recommendation import list_writer
-from befriend.recommendation.request_table import REGIME, ids_of, read_requests
+from befriend.recommendation.request_table import REGIME, as_id_column, read_requests
 
 SCORE_DIGITS = 8
 
 
 @dataclass(frozen=True)
 class RequestSource:
-    """Who gets lists: one user, the users of a file, all users of the log, or the users of a file of requests.
-
-    Exactly one of them is given; CallError otherwise.
-    """
+    """Who gets lists. Exactly one of the fields has to be given; CallError otherwise."""
 
     user: str | None = None
+    """id of one user"""
     users: Path | None = None
-    everybody: bool = False
+    """file of ids of users, see `read_ids`"""
+    all_users: bool = False
+    """all users of the log"""
     requests: Path | None = None
+    """file of requests, see `befriend.recommendation.request_table.read_requests`"""
 
     def __post_init__(self) -> None:
-        if (self.user is not None) + (self.users is not None) + self.everybody + (self.requests is not None) != 1:
+        if (self.user is not None) + (self.users is not None) + self.all_users + (self.requests is not None) != 1:
             raise CallError(
-                "name one person (--user ID), a file of them (--users FILE), everybody (--all), or a file of requests "
+                "name one user (--user ID), a file of users (--users FILE), all users (--all), or a file of requests "
                 "(--requests FILE)."
             )
 
     def table(self, log: EventLog, options: RecommendOptions) -> pl.DataFrame:
         """The requests, with the columns of `befriend.recommendation.request_table.COLUMNS`.
 
-        Where neither regime nor action is given, the regime is daily for many users, and live for one.
+        Without regime and action, the regime is daily for many users, and live for one user.
         """
         if self.requests is not None:
             return read_requests(self.requests)
         if self.user is None and options.action is None and options.regime is None:
             options = options.replaced(regime="daily")
-        users = log.user_ids if self.everybody else pl.Series([self.user])
+        users = log.user_ids if self.all_users else pl.Series([self.user])
         if self.users is not None:
             users = read_ids(self.users)
         return options.requests(users)
@@ -65,8 +66,8 @@ class RequestSource:
 class OutputOptions:
     """How lists are printed or written."""
 
-    why: bool = False
-    """with reasons"""
+    with_reasons: bool = False
+    """whether to add the column why, with the reasons of each recommendation"""
     as_json: bool = False
     """print JSON instead of a table"""
     out: Path | None = None
@@ -74,47 +75,47 @@ class OutputOptions:
 
 
 def recommend(
-    run: Path | None, newest: bool, source: RequestSource, options: RecommendOptions, output: OutputOptions
+    run: Path | None, use_latest_log: bool, source: RequestSource, options: RecommendOptions, output: OutputOptions
 ) -> None:
-    """Prints lists as a table or as JSON, or writes them to a Parquet file. run, newest: as of `served_run`."""
+    """Prints lists as a table or as JSON, or writes them to a Parquet file. run, use_latest_log: as in `served_run`."""
     _check_call(source, options, output)
-    erased = read_erased(layout.PREPARED)
-    people = served_run(run, newest)
-    requests = source.table(people.log, options)
-    maker = people.lists(options)
+    erased = read_erasure_digests(layout.PREPARED)
+    project = served_run(run, use_latest_log)
+    requests = source.table(project.log, options)
+    maker = project.list_maker(options)
     if source.requests is None:
         regime = requests[REGIME][0] if requests.height else "daily"
         typer.echo(f"befriend: as in regime {regime} (--regime for another)", err=True)
 
     def finish(lists: pl.DataFrame) -> pl.DataFrame:
-        """Rounds scores, adds reasons, and reports users of whom nothing is known."""
+        """Rounds scores, adds reasons, and reports users without an event or text before the cutoff."""
         unknown = lists.filter(~pl.col("known"))["user"].unique(maintain_order=True)
         if len(unknown):
             names = ", ".join(map(str, unknown.head(5))) + (", ..." if len(unknown) > 5 else "")
             typer.echo(
-                f"befriend: nothing is known of {names} at that time: the cold-start list, made without any history.",
+                f"befriend: nothing is known of {names} at that time: this is a cold-start list, without any history.",
                 err=True,
             )
         lists = lists.with_columns(pl.col("score").round(SCORE_DIGITS))
-        if output.why:
-            reasons = people.reasons(requests, lists, options)
+        if output.with_reasons:
+            reasons = project.explain_lists(requests, lists, options)
             lists = lists.with_columns(why=pl.Series(reasons, dtype=pl.List(pl.String)))
         return lists if source.requests is not None else lists.drop("request")
 
     if (out := output.out) is not None:
-        # All that the lists depend on. A stopped run goes on only where this is the same in the next process, so
+        # Everything that the lists depend on. A later process resumes the run only if this text is the same there, so
         # options must not hold a set, whose order changes from process to process.
-        inputs = f"{people.digest} {requests.rows()} {options} {output.why}"
+        inputs = f"{project.digest} {requests.rows()} {options} {output.with_reasons}"
         digest = hashlib.sha256(inputs.encode()).hexdigest()[:16]
-        earlier = list_writer.write_lists(
-            maker, requests, out, digest, finish, lambda: _check_no_new_erasure(people, erased, out)
+        num_made_before = list_writer.write_lists(
+            maker, requests, out, digest, finish, lambda: _check_no_new_erasure(project, erased, out)
         )
-        note = f" ({earlier:,} of them were made before)" if earlier else ""
+        note = f" ({num_made_before:,} of them were made before)" if num_made_before else ""
         typer.echo(f"{requests.height:,} lists{note} are in {out}.")
         return
-    lists = finish(people.answer(requests, options))
+    lists = finish(project.recommend_requests(requests, options))
     if not lists.height:
-        typer.echo("befriend: nobody is left who may be listed.", err=True)
+        typer.echo("befriend: no user may be listed, so there are no recommendations.", err=True)
     if output.as_json:
         typer.echo(lists.with_columns(pl.col("last_active").dt.to_string("iso:strict")).write_json())
     else:
@@ -122,38 +123,38 @@ def recommend(
 
 
 def _check_call(source: RequestSource, options: RecommendOptions, output: OutputOptions) -> None:
-    """CallError for options of the command that do not go together."""
-    of_requests = options.at, options.filter_at, options.regime, options.action, options.new_only
-    if source.requests is not None and any(of_requests):
+    """CallError for options of the command that exclude each other."""
+    request_options = options.at, options.filter_at, options.regime, options.action, options.new_only
+    if source.requests is not None and any(request_options):
         raise CallError(
-            "--requests says for each list what --at, --filter-at, --regime, --action and --new-only say for all: "
-            "leave these out."
+            "--requests gives time, regime, action and kind of each list: leave out --at, --filter-at, --regime, "
+            "--action and --new-only."
         )
     if options.clusters and (options.approximate or options.model == "stu"):
         raise CallError("--clusters is a search of the two-tower model: leave out --approximate, and --model stu.")
-    if source.everybody and output.out is None:
-        raise CallError("lists for everybody go into a file: add --out FILE.")
+    if source.all_users and output.out is None:
+        raise CallError("lists for all users are written to a file: add --out FILE.")
     if output.out is not None and (not output.out.name or output.out.is_dir()):
-        raise CallError(f"--out {output.out} is no file: name one, as lists.parquet.")
+        raise CallError(f"--out {output.out} is not a file: give a file name, such as lists.parquet.")
 
 
 def _print(lists: pl.DataFrame, with_user: bool) -> None:
-    """Prints lists as a table. with_user: also whose list it is."""
-    why = "why" in lists.columns
-    heads = ["", "recommended", "score", "contact", "last active", *(["why"] if why else [])]
-    table = Table(*(["user"] if with_user else []), *heads, box=None, padding=(0, 1, int(why), 1))
+    """Prints lists as a table. with_user: whether to print the requesting user in each row."""
+    with_reasons = "why" in lists.columns
+    headers = ["", "recommended", "score", "contact", "last active", *(["why"] if with_reasons else [])]
+    table = Table(*(["user"] if with_user else []), *headers, box=None, padding=(0, 1, int(with_reasons), 1))
     for row in lists.iter_rows(named=True):
         cells = [str(row["rank"]), str(row["recommended"]), f"{row['score']:.2f}", "yes" if row["contact"] else ""]
         cells.append(f"{row['last_active']:%Y-%m-%d %H:%M}" if row["last_active"] else "never")
-        cells += ["\n".join(row["why"])] if why else []
+        cells += ["\n".join(row["why"])] if with_reasons else []
         table.add_row(*([str(row["user"])] if with_user else []), *cells)
     Console().print(table)
 
 
 def read_ids(path: Path) -> pl.Series:
-    """The external ids in a file, each once, in the order of the file. CallError where it has none.
+    """The distinct external ids in a file, in the order of the file. CallError if it has none or cannot be read.
 
-    A text file has one id a line; a Parquet file has them in column user_id.
+    A text file has one id per line; a Parquet file has them in the column user_id.
     """
     if not path.is_file():
         raise CallError(f"there is no file {path}.")
@@ -164,22 +165,23 @@ def read_ids(path: Path) -> pl.Series:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             table = pl.DataFrame({USER_ID: [line.strip() for line in lines if line.strip()]}, {USER_ID: pl.String})
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        raise CallError(f"{path} cannot be read: {error}. Ids stand one a line, in UTF-8, or in Parquet.") from None
+        raise CallError(f"{path} cannot be read: {error}. Write one id per line, in UTF-8, or use Parquet.") from None
     if USER_ID not in table.columns:
         raise CallError(f"{path} has no column {USER_ID}; its columns: {', '.join(table.columns)}.")
-    ids = ids_of(table[USER_ID].drop_nulls())
+    ids = as_id_column(table[USER_ID].drop_nulls())
     if not len(ids):
-        raise CallError(f"{path} names nobody.")
+        raise CallError(f"{path} holds no ids.")
     return ids.unique(maintain_order=True)
 
 
-def served_run(run: Path | None, newest: bool = False) -> Befriend:
-    """The run in a folder. run None: the champion, or the run in this folder where none is promoted yet.
+def served_run(run: Path | None, use_latest_log: bool = False) -> Befriend:
+    """Loads the log and the models of the run that is served.
 
-    newest: the champion sees the events that were prepared last, instead of those that it was trained with.
+    run: folder of a run; None: the champion, which is the promoted run, or without one, the run in this folder;
+    use_latest_log: load the champion's models with the log that was prepared last, instead of the champion's own log.
     """
-    promoted = champion(Path()) if run is None else None
-    if newest and promoted is None:
+    promoted = current_champion(Path()) if run is None else None
+    if use_latest_log and promoted is None:
         raise CallError("--newest is for the champion: promote a run first, and leave out --run.")
     if promoted is None:
         return load(run or Path())
@@ -187,32 +189,32 @@ def served_run(run: Path | None, newest: bool = False) -> Befriend:
         f"befriend: champion {promoted.number}, promoted {promoted.manifest['promoted']} (--run . for another)",
         err=True,
     )
-    erased = read_erased(layout.PREPARED)
-    if not newest:
+    erased = read_erasure_digests(layout.PREPARED)
+    if not use_latest_log:
         return Befriend(promoted.folder, erased)
-    view = tempfile.TemporaryDirectory()  # holds personal data: removed when the process ends
-    atexit.register(view.cleanup)
+    latest = tempfile.TemporaryDirectory()  # holds personal data: removed when the process ends
+    atexit.register(latest.cleanup)
     ids = pl.read_parquet(promoted.folder / layout.PREPARED / USERS_FILE)[USER_ID]
-    renumber(layout.PREPARED, ids, Path(view.name) / "prepared")
-    return Befriend(promoted.folder, erased, Path(view.name) / "prepared")
+    renumber(layout.PREPARED, ids, Path(latest.name) / "prepared")
+    return Befriend(promoted.folder, erased, Path(latest.name) / "prepared")
 
 
-def _check_no_new_erasure(people: Befriend, erased: frozenset[str], out: Path) -> None:
-    """DataError where a user was erased, here or in the served run, since the digests in `erased` were read."""
-    erased_by_now = read_erased(layout.PREPARED) | read_erased(people.root / layout.PREPARED)
-    if erased_by_now - erased - people.erased:
+def _check_no_new_erasure(project: Befriend, erased: frozenset[str], out: Path) -> None:
+    """DataError if a user was erased since the digests in `erased` were read, here or in the served run."""
+    erased_now = read_erasure_digests(layout.PREPARED) | read_erasure_digests(project.root / layout.PREPARED)
+    if erased_now - erased - project.erased:
         raise DataError(
-            f"somebody asked to be forgotten while {out} was made, so it was not written. Run the same command again: "
-            "it leaves them out."
+            f"a user was erased while {out} was made, so it was not written. Run the same command again: it leaves out "
+            "this user."
         )
 
 
 def export(run: Path | None, out: Path) -> None:
     """Writes vectors and STUs of all users to a Parquet file."""
-    erased = read_erased(layout.PREPARED)
-    people = served_run(run)
-    vectors = people.vectors()
+    erased = read_erasure_digests(layout.PREPARED)
+    project = served_run(run)
+    vectors = project.vectors()
     with files.atomic(out) as path:
         vectors.write_parquet(path, compression="zstd")
-        _check_no_new_erasure(people, erased, out)
+        _check_no_new_erasure(project, erased, out)
     typer.echo(f"vectors and STUs of {vectors.height:,} users are in {out}.")

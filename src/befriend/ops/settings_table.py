@@ -1,4 +1,4 @@
-"""Prints every setting with its default and documentation."""
+"""`befriend settings`: prints every setting with its default and documentation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from rich.table import Table
 
 from befriend.config import Params
 from befriend.errors import CallError
-from befriend.settings import describe
+from befriend.settings import describe_settings
 from befriend.simulate.network_settings import SimulateSettings
 
 
 def show(section: str | None) -> None:
-    """Prints all settings of params.yaml and of the simulator, or those of one section."""
-    rows = [*describe(Params), *describe(SimulateSettings, "simulate.")]
+    """Prints all settings of params.yaml and of the simulator, or those of one section. CallError if there is none."""
+    rows = [*describe_settings(Params), *describe_settings(SimulateSettings, "simulate.")]
     sections = list(dict.fromkeys(name.split(".")[0] for name, _, _ in rows))
     if section is not None and section not in sections:
         raise CallError(f"there is no section {section}. Sections: {', '.join(sections)}.")

@@ -1,4 +1,4 @@
-"""`befriend summary`: prints the input, the headline metrics and the report paths of the last run."""
+"""`befriend summary`: prints the size of the log, the main metrics and the paths of the reports of the current run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from befriend.analysis.evaluation_report import LISTS, headline
 from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
 
-SHOWN = 5  # models per list
+NUM_SHOWN_MODELS = 5  # in each table
 
 
 def show(root: Path) -> None:
@@ -22,29 +22,30 @@ def show(root: Path) -> None:
     for path in (layout.VALIDATION, layout.METRICS):
         if not (root / path).is_file():
             raise DataError(f"there is no {path} yet. Run `dvc repro` first.")
-    facts, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)
-    rows = facts["rows"]
+    validation, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)
+    rows = validation["rows"]
     console.print(
-        f"\n[bold]{rows['events']:,}[/] events between [bold]{facts['users']:,}[/] users "
-        f"({rows['read']:,} rows read, {rows['rejected']:,} refused, {rows['self_loops']:,} self-loops dropped)"
+        f"\n[bold]{rows['events']:,}[/] events between [bold]{validation['users']:,}[/] users "
+        f"({rows['read']:,} rows read, {rows['rejected']:,} rejected, {rows['self_loops']:,} self-loops dropped)"
     )
     table = headline(metrics)
-    for kind, (_, title) in LISTS.items():
+    for list_kind, (_, title) in LISTS.items():
         console.print(
             _table(
-                table.filter(list=kind),
-                [r for r in REGIMES if r in metrics],
-                f"{title.split(':')[0]} (list {kind}), NDCG@10",
+                table.filter(list=list_kind),
+                [regime for regime in REGIMES if regime in metrics],
+                f"{title.split(':')[0]} (list {list_kind}), NDCG@10",
             )
         )
     console.print(
-        f"[dim]the best {SHOWN} of {table['model'].n_unique()}; all of them, with intervals, are in the report[/]\n"
+        f"[dim]the best {NUM_SHOWN_MODELS} of {table['model'].n_unique()} models and heuristics; "
+        "the report has all of them, with confidence intervals[/]\n"
     )
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency", {}) if record.is_file() else {}
     if latency:
         times = ", ".join(f"{model} {time['p50']:.0f} ms (p95 {time['p95']:.0f})" for model, time in latency.items())
-        console.print(f"a list for one user took: {times}\n", highlight=False)
+        console.print(f"time to make a list for one user: {times}\n", highlight=False)
     records = [files.read_json(path) for path in sorted((root / layout.RUNS).glob("*.json"))]
     if records:
         records.sort(key=lambda record: record["started"])
@@ -53,7 +54,7 @@ def show(root: Path) -> None:
         code = f", code {' and '.join(revisions)}" if revisions else ""
         console.print(f"last run at {records[-1]['started']}{code}: {durations}\n", highlight=False)
     for name, path in (
-        ("the run on one page", layout.PAGE),
+        ("the run on one page", layout.REPORT_PAGE),
         ("model card", layout.MODEL_CARD),
         ("validation report", layout.VALIDATION_REPORT),
         ("data docs", layout.DATA_DOCS),
@@ -65,16 +66,16 @@ def show(root: Path) -> None:
 
 
 def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
-    """The best models by their mean over the regimes, to be printed. Of models with equal figures, only the first."""
+    """A table of the models with the best mean over the regimes. Of models with equal metrics, only the first."""
     printed = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
     regimes = [regime for regime in regimes if table.filter(regime=regime).height]
     if not regimes:
-        printed.caption = "none of the evaluated events is of this kind"
+        printed.caption = "no evaluated event belongs to this list"
         return printed
     wide = table.pivot(on="regime", index="model", values="ndcg@10").unique(regimes, keep="first", maintain_order=True)
     best = wide.with_columns(pl.mean_horizontal(regimes).alias("mean")).sort("mean", "model", descending=[True, False])
     top = {regime: best[regime].max() for regime in regimes}
-    for row in best[:SHOWN].iter_rows(named=True):
+    for row in best[:NUM_SHOWN_MODELS].iter_rows(named=True):
         cells = [f"{row[regime]:.3f}" for regime in regimes]
         printed.add_row(
             row["model"], *(f"[bold]{c}[/]" if row[r] == top[r] else c for r, c in zip(regimes, cells, strict=True))

@@ -1,4 +1,4 @@
-"""`befriend text similar` and `befriend text infer`: what the text towers of a run say about a user."""
+"""`befriend text similar` and `befriend text infer`: users with similar texts, and statements likely true of a user."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rich.table import Table
 
 from befriend import files, layout
 from befriend.data.columns import TEXT, TIMESTAMP, USER
-from befriend.data.erasure import erasure_digest, is_erased, read_erased
+from befriend.data.erasure import erasure_digest, is_erased, read_erasure_digests
 from befriend.data.event_log import TEXTS_FILE, EventLog
 from befriend.errors import CallError
 from befriend.features.text_vectors import TextVectors
-from befriend.ops.registry import champion
+from befriend.ops.registry import current_champion
 from befriend.stages.embed_text import INFERENCE
 from befriend.text.text_evaluator import UniversalUserEmbeddingEvaluator
 
-SHOWN = 70  # characters of a text
+MAX_SHOWN_CHARACTERS = 70  # of a text
 
 
 def similar(run: Path | None, user: str, k: int, as_json: bool) -> None:
-    """Prints the k users whose texts are most similar to a user's, the most similar first."""
+    """Prints the k users whose texts are most similar to those of a user, in descending order of similarity."""
     folder, log, texts = _open(run)
     vectors, has_text = _latest(log, texts)
     query = _internal_id(folder, log, has_text, user)
     has_text[query] = False
-    has_text[is_erased(log.user_ids, read_erased(folder / layout.PREPARED)).to_numpy()] = False
+    has_text[is_erased(log.user_ids, read_erasure_digests(folder / layout.PREPARED)).to_numpy()] = False
     cosine = np.where(has_text, (vectors @ vectors[query]).numpy(), -np.inf)
     best = [n for n in np.argsort(-cosine, kind="stable")[:k] if has_text[n]]
     last_texts = _last_texts(folder)
@@ -42,11 +42,11 @@ def similar(run: Path | None, user: str, k: int, as_json: bool) -> None:
         },
         schema_overrides={"similarity": pl.Float64, "last_text": pl.String},
     )
-    _print(rows, as_json, f"Users who write like {user}: {last_texts.get(query, '')}")
+    _print(rows, as_json, f"Users with texts similar to those of {user}: {last_texts.get(query, '')}")
 
 
 def infer(run: Path | None, user: str, statements: list[str], as_json: bool) -> None:
-    """Prints how similar each statement is to a user's texts, and how that compares with all users who wrote."""
+    """Prints the similarity of statements and a user's texts, and its rank among all users with texts."""
     folder, log, texts = _open(run)
     vectors, has_text = _latest(log, texts)
     query = _internal_id(folder, log, has_text, user)
@@ -63,47 +63,47 @@ def infer(run: Path | None, user: str, statements: list[str], as_json: bool) -> 
         },
         schema_overrides={"likely": pl.Boolean},
     )
-    _print(rows, as_json, f"Statements about {user}, who wrote: {_last_texts(folder).get(query, '')}")
+    _print(rows, as_json, f"Statements about {user}, whose last text is: {_last_texts(folder).get(query, '')}")
 
 
 def _open(run: Path | None) -> tuple[Path, EventLog, TextVectors]:
-    """(folder, log, text vectors) of a run; None: of the champion, or of the working folder without one."""
-    served = champion(Path())
+    """(folder, log, text vectors) of a run; None: of the champion, or else of the working folder."""
+    served = current_champion(Path())
     folder = run if run is not None else served.folder if served is not None else Path()
     log = EventLog.read(folder / layout.PREPARED)
     texts = TextVectors.read(folder / layout.TEXT, log)
     if not texts.width:
         raise CallError(
-            "the log of this run has no texts. Name a table of them under data.texts in params.yaml, or look at the "
+            "the log of this run has no texts. Name a table of texts under data.texts in params.yaml, or try the "
             "embedded sample: befriend text demo"
         )
     return folder, log, texts
 
 
 def _latest(log: EventLog, texts: TextVectors) -> tuple[torch.Tensor, np.ndarray]:
-    """(float32[N, E] vectors of all that each user wrote, bool[N] who wrote anything)."""
-    users, end = torch.arange(log.num_users), texts.second.max() + 1
+    """(float32[N, E] vectors of all texts of each user, bool[N] whether the user has texts)."""
+    users, end = torch.arange(log.num_users), texts.timestamp.max() + 1
     return texts.latest_vectors(users, end), texts.has_text(users, end).numpy()
 
 
 def _internal_id(folder: Path, log: EventLog, has_text: np.ndarray, user: str) -> int:
-    """Internal id of a user by their external id; CallError if there is no such user, or no text of theirs."""
+    """Internal id of a user, given by external id. Raises CallError without such a user, or without texts."""
     matches = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
-    if not len(matches) or erasure_digest(user) in read_erased(folder / layout.PREPARED):
+    if not len(matches) or erasure_digest(user) in read_erasure_digests(folder / layout.PREPARED):
         raise CallError(f"there is no user {user} in {folder / layout.PREPARED}.")
     if not has_text[matches[0]]:
-        raise CallError(f"{user} wrote nothing.")
+        raise CallError(f"{user} has no texts.")
     return int(matches[0])
 
 
 def _last_texts(folder: Path) -> dict[int, str]:
-    """Internal id -> the beginning of the user's last text; empty for promoted runs, which keep no texts."""
+    """Internal id -> beginning of the user's last text. Empty for promoted runs, which contain no texts."""
     path = folder / layout.PREPARED / TEXTS_FILE
     if not path.is_file():
         return {}
     last = pl.read_parquet(path).sort(USER, TIMESTAMP, maintain_order=True).unique(USER, keep="last")
     return {
-        user: text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+        user: text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
         for user, text in last.select(USER, pl.col(TEXT).str.replace_all(r"\s+", " ")).iter_rows()
     }
 

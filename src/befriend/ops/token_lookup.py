@@ -1,4 +1,4 @@
-"""`befriend tokens`: looks up STUs, and assigns STUs to users who joined after the tokens were made."""
+"""`befriend tokens`: looks up STUs (social tokenized user ids), and assigns STUs to users of later events."""
 
 from __future__ import annotations
 
@@ -13,50 +13,54 @@ from rich.table import Table
 
 from befriend import files, layout
 from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
-from befriend.data.erasure import erasure_digest, is_erased, read_erased, without_erased
+from befriend.data.erasure import drop_erased_users, erasure_digest, is_erased, read_erasure_digests
 from befriend.data.event_log import EVENTS_FILE, USERS_FILE, EventLog
 from befriend.errors import CallError, DataError
 from befriend.features.text_vectors import TextVectors
 from befriend.readers.data_settings import DataSettings
 from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer
 from befriend.validation.ingest import ingest
-from befriend.validation.rejected import RejectedWriter
+from befriend.validation.rejected_rows import RejectedWriter
 from befriend.validation.validate_settings import ValidateSettings
 
 
 def show(user: str, as_json: bool) -> None:
     """Prints a user's tokens, one per row, with the number of users who share the prefix up to that token."""
-    log, tokens, internal_id = _find_user(user)
+    log, tokenizer, internal_id = _find_user(user)
     rows = pl.DataFrame(
         [
             {
                 "level": level,
                 "token": int(token),
-                "users_with_this_prefix": 1 + len(tokens.table.same_prefix(internal_id, level + 1)),
+                "users_with_this_prefix": 1 + len(tokenizer.table.users_with_same_prefix(internal_id, level + 1)),
             }
-            for level, token in enumerate(tokens.table.stus[internal_id])
+            for level, token in enumerate(tokenizer.table.stus[internal_id])
         ]
     )
-    _print(rows, as_json, f"{log.user_ids[internal_id]}: {' '.join(map(str, tokens.table.stus[internal_id].tolist()))}")
+    _print(
+        rows, as_json, f"{log.user_ids[internal_id]}: {' '.join(map(str, tokenizer.table.stus[internal_id].tolist()))}"
+    )
 
 
 def like(user: str, prefix: int | None, as_json: bool) -> None:
-    """Prints the users who share a prefix of a user's STU. prefix: its length; None for the longest that is shared."""
-    log, tokens, internal_id = _find_user(user)
-    levels = len(tokens.table.vocabulary)
+    """Prints the users whose STU begins like a user's. prefix: number of equal tokens; None: as many as possible."""
+    log, tokenizer, internal_id = _find_user(user)
+    levels = len(tokenizer.table.vocabulary)
     if prefix is not None and prefix > levels:
         raise CallError(f"--prefix {prefix}: STUs have {levels} tokens here.")
     lengths = [prefix] if prefix is not None else range(levels - 1, 0, -1)
-    match = next(((n, users) for n in lengths if len(users := tokens.table.same_prefix(internal_id, n))), None)
+    match = next(
+        ((n, users) for n in lengths if len(users := tokenizer.table.users_with_same_prefix(internal_id, n))), None
+    )
     if match is None:
-        typer.echo(f"befriend: no other user's STU starts like that of {user}.", err=True)
+        typer.echo(f"befriend: no other STU begins with the same tokens as that of {user}.", err=True)
         return
     length, users = match
-    users = users[~is_erased(log.user_ids.gather(users.tolist()), read_erased(layout.PREPARED)).to_numpy()]
+    users = users[~is_erased(log.user_ids.gather(users.tolist()), read_erasure_digests(layout.PREPARED)).to_numpy()]
     rows = pl.DataFrame(
         {
             USER_ID: log.user_ids[users.tolist()],
-            "stu": [" ".join(map(str, stu)) for stu in tokens.table.stus[users].tolist()],
+            "stu": [" ".join(map(str, stu)) for stu in tokenizer.table.stus[users].tolist()],
         }
     )
     _print(rows, as_json, f"{rows.height:,} users share the first {length} of {levels} tokens with {user}")
@@ -68,16 +72,18 @@ def assign(events: Path, out: Path, data: DataSettings) -> None:
     events: a file or folder of events later than the prepared log; data: how to read it.
     """
     log = EventLog.read(layout.PREPARED)
-    tokens = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
-    extended_log = without_erased(_extended_log(events, data), read_erased(layout.PREPARED))
-    extended = tokens.with_newcomers(extended_log)
+    tokenizer = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log))
+    extended_log = drop_erased_users(_extended_log(events, data), read_erasure_digests(layout.PREPARED))
+    extended = tokenizer.add_newcomers(extended_log)
     with files.atomic(out) as new_file:
         extended.table.write(new_file, extended_log.user_ids)
         stus = pl.read_parquet(new_file)
-        erased = is_erased(stus[USER_ID], read_erased(layout.PREPARED))  # users may have been erased since
+        erased = is_erased(
+            stus[USER_ID], read_erasure_digests(layout.PREPARED)
+        )  # read again: users may have been erased meanwhile
         stus.filter(~erased).write_parquet(new_file)
-    new = len(extended.table) - len(tokens.table)
-    typer.echo(f"{new:,} users got an STU, {len(tokens.table):,} keep theirs; all are in {out}.")
+    num_new = len(extended.table) - len(tokenizer.table)
+    typer.echo(f"{num_new:,} users got an STU, {len(tokenizer.table):,} keep theirs; all are in {out}.")
 
 
 def _extended_log(source: Path, data: DataSettings) -> EventLog:
@@ -86,12 +92,12 @@ def _extended_log(source: Path, data: DataSettings) -> EventLog:
         rules = ValidateSettings(previous_users=layout.PREPARED / USERS_FILE)
         with RejectedWriter(Path(folder) / "rejected.parquet") as rejected:
             ingested = ingest(source, data, rules, rejected)
-        refused = pl.read_parquet(Path(folder) / "rejected.parquet").height
-    if refused:
-        typer.echo(f"befriend: {refused:,} rows of {source} cannot be used, and are left out.", err=True)
+        num_rejected_rows = pl.read_parquet(Path(folder) / "rejected.parquet").height
+    if num_rejected_rows:
+        typer.echo(f"befriend: {num_rejected_rows:,} rows of {source} are invalid and left out.", err=True)
     prepared = pl.read_parquet(layout.PREPARED / EVENTS_FILE)
-    last = prepared[TIMESTAMP].max()
-    later = ingested.events.filter(pl.col(TIMESTAMP) > last)
+    last_timestamp = prepared[TIMESTAMP].max()
+    later = ingested.events.filter(pl.col(TIMESTAMP) > last_timestamp)
     if not later.height:
         raise DataError(
             f"no event in {source} is later than those in {layout.PREPARED}. Name a source with later events."
@@ -103,13 +109,16 @@ def _extended_log(source: Path, data: DataSettings) -> EventLog:
 
 
 def _find_user(user: str) -> tuple[EventLog, StuTokenizer, int]:
-    """The prepared log, its tokens, and the internal id of the user with an external id; CallError if there is none."""
+    """The prepared log, its tokenizer, and the internal id of a user, given by external id.
+
+    Raises CallError if there is no such user.
+    """
     log = EventLog.read(layout.PREPARED)
-    tokens = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).with_newcomers(log)
+    tokenizer = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).add_newcomers(log)
     internal_ids = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
-    if not len(internal_ids) or erasure_digest(user) in read_erased(layout.PREPARED):
+    if not len(internal_ids) or erasure_digest(user) in read_erasure_digests(layout.PREPARED):
         raise CallError(f"there is no user {user} in {layout.PREPARED}.")
-    return log, tokens, int(internal_ids[0])
+    return log, tokenizer, int(internal_ids[0])
 
 
 def _print(rows: pl.DataFrame, as_json: bool, title: str) -> None:

@@ -1,4 +1,4 @@
-"""`befriend use`: points data.dvc at an event log, writes the settings to read it, and shows how it was understood."""
+"""`befriend use`: imports an event log with DVC, writes the settings to read it, and prints how it was read."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from befriend.readers.detect import detect
 from befriend.settings import parse
 
 DATA_FILE = Path("data.dvc")
-ASIDE, DONE = Path(".data.former"), Path(".data.replaced")
-SET_ASIDE = {layout.DATA: ASIDE / "data", DATA_FILE: ASIDE / "import"}
-"""where the old log and its data.dvc are during an import; not named *.dvc, which DVC would take for its own files"""
-SAMPLE_SETTINGS: dict[str, Any] = {
+BACKUP, OLD_BACKUP = Path(".data.former"), Path(".data.replaced")
+BACKUP_PATHS = {layout.DATA: BACKUP / "data", DATA_FILE: BACKUP / "import"}
+"""where the old log and its data.dvc are during an import; not named *.dvc, since DVC reads all files of that name"""
+SAMPLE_DATA_SETTINGS: dict[str, Any] = {
     "actions": ["accept", "block", "message", "request", "view"],
     "roles": {"view": "signal", "block": "exclude"},
     "texts": {"file": "texts.parquet", "platform": "platform"},
     "statements": {"file": "statements.parquet"},
 }
-TINY: dict[str, dict[str, Any]] = {
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "train_two_tower": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
     "train_stu": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
     "train_ranker": {"events": 300, "trees": 30, "regimes": ["streaming", "daily"]},
@@ -45,7 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
     "report": {"examples": 2},
 }
 """settings with which all stages take less than a minute on a log of 500 users"""
-MAX_ACTIONS = 50  # with more labels they are not treated as a fixed vocabulary
+MAX_LISTED_ACTIONS = 50  # with more actions, setting data.actions stays empty, and any action is accepted
 
 
 def use(
@@ -58,33 +58,35 @@ def use(
     roles: dict[str, str],
     side_tables: dict[str, dict[str, Any]],
 ) -> None:
-    """Points the pipeline at `source` (a path, or a URL that DVC can import; None for the embedded sample).
+    """Makes the pipeline read `source`: a path, or a URL that DVC can import; None: the sample of the project.
 
-    columns: field -> column, for the fields that should not be guessed; unit, separator, header: how the source is
-    written, guessed if None; default_action: the action of a log without actions; roles: action -> signal or exclude;
-    side_tables: settings of the side tables, as in data.attributes, data.texts and data.statements.
+    columns: field -> column, for fields whose column is not detected automatically; unit, separator, header: format of
+    the source, detected if None; default_action: name of the action if the log has none; roles: action -> signal or
+    exclude; side_tables: settings of the side tables, as in data.attributes, data.texts and data.statements.
+
+    CallError or SourceError if the source cannot be used; the log and the settings are then unchanged.
     """
     if not Path("dvc.yaml").is_file():
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
     load_params()
     hints = (columns, unit, separator, header, parse(DataSettings, side_tables, "befriend use"))
-    if source is not None and "://" not in source:  # read before anything is moved
+    if source is not None and "://" not in source:  # a local source is checked before the old log is moved
         if Path(source).absolute().is_relative_to(layout.DATA.absolute()):
-            raise CallError(f"{source} lies in {layout.DATA}/, which befriend fills and empties: put it elsewhere.")
+            raise CallError(f"{source} is in {layout.DATA}/, whose content befriend replaces. Move it elsewhere.")
         settings = detect(Path(source), *hints)
-    with files.stage_lock(layout.LOCK), _restored():
+    with files.stage_lock(layout.STAGE_LOCK), _backup_of_old_log():
         if source is None:
-            settings = parse(DataSettings, SAMPLE_SETTINGS, "befriend use --sample")
+            settings = parse(DataSettings, SAMPLE_DATA_SETTINGS, "befriend use --sample")
             _import(str(layout.SAMPLE / "log"))
         else:
             _import(source)
             if "://" in source:
                 settings = detect(layout.DATA, *hints)
             if default_action is not None:
-                settings = _name_action(settings, default_action)
+                settings = _with_default_action(settings, default_action)
         preview = preview_log(settings)
-        if not preview.actions:
-            raise CallError(_nothing_usable(source or "the sample", preview))
+        if not preview.num_accepted_by_action:
+            raise CallError(_no_usable_row_message(source or "the sample", preview))
         if source is not None:
             settings = _with_actions(settings, preview, roles)
         side_previews = preview_side_tables(settings)
@@ -93,58 +95,59 @@ def use(
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
-    """Moves data and data.dvc aside, and back if the block fails. After a killed process the next call restores them.
+def _backup_of_old_log() -> Iterator[None]:
+    """Moves data and data.dvc to BACKUP, and restores them if the block fails.
 
-    Both have to be moved: DVC would import into an existing folder, and would keep the layout of the old data.dvc.
+    If the process is killed, the next call restores them. Both have to be moved, because DVC would import into an
+    existing folder, and would keep the layout of an existing data.dvc.
     """
-    _put_back()
-    files.remove(DONE)
-    ASIDE.mkdir()
+    _restore_backup()
+    files.remove(OLD_BACKUP)
+    BACKUP.mkdir()
     try:
-        for path, aside in SET_ASIDE.items():
+        for path, backup in BACKUP_PATHS.items():
             if os.path.lexists(path):
-                path.rename(aside)
+                path.rename(backup)
         try:
             yield
         except BaseException:
-            for path in SET_ASIDE:  # the imported log
+            for path in BACKUP_PATHS:  # the imported log
                 files.remove(path)
             raise
     except BaseException:
-        _put_back()
+        _restore_backup()
         raise
-    ASIDE.rename(DONE)  # with this step the new log has replaced the old one
-    files.remove(DONE)
+    BACKUP.rename(OLD_BACKUP)  # after this step a killed process does not restore the old log any more
+    files.remove(OLD_BACKUP)
 
 
-def _put_back() -> None:
-    """Restores what an incomplete call has moved aside, if there is any."""
-    for path, aside in SET_ASIDE.items():
-        if os.path.lexists(aside):
+def _restore_backup() -> None:
+    """Restores what an incomplete call moved to BACKUP; does nothing if there is no backup."""
+    for path, backup in BACKUP_PATHS.items():
+        if os.path.lexists(backup):
             files.remove(path)
-            aside.rename(path)
-    files.remove(ASIDE)
+            backup.rename(path)
+    files.remove(BACKUP)
 
 
 def use_tiny() -> None:
-    """Simulates a log of 500 users, points the pipeline at it, and writes settings with which the stages are fast."""
+    """Simulates a log of 500 users, makes the pipeline read it, and writes settings with which all stages are fast."""
     from befriend.simulate.network import write
     from befriend.simulate.network_settings import PROFILES
 
-    with files.stage_lock(layout.LOCK):
-        write(PROFILES["tiny"], layout.TINY)
-        roles = SAMPLE_SETTINGS["roles"]
-        use(str(layout.TINY / "events.parquet"), {}, None, None, None, None, roles, {})
-        _set(TINY)
+    with files.stage_lock(layout.STAGE_LOCK):
+        write(PROFILES["tiny"], layout.TINY_LOG)
+        roles = SAMPLE_DATA_SETTINGS["roles"]
+        use(str(layout.TINY_LOG / "events.parquet"), {}, None, None, None, None, roles, {})
+        _change_settings(TINY_SETTINGS)
     typer.echo(
-        "\nThe stages now have settings for a quick look, with which the metrics mean little. To go back:\n"
+        "\nparams.yaml now has settings for a quick run, with which the metrics mean little. To go back:\n"
         "  git checkout params.yaml data.dvc"
     )
 
 
 def _import(source: str) -> None:
-    """Runs `dvc import-url`, and makes data.dvc not frozen, so that `dvc repro` updates it, on a fresh clone too."""
+    """Runs `dvc import-url`, and unfreezes data.dvc: DVC does not update a frozen import on `dvc repro`."""
     command = [str(Path(sys.executable).with_name("dvc")), "import-url", "--force", source, str(layout.DATA)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
@@ -154,7 +157,7 @@ def _import(source: str) -> None:
     files.write_text(DATA_FILE, "\n".join(lines) + "\n")
 
 
-def _name_action(settings: DataSettings, name: str) -> DataSettings:
+def _with_default_action(settings: DataSettings, name: str) -> DataSettings:
     """The settings with a default action; CallError if the log has actions."""
     if settings.columns.action is not None or settings.action_from_file_name:
         where = "its files' names" if settings.action_from_file_name else f"column {settings.columns.action}"
@@ -162,44 +165,46 @@ def _name_action(settings: DataSettings, name: str) -> DataSettings:
     return settings.model_copy(update={"default_action": name})
 
 
-def _nothing_usable(source: str, preview: TablePreview) -> str:
-    """The message for a log of which every row is refused."""
-    reasons = "; ".join(f"{count:,} rows: {REASONS[reason]}" for reason, count in preview.refused.items())
-    return f"no row of {source} can be used. {reasons or 'It has no rows'}. Options to read it: befriend use --help"
+def _no_usable_row_message(source: str, preview: TablePreview) -> str:
+    """The error message for a log of which every row is rejected."""
+    counts = preview.num_rejected_by_reason.items()
+    reasons = "; ".join(f"{count:,} rows: {REASONS[reason]}" for reason, count in counts)
+    return f"no row of {source} can be used. {reasons or 'It has no rows'}. For options to read it: befriend use --help"
 
 
 def _with_actions(settings: DataSettings, preview: TablePreview, roles: dict[str, str]) -> DataSettings:
-    """The settings with the action labels of the log and the given roles; CallError if the log lacks one of them."""
-    unknown = sorted(set(roles) - set(preview.actions))
+    """The settings with the actions of the log and these roles. CallError if a role is for an action not in the log."""
+    actions_of_log = sorted(preview.num_accepted_by_action)
+    unknown = sorted(set(roles) - set(actions_of_log))
     if unknown:
-        raise CallError(f"the log has no action {', '.join(unknown)}. It has: {', '.join(sorted(preview.actions))}.")
-    actions = sorted(preview.actions) if len(preview.actions) <= MAX_ACTIONS else None
+        raise CallError(f"the log has no action {', '.join(unknown)}. It has: {', '.join(actions_of_log)}.")
+    actions = actions_of_log if len(actions_of_log) <= MAX_LISTED_ACTIONS else None
     return parse(DataSettings, settings.model_dump() | {"actions": actions, "roles": roles}, "befriend use")
 
 
 def _write_settings(settings: DataSettings) -> None:
-    """Replaces the data: section of params.yaml."""
-    changed = settings.model_dump(mode="json", exclude_defaults=True)
-    always = {"format": settings.format, "columns": settings.columns.model_dump()}
-    always |= {name: getattr(settings, name) for name in ("id_type", "timestamp_unit", "actions", "roles")}
-    section = always | changed
+    """Replaces section data of params.yaml. Writes the main settings always, the others if they are not the default."""
+    not_default = settings.model_dump(mode="json", exclude_defaults=True)
+    main = {"format": settings.format, "columns": settings.columns.model_dump()}
+    main |= {name: getattr(settings, name) for name in ("id_type", "timestamp_unit", "actions", "roles")}
+    section = main | not_default
     if settings.actions is not None:
         section["actions"] = CommentedSeq(settings.actions)
         section["actions"].fa.set_flow_style()
-    with _params() as params:
+    with _editable_params() as params:
         params["data"] = section
 
 
-def _set(changes: dict[str, dict[str, Any]]) -> None:
+def _change_settings(changes: dict[str, dict[str, Any]]) -> None:
     """Changes settings of params.yaml. changes: section -> name -> value."""
-    with _params() as params:
+    with _editable_params() as params:
         for section, settings in changes.items():
             params.setdefault(section, {}).update(settings)
 
 
 @contextmanager
-def _params() -> Iterator[Any]:
-    """Yields the content of params.yaml and writes it back with the caller's changes; keeps comments and all else."""
+def _editable_params() -> Iterator[Any]:
+    """Yields the content of params.yaml, and writes it back with the changes of the caller. Comments stay."""
     yaml = YAML()
     yaml.preserve_quotes = True
     params = yaml.load(PARAMS_FILE) if PARAMS_FILE.is_file() else {}

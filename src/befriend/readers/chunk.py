@@ -1,4 +1,4 @@
-"""A chunk of raw rows, as every reader yields them, and which columns of a file to read."""
+"""Chunks of raw rows, which every reader yields, and the mapping from the columns of a file to the fields of a row."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_
 from befriend.errors import DataError, explain
 from befriend.readers.data_settings import AttributeSettings, DataSettings, StatementSettings, TextSettings
 
-WHOLE = r"^-?(0|[1-9][0-9]*)$"  # a whole number in its usual form: neither 007 nor +7
-TAG = r"[^<>,|]+"  # one tag in a text of several: <a><b>, a,b or a|b
-SHOWN_NAMES = 400  # most characters of a list of columns in a message
+INTEGER_PATTERN = r"^-?(0|[1-9][0-9]*)$"  # an integer in its canonical form: neither 007 nor +7
+TAG_PATTERN = r"[^<>,|]+"  # one tag in a string of several: <a><b>, a,b or a|b
+MAX_COLUMN_LIST_LENGTH = 400  # characters of a list of columns in a message
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,22 @@ class Chunk:
     file: str
     """file name, relative to the source"""
     rows: pl.DataFrame
-    """the fields to read, of any type; `row`, from 1: the line of a text file, header included, or the row of a table;
-    `reason`: null unless the row cannot even be split into fields"""
+    """the fields of each row, not yet converted to their types, and two more columns:
+    `row`: the line number in a text file (header included) or the row number in a Parquet file, from 1;
+    `reason`: why the row could not be split into fields, a key of REASONS; null if it could"""
     raw: Any
     """the same rows in their original form: a polars Series of lines, or a pyarrow RecordBatch"""
 
-    def only(self, mask: pl.Series) -> Chunk:
-        """The chunk with only the rows of a mask (bool, one value per row)."""
+    def filter(self, mask: pl.Series) -> Chunk:
+        """The chunk with the rows where the mask is true. mask: bool, one value per row."""
         raw = self.raw.filter(mask if isinstance(self.raw, pl.Series) else mask.to_arrow())
         return replace(self, rows=self.rows.filter(mask), raw=raw)
 
     def raw_text(self, mask: pl.Series) -> pl.Series:
-        """The rows of a mask (bool, one value per row) as text: a line unchanged, a table's row as JSON."""
+        """The rows where the mask is true, as text: a line unchanged, a row of a Parquet file as JSON.
+
+        mask: bool, one value per row.
+        """
         if isinstance(self.raw, pl.Series):
             return self.raw.filter(mask).alias(RAW)
         rows = self.raw.take(np.flatnonzero(mask.to_numpy())).to_pylist()
@@ -46,52 +50,54 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Which columns of a file to read, and the field that each becomes."""
+    """Which columns of a file to read, and the field that each one becomes."""
 
     columns: dict[str, str | int]
-    """field -> its column: the name or, in a file without header, the number, from 1"""
+    """field -> its column: the column's name or, in a file without header, its number, from 1"""
     section: str
-    """the section of params.yaml that defines the columns"""
+    """the section of params.yaml that names the columns, for error messages"""
 
 
 def event_columns(settings: DataSettings) -> ColumnMapping:
-    """The fields of an event, without the action where the log has no such column."""
+    """The mapping for events; without the action if the log has no column for it."""
     columns = {field: getattr(settings.columns, field) for field in EVENT_FIELDS}
     return ColumnMapping({field: column for field, column in columns.items() if column is not None}, "data.columns")
 
 
 def attribute_columns(settings: AttributeSettings) -> ColumnMapping:
-    """The user id and the attributes, whose fields are prefixed with their kind: `categorical.country`."""
-    labels = [*settings.categorical, *([settings.opt_out] if settings.opt_out else [])]
-    kinds = {CATEGORICAL: labels, NUMERIC: settings.numeric}
-    attributes: dict[str, str | int] = {f"{kind}.{name}": name for kind, names in kinds.items() for name in names}
+    """The mapping for the table of users: the user id, and a field such as `categorical.country` for each attribute."""
+    categorical = [*settings.categorical, *([settings.opt_out] if settings.opt_out else [])]
+    columns_by_kind = {CATEGORICAL: categorical, NUMERIC: settings.numeric}
+    attributes: dict[str, str | int] = {
+        f"{kind}.{name}": name for kind, names in columns_by_kind.items() for name in names
+    }
     return ColumnMapping({USER_ID: settings.user_id, **attributes}, "data.attributes")
 
 
 def text_columns(settings: TextSettings) -> ColumnMapping:
-    """The fields of a text that the settings name."""
+    """The mapping for texts: the fields that have a column in the settings."""
     return ColumnMapping(_named_columns(settings), "data.texts")
 
 
 def statement_columns(settings: StatementSettings) -> ColumnMapping:
-    """The fields of a statement that the settings name."""
+    """The mapping for statements: the fields that have a column in the settings."""
     return ColumnMapping(_named_columns(settings), "data.statements")
 
 
 def _named_columns(settings: TextSettings | StatementSettings) -> dict[str, str | int]:
-    """Field -> column, for all settings that name a column; a field has the name of its setting."""
+    """Field -> column, for each setting that names a column; the field has the name of the setting."""
     return {field: column for field, column in settings if field != "file" and column is not None}
 
 
 def require_columns(mapping: ColumnMapping, names: list[str], file: Path) -> None:
-    """DataError unless the file has each column of the mapping exactly once. names: the columns of the file."""
+    """Raises a DataError unless a file has each column of the mapping exactly once. names: the columns of the file."""
     columns = mapping.columns
     missing = [f"{column} ({mapping.section}.{field})" for field, column in columns.items() if column not in names]
     if missing:
-        shown = ", ".join(names) or "no columns"
+        column_list = ", ".join(names) or "no columns"
         raise DataError(
             f"{file.name} has no column {', '.join(missing)}. "
-            f"It has: {shown[:SHOWN_NAMES]}{'...' * (len(shown) > SHOWN_NAMES)}. "
+            f"It has: {column_list[:MAX_COLUMN_LIST_LENGTH]}{'...' * (len(column_list) > MAX_COLUMN_LIST_LENGTH)}. "
             f"Name the right columns under {mapping.section} in params.yaml."
         )
     repeated = sorted({str(column) for column in columns.values() if names.count(str(column)) > 1})
@@ -99,13 +105,16 @@ def require_columns(mapping: ColumnMapping, names: list[str], file: Path) -> Non
         raise DataError(f"{file.name} has more than one column named {', '.join(repeated)}. Give each its own name.")
 
 
-def name_in(file: Path, source: Path) -> str:
-    """The file's name, relative to the source if that is a folder."""
+def relative_name(file: Path, source: Path) -> str:
+    """The path of a file relative to the source; its name if the file is itself the source."""
     return file.name if source == file else str(file.relative_to(source))
 
 
 def raise_damaged(error: Exception, problem: str) -> NoReturn:
-    """Raises a reader's failure as a DataError about the file; a failure of the disk is raised as what it is."""
+    """Raises a DataError with the text `problem`; a StorageError if the disk, not the file's content, caused the error.
+
+    error: the exception of the library that read the file.
+    """
     explained = explain(error)
     if explained is not None:
         raise explained from None

@@ -30,9 +30,9 @@ class AttributeSettings(Settings):
     """Attributes of users, such as country or age: a side table of the log, one row per user."""
 
     file: str | None = None
-    """table of users inside the folder of the log, Parquet or CSV with a header; not read as events; null: none"""
+    """table of users, Parquet or CSV with a header: a file in the folder of the log that holds no events; null: none"""
     separator: Separator = ","
-    """field separator, if the table is CSV"""
+    """field separator of a CSV table"""
     user_id: str = "user_id"
     """column of user ids, of the type data.id_type"""
     categorical: list[str] = []
@@ -40,10 +40,10 @@ class AttributeSettings(Settings):
     numeric: list[str] = []
     """columns of numbers, such as age"""
     opt_out: str | None = None
-    """column that marks users who must never be recommended: 1, true or yes; models do not see it"""
+    """column that marks users who must not be recommended, with 1, true or yes; not an input of the models"""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         problems = []
         columns = [self.user_id, *self.categorical, *self.numeric, *([self.opt_out] if self.opt_out else [])]
         if self.file is None and len(columns) > 1:
@@ -63,15 +63,15 @@ class AttributeSettings(Settings):
 
 
 class TableSettings(Settings):
-    """A side table of the log, whose columns the settings name."""
+    """Common settings of the side tables texts and statements."""
 
     file: str | None = None
-    """table inside the folder of the log, Parquet or JSON Lines (one object a line); not read as events; null: none"""
+    """the table, Parquet or JSON Lines: a file in the folder of the log that holds no events; null: none"""
     user_id: str = "user_id"
     """column of user ids, of the type data.id_type"""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         problems = []
         columns = [name for name in self.model_dump(exclude={"file"}).values() if name is not None]
         if self.file is None and self.model_dump(exclude_defaults=True):
@@ -87,35 +87,31 @@ class TableSettings(Settings):
 
 
 class TextSettings(TableSettings):
-    """What users wrote, such as posts, messages or a profile: one row per text."""
+    """Texts that users wrote, such as posts, messages or profiles: a side table of the log, one row per text."""
 
     timestamp: str = "timestamp"
-    """column of times, in data.timestamp_unit"""
+    """column of timestamps, in data.timestamp_unit"""
     platform: str | None = None
-    """column that says where a text was published, such as profile or post; null: none"""
+    """column with the place of publication of a text, such as profile or post; null: none"""
     text: str = "text"
     """column of texts"""
     title: str | None = None
-    """column of titles; a title is not part of the text, but a statement about the user; null: none"""
+    """column of titles; a title becomes a statement about the user, not part of the text; null: none"""
     tags: str | None = None
-    """column of tags, a list or text as <a><b>, a,b or a|b; each makes a statement, "interested in a"; null: none"""
+    """column of tags, lists or text as <a><b>, a,b or a|b; a tag becomes a statement, "interested in a"; null: none"""
 
 
 class StatementSettings(TableSettings):
-    """Statements about users, such as "interested in hiking", known from the beginning: one row per statement."""
+    """Statements about users, such as "interested in hiking", which are known at any time: one row per statement."""
 
     statement: str = "statement"
     """column of statements"""
     context: str | None = None
-    """column that says where a statement comes from; null: none"""
+    """column with the source of a statement; null: none"""
 
 
 NO_ATTRIBUTES = AttributeSettings()
-
-
 NO_TEXTS = TextSettings()
-
-
 NO_STATEMENTS = StatementSettings()
 
 
@@ -123,9 +119,9 @@ class DataSettings(Settings):
     """How to read the event log. `befriend use SOURCE` writes this section."""
 
     format: Literal["parquet", "csv", "whitespace"] = "parquet"
-    """parquet (a file or a folder), csv (any one-character separator), whitespace (as SNAP publishes)"""
+    """parquet (a file or a folder), csv (any one-character separator), whitespace (as in the SNAP collection)"""
     separator: Separator = ","
-    """field separator of a csv"""
+    """field separator of a CSV"""
     header: bool = True
     """whether the first line of a text file names its columns"""
     columns: EventColumns = EventColumns()
@@ -143,7 +139,7 @@ class DataSettings(Settings):
     actions: list[str] | None = None
     """allowed action labels (after renaming); null allows any"""
     roles: dict[str, Role] = {}
-    """role of an action: contact (default) makes two users contacts, signal is only history, exclude hides the two"""
+    """role of an action: contact (default), signal (only history) or exclude (hides the two users from each other)"""
     attributes: AttributeSettings = NO_ATTRIBUTES
     """attributes of the users"""
     texts: TextSettings = NO_TEXTS
@@ -152,21 +148,21 @@ class DataSettings(Settings):
     """statements about the users"""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         problems = []
         unlisted = sorted(set(self.roles) - set(self.actions)) if self.actions is not None else []
         if unlisted:
             problems.append(f"roles names {', '.join(unlisted)}, which data.actions does not list")
         if self.action_from_file_name and self.columns.action is not None:
             problems.append("action_from_file_name is true, so columns.action must be null")
-        named = self.format == "parquet" or (self.format == "csv" and self.header)
+        has_column_names = self.format == "parquet" or (self.format == "csv" and self.header)
         for field in EVENT_FIELDS:
             column = getattr(self.columns, field)
             if column is None:
                 continue
-            if named and isinstance(column, int):
+            if has_column_names and isinstance(column, int):
                 problems.append(f"columns.{field} is the number {column}; this log's columns have names")
-            if not named and not (isinstance(column, int) and column >= 1):
+            if not has_column_names and not (isinstance(column, int) and column >= 1):
                 problems.append(f"columns.{field} is {column!r}; without header it must be a column's number, from 1")
         if problems:
             raise ValueError("; ".join(problems))

@@ -1,4 +1,4 @@
-"""Reads Parquet files: columns of any sensible type, converted to types that the row rules can check."""
+"""Reads Parquet files in batches of rows, and converts columns to types that the row rules can check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import polars as pl
 
 from befriend.data.columns import CATEGORICAL, NUMERIC, REASON, ROW, TAGS, TEXT, TIMESTAMP
 from befriend.errors import DataError
-from befriend.readers.chunk import Chunk, ColumnMapping, name_in, raise_damaged, require_columns
+from befriend.readers.chunk import Chunk, ColumnMapping, raise_damaged, relative_name, require_columns
 
-ROWS_AT_ONCE = 1_000_000
+BATCH_ROWS = 1_000_000
 
 
 def is_parquet(file: Path) -> bool:
@@ -22,94 +22,104 @@ def is_parquet(file: Path) -> bool:
 
 
 def read_parquet_rows(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
-    """Yields the rows of a Parquet file in order."""
+    """Yields the rows of a Parquet file in order; DataError if a column is missing, of a wrong type or damaged."""
     import pyarrow as pa
 
-    table = _open(file, source, set(map(str, mapping.columns.values())))
-    require_columns(mapping, table.schema.names, file)
+    dataset = _open_dataset(file, source, set(map(str, mapping.columns.values())))
+    require_columns(mapping, dataset.schema.names, file)
     for field, column in mapping.columns.items():
-        _check_type(field, table.schema.field(column), file, mapping.section)
-    rows_read = 0
+        _check_type(field, dataset.schema.field(column), file, mapping.section)
+    num_rows_read = 0
     try:
-        for batch in table.to_batches(batch_size=ROWS_AT_ONCE, fragment_readahead=1, batch_readahead=1):
-            columns = {field: _plain(batch.column(column)) for field, column in mapping.columns.items()}
-            row_numbers = pl.int_range(rows_read + 1, rows_read + batch.num_rows + 1, dtype=pl.Int64, eager=True)
+        for batch in dataset.to_batches(batch_size=BATCH_ROWS, fragment_readahead=1, batch_readahead=1):
+            columns = {field: _to_polars(batch.column(column)) for field, column in mapping.columns.items()}
+            row_numbers = pl.int_range(
+                num_rows_read + 1, num_rows_read + batch.num_rows + 1, dtype=pl.Int64, eager=True
+            )
             rows = pl.DataFrame({ROW: row_numbers, **columns}).with_columns(pl.lit(None, pl.String).alias(REASON))
-            yield Chunk(name_in(file, source), rows, batch)
-            rows_read += batch.num_rows
+            yield Chunk(relative_name(file, source), rows, batch)
+            num_rows_read += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise_damaged(error, f"{file.name} is damaged after row {rows_read}")
+        raise_damaged(error, f"{file.name} is damaged after row {num_rows_read}")
 
 
 def first_rows(file: Path, source: Path, rows: int) -> pl.DataFrame:
-    """The first rows of a file, from which to guess what its columns are; nested columns as text."""
+    """All columns of the first rows of a file, for `befriend use`; columns of unusual types, such as lists, as text."""
     import pyarrow as pa
 
-    table = _open(file, source, {""})
+    dataset = _open_dataset(file, source, {""})
     try:
-        head = table.head(rows)
+        head = dataset.head(rows)
     except (pa.ArrowException, OSError) as error:
         raise_damaged(error, f"{file.name} is damaged")
-    return pl.DataFrame({column.name: _preview(head.column(column.name), column) for column in table.schema})
+    return pl.DataFrame({column.name: _preview(head.column(column.name), column) for column in dataset.schema})
 
 
 def _preview(column: Any, field: Any) -> pl.Series:
+    """A pyarrow column as a polars Series; as text if its type could be no field. field: its pyarrow field."""
     column = column.combine_chunks()
-    if _allowed(field.type, TIMESTAMP):
-        return _plain(column)
+    if _is_allowed_type(field.type, TIMESTAMP):
+        return _to_polars(column)
     return pl.Series([str(value) for value in column.to_pylist()], dtype=pl.String)
 
 
-def _open(file: Path, source: Path, names: set[str]) -> Any:
+def _open_dataset(file: Path, source: Path, names: set[str]) -> Any:
     """The file as a pyarrow dataset. names: the columns to read.
 
-    If the file lacks some of them and lies in a partitioned folder (action=like/part-0.parquet), the folders' names are
-    added as columns.
+    If the file lacks some of them and lies in a partitioned folder (action=like/part-0.parquet), the values in the
+    folder names are added as columns.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     try:
-        table = ds.dataset(file, format="parquet")
-        if source.is_dir() and not names <= set(table.schema.names):
+        dataset = ds.dataset(file, format="parquet")
+        if source.is_dir() and not names <= set(dataset.schema.names):
             keys = {folder.split("=")[0] for folder in file.relative_to(source).parts[:-1] if "=" in folder}
-            if not keys & set(table.schema.names):
-                table = ds.dataset(file, format="parquet", partitioning="hive", partition_base_dir=str(source))
-        return table
+            if not keys & set(dataset.schema.names):
+                dataset = ds.dataset(file, format="parquet", partitioning="hive", partition_base_dir=str(source))
+        return dataset
     except (pa.ArrowException, OSError) as error:
         raise_damaged(error, f"{file.name} is not a readable Parquet file")
 
 
 def _check_type(field: str, column: Any, file: Path, section: str) -> None:
-    """DataError if a column's type is not allowed for the field."""
+    """Raises a DataError if the type of a column is not allowed for the field. column: its pyarrow field."""
     dtype = column.type
-    if not _allowed(dtype, field):
-        also = {TIMESTAMP: ", datetimes", CATEGORICAL: ", booleans", NUMERIC: ", booleans, decimals", TAGS: ", lists"}
-        allowed = "integers, text" + also.get(field.split(".")[0], "")
+    if not _is_allowed_type(dtype, field):
+        more_types = {
+            TIMESTAMP: ", datetimes",
+            CATEGORICAL: ", booleans",
+            NUMERIC: ", booleans, decimals",
+            TAGS: ", lists",
+        }
+        allowed = "integers, text" + more_types.get(field.split(".")[0], "")
         raise DataError(
             f"the column {column.name} of {file.name} holds {dtype}, which cannot be a {field}: {allowed} can. "
             f"Name another column under {section} in params.yaml, or convert this one."
         )
 
 
-def _allowed(dtype: Any, field: str) -> bool:
+def _is_allowed_type(dtype: Any, field: str) -> bool:
+    """Whether a pyarrow type can be converted to a field such as `timestamp` or `categorical.country`."""
     from pyarrow import types
 
     dtype = dtype.value_type if types.is_dictionary(dtype) else dtype
-    text = types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype) or types.is_null(dtype)
-    number = types.is_integer(dtype) or types.is_floating(dtype)
-    time = types.is_timestamp(dtype) or types.is_date(dtype)
-    by_field = {
-        TIMESTAMP: time,
+    is_text = (
+        types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype) or types.is_null(dtype)
+    )
+    is_number = types.is_integer(dtype) or types.is_floating(dtype)
+    is_allowed_for_field = {
+        TIMESTAMP: types.is_timestamp(dtype) or types.is_date(dtype),
         CATEGORICAL: types.is_boolean(dtype),
         NUMERIC: types.is_boolean(dtype) or types.is_decimal(dtype),
-        TAGS: (types.is_list(dtype) or types.is_large_list(dtype)) and _allowed(dtype.value_type, TEXT),
+        TAGS: (types.is_list(dtype) or types.is_large_list(dtype)) and _is_allowed_type(dtype.value_type, TEXT),
     }
-    return text or number or by_field.get(field.split(".")[0], False)
+    return is_text or is_number or is_allowed_for_field.get(field.split(".")[0], False)
 
 
-def _plain(column: Any) -> pl.Series:
-    """A pyarrow column as a polars Series: dictionaries decoded, times in UTC without a zone."""
+def _to_polars(column: Any) -> pl.Series:
+    """A pyarrow column as a polars Series, with dictionaries decoded and times in UTC without a zone."""
     import pyarrow as pa
     from pyarrow import types
 

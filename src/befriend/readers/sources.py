@@ -1,8 +1,7 @@
-"""Reads event logs: Parquet, CSV and white space, plain or compressed, one file or many.
+"""Finds the files of an event log and of its side tables (attributes, texts, statements), and reads them in chunks.
 
-Owns finding the files, separating the side tables (attributes, texts, statements) from the events, and the order of
-rows. The modules `delimited` (text), `parquet` and `jsonl` split one file into rows; `befriend.validation.row_rules`
-defines what makes a row valid. Files are read chunk by chunk and never held in memory as a whole.
+The log is one file or a folder of files. The modules `delimited`, `parquet` and `jsonl` read the rows of one file;
+`befriend.validation.row_rules` checks them. No file is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from befriend.readers.delimited import read_delimited_rows
 from befriend.readers.jsonl import read_jsonl_rows
 from befriend.readers.parquet import is_parquet, read_parquet_rows
 
-SIDE_TABLES = ("attributes", "texts", "statements")  # settings of tables in the log's folder that hold no events
-SHOWN_FILES = 20  # most files named in a message
+SIDE_TABLES = ("attributes", "texts", "statements")  # names of their sections in DataSettings
+MAX_FILES_SHOWN = 20  # in a message
 
 
 def find_files(settings: DataSettings, source: Path) -> list[Path]:
-    """The event files of the log in name order, links followed; SourceError if there are none or one is not readable.
+    """The event files of the log in name order; SourceError if there are none or one is not readable.
 
-    A file that is also reached by links is listed once. A link to a folder that contains the link is a SourceError.
-    In a folder, names that begin with a dot or an underscore are not part of the log (the convention of Spark and
-    Hadoop), and neither are the side tables. Side tables may be missing here.
+    Links are followed, and a file that several links lead to is listed once. A link to a folder that contains the link
+    is a SourceError. In a folder, files whose names begin with a dot or an underscore are not part of the log (the
+    convention of Spark and Hadoop), and neither are side tables. This function does not check that side tables exist.
     """
     event_files, side_files = _list_files(settings, source)
     try:
@@ -56,7 +55,7 @@ def find_files(settings: DataSettings, source: Path) -> list[Path]:
 
 
 def _list_files(settings: DataSettings, source: Path) -> tuple[list[Path], list[Path]]:
-    """The event files in name order, at least one, and the files of side tables. Opens none of them."""
+    """The event files in name order (at least one), and the side tables that exist. Opens no file."""
     names = [getattr(settings, table).file for table in SIDE_TABLES]
     try:
         side_files = [source / name for name in names if name is not None and (source / name).is_file()]
@@ -75,30 +74,31 @@ def _list_files(settings: DataSettings, source: Path) -> tuple[list[Path], list[
     except PermissionError as error:
         raise _unreadable(error) from None
     if not event_files:
-        other_than = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
-        raise SourceError(f"the event log {source} is a folder without files{other_than}. Put the log's files into it.")
+        exception = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
+        raise SourceError(f"the event log {source} is a folder without files{exception}. Put the log's files into it.")
     return event_files, side_files
 
 
 def _unreadable(error: PermissionError) -> SourceError:
+    """The error for a file or folder of the log that the process has no permission to read."""
     return SourceError(
         f"the event log {error.filename} may not be read by this user. Grant read access, then run again."
     )
 
 
 def require_log(settings: DataSettings, source: Path) -> None:
-    """SourceError if there is no log. Does not check that its files are readable."""
+    """Raises a SourceError if there is no log. Does not check that its files are readable."""
     _list_files(settings, source)
 
 
 def require_tables(settings: DataSettings, source: Path) -> None:
-    """An error if a side table that the settings name is missing; no error if there is no log at all."""
+    """Raises an error if a side table that the settings name is missing; not if there is no log at all."""
     for table in SIDE_TABLES:
         _side_table_files(settings, table, source)
 
 
 def _side_table_files(settings: DataSettings, table: str, source: Path) -> list[Path]:
-    """The file of one side table, in a list; empty if the settings name none or there is no log.
+    """A list with the file of one side table; empty if the settings name none or there is no log.
 
     SettingsError if the log is a single file, SourceError if the table is missing.
     """
@@ -112,16 +112,18 @@ def _side_table_files(settings: DataSettings, table: str, source: Path) -> list[
         )
     file = source / name
     if not file.is_file():
-        names = ", ".join(sorted(path.name for path in source.iterdir())[:SHOWN_FILES]) or "nothing"
+        names = ", ".join(sorted(path.name for path in source.iterdir())[:MAX_FILES_SHOWN]) or "nothing"
         raise SourceError(f"data.{table}.file names {name}, but there is no such file in {source}. It holds: {names}.")
     return [file]
 
 
 def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yields the files below a folder, links followed. ancestors: the resolved folders that contain it."""
+    """Yields the files in a folder and its subfolders; follows links. ancestors: real paths of its parent folders."""
     real_folder = Path(os.path.realpath(folder))
     if any(ancestor.is_relative_to(real_folder) for ancestor in ancestors):
-        raise SourceError(f"{folder} in the event log leads back to {real_folder}, which holds it. Remove that link.")
+        raise SourceError(
+            f"{folder} in the event log leads back to {real_folder}, which contains it. Remove that link."
+        )
     for path in folder.iterdir():
         if path.name[0] in "._":
             continue
@@ -132,7 +134,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 
 def _distinct(paths: Iterable[Path], source: Path) -> list[Path]:
-    """Each file once, in name order: by its own path if it lies in `source`, else by the first link to it."""
+    """Each file once, in name order. Its path is its own if it lies in `source`, else that of the first link to it."""
     real_paths = {path: Path(os.path.realpath(path)) for path in paths}
     real_source = Path(os.path.realpath(source))
     first_paths: dict[Path, Path] = {}
@@ -154,26 +156,26 @@ def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
 
 
 def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
-    """Yields the rows of the table of users in order; nothing without such a table. Its content decides the format."""
+    """Yields the rows of the table of users in order; nothing if there is none. Its content decides on the format."""
     attributes = settings.attributes
     for file in _side_table_files(settings, "attributes", source):
-        layout = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
-        yield from _read(layout, attribute_columns(attributes), file, source)
+        table_settings = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
+        yield from _read(table_settings, attribute_columns(attributes), file, source)
 
 
 def read_text_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
-    """Yields the rows of the table of texts in order; nothing without one."""
+    """Yields the rows of the table of texts in order; nothing if there is none."""
     for file in _side_table_files(settings, "texts", source):
-        yield from _read_either(text_columns(settings.texts), file, source)
+        yield from _read_parquet_or_jsonl(text_columns(settings.texts), file, source)
 
 
 def read_statement_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
-    """Yields the rows of the table of statements in order; nothing without one."""
+    """Yields the rows of the table of statements in order; nothing if there is none."""
     for file in _side_table_files(settings, "statements", source):
-        yield from _read_either(statement_columns(settings.statements), file, source)
+        yield from _read_parquet_or_jsonl(statement_columns(settings.statements), file, source)
 
 
-def _read_either(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
+def _read_parquet_or_jsonl(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
     """Reads a file as Parquet or JSON Lines, depending on its content."""
     return (read_parquet_rows if is_parquet(file) else read_jsonl_rows)(mapping, file, source)
 

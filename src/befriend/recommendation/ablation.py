@@ -1,6 +1,15 @@
-"""Ablation of scores: what a candidate would score without one kind of fact, by a model and by the ranker.
+"""Ablation of scores: what a candidate would score, by a model or by the ranker, without one kind of fact.
 
-Of a model, terms and dynamic features are left out in turn; of the ranker, features.
+For a model, `ScoreAblation` leaves out a term of the score, input features or events. For the ranker, `RankerAblation`
+replaces the features that depend on the fact. The kinds of facts:
+
+- pair_history: the events between the requesting user and the candidate;
+- common_contacts: their common contacts;
+- bridge: all events with one contact of the requesting user (only in `RankerAblation`; see
+  `ScoreAblation.without_contact`);
+- received, done: the events that the candidate received, and those that the candidate did;
+- joined: how long ago the candidate had the first event or text;
+- texts, attributes: the texts and the categorical attributes of the candidate.
 """
 
 from __future__ import annotations
@@ -19,14 +28,15 @@ from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch
 from befriend.retrieval.retriever import ModelView, Retriever
 
-RIVALS = 200  # other candidates whose mean score a candidate's score is compared with
+NUM_REFERENCES = 200  # eligible users whose mean score is subtracted from a candidate's score
 RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 21)], [7]
-"""columns of `Activity.user_features` that describe received events, the user's own events, and the time of joining"""
-# Heuristics that depend on the contacts of the user, on contacts of contacts, on received events, and on own events.
-OF_CONTACTS = ("recency-then-last-received", "base-level-then-attention")
-OF_GRAPH = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
-OF_RECEIVED = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
-OF_DONE = ("last-active",)
+"""columns of `Activity.user_features` that describe received events, events done, and the time of the first event"""
+# Heuristics that depend on the contacts of the requesting user, on contacts of contacts, on the events that a candidate
+# received, and on those that a candidate did.
+CONTACT_SOURCES = ("recency-then-last-received", "base-level-then-attention")
+GRAPH_SOURCES = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
+RECEIVED_SOURCES = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
+DONE_SOURCES = ("last-active",)
 
 
 class ScoreAblation:
@@ -41,21 +51,22 @@ class ScoreAblation:
         candidates: np.ndarray,
         contacts: list[int],
     ):
-        """request: of one list; query: of the model, for the request; candidates: int64[n], internal ids; contacts:
-        contacts of the user, each of whom is left out in turn."""
+        """view: the model as of the cutoff of the request; query: the query of the model for the request; request: a
+        batch of one request; candidates: int64[n], internal ids; contacts: internal ids of contacts of the requesting
+        user, for `without_contact`."""
         self.retriever, self.view, self.query = retriever, view, query
         self.candidates = torch.from_numpy(candidates)
-        history = retriever.contacts(view, query, torch.from_numpy(request.user))
-        is_candidate = (history.users[0][None] == self.candidates[:, None]) & history.real[0]  # (n, C)
-        self.pointer = (is_candidate.double() * history.score[0]).sum(1)
-        self.total = retriever.score(view, query, self.candidates[None])[0] + self.pointer
+        history = retriever.history_candidates(view, query, torch.from_numpy(request.user))
+        is_candidate = (history.users[0][None] == self.candidates[:, None]) & history.mask[0]  # (n, C)
+        self.pointer = (is_candidate.double() * history.pointer_scores[0]).sum(1)
+        self.total = retriever.exact_scores(view, query, self.candidates[None])[0] + self.pointer
         snapshot = view.snapshot
         row = snapshot.row_of_user[self.candidates]
         features = snapshot.user_features[row]
         feature_view, self.texts = retriever.feature_view, retriever.feature_view.texts.width > 0
         self.features = torch.cat([features, snapshot.texts[0][row]], 1) if self.texts else features
         self.text_vectors = (
-            feature_view.texts.vectors_of(snapshot.texts[1][row]) if self.texts else torch.zeros(len(row), 0)
+            feature_view.texts.vectors_at(snapshot.texts[1][row]) if self.texts else torch.zeros(len(row), 0)
         )
         self.no_events = retriever.activity.user_features(
             torch.tensor(-1), torch.tensor(snapshot.num_visible), torch.tensor(snapshot.cutoff)
@@ -63,8 +74,8 @@ class ScoreAblation:
         self.drop_by_contact = self._drops_without_contacts(request, contacts) if contacts else {}
 
     def without(self, kind: str) -> Tensor:
-        """float64[n]: scores without a kind of fact: between, common, texts, attributes, received, done or joined."""
-        if kind == "between":
+        """float64[n]: scores without a kind of fact; the full scores for a kind that the model does not use."""
+        if kind == "pair_history":
             return self.total - self.pointer
         if kind == "texts" and self.retriever.model.text_width:
             assert self.query.dynamic is not None
@@ -73,7 +84,7 @@ class ScoreAblation:
         if kind == "attributes":
             return self.total - self._attribute_scores()
         columns = {"received": RECEIVED, "done": DONE, "joined": JOINED}.get(kind)
-        dynamic = self.retriever.exact.dynamic
+        dynamic = self.retriever.double_model.dynamic
         if columns is None or dynamic is None:
             return self.total
         ablated = self.features.clone()
@@ -86,34 +97,38 @@ class ScoreAblation:
         return self.total + row_wise_dot(dynamic_query, change[None])[0]
 
     def _attribute_scores(self) -> Tensor:
-        """float64[n]: what the candidates' categorical attributes add to their scores."""
-        users = self.retriever.exact.users
+        """float64[n]: the part of the scores that comes from the candidates' categorical attributes."""
+        users = self.retriever.double_model.users
         if not len(users.categories):
             return torch.zeros(len(self.candidates), dtype=torch.float64)
         labels = users.categorical[self.candidates.clamp(max=len(users.categorical) - 1)]
         added = torch.stack([table(labels[:, k]) for k, table in enumerate(users.categories)]).sum(0)
-        if added.shape[1] != self.query.static.shape[1]:  # STU: attributes are part of the requesting user only
+        if added.shape[1] != self.query.static.shape[1]:  # STU model: it reads attributes of the requesting user only
             return torch.zeros(len(self.candidates), dtype=torch.float64)
         return row_wise_dot(self.query.static, added[None])[0]
 
     def without_contact(self, contact: int) -> Tensor:
-        """float64[n]: scores without all events between the user and one of the `contacts`."""
+        """float64[n]: scores without the events between the requesting user and one of the `contacts`."""
         return self.total - self.drop_by_contact[contact]
 
     def _drops_without_contacts(self, request: RequestBatch, contacts: list[int]) -> dict[int, Tensor]:
-        """Contact -> float64[n]: by how much scores drop, relative to other candidates, without that contact."""
+        """Contact -> float64[n]: by how much scores drop without the events with that contact.
+
+        The query itself changes, which may shift the scores of all users. So the drop is that of the difference to the
+        mean score of NUM_REFERENCES eligible users.
+        """
         r, snapshot = self.retriever, self.view.snapshot
         user, num_visible, cutoff = (torch.from_numpy(x) for x in (request.user, request.num_visible, request.cutoff))
         history = r.feature_view.encoder_histories.gather(user, num_visible, r.query_settings.history_length)
-        # (1 + contacts, L): row 0 removes no event, row c all events with contact c - 1.
-        is_removed = history.other == torch.tensor([-1, *contacts])[:, None]
+        # (1 + number of contacts, L): row 0 removes no event, row c all events with contacts[c - 1].
+        is_removed = history.other_user == torch.tensor([-1, *contacts])[:, None]
         mask = history.mask & ~is_removed
-        order = mask.long().argsort(dim=1, stable=True)  # moves the remaining events to the end
+        order = mask.long().argsort(dim=1, stable=True)  # moves the remaining events to the end of the history
         count = len(mask)
         action = r.feature_view.actions(torch.from_numpy(request.action)).expand(count)
         actions, others, received, second = (
             x.expand(count, -1).gather(1, order)
-            for x in (history.action, history.other, history.received, history.timestamp)
+            for x in (history.action, history.other_user, history.received, history.timestamp)
         )
         users = user.expand(count)
         batch = NextTargetPredictionBatch(
@@ -127,19 +142,24 @@ class ScoreAblation:
         regime = torch.from_numpy(request.regime).expand(count)
         state = torch.full_like(row, order.shape[1])
         positions = Positions(row, state, action, users, regime, features)
-        query = r.exact.query(batch, positions, r.exact.encode_history(batch, r.exact_rows), r.exact_rows)
+        query = r.double_model.query(
+            batch, positions, r.double_model.encode_history(batch, r.double_rows), r.double_rows
+        )
         eligible = snapshot.eligible_users
-        rivals = eligible[torch.linspace(0, len(eligible) - 1, min(len(eligible), RIVALS)).long()]
-        scores = r.score(self.view, query, torch.cat([self.candidates, rivals]).expand(count, -1))
+        references = eligible[torch.linspace(0, len(eligible) - 1, min(len(eligible), NUM_REFERENCES)).long()]
+        scores = r.exact_scores(self.view, query, torch.cat([self.candidates, references]).expand(count, -1))
         scores = scores[:, : len(self.candidates)] - scores[:, len(self.candidates) :].mean(1, keepdim=True)
         return dict(zip(contacts, scores[0] - scores[1:], strict=True))
 
 
 class RankerAblation:
-    """Replaces the ranker's features of one kind of fact. The order is that of `retrieval.ranker.ranker_features`."""
+    """Replaces the features of the ranker that depend on one kind of fact.
+
+    The order of the features is that of `befriend.retrieval.ranker.ranker_features`.
+    """
 
     def __init__(self, recommender: Recommender, model: str, no_events: np.ndarray):
-        """model: name of the ranker; no_events: float32[USER_FEATURES], of a user without an event."""
+        """model: name of the ranker; no_events: float32[USER_FEATURES], features of a user without an event."""
         self.no_events = no_events
         texts = 3 if recommender.feature_view.texts.width else 0
         self.texts = slice(2 * USER_FEATURES, 2 * USER_FEATURES + texts)
@@ -151,30 +171,31 @@ class RankerAblation:
             column += 3 if name in recommender.retrievers else 1
 
     def ablated(self, rows: np.ndarray, kind: str, scores: dict[str, np.ndarray], lists: CandidateLists) -> np.ndarray:
-        """float32[n, F]: the features of n candidates without one kind of fact.
+        """float32[n, D]: the features of n candidates without one kind of fact.
 
-        rows: float32[n, F], the features; scores: model -> float64[n], its scores without the fact; lists: of the
-        request, one row. A candidate whose score changes gets the rank that it would have on the model's list.
+        rows: float32[n, D], the full features; scores: name of a model -> float64[n], its scores without the fact;
+        lists: the lists of the request, with one row. A candidate whose score by a model changes gets the rank that the
+        new score would have on the list of that model.
         """
         out = rows.copy()
         missing = np.nan
-        rules: tuple[str, ...] = ()
-        if kind == "between":
+        heuristics: tuple[str, ...] = ()
+        if kind == "pair_history":
             out[:, self.pair] = missing
             out[:, self.pair.stop : self.pair.stop + 2] = 0
-            rules = OF_CONTACTS
-        elif kind in ("common", "bridge"):
-            rules = OF_GRAPH
+            heuristics = CONTACT_SOURCES
+        elif kind in ("common_contacts", "bridge"):
+            heuristics = GRAPH_SOURCES
         elif kind == "received":
             out[:, RECEIVED] = self.no_events[RECEIVED]
-            rules = OF_RECEIVED
+            heuristics = RECEIVED_SOURCES
         elif kind == "done":
             out[:, DONE] = self.no_events[DONE]
-            rules = OF_DONE
+            heuristics = DONE_SOURCES
         elif kind == "joined":
             out[:, JOINED] = self.no_events[JOINED]
             out[:, self.texts] = missing
-        for name in rules:
+        for name in heuristics:
             out[:, self.rank_column[name]] = missing
         for name, score in scores.items():
             ids, list_scores = lists.ids[name][0], lists.scores[name][0]

@@ -1,4 +1,4 @@
-"""Makes lists as tables, for any requests on a log: used by `befriend recommend`, the API and batch jobs alike."""
+"""Makes lists of recommended users as tables; used by `befriend recommend`, the API and batch jobs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import polars as pl
 import torch
 
 from befriend.data.attributes import Attributes
-from befriend.data.regimes import HIDDEN, REGIMES
+from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.errors import CallError, DataError
-from befriend.features.activity import NEVER_TIME
+from befriend.features.activity import NEVER
 from befriend.features.feature_view import FeatureView
-from befriend.recommendation.list_rules import POOL, RuleEligibility, diversify
+from befriend.recommendation.list_constraints import MIN_POOL_SIZE, ConstraintFilter, diversify
 from befriend.recommendation.recommend_options import RecommendOptions
 from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
 from befriend.recommendation.sampling import gumbel, sample
 from befriend.retrieval.recommender import ListFilter, Ranking, Recommender
 from befriend.retrieval.requests import RequestBatch, RequestBuilder
 
-AT_ONCE = 1024  # requests
-SCHEMA: dict[str, Any] = {
+REQUESTS_PER_BLOCK = 1024  # lists that are made at a time
+LIST_SCHEMA: dict[str, Any] = {
     "request": pl.Int64,
     "user": pl.String,
     "known": pl.Boolean,
@@ -36,7 +36,10 @@ SCHEMA: dict[str, Any] = {
 
 
 class ListMaker:
-    """Makes lists as tables. For the cap, it counts from list to list how often each user was listed."""
+    """Ranks users for requests, applies options and constraints, and returns the lists as tables.
+
+    For the constraint `cap`, it counts on how many of its lists each user is.
+    """
 
     def __init__(
         self,
@@ -47,22 +50,23 @@ class ListMaker:
         vectors: np.ndarray,
         options: RecommendOptions,
     ):
-        """eligible_since: int64[N], the UTC second from which each user may be listed; attributes: of all users;
-        vectors: float32[N, D], of length 1: their cosine is how alike two users are, for `options.rules.diversity`."""
+        """feature_view: the log, with the texts that make users eligible; eligible_since: int64[N], UTC second after
+        which each user may be listed, from `LoadedModels.eligible_since`; attributes: of all users; vectors: float32[N,
+        D], of length 1, whose inner product is the similarity of two users, for `options.constraints.diversity`."""
         self.recommender, self.feature_view, self.options = recommender, feature_view, options
         self.log, self.vectors = feature_view.log, vectors
-        self.builder = RequestBuilder(self.log, feature_view.activity.histories)
-        self.shown = np.zeros(self.log.num_users, np.int64)
-        # Made even where no rule filters: it raises for rules that do not fit the log.
-        rules = RuleEligibility(options.rules, self.log, eligible_since, attributes, self.shown)
-        self.eligibility: ListFilter | None = rules if options.rules.filters else None
+        self.request_builder = RequestBuilder(self.log, feature_view.activity.histories)
+        self.times_listed = np.zeros(self.log.num_users, np.int64)
+        # Made even if it would filter no user, because it raises for constraints that do not fit the log.
+        list_filter = ConstraintFilter(options.constraints, self.log, eligible_since, attributes, self.times_listed)
+        self.list_filter: ListFilter | None = list_filter if options.constraints.filters_users else None
 
-    def request(self, table: pl.DataFrame) -> RequestBatch:
-        """The requests of a table with the columns `COLUMNS`, `at` and `filter_at` in UTC seconds.
+    def request_batch(self, table: pl.DataFrame) -> RequestBatch:
+        """Checks a table of requests, with the columns `request_table.COLUMNS`, and converts it to a batch.
 
-        CallError, DataError for requests that the log cannot serve; both name the row.
+        Raises CallError for invalid requests, and DataError for a cutoff before the first event; both name the row.
         """
-        end = max(int(self.log.timestamp[-1]), self.feature_view.texts.last) + 1
+        end = max(int(self.log.timestamp[-1]), self.feature_view.texts.last_timestamp) + 1
         at = table[AT].fill_null(end).to_numpy().astype(np.int64)
         filter_at = table[FILTER_AT].fill_null(pl.Series(at)).to_numpy().astype(np.int64)
         row = _first_true((filter_at < at).tolist())
@@ -96,42 +100,52 @@ class ListMaker:
         if row is not None:
             begin = datetime.fromtimestamp(int(self.log.timestamp[0]), UTC)
             raise DataError(
-                f"nothing had happened yet{_in_row(table, row)}: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC."
+                f"no event lies before this time{_in_row(table, row)}: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC."
             )
-        code = {action: k for k, action in enumerate(self.log.actions)} | {None: HIDDEN}
-        return self.builder.build(
+        action_index = {action: k for k, action in enumerate(self.log.actions)} | {None: UNKNOWN_ACTION}
+        return self.request_builder.build(
             user=self.log.internal_ids(table[USER_ID]),
             cutoff=at,
             filter_at=filter_at,
-            action=np.array([code[action] for action in table[ACTION]], np.int64),
+            action=np.array([action_index[action] for action in table[ACTION]], np.int64),
             regime=np.array([REGIMES.index(name) for name in table[REGIME]], np.int64),
             exclude_contacts=(table[LIST] == "new").to_numpy(),
         )
 
-    def lists(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Lists for a table of requests, best first or as drawn. All are made at once, so at most AT_ONCE of them.
+    def make_lists(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The lists for a table of requests, at most REQUESTS_PER_BLOCK, because all of them are made in one batch.
 
-        Columns: request (row of the table), user, known (False: a cold-start list, made without any history), rank
-        (from 1), recommended, score (of a model: a log probability, up to a constant that is the same for the whole
-        list), contact (whether the two were in contact before the list is shown), last_active (UTC; when the
-        recommended user last did or wrote something, null for never). Nobody is recommended to themselves, or to a
-        user on the other side of an `exclude` event.
+        A row of the result is a recommended user. Columns:
+
+        - request: row of `table`;
+        - user: the requesting user, external id;
+        - known: False if there is no event or text of the requesting user before the cutoff (cold start);
+        - rank: from 1, in order of score, or in the order of the draws if options.sampling is set;
+        - recommended: the recommended user, external id;
+        - score: of a model, a log-probability up to a constant that is the same for the whole list;
+        - contact: whether the two were in contact before the list is shown;
+        - last_active: when the recommended user last did or wrote something before the cutoff, UTC, null for never.
+
+        Users are not recommended to themselves, nor to a user whom they blocked or who blocked them (an event whose
+        action has the role exclude).
         """
-        request = self.request(table)
+        request = self.request_batch(table)
         if not table.height:
-            return pl.DataFrame(schema=SCHEMA | {"user": table[USER_ID].dtype, "recommended": self.log.user_ids.dtype})
+            return pl.DataFrame(
+                schema=LIST_SCHEMA | {"user": table[USER_ID].dtype, "recommended": self.log.user_ids.dtype}
+            )
         ranking = self.recommender.rank(request, (self.options.model,))
         ids, scores = self._cut_lists(request, ranking)
         row, rank = np.nonzero(ids >= 0)
         recommended = ids[row, rank]
         user, num_visible, cutoff = (torch.from_numpy(x) for x in (request.user, request.num_visible, request.cutoff))
         is_known = self.feature_view.has_event_or_text(user, num_visible, cutoff).numpy()
-        shown_visible = self.log.count_before(np.maximum(request.cutoff, table[FILTER_AT].fill_null(0).to_numpy()))
+        num_until_shown = self.log.count_before(np.maximum(request.cutoff, table[FILTER_AT].fill_null(0).to_numpy()))
         is_contact = np.zeros(len(recommended), bool)
         for b in np.unique(row):
-            of_list = row == b
-            contacts = self.builder.contacts(int(request.user[b]), int(shown_visible[b]))
-            is_contact[of_list] = np.isin(recommended[of_list], contacts)
+            in_list = row == b
+            contacts = self.request_builder.contacts(int(request.user[b]), int(num_until_shown[b]))
+            is_contact[in_list] = np.isin(recommended[in_list], contacts)
         last = last_active(self.feature_view, recommended, request.num_visible[row], request.cutoff[row])
         active = pl.Series(last, dtype=pl.Int64)
         return pl.DataFrame(
@@ -143,30 +157,30 @@ class ListMaker:
                 "recommended": self.log.user_ids.gather(recommended),
                 "score": scores[row, rank],
                 "contact": is_contact,
-                "last_active": pl.select(pl.when(active > NEVER_TIME).then(pl.from_epoch(active, "s")))
+                "last_active": pl.select(pl.when(active > NEVER).then(pl.from_epoch(active, "s")))
                 .to_series()
                 .dt.replace_time_zone("UTC"),
             }
         )
 
-    def count_earlier(self, lists: pl.DataFrame) -> None:
-        """Counts who is on lists that an earlier process made: the cap holds for all lists of a run together."""
-        self.shown += np.bincount(self.log.internal_ids(lists["recommended"]), minlength=len(self.shown))
+    def count_lists(self, lists: pl.DataFrame) -> None:
+        """Counts the users on lists that an earlier process made, because the cap holds for all lists of a run."""
+        self.times_listed += np.bincount(self.log.internal_ids(lists["recommended"]), minlength=len(self.times_listed))
 
     def _cut_lists(self, request: RequestBatch, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-        """int64[B, k] users, -1 behind the last, and float32[B, k], their scores."""
+        """The listed users, int64[B, k], internal ids padded with -1, and their scores, float32[B, k]."""
         rows = np.arange(len(request))
-        # Under a cap, who may be on a list depends on the lists before it, so they are cut one by one.
-        groups = rows[None] if self.options.rules.cap is None else rows[:, None]
+        # Under a cap, who may be on a list depends on the lists before it, so that lists are cut one by one.
+        groups = rows[None] if self.options.constraints.cap is None else rows[:, None]
         lists = [self._cut_rows(request, ranking, group) for group in groups]
         return np.concatenate([ids for ids, _ in lists]), np.concatenate([scores for _, scores in lists])
 
     def _cut_rows(self, request: RequestBatch, ranking: Ranking, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `_cut_lists`, for rows of the request, int64[R]. Counts the listed users in `shown`."""
-        options, diversity = self.options, self.options.rules.diversity
-        pool = max(POOL, options.k) if diversity else options.k
+        """As `_cut_lists`, for these rows of the request, int64[R]. Adds the listed users to `times_listed`."""
+        options, diversity = self.options, self.options.constraints.diversity
+        pool = max(MIN_POOL_SIZE, options.k) if diversity else options.k
         top = ranking.top(
-            options.model, pool if options.sampling is None else self.log.num_users, self.eligibility, requests=rows
+            options.model, pool if options.sampling is None else self.log.num_users, self.list_filter, requests=rows
         )
         ids, scores = top.ids, top.scores
         relevance = scores
@@ -175,15 +189,15 @@ class ListMaker:
             noise_of_ids = torch.stack(noise).gather(1, torch.from_numpy(ids).clamp(min=0))
             drawn = sample(torch.from_numpy(scores), pool, options.sampling, noise_of_ids).numpy()
             ids, scores = _take_columns(ids, scores, drawn)
-            # Candidates drawn earlier are more relevant, whatever their score.
+            # For diversity, relevance is the order of the draws, not the score.
             relevance = np.broadcast_to(-np.arange(pool, dtype=np.float32), ids.shape)
         if diversity:
             ids, scores = _take_columns(ids, scores, diversify(ids, relevance, options.k, diversity, self.vectors))
-        self.shown += np.bincount(ids[ids >= 0], minlength=len(self.shown))
+        self.times_listed += np.bincount(ids[ids >= 0], minlength=len(self.times_listed))
         return ids, scores
 
     def _generator(self, request: RequestBatch, row: int) -> torch.Generator:
-        """The random generator of one request: its draws do not depend on the other requests."""
+        """The random generator for one request. Its seed depends on the request, and not on other requests."""
         assert self.options.sampling is not None
         columns = (request.user, request.cutoff, request.regime, request.action + 1)
         entropy = [self.options.sampling.seed, *(int(column[row]) for column in columns)]
@@ -192,39 +206,40 @@ class ListMaker:
 
 def _take_columns(ids: np.ndarray, scores: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ids, int64[B, C], and scores, float32[B, C], at columns, int64[B, k]; -1 and -inf where the column is -1."""
-    index = columns.clip(min=0)
-    taken = np.take_along_axis(ids, index, 1), np.take_along_axis(scores, index, 1)
-    return np.where(columns < 0, -1, taken[0]), np.where(columns < 0, np.float32(-np.inf), taken[1])
+    index, is_padding = columns.clip(min=0), columns < 0
+    ids, scores = np.take_along_axis(ids, index, 1), np.take_along_axis(scores, index, 1)
+    return np.where(is_padding, -1, ids), np.where(is_padding, np.float32(-np.inf), scores)
 
 
 def _first_true(mask: Iterable[bool]) -> int | None:
-    """The first row that is true, None where none is."""
+    """Index of the first True, None if there is none."""
     return next((row for row, is_true in enumerate(mask) if is_true), None)
 
 
 def _in_row(table: pl.DataFrame, row: int) -> str:
-    """Where an error is, for a message; empty where there is only one request."""
+    """The row of an invalid request, for an error message; empty if the table has only one row."""
     return f", in row {row + 1} of the requests" if table.height > 1 else ""
 
 
-def blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The table in blocks of AT_ONCE requests. An empty table is one empty block."""
-    for low in range(0, max(table.height, 1), AT_ONCE):
-        yield table[low : low + AT_ONCE]
+def split_into_blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Cuts a table of requests into blocks of REQUESTS_PER_BLOCK rows. An empty table gives one empty block."""
+    for low in range(0, max(table.height, 1), REQUESTS_PER_BLOCK):
+        yield table[low : low + REQUESTS_PER_BLOCK]
 
 
 def last_active(
     feature_view: FeatureView, users: np.ndarray, num_visible: np.ndarray, cutoff: np.ndarray
 ) -> np.ndarray:
-    """int64[n]: UTC second in which each user last did or wrote something before a cutoff; at most NEVER_TIME if never.
+    """int64[n]: UTC second in which each user last did or wrote something before a cutoff; NEVER or less if never.
 
-    users, num_visible, cutoff: int64[n]; num_visible: the number of events before each cutoff.
+    users: int64[n], internal ids; cutoff: int64[n], UTC seconds; num_visible: int64[n], number of events before each
+    cutoff.
     """
     user = torch.from_numpy(users).long()
     entry = feature_view.activity.last_entries(user, torch.from_numpy(num_visible))
     second = feature_view.activity.last_outgoing_times(entry)
     if feature_view.texts.width:
         post = feature_view.texts.last_posts(user, torch.from_numpy(cutoff))
-        post_second = feature_view.texts.second[post.clamp(min=0)]
-        second = torch.maximum(second, torch.where(post >= 0, post_second, NEVER_TIME))
+        post_second = feature_view.texts.timestamp[post.clamp(min=0)]
+        second = torch.maximum(second, torch.where(post >= 0, post_second, NEVER))
     return second.numpy()

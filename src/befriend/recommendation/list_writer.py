@@ -1,4 +1,4 @@
-"""Writes lists for many users to one Parquet file, block by block. A run that was stopped goes on where it stopped."""
+"""Writes lists for many users to one Parquet file, block by block, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from befriend import files, layout
 from befriend.errors import StorageError
 from befriend.progress import track
-from befriend.recommendation.list_maker import ListMaker, blocks
+from befriend.recommendation.list_maker import ListMaker, split_into_blocks
 
 
 def write_lists(
@@ -23,22 +23,25 @@ def write_lists(
     finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda lists: lists,
     check_valid: Callable[[], None] = lambda: None,
 ) -> int:
-    """Writes the lists of `requests` to `path`. Returns how many of them an earlier run had made.
+    """Writes the lists for `requests` to `path`. Returns the number of requests whose lists an earlier run had made.
 
-    BusyError where another process writes them; StorageError where finished blocks have disappeared at the end.
+    Until all lists are made, finished blocks are in the folder `path`.parts. A later call with the same digest resumes
+    from them.
 
-    digest: of everything that the lists depend on, the requests included; blocks that an earlier run made for another
-    digest are deleted. finish: turns the lists of a block into what is written. check_valid: called before each block
-    and at the end, and raises where the lists must not be written any more. Until the end, blocks lie in `path`.parts.
+    digest: of everything that the lists depend on, including the requests; blocks that an earlier run made for another
+    digest are deleted; finish: converts the lists of a block to the table that is written; check_valid: called before
+    each block and at the end; it raises an error if the lists must not be written any more.
+
+    Raises BusyError if another process is writing to `path`, StorageError if finished blocks are missing at the end.
     """
-    folder = layout.parts_of(path)
+    folder = layout.list_blocks_folder(path)
     with files.folder_lock(folder, f"{path} is being written already"):
         parts = folder / digest
         for entry in folder.glob("*"):
-            if entry.name not in (digest, files.LOCK):
+            if entry.name not in (digest, files.LOCK_FILE):
                 files.remove(entry)
         parts.mkdir(parents=True, exist_ok=True)
-        earlier, request_blocks = 0, list(blocks(requests))
+        num_made_before, request_blocks = 0, list(split_into_blocks(requests))
         block_paths = [parts / f"{k:08}-{_digest(block)}.parquet" for k, block in enumerate(request_blocks)]
         first_rows = np.cumsum([0, *(block.height for block in request_blocks)])
         for block_path, block, first_row in track(
@@ -46,25 +49,25 @@ def write_lists(
         ):
             check_valid()
             if block_path.is_file():
-                maker.count_earlier(pl.read_parquet(block_path, columns=["recommended"]))
-                earlier += block.height
+                maker.count_lists(pl.read_parquet(block_path, columns=["recommended"]))
+                num_made_before += block.height
                 continue
-            lists = finish(maker.lists(block).with_columns(pl.col("request") + first_row))
+            lists = finish(maker.make_lists(block).with_columns(pl.col("request") + first_row))
             with files.atomic(block_path) as temporary:
                 lists.write_parquet(temporary, compression="zstd")
         missing = [block_path for block_path in block_paths if not block_path.is_file()]
         if missing:
             raise StorageError(
                 f"{path} was not written: {len(missing)} of its {len(block_paths)} parts are gone from {parts}; "
-                "something else removed them. Run the same command again to make these anew."
+                "another program removed them. Run the same command again: it makes only the missing parts."
             )
         with files.atomic(path) as temporary:
             pl.scan_parquet(block_paths, glob=False).sink_parquet(temporary, compression="zstd")
             check_valid()
         files.remove(parts)
-        return earlier
+        return num_made_before
 
 
 def _digest(requests: pl.DataFrame) -> str:
-    """Identifies the requests of a block: an earlier version may have cut the table into other blocks."""
+    """Digest of the requests of a block: another version of the program may cut the table into other blocks."""
     return hashlib.sha256(repr(requests.rows()).encode()).hexdigest()[:16]

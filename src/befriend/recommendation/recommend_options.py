@@ -1,4 +1,4 @@
-"""All options for making lists, in one place for the command line, the API and batch jobs."""
+"""The options for making lists, shared by the command line, the API and batch jobs."""
 
 from __future__ import annotations
 
@@ -11,53 +11,60 @@ import polars as pl
 
 from befriend.data.regimes import Regime
 from befriend.errors import CallError
-from befriend.recommendation.list_rules import Rules
+from befriend.recommendation.list_constraints import ListConstraints
 from befriend.recommendation.request_table import requests_table
 from befriend.recommendation.sampling import Sampling
 
 ModelName = Literal["two-tower", "stu", "both"]
-NO_RULES = Rules()
+NO_CONSTRAINTS = ListConstraints()
 
 
 @dataclass(frozen=True)
 class RecommendOptions:
-    """Options for making lists. Who gets the lists is not among them.
+    """Options for making lists. The requesting users, who get the lists, are given separately.
 
-    at, filter_at, regime, action and new_only become columns of the requests that `requests` makes for given users. A
-    table of requests has its own values in each row; for it, those of the options are ignored.
+    The last five options, from `at` on, describe a request: `requests` makes a table of requests from them. A table of
+    requests from elsewhere has its own values in each row, so that these five options do not apply to it.
+
+    Raises CallError for an unknown model or a `k` below 1.
     """
 
     model: ModelName = "both"
-    """which model ranks; both: the ranker, over the candidates of the two models and the rules"""
+    """what ranks the users: two-tower, the two-tower retrieval model; stu, the model that generates semantic IDs of
+    users (social tokenized user ids) token by token; both, a ranker over the candidates of the two models and of
+    heuristics such as popularity"""
     k: int = 10
-    """users on a list"""
+    """number of users on a list"""
     sampling: Sampling | None = None
-    """how to draw the lists; None: no draws, the best candidates first"""
-    rules: Rules = NO_RULES
-    """who may be on a list, how different its users are, and how often one user is shown"""
+    """how to draw lists at random from the scores; None: the users with the best scores, in order"""
+    constraints: ListConstraints = NO_CONSTRAINTS
+    """who may be on a list, how diverse a list has to be, and on how many lists a user may be"""
     approximate: bool = False
-    """search faster and miss a few candidates: an index, or a beam"""
+    """search faster and miss a few candidates: the two-tower model with an index, the STU model with beam search"""
     clusters: bool = False
-    """let the two-tower model search the best clusters and the users who were active last, instead of all users"""
+    """let the two-tower model search only the best clusters of users and the most recently active users"""
     at: datetime | None = None
-    """the cutoff: only what happened before it counts; UTC without a time zone; None: the end of the log"""
+    """the cutoff: only events and texts before it count; in UTC without a time zone; None: the end of the log"""
     filter_at: datetime | None = None
-    """contacts and blocks before it decide who may be listed, where lists are shown later than `at`; None: as `at`"""
+    """contacts and blocks before this time decide who may be listed; for lists that are shown after `at`; None:
+    the time `at`"""
     regime: Regime | None = None
-    """how the list is used: live, daily for a nightly list, ...; None: streaming with an action, live without"""
+    """how the list is used, which models take as an input: streaming, a service that is called when the user has chosen
+    an action; live, a page that a user opens; daily, a list made at night; frozen, by a model that is never refreshed.
+    None: streaming with an action, live without"""
     action: str | None = None
-    """what the user is about to do, where that is known"""
+    """the action that the user is about to do, in regime streaming"""
     new_only: bool = False
-    """leave out existing contacts"""
+    """whether lists leave out existing contacts"""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(ModelName):
             raise CallError(f"there is no model {self.model}. Models: {', '.join(get_args(ModelName))}.")
         if not isinstance(self.k, Integral) or self.k < 1:
-            raise CallError(f"k is {self.k}: a list has a whole number of people, at least one.")
+            raise CallError(f"k is {self.k}: a list has a whole number of users, at least one.")
 
     def replaced(self, **values: Any) -> RecommendOptions:
-        """These options with other values for some fields. CallError for a field that does not exist."""
+        """A copy of these options with other values for some fields. CallError for a field that does not exist."""
         names = [field.name for field in fields(self)]
         for name in values:
             if name not in names:
@@ -65,5 +72,5 @@ class RecommendOptions:
         return replace(self, **values)
 
     def requests(self, users: pl.Series) -> pl.DataFrame:
-        """One request for each user, given by external ids: a table with the columns of `request_table.COLUMNS`."""
+        """A table with one request for each user, given by external ids; columns: `request_table.COLUMNS`."""
         return requests_table(users, self.at, self.filter_at, self.regime, self.action, self.new_only)

@@ -1,4 +1,7 @@
-"""Tables of requests: who gets a list, as of which cutoff, for which use. Made from arguments, or read from a file."""
+"""Tables of requests, one row for each list to make: for which user, as of when, for which use.
+
+A table is made from arguments, or read from a file.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,16 @@ from befriend.errors import CallError
 LISTS = ("any", "new")
 USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST = "user_id", "at", "filter_at", "regime", "action", "list"
 COLUMNS = (USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST)
-"""Columns of a table of requests: external id of the user who gets the list; cutoff, a UTC second, null for the end of
-the log; UTC second before which contacts and blocks count for who may be listed, null for the cutoff; regime; the
-user's next action (in regime streaming only); "any", or "new" for a list without contacts."""
+"""Columns of a table of requests:
 
-END = 253_402_300_800  # UTC second at which the year 9999 ends; a larger value is in another unit
+- user_id: the user who gets the list, by the id in the log (external id);
+- at: the cutoff, a UTC second: only events and texts before it count; null for the end of the log;
+- filter_at: UTC second; contacts and blocks before it decide who may be listed; null for the cutoff;
+- regime: how the list is used, one of `befriend.data.regimes.REGIMES`;
+- action: what the user is about to do, in regime streaming only;
+- list: "any", or "new" for a list without existing contacts."""
+
+YEAR_10000 = 253_402_300_800  # its first UTC second; a larger value has another unit
 
 
 def requests_table(
@@ -28,32 +36,33 @@ def requests_table(
     action: str | None = None,
     new_only: bool = False,
 ) -> pl.DataFrame:
-    """One request for each user, given by external ids. regime None: live, or streaming with an action.
+    """Makes a table with the columns `COLUMNS` and one request for each user, given by external ids.
 
-    Returns a table with the columns `COLUMNS`, and one row for each user.
+    The other parameters are the same for all users: at, filter_at: times, in UTC if they have no time zone; regime: by
+    default streaming with an action, live without; new_only: whether lists leave out existing contacts.
     """
     regime = regime or ("live" if action is None else "streaming")
-    return pl.DataFrame({USER_ID: ids_of(users)}).with_columns(
-        pl.lit(None if at is None else second_of(at), pl.Int64).alias(AT),
-        pl.lit(None if filter_at is None else second_of(filter_at), pl.Int64).alias(FILTER_AT),
+    return pl.DataFrame({USER_ID: as_id_column(users)}).with_columns(
+        pl.lit(None if at is None else to_utc_second(at), pl.Int64).alias(AT),
+        pl.lit(None if filter_at is None else to_utc_second(filter_at), pl.Int64).alias(FILTER_AT),
         pl.lit(regime, pl.String).alias(REGIME),
         pl.lit(action, pl.String).alias(ACTION),
         pl.lit(LISTS[new_only]).alias(LIST),
     )
 
 
-def second_of(time: datetime) -> int:
-    """UTC second; a time without a time zone is in UTC. CallError for anything but a datetime."""
+def to_utc_second(time: datetime) -> int:
+    """Converts a datetime to a UTC second; a time without a time zone is in UTC. CallError for any other type."""
     if not isinstance(time, datetime):
-        raise CallError(f"{time!r} is no datetime: times are datetimes, in UTC where they have no time zone.")
+        raise CallError(f"{time!r} is no datetime: times are datetimes, in UTC if they have no time zone.")
     return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
 
 
 def read_requests(path: Path) -> pl.DataFrame:
-    """Reads a table of requests, Parquet or JSON Lines, and gives it all columns of `COLUMNS`.
+    """Reads a table of requests, Parquet or JSON Lines, and adds the columns of `COLUMNS` that it lacks.
 
-    Only user_id is required; missing columns and nulls get the values of `requests_table`. CallError for what cannot
-    be read.
+    Only user_id is required; missing columns and nulls get the default values of `requests_table`. Raises CallError for
+    a file that is missing, cannot be read or has no requests, and for columns with another name or type.
     """
     if not path.is_file():
         raise CallError(f"there is no file {path}.")
@@ -68,20 +77,20 @@ def read_requests(path: Path) -> pl.DataFrame:
     if not table.height:
         raise CallError(f"{path} holds no requests.")
     defaults = requests_table(table[USER_ID])
-    given = {name: table[name] for name in table.columns if name != USER_ID}
-    for name, column in given.items():
+    columns = {name: table[name] for name in table.columns if name != USER_ID}
+    for name, column in columns.items():
         where = f"{path}, column {name}"
-        given[name] = _seconds(column, where) if name in (AT, FILTER_AT) else _text(column, where)
-    action = given.get(ACTION, defaults[ACTION])
+        columns[name] = _seconds(column, where) if name in (AT, FILTER_AT) else _text(column, where)
+    action = columns.get(ACTION, defaults[ACTION])
     regime = pl.select(pl.when(action.is_null()).then(pl.lit("live")).otherwise(pl.lit("streaming"))).to_series()
-    given[REGIME] = given[REGIME].fill_null(regime) if REGIME in given else regime
-    if LIST in given:
-        given[LIST] = given[LIST].fill_null(LISTS[0])
-    return defaults.with_columns(column.alias(name) for name, column in given.items())
+    columns[REGIME] = columns[REGIME].fill_null(regime) if REGIME in columns else regime
+    if LIST in columns:
+        columns[LIST] = columns[LIST].fill_null(LISTS[0])
+    return defaults.with_columns(column.alias(name) for name, column in columns.items())
 
 
-def ids_of(users: pl.Series) -> pl.Series:
-    """External ids in a type that a log may have: numbers or text. CallError for any other type."""
+def as_id_column(users: pl.Series) -> pl.Series:
+    """Returns external ids as numbers or text, the types that ids of a log have. CallError for any other type."""
     if isinstance(users.dtype, pl.Categorical | pl.Enum):
         return users.cast(pl.String)
     if not (users.dtype.is_integer() or users.dtype.is_float() or users.dtype in (pl.String, pl.Null)):
@@ -90,18 +99,21 @@ def ids_of(users: pl.Series) -> pl.Series:
 
 
 def _text(column: pl.Series, where: str) -> pl.Series:
-    """The column as String. where: what an error names."""
+    """The column as String. where: file and column, for error messages."""
     if column.dtype not in (pl.String, pl.Null) and not isinstance(column.dtype, pl.Categorical | pl.Enum):
         raise CallError(f"{where}, holds {column.dtype}, and should hold text.")
     return column.cast(pl.String)
 
 
 def _seconds(column: pl.Series, where: str) -> pl.Series:
-    """The column as UTC seconds, Int64, from integers, dates, datetimes or ISO 8601. where: what an error names."""
+    """The column as UTC seconds, Int64, from integers, dates, datetimes or ISO 8601 text.
+
+    where: file and column, for error messages.
+    """
     if column.dtype == pl.Null:
         return column.cast(pl.Int64)
     if column.dtype.is_integer():
-        too_late = (column > END).fill_null(False)
+        too_late = (column > YEAR_10000).fill_null(False)
         if too_late.any():
             raise CallError(
                 f"{where}, row {int(too_late.arg_max() or 0) + 1}: {column.filter(too_late)[0]} lies beyond the year "
@@ -116,15 +128,15 @@ def _seconds(column: pl.Series, where: str) -> pl.Series:
         seconds = [
             None if text is None
             else int(text) if text.lstrip("-").isdecimal()  # numbers mixed with text are read as text
-            else second_of(moment_of(f"{where}, row {row}:", text))
+            else to_utc_second(parse_time(f"{where}, row {row}:", text))
             for row, text in enumerate(column, 1)
         ]  # fmt: skip
         return _seconds(pl.Series(seconds, dtype=pl.Int64), where)
     raise CallError(f"{where}, holds {column.dtype}: write times as UTC seconds, or as 2024-05-31T18:00:00.")
 
 
-def moment_of(where: str, text: str) -> datetime:
-    """A datetime from ISO 8601. where: what an error names."""
+def parse_time(where: str, text: str) -> datetime:
+    """A datetime from ISO 8601 text. where: option, or file, column and row, for error messages."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,7 @@
-"""Sampled lists: candidates are drawn instead of ranked. A more probable candidate is drawn more often and earlier.
+"""Sampled lists: candidates are drawn at random instead of ranked; probable candidates come more often and earlier.
 
-A model's scores are log probabilities up to a constant. Adding Gumbel noise to them and taking the top k draws without
-replacement (Vieira 2014; Kool et al. 2019), from exactly the distribution that the scores define. So no candidate is
-drawn twice.
+The scores of a model are log-probabilities up to a constant. The top k of scores plus Gumbel noise are k draws without
+replacement from the distribution that the scores define (Vieira 2014; Kool et al. 2019).
 """
 
 from __future__ import annotations
@@ -18,21 +17,22 @@ class Sampling:
     """How lists are drawn."""
 
     temperature: float = 1.0
-    """scores are divided by it: near 0 the list is nearly the ranked one, large values make all candidates alike"""
+    """scores are divided by it: near 0 the list is nearly the ranked one, large values draw almost uniformly"""
     top_k: int | None = None
-    """draw only from this many best candidates; None: from all"""
+    """draw only from this many best candidates; None: from all candidates"""
     nucleus: float = 1.0
-    """draw only from the fewest best candidates whose total probability is at least this"""
+    """draw only from the smallest set of best candidates whose total probability is at least this (top-p)"""
     seed: int = 0
+    """equal seeds give equal lists for a request"""
 
 
 def gumbel(*size: int, generator: torch.Generator) -> Tensor:
-    """float64[*size]: noise for `sample`."""
+    """float64[*size]: standard Gumbel noise for `sample`."""
     return -torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log()
 
 
 def sample(scores: Tensor, k: int, sampling: Sampling, noise: Tensor) -> Tensor:
-    """int64[B, k]: columns of `scores` in the order in which they were drawn, -1 behind the last.
+    """int64[B, k]: columns of `scores` in the order in which they are drawn, padded with -1.
 
     scores: float32[B, C], best first, -inf for candidates that must not be drawn; noise: float64[B, C], from `gumbel`.
     """
@@ -40,7 +40,7 @@ def sample(scores: Tensor, k: int, sampling: Sampling, noise: Tensor) -> Tensor:
     probability = scaled.softmax(1)
     eligible = scores > -torch.inf
     if sampling.nucleus < 1:
-        # A candidate stays while those before it do not yet reach the nucleus.
+        # A candidate is in the nucleus if the candidates before it do not fill the nucleus.
         eligible &= probability.cumsum(1) - probability < sampling.nucleus
     if sampling.top_k is not None:
         eligible[:, sampling.top_k :] = False

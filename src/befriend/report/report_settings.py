@@ -13,6 +13,6 @@ class ReportSettings(Settings):
     """The page of a run."""
 
     examples: Annotated[int, Field(ge=0, le=4)] = 4
-    """number of example users, a single one per activity level; 0: a page without example lists"""
+    """number of example users, at most one for each level of activity; 0: a page without example lists"""
     people: Annotated[int, Field(ge=1, le=20)] = 5
     """users on each example list"""

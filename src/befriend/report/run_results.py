@@ -1,4 +1,4 @@
-"""The results of a run: read once from the files of the other stages, for the page, the charts and the model card."""
+"""Reads the results of a run from the files of the other stages, for the page, the charts and the model card."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from befriend import files, layout
 from befriend.analysis.evaluation_report import LISTS, headline
 from befriend.data.event_log import EVENTS_FILE
 from befriend.data.regimes import REGIMES
-from befriend.settings import Settings, describe, values
+from befriend.settings import Settings, describe_settings, setting_values
 
 MODELS = ("both", "two-tower", "stu")
 LEARNED = (*MODELS, "boosted")
-"""the models, and the ranker on hand-made features alone; all others that are evaluated are rules"""
+"""the models, and the ranker on hand-made features alone; everything else that is evaluated is a baseline rule"""
 LOG_FILE = Path("data.dvc")
 
 
@@ -28,20 +28,21 @@ class TrainingCurves:
     losses: pl.DataFrame
     """step, loss"""
     epochs: pl.DataFrame
-    """figure, epoch, value"""
-    best: int
-    """the best epoch, whose model is used"""
+    """metric, epoch, value"""
+    best_epoch: int
+    """the epoch whose model is used"""
 
     @classmethod
     def read(cls, folder: Path) -> TrainingCurves:
+        """Reads what `befriend.training.curves` wrote to a folder."""
         plots = folder / "plots"
         epochs = []
         for path in sorted((plots / "metrics").rglob("*.tsv")):
             rows = pl.read_csv(path, separator="\t")
-            figure = path.relative_to(plots / "metrics").with_suffix("").as_posix()
+            metric = path.relative_to(plots / "metrics").with_suffix("").as_posix()
             epochs.append(
                 rows.select(
-                    pl.lit(figure).alias("figure"),
+                    pl.lit(metric).alias("metric"),
                     pl.col("step").alias("epoch"),
                     pl.col(rows.columns[1]).cast(pl.Float64).alias("value"),
                 )
@@ -52,10 +53,10 @@ class TrainingCurves:
 
 @dataclass(frozen=True)
 class RunResults:
-    """The settings of a run, and what its stages wrote to reports/, models/ and prepared/."""
+    """The settings of a run, and the contents of the files that its stages wrote to reports/, models/ and prepared/."""
 
     params: Any
-    """settings of params.yaml, by section"""
+    """of type `Params`: the settings, by section of params.yaml"""
     validation: dict[str, Any]
     metrics: dict[str, Any]
     calibration: dict[str, Any]
@@ -66,11 +67,11 @@ class RunResults:
     months: pl.DataFrame
     slices: pl.DataFrame
     cold_start: pl.DataFrame
-    """the gain from listing cold-start users; empty if the lists have none"""
+    """as of `measure_cold_start_gain`; empty if no list has cold-start users"""
     exposure: pl.DataFrame
-    shown: pl.DataFrame
+    exposure_by_group: pl.DataFrame
     reliability: pl.DataFrame
-    search: pl.DataFrame
+    search_curve: pl.DataFrame
     token_map: pl.DataFrame
     cluster_map: pl.DataFrame
     user_ids: pl.Series
@@ -80,6 +81,7 @@ class RunResults:
 
     @classmethod
     def read(cls, root: Path, params: Settings) -> RunResults:
+        """root: folder of the project."""
         reports = root / layout.REPORTS
 
         def table(name: str) -> pl.DataFrame:
@@ -103,9 +105,9 @@ class RunResults:
             slices=table("evaluation/slices.csv"),
             cold_start=table("evaluation/cold_start.csv").filter(pl.col("share").cast(pl.Float64) > 0),
             exposure=table("evaluation/exposure.csv"),
-            shown=table("evaluation/shown.csv"),
+            exposure_by_group=table("evaluation/shown.csv"),
             reliability=table("evaluation/calibration.csv"),
-            search=table("clusters/curve.csv"),
+            search_curve=table("clusters/curve.csv"),
             token_map=table("tokens/map.csv"),
             cluster_map=table("clusters/map.csv"),
             user_ids=pl.read_parquet(root / layout.PREPARED / "users.parquet")["user_id"],
@@ -114,41 +116,45 @@ class RunResults:
         )
 
     @property
-    def served(self) -> dict[str, int]:
-        """requests: number of lists requested as applications do; differ: how many differ from the measured ones."""
+    def serving_parity(self) -> dict[str, int]:
+        """requests: number of lists that were requested again as served; differ: how many of them differed."""
         return self.metrics["served"]
 
     @property
     def regimes(self) -> list[str]:
+        """The evaluated regimes, in the order of REGIMES."""
         return [regime for regime in REGIMES if regime in self.metrics]
 
     @cached_property
     def headline(self) -> pl.DataFrame:
-        """list, regime, model, n, metrics and bounds of the headline cells, best model first in each."""
+        """As of `headline`: list, regime, model, n, metrics and bounds, best model first in each list and regime."""
         return headline(self.metrics)
 
     def best_rule(self, kind: str, regime: str) -> str | None:
-        """The rule that ranks best in a cell of the headline."""
-        cell = self.headline.filter(~pl.col("model").is_in(LEARNED), list=kind, regime=regime)
-        return next(iter(cell["model"]), None)
+        """The baseline rule with the highest NDCG@10 in a list and regime. kind: of the lists, any or new."""
+        rules = self.headline.filter(~pl.col("model").is_in(LEARNED), list=kind, regime=regime)
+        return next(iter(rules["model"]), None)
 
-    def figures(self, kind: str, regime: str, segment: str | None = None) -> dict[str, dict[str, float]]:
-        """model -> figures of a segment of a list, by default its headline segment; empty if there are none."""
+    def metrics_by_model(self, kind: str, regime: str, segment: str | None = None) -> dict[str, dict[str, float]]:
+        """model -> metrics, in a segment of a list; empty if no event is in it.
+
+        kind: of the lists, any or new; segment: None for the headline segment of the list.
+        """
         return self.metrics.get(regime, {}).get(kind, {}).get(segment or LISTS[kind][0], {})
 
     @property
     def settings(self) -> list[dict[str, str]]:
         """name, value, default and meaning of all settings that a run depends on."""
-        chosen = values(self.params)
+        value_by_name = setting_values(self.params)
         return [
-            {"name": name, "value": chosen[name], "default": default, "meaning": meaning}
-            for name, default, meaning in describe(type(self.params))
+            {"name": name, "value": value_by_name[name], "default": default, "meaning": meaning}
+            for name, default, meaning in describe_settings(type(self.params))
             if name.split(".")[0] not in ("drift", "gate", "registry")
         ]
 
 
 def _versions(root: Path) -> dict[str, str]:
-    """path -> digest, of the log as data.dvc has it, the prepared log and the files of the trained models."""
+    """path -> digest, of the log (as in data.dvc), of the prepared log, and of the files of the trained models."""
     digests = {}
     if (root / LOG_FILE).is_file():
         from ruamel.yaml import YAML
@@ -156,6 +162,6 @@ def _versions(root: Path) -> dict[str, str]:
         for out in YAML(typ="safe").load(root / LOG_FILE).get("outs", []):
             digests[f"{out['path']} (as {LOG_FILE} has it)"] = f"md5 {out['md5']}"
     paths = [root / layout.PREPARED / EVENTS_FILE]
-    for folder in layout.TRAINED:
+    for folder in layout.MODEL_FOLDERS:
         paths += sorted(path for path in (root / folder).iterdir() if path.is_file())
     return digests | {str(path.relative_to(root)): f"sha256 {files.sha256(path)[:16]}" for path in paths}

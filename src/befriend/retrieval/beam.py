@@ -1,10 +1,15 @@
-"""Beam search over the trie of STUs: returns only users that exist and are allowed.
+"""Beam search over the trie of semantic IDs: the top k users of the STU model for a batch of queries.
 
-A user is *allowed* for a query if they are eligible and not excluded from its list. A query's history is encoded once.
-Each step scores the children of the best prefixes so far, the beams, for all queries together. A prefix is ranked by
-log(mean probability of its users) + the largest per-user term of its allowed users. So a beam does not lose a user with
-a high neighbor or dynamic term: those terms belong to single users, not to prefixes. Prefixes without an allowed user
-are dropped.
+An STU (social tokenized user id) is the semantic ID of a user, as in TIGER: L tokens of a residual quantizer, unique to
+the user. The trie holds the prefixes of all STUs, so that the search returns only users that exist. A user is *allowed*
+for a query if they may be recommended at the time of the query and are not excluded from its list (a blocked user, for
+example).
+
+The score of a user is the log-probability of the STU given the query, plus an optional term of the user alone, which no
+prefix determines: the effect of the user's recent contacts and recent activity. On each level, the search scores the
+children of the W best prefixes so far, the beams, for all queries together. It ranks a prefix by log(mean probability
+of its users) + the largest term of its allowed users, so that a user with a large term is not lost at an improbable
+prefix. Prefixes without an allowed user are dropped.
 """
 
 from __future__ import annotations
@@ -24,45 +29,53 @@ from befriend.retrieval.knn import SearchResult
 from befriend.tokens.trie import ExclusionSet, Trie
 
 NEG_INF = -torch.inf
-MAX_TOKENS_PER_CHILD = 8  # a level has lookup tables (is dense) if it has at most 8 (parent, token) pairs per child
+MAX_TOKENS_PER_CHILD = 8  # a level is dense, see `DenseLevel`, if its tables have at most 8 cells for each child
 
 
 @dataclass(frozen=True)
 class BeamStep:
-    """The children of the beams of B queries on one level: W beams a query, each at a node of the level above."""
+    """One step of the search for B queries: the children of W beams per query.
+
+    A beam is a node of the trie on the level above. A row of the tensors below holds the children of all beams of a
+    query, beam after beam, in C columns.
+    """
 
     parent_node: Tensor
-    """int64[B, W], the node of each beam, -1 for a dead beam (no allowed user). No node is numbered -1, so that
-    no excluded pair matches a dead beam"""
+    """int64[B, W], the node of each beam; -1 for a dead beam, which has no allowed user. No node has the number -1, so
+    that no excluded pair (query, user) matches a dead beam"""
     child_nodes: Callable[[Tensor | None], Tensor]
-    """int64[B, K]: the child in each of these columns, int64[B, K], or in all columns for None; arbitrary where
-    log_prob is -inf"""
+    """takes columns, int64[B, K], and returns the child node in each of them, int64[B, K]; with None, int64[B, C] for
+    all columns. The node is arbitrary where `log_prob` is -inf"""
     log_prob: Tensor
-    """float32[B, C], log-probability of each child, -inf where there is no child"""
+    """float32[B, C], log-probability of the prefix that ends in each child; -inf where there is no child"""
     log_num_users: Tensor
-    """float32[B, C]: log of the number of users beneath each child"""
+    """float32[B, C], log of the number of users below each child"""
     first_column: Tensor
     """int64[B, W], the column of each beam's first child"""
     is_dense: bool
-    """True: each beam has a column for every token; False: for its existing children only, side by side"""
+    """True: a beam has one column for each token of the vocabulary; False: only for its existing children"""
 
 
 class Bounds(Protocol):
-    """Upper bounds of the full score of the allowed users beneath each child."""
+    """Upper bounds of the scores of the allowed users below each child."""
 
     def __call__(self, level: int, step: BeamStep) -> Tensor:
-        """float32[B, C]: log_prob of each child plus the largest per-user term of its allowed users; -inf without an
-        allowed user. Exact for leaves."""
+        """Returns float32[B, C]: `log_prob` of each child plus the largest term of its allowed users; -inf if it has no
+        allowed user. For a leaf, this is the exact score of its user."""
 
 
 class ExclusionBounds:
-    """Bounds without per-user terms, for a set of excluded pairs (query, user). The cost does not grow with the number
-    of users. A call overwrites `step.log_prob`: it becomes -inf where all users beneath a child are excluded."""
+    """Bounds for scores without terms of single users, with a set of excluded pairs (query, user).
+
+    The cost does not grow with the number of users. A call overwrites `step.log_prob`: it becomes -inf where all users
+    below a child are excluded.
+    """
 
     def __init__(self, trie: Trie, excluded: ExclusionSet):
         self.trie = trie
         row, node = excluded.keys // max(len(trie.users), 1), excluded.keys % max(len(trie.users), 1)
-        self.fully_excluded = []  # level -> (row, node, parent) of each query and node without an allowed user
+        # level -> (row, node, parent): the row of a query, a node whose users it excludes one and all, and its parent
+        self.fully_excluded = []
         for child_ptr in reversed(trie.child_ptr):
             parent = torch.searchsorted(child_ptr.long(), node, right=True) - 1
             self.fully_excluded.append((row, node, parent))
@@ -87,11 +100,11 @@ class ExclusionBounds:
 
 
 class TermBounds:
-    """Bounds with a term for each query and user, which is added to the user's log-probability."""
+    """Bounds for scores with a term for each query and user, which is added to the user's log-probability."""
 
     def __init__(self, trie: Trie, terms: Tensor):
         """terms: float32[leaves, B], the term of the user of each leaf; -inf for users who are not allowed."""
-        self.max_term_by_level = [terms]  # level -> float32[nodes, B], the largest term of the users beneath each node
+        self.max_term_by_level = [terms]  # level -> float32[nodes, B], the largest term of the users below each node
         for child_ptr in trie.child_ptr[:0:-1]:
             # The children of a node are adjacent, and every node has some.
             maxima = np.maximum.reduceat(self.max_term_by_level[-1].numpy(), child_ptr[:-1].numpy(), axis=0)
@@ -107,35 +120,43 @@ class TermBounds:
 
 @dataclass(frozen=True)
 class DenseLevel:
-    """Lookup tables of a level on which many tokens are children: n parent nodes, a column for each of V tokens."""
+    """Lookup tables of a dense level: n parent nodes, each with children for a large share of the V tokens."""
 
     scores: Tensor
-    """float32[n, V], prefix scores, -inf for tokens that lead to no user"""
+    """float32[n, V], prefix scores; -inf for tokens that lead to no user"""
     child_nodes: Tensor
-    """int64[n, V], the child of each token, 0 if there is none"""
+    """int64[n, V], the child of each token; 0 if there is none"""
     exp_scores: Tensor
-    """float32[n, V], exp(score - max_score of the parent): summands of the softmax denominator"""
+    """float32[n, V], exp(score - max_score of the parent), the terms of the softmax denominator"""
     log_num_users: Tensor
-    """float32[n, V]: log of the number of users beneath, 0 for tokens that lead to no user"""
+    """float32[n, V], log of the number of users below; 0 for tokens that lead to no user"""
 
 
 @dataclass(frozen=True)
 class PrefixScores:
-    """The prefix scores of all nodes of a trie: the part of each level's scores that does not depend on the query."""
+    """The prefix scores of all nodes of a trie, computed once for all queries.
+
+    The logit of a token after a prefix is the sum of two scores: one of the query and the token (query score), and one
+    of the prefix and the token (prefix score). Tokens that lead to no user have the logit -inf.
+    """
 
     node_score: tuple[Tensor, ...]
-    """L times float32[nodes]: the prefix score of each node's token, given its parent"""
+    """L times float32[nodes], the prefix score of each node's token after the prefix of its parent"""
     max_score: tuple[Tensor, ...]
-    """L times float32[parents]: the largest score of a token that leads to a user"""
+    """L times float32[parents], the largest prefix score of a token that leads to a user"""
     log_num_users: tuple[Tensor, ...]
-    """L times float32[nodes]: log of the number of eligible users beneath each node, 0 for none"""
+    """L times float32[nodes], log of the number of eligible users below each node; 0 for none"""
     dense: tuple[DenseLevel | None, ...]
-    """L levels, None for levels where few tokens are children"""
+    """L levels; None for levels that are not dense"""
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: NextTargetPredictionSTU, trie: Trie, prefix_tree: PrefixTree) -> PrefixScores:
-        """trie: of the users set in the model; prefix_tree: of the same users, counts the eligible ones."""
+        """Computes the prefix scores of all nodes of `trie`.
+
+        trie: the STUs of the users that are set in the model; prefix_tree: the same STUs, with the number of eligible
+        users (those who may be recommended) below each node.
+        """
         node_score, max_score, log_num_users = [], [], []
         dense: list[DenseLevel | None] = []
         for level in range(trie.levels):
@@ -144,7 +165,7 @@ class PrefixScores:
             parent = torch.repeat_interleave(child_ptr.diff())
             node_score.append(scores[parent, token])
             max_score.append(scores.amax(1).clamp(min=MIN_SCORE))
-            log_num_users.append(prefix_tree.sizes[level][parent, token].clamp(min=0))
+            log_num_users.append(prefix_tree.log_num_users[level][parent, token].clamp(min=0))
             tables = None
             if len(token) * MAX_TOKENS_PER_CHILD >= scores.numel():
                 child_nodes = torch.zeros(scores.shape, dtype=torch.long)
@@ -166,7 +187,10 @@ def beam_search(
     beam_width: int,
     k: int,
 ) -> SearchResult:
-    """The best k users for each query. query: float32[B, H], static query vectors; beam_width: beams per level.
+    """The best k users for each query, by score.
+
+    query: float32[B, H], from the query tower of the model; bounds: bounds of the scores, which also say who is
+    allowed; beam_width: how many prefixes per query survive a level.
 
     Example: users 0, 1 and 2 with STUs (0, 0), (0, 1) and (1, 0). On both levels token 0 has probability 0.4 and token
     1 has 0.6; user 2 is the only one below node 1, so that the second token is certain:
@@ -179,7 +203,7 @@ def beam_search(
     >>> query = torch.tensor([[0.4, 0.6]]).log()
 
     The term of user 0 multiplies their probability by 10. With a single beam, prefix 0 ranks by 0.4 / 2 * 10 = 2 and
-    prefix 1 by 0.6. Prefix 0 is kept, and its users get 0.4 * 0.4 * 10 = 1.6 and 0.4 * 0.6 = 0.24:
+    prefix 1 by 0.6. Prefix 0 survives, and its users get 0.4 * 0.4 * 10 = 1.6 and 0.4 * 0.6 = 0.24:
 
     >>> bounds = TermBounds(trie, torch.tensor([[10.0], [1.0], [1.0]]).log())
     >>> result = beam_search(model, trie, prefix_scores, query, bounds, beam_width=1, k=2)
@@ -204,9 +228,10 @@ def beam_search(
 def _step(
     trie: Trie, level: int, prefix_scores: PrefixScores, node: Tensor, log_prob: Tensor, query_scores: Tensor
 ) -> BeamStep:
-    """The children of the beams' nodes, int64[B, W], with their log-probabilities.
+    """Scores the children of the beams.
 
-    log_prob: float32[B, W], of the nodes, -inf for dead beams; query_scores: float32[B, V].
+    node: int64[B, W], the node of each beam; log_prob: float32[B, W], its log-probability, -inf for dead beams;
+    query_scores: float32[B, V].
     """
     query_max = query_scores.amax(1, keepdim=True)
     score_max = query_max + prefix_scores.max_score[level][node]
@@ -214,10 +239,9 @@ def _step(
     if tables is None:
         return _gather_children(trie, level, prefix_scores, node, log_prob, query_scores, score_max)
     exp_sum = torch.bmm(tables.exp_scores[node], (query_scores - query_max).exp()[..., None]).squeeze(2)
-    log_prob = log_prob - (
-        exp_sum.clamp(min=MIN_EXP_SUM).log() + score_max
-    )  # less the softmax denominator of the children
-    # in place: memory access takes most of the time
+    # Subtract the log of the softmax denominator of the children.
+    log_prob = log_prob - (exp_sum.clamp(min=MIN_EXP_SUM).log() + score_max)
+    # In place, because memory access takes most of the time.
     score = tables.scores[node].add_(query_scores[:, None]).add_(log_prob[..., None])
     v = query_scores.shape[1]
 
@@ -239,9 +263,9 @@ def _gather_children(
     query_scores: Tensor,
     score_max: Tensor,
 ) -> BeamStep:
-    """As `_step`, for a level where few tokens are children: those of a query's beams are side by side, without gaps.
+    """As `_step`, for a level that is not dense: only existing children get a column, without gaps.
 
-    score_max: float32[B, W], an upper bound of the scores of each node's children.
+    score_max: float32[B, W], an upper bound of the logits of each node's children.
 
     Example: five users whose STUs are (0, 0), (0, 2), (1, 1), (1, 2) and (2, 0). On level 1 the children of node 0 are
     the leaves 0 and 1, those of node 1 the leaves 2 and 3, and node 2 has leaf 4 alone. All prefix scores are 0; both
@@ -272,12 +296,11 @@ def _gather_children(
     """
     count, children = _children(trie, level, node, log_prob)
     row_count = count.sum(1)
-    # the offset of each child's query in the flat query scores
+    # The offset of each child's query in the flattened query scores.
     offset = torch.arange(len(node)).repeat_interleave(row_count) * query_scores.shape[1]
     score = query_scores.flatten().index_select(0, offset.add_(trie.tokens[level].index_select(0, children)))
     score.add_(prefix_scores.node_score[level].index_select(0, children))
     score = _log_softmax(score, count.flatten(), log_prob.flatten(), score_max.flatten())
-    # Rows are padded after the last child: only few queries have many children.
     is_child = torch.arange(max(1, int(row_count.max()))) < row_count[:, None]
     scores = torch.full(is_child.shape, NEG_INF).masked_scatter_(is_child, score)
     row_start = (row_count.cumsum(0) - row_count)[:, None]
@@ -287,16 +310,17 @@ def _gather_children(
         # The padding of the last query is past the end of `children`, which may be empty.
         return children[index.clamp(max=len(children) - 1)] if len(children) else torch.zeros_like(index)
 
-    of_level = prefix_scores.log_num_users[level]
-    log_num_users = torch.zeros(()).expand(is_child.shape) if level + 1 == trie.levels else of_level[child_nodes(None)]
+    level_sizes = prefix_scores.log_num_users[level]
+    is_last_level = level + 1 == trie.levels
+    log_num_users = torch.zeros(()).expand(is_child.shape) if is_last_level else level_sizes[child_nodes(None)]
     return BeamStep(node, child_nodes, scores, log_num_users, count.cumsum(1) - count, False)
 
 
 def _log_softmax(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tensor) -> Tensor:
-    """float32[C]: the log-probabilities of children, from their scores, beam after beam; `score` is overwritten.
+    """Log-probabilities, float32[C], of children from their logits `score`, float32[C], which are overwritten.
 
-    count: int64[B * W], the children of each beam; log_prob: float32[B * W], of the beams; score_max: float32[B * W],
-    upper bounds of the scores.
+    Children are in the order of their beams. count: int64[B * W], number of children of each beam; log_prob:
+    float32[B * W], log-probability of each beam; score_max: float32[B * W], upper bounds of the logits.
     """
     child_max = score_max.repeat_interleave(count)
     exp_sum = torch.segment_reduce((score - child_max).exp_(), "sum", lengths=count, unsafe=True)
@@ -304,8 +328,8 @@ def _log_softmax(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tens
 
 
 def _children(trie: Trie, level: int, node: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    """The children of all beams on a level: their number per beam, int64[B, W], and the nodes, int64[C], beam after
-    beam. Dead beams, whose log_prob, float32[B, W], is -inf, have none."""
+    """The children of all beams on a level: their number per beam, int64[B, W], and their nodes, int64[C], beam after
+    beam. Dead beams, where log_prob, float32[B, W], is -inf, have no children."""
     child_ptr = trie.child_ptr[level]
     low = child_ptr[node].long()
     count = torch.where(log_prob > NEG_INF, child_ptr[node + 1].long() - low, 0)
@@ -315,13 +339,19 @@ def _children(trie: Trie, level: int, node: Tensor, log_prob: Tensor) -> tuple[T
 
 
 def exhaustive_search(model: NextTargetPredictionSTU, trie: Trie, query: Tensor, terms: Tensor, k: int) -> SearchResult:
-    """The exact best k of all users, to measure a beam by. query: float32[B, H]; terms: as of `TermBounds`."""
+    """The exact best k of all users, against which the recall of `beam_search` is measured.
+
+    query: float32[B, H]; terms: float32[leaves, B], as in `TermBounds`.
+    """
     best = (model.log_probs(query, trie.users.long()) + terms.T).topk(min(k, len(trie.users)), dim=1)
     return _users_of_leaves(trie, best.values, best.indices, k)
 
 
 def _users_of_leaves(trie: Trie, scores: Tensor, leaf: Tensor, k: int) -> SearchResult:
-    """The users of leaves, int64[B, K], K <= k, best first; none where the score, float32[B, K], is -inf."""
+    """Users of leaves as search results of width k.
+
+    leaf, scores: int64[B, K] and float32[B, K], K <= k, best first. Where a score is -inf, the result has no user, -1.
+    """
     users = torch.where(scores > NEG_INF, trie.users[leaf].long(), -1)
     missing = (0, k - users.shape[1])
     return SearchResult(F.pad(users, missing, value=-1), F.pad(scores, missing, value=NEG_INF))

@@ -1,9 +1,12 @@
-"""Heuristics: rules that every model must beat, and sources of candidates for the ranker. Exact at every cutoff.
+"""Heuristics: rankings without learned parameters, as baselines and as sources of candidates for the ranker.
 
-There are three kinds. A *global* rule ranks all users alike (popularity, recency of activity). A *contact* rule ranks a
-user's contacts first, by one of their features, and then all other users by a global rule. A *graph* rule scores
-the neighbourhood of a user in the contact graph (Adamic-Adar, personalized PageRank). Ties go to the more recently
-active user, then to the smaller id. Rules list only users with an event, no cold-start users.
+There are three kinds. A *global* heuristic ranks users in the same order for everyone (popularity, last activity). A
+*contact* heuristic ranks the contacts of the requesting user first, by one of their features, then all other users by a
+global heuristic. A *graph* heuristic scores the neighbourhood of the requesting user in the contact graph (Adamic-Adar,
+personalized PageRank), then ranks all other users by their last activity.
+
+All of them are computed exactly as of the cutoff of a list, a UTC second: only events before it count. Ties go to the
+user who was active more recently, then to the smaller id. Lists hold only users with an event, no cold-start users.
 """
 
 from __future__ import annotations
@@ -23,29 +26,29 @@ from befriend.retrieval.requests import CANDIDATE_DEPTH
 NEVER = -1  # UTC second of an event that never happened
 HALF_LIVES = {"1h": 3600, "6h": 6 * 3600, "day": DAY, "3d": 3 * DAY, "week": 7 * DAY, "month": 30 * DAY}
 HALF_LIVES |= {"quarter": 91 * DAY, "year": 365 * DAY}
-SHOWN_HALF_LIVES = ("6h", "week", "quarter")
-# Events received decay as age ** -0.8, approximated by a sum of exponentials that can be updated. The exponent, and the
-# half-lives that are rules of their own, were chosen on validation.
+DECAYED_DEGREE_HALF_LIVES = ("6h", "week", "quarter")
+# The heuristic `attention` weighs a received event by age ** -0.8, approximated by a sum of exponentials, which can be
+# updated event by event. The exponent, and the half-lives of the decayed in-degrees, were chosen on validation.
 ATTENTION_DECAY = 0.8
-GLOBAL_RULES = (
+GLOBAL_HEURISTICS = (
     "popularity",
     "last-active",
     "last-received",
     "last-active-or-received",
     "popularity-x-fresh",
     "attention",
-    *(f"decayed-in-degree-{name}" for name in SHOWN_HALF_LIVES),
+    *(f"decayed-in-degree-{name}" for name in DECAYED_DEGREE_HALF_LIVES),
 )
-# name, feature of the contacts, global rule for all other users
-CONTACT_RULES = (
+# name, feature of the contacts (in `ContactScores`), global heuristic for all other users
+CONTACT_HEURISTICS = (
     ("frequency", "frequency", "last-active"),
     ("recency", "recency", "last-active"),
     ("recency-then-last-received", "recency", "last-received"),
     ("base-level-then-attention", "base_level", "attention"),
     ("base-level-then-decayed-quarter", "base_level", "decayed-in-degree-quarter"),
 )
-# name, score, factor that it is multiplied by
-GRAPH_RULES = (
+# name, score (in `GraphScores`), factor that multiplies it (in `GlobalScores.factor`)
+GRAPH_HEURISTICS = (
     ("adamic-adar", "adamic_adar", ""),
     ("adamic-adar-x-fresh", "adamic_adar", "fresh"),
     ("adamic-adar-x-attention", "adamic_adar", "attention"),
@@ -53,11 +56,12 @@ GRAPH_RULES = (
     ("ppr-x-fresh", "ppr", "fresh"),
     ("ppr-x-attention", "ppr", "attention"),
 )
-HEURISTICS = (*GLOBAL_RULES, *(rule[0] for rule in CONTACT_RULES), *(rule[0] for rule in GRAPH_RULES))
+HEURISTICS = (*GLOBAL_HEURISTICS, *(row[0] for row in CONTACT_HEURISTICS), *(row[0] for row in GRAPH_HEURISTICS))
+"""names of all heuristics"""
 
 
 class Heuristics:
-    """All rules on a log."""
+    """All heuristics on an event log."""
 
     def __init__(self, log: EventLog, activity: Activity):
         self.log, self.activity = log, activity
@@ -71,7 +75,7 @@ class Heuristics:
 
 
 class HeuristicsSnapshot:
-    """The rules as of a cutoff."""
+    """All heuristics as of a cutoff."""
 
     def __init__(self, heuristics: Heuristics, snapshot: FeatureSnapshot):
         self.snapshot = snapshot
@@ -82,10 +86,10 @@ class HeuristicsSnapshot:
     def lists(
         self, user: int, excluded: Sequence[np.ndarray], names: Sequence[str] = HEURISTICS, k: int = CANDIDATE_DEPTH
     ) -> list[dict[str, np.ndarray]]:
-        """The lists of one user, once for each set of excluded users: name of the rule -> int64[k], best first,
-        padded with -1.
+        """The lists for one user, once for each set of excluded users.
 
-        excluded: int64 each. The user is never on their own list.
+        user: internal id; excluded: sets of internal ids, int64 each; names: heuristics. Returns for each set: name of
+        the heuristic -> int64[k], best first, padded with -1. The user is never on their own list.
         """
         contacts = self.contact_features.scores_at(user, self.snapshot.num_visible, self.snapshot.cutoff)
         graph = self.graph.scores(user)
@@ -101,7 +105,7 @@ class HeuristicsSnapshot:
             for name in names:
                 head = heads[name]
                 listed = head[~masked[head]][:k]
-                if len(listed) < k <= len(head) - extra:  # too many ineligible users in the head
+                if len(listed) < k <= len(head) - extra:  # too many users in the head may not be listed: rank them all
                     head = dict(self._heads(contacts, graph, len(ineligible), frozenset([name])))[name]
                     listed = head[~masked[head]][:k]
                 lists[name] = np.full(k, -1)
@@ -112,28 +116,36 @@ class HeuristicsSnapshot:
     def _heads(
         self, contacts: ContactScores, graph: GraphScores, n: int, names: frozenset[str]
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """The first n users of each rule, or a few more; all of them if there are fewer."""
+        """Name -> the first n users by each heuristic in `names`, or a few more; all users if there are fewer."""
         global_scores = self.global_scores
-        for name in GLOBAL_RULES:
+        for name in GLOBAL_HEURISTICS:
             if name in names:
                 yield name, global_scores.best(name, n)
-        for name, feature, fallback in CONTACT_RULES:
+        for name, feature, fallback in CONTACT_HEURISTICS:
             if name in names:
                 users, score = getattr(contacts, feature)
-                if feature == "frequency":  # many contacts have equal counts: the more recently active come first
+                if feature == "frequency":  # many contacts have equal counts: those who were active last come first
                     score = score + 1e-6 * global_scores.factor("fresh")[users]
-                yield name, global_scores.best_of(users, score, global_scores.best(fallback, n + len(users)), n)
-        for name, feature, factor in GRAPH_RULES:
+                yield (
+                    name,
+                    global_scores.best_then_fallback(users, score, global_scores.best(fallback, n + len(users)), n),
+                )
+        for name, feature, factor in GRAPH_HEURISTICS:
             if name in names:
                 users, value = getattr(graph, feature)
                 if factor:
                     value = value * global_scores.factor(factor)[users]
                     users, value = users[value > 0], value[value > 0]
-                yield name, global_scores.best_of(users, value, global_scores.best("last-active", n + len(users)), n)
+                yield (
+                    name,
+                    global_scores.best_then_fallback(
+                        users, value, global_scores.best("last-active", n + len(users)), n
+                    ),
+                )
 
 
 class GlobalScores:
-    """The scores of the global rules, for all users as of a cutoff."""
+    """The scores of the global heuristics, for all users as of a cutoff."""
 
     def __init__(self, activity: Activity, id_rank: np.ndarray, snapshot: FeatureSnapshot):
         self.id_rank, self.cutoff = id_rank, snapshot.cutoff
@@ -147,14 +159,17 @@ class GlobalScores:
             np.maximum(last_events[:, column], NEVER) for column in (USER_IN_TIME, USER_OUT_TIME)
         )
         self.age = np.where(self.has_events, snapshot.cutoff - last_events[:, USER_ENTRY_TIME], 0)
-        self.rules: dict[str, Callable[[], np.ndarray]] = {
+        self.score_functions: dict[str, Callable[[], np.ndarray]] = {
             "popularity": lambda: self.popularity,
             "last-active": lambda: self.last_outgoing,
             "last-received": lambda: self.last_incoming,
             "last-active-or-received": lambda: np.maximum(self.last_outgoing, self.last_incoming),
             "popularity-x-fresh": lambda: self.popularity * self.factor("fresh"),
             "attention": lambda: self.factor("attention"),
-            **{f"decayed-in-degree-{name}": partial(self.decayed, HALF_LIVES[name]) for name in SHOWN_HALF_LIVES},
+            **{
+                f"decayed-in-degree-{name}": partial(self.decayed, HALF_LIVES[name])
+                for name in DECAYED_DEGREE_HALF_LIVES
+            },
         }
         self._best: dict[str, np.ndarray] = {}
         self._factor: dict[str, np.ndarray] = {}
@@ -165,14 +180,17 @@ class GlobalScores:
         return np.rint(np.expm1(self.stats[:, 4].astype(np.float64)))
 
     def decayed(self, half_life: int) -> np.ndarray:
-        """float64[N]: decayed in-degree, contact events received, each halved every `half_life` seconds."""
+        """float64[N]: decayed in-degree, the contact events received, each with weight 0.5 ** (age / half_life).
+
+        half_life: in seconds, one of INCOMING_HALF_LIVES.
+        """
         column = 5 + INCOMING_HALF_LIVES.index(half_life)
         return self.stats[:, column] * 0.5 ** (self.age / half_life)
 
     @property
     def order(self) -> np.ndarray:
-        """All users with an event, the more recently active in either role first, then the smaller external id: the
-        order in which ties are broken."""
+        """int64: all users with an event, in the order that breaks ties: by the last event done or received, latest
+        first, then by external id."""
         return self._order_and_rank[0]
 
     @property
@@ -190,8 +208,11 @@ class GlobalScores:
         return order, rank
 
     def factor(self, name: str) -> np.ndarray:
-        """float64[N]: `fresh`, which falls with the age of the user's last event as an actor; `attention`, the decayed
-        sum of all contact events received."""
+        """float64[N]: a factor that multiplies scores.
+
+        fresh: 1 / log(e + age of the user's last event as an actor, in seconds), 0 without one; attention: the
+        sum of all contact events received, weighted by about age ** -ATTENTION_DECAY.
+        """
         if name not in self._factor:
             if name == "attention":
                 terms = (h**-ATTENTION_DECAY * self.decayed(h) for h in HALF_LIVES.values())
@@ -201,24 +222,24 @@ class GlobalScores:
                 self._factor[name] = np.where(self.last_outgoing == NEVER, 0, 1 / np.log(age + np.e))
         return self._factor[name]
 
-    def best(self, rule: str, n: int) -> np.ndarray:
-        """The first n users by a global rule, or a few more."""
-        head = self._best.get(rule)
+    def best(self, name: str, n: int) -> np.ndarray:
+        """int64: the first n users by a global heuristic, or a few more."""
+        head = self._best.get(name)
         if head is None or len(head) < min(n, len(self.order)):
-            scores = self.rules[rule]()[self.order]
-            head = self._best[rule] = self.order[top_indices(scores, np.arange(len(scores)), max(n, 512))]
+            scores = self.score_functions[name]()[self.order]
+            head = self._best[name] = self.order[top_n_indices(scores, np.arange(len(scores)), max(n, 512))]
         return head
 
-    def best_of(self, users: np.ndarray, scores: np.ndarray, fallback: np.ndarray, n: int) -> np.ndarray:
-        """The first n of: `users` by score, then the users of `fallback` in their order."""
-        head = users[top_indices(scores, self.rank[users], n)]
+    def best_then_fallback(self, users: np.ndarray, scores: np.ndarray, fallback: np.ndarray, n: int) -> np.ndarray:
+        """int64: the first n users of a list with `users` by score, then the users of `fallback` in their order."""
+        head = users[top_n_indices(scores, self.rank[users], n)]
         if len(head) >= n:
             return head
         return np.concatenate([head, fallback[~np.isin(fallback, users)]])[:n]
 
 
-def top_indices(scores: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the n largest scores, best first, ties by the smaller rank; all of them if there are fewer."""
+def top_n_indices(scores: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
+    """int64: indices of the n largest scores, best first, ties by the smaller rank; all indices if there are fewer."""
     chosen = np.arange(len(scores))
     if len(scores) > 4 * n:
         chosen = np.flatnonzero(scores >= np.partition(scores, -n)[-n])
@@ -226,20 +247,20 @@ def top_indices(scores: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
 
 
 Scores = tuple[np.ndarray, np.ndarray]
-"""(users, their scores); all other users score lower"""
+"""int64[n] users, internal ids, and float64[n], their scores; all other users score lower"""
 
 
 @dataclass(frozen=True)
 class ContactScores:
-    """A user's contacts, scored by each feature of the contact rules."""
+    """The contacts of a user, scored by each feature of the contact heuristics."""
 
     frequency: Scores
-    """contact events from the user to each contact"""
+    """number of contact events from the user to each contact"""
     recency: Scores
     """UTC second of the last contact event with each contact, in either direction"""
     base_level: Scores
-    """base-level activation of ACT-R: the sum of age ** -0.5 over the contact events with each contact (Anderson and
-    Schooler 1991)"""
+    """base-level activation of the ACT-R theory of memory: the sum of (age in seconds) ** -0.5 over the contact events
+    with each contact, in either direction (Anderson and Schooler 1991)"""
 
 
 class ContactFeatures:
@@ -247,38 +268,43 @@ class ContactFeatures:
 
     def __init__(self, log: EventLog, histories: Histories):
         self.log, self.histories = log, histories
-        self.neighbor, self.event = histories.other.numpy(), histories.event.numpy()
+        self.neighbor, self.event = histories.other_user.numpy(), histories.event.numpy()
         self.incoming = histories.received.numpy()
 
     def scores_at(self, user: int, num_visible: int, cutoff: int) -> ContactScores:
-        """user: any internal id; a user who is not in the log has no contacts."""
+        """The contacts of a user before a cutoff, with their scores.
+
+        user: internal id, or the number of users for one who is not in the log and has no contacts; num_visible: number
+        of events before the cutoff, a UTC second.
+        """
         if user >= self.log.num_users:
             empty = np.empty(0, np.int64), np.empty(0)
             return ContactScores(empty, empty, empty)
-        window = self.histories.entries_of(user, num_visible)
+        window = self.histories.user_entries(user, num_visible)
         contact = self.log.is_contact[self.event[window]]
         users, index = np.unique(self.neighbor[window][contact], return_inverse=True)
         t = self.log.timestamp[self.event[window][contact]]
         outgoing = np.bincount(index, ~self.incoming[window][contact], len(users))
         recency = np.zeros(len(users), np.int64)
-        recency[index] = t  # of repeated indices, the last value written stays: the latest
+        recency[index] = t  # of repeated indices, NumPy stores the last value: the latest time
         activation = np.bincount(index, np.maximum(cutoff - t, 1).astype(float) ** -0.5, len(users))
         return ContactScores((users[outgoing > 0], outgoing[outgoing > 0]), (users, recency), (users, activation))
 
 
 @dataclass(frozen=True)
 class GraphScores:
-    """Scores of each graph rule; all other users have score 0."""
+    """The scores of the graph heuristics; all other users have the score 0."""
 
     adamic_adar: Scores
     ppr: Scores
+    """personalized PageRank"""
 
 
 class ContactGraph:
-    """The undirected contact graph as of any cutoff, exactly.
+    """The undirected contact graph as of any cutoff: an edge between two users from their first contact event on.
 
-    Edges are stored in the order of first contact, so that the graph as of a cutoff is a prefix: of the list of edges,
-    and of each user's list of neighbours.
+    Edges are stored in the order of first contacts. So the graph as of a cutoff is the first part of the list, and a
+    user's neighbours are the first ones of the user's adjacency list.
     """
 
     def __init__(self, log: EventLog):
@@ -288,7 +314,7 @@ class ContactGraph:
         first.sort()
         self.edge_event = contact[first]
         u, v = u[first], v[first]
-        # The two directions of an edge are adjacent, so that a prefix holds both.
+        # The two directions of an edge are stored one after the other, so that a prefix of the list holds both.
         self.source, self.target = np.stack([u, v], 1).ravel(), np.stack([v, u], 1).ravel()
         self.neighbour = self.target[np.argsort(self.source, kind="stable")]
         self.indptr = np.concatenate([[0], np.bincount(self.source, minlength=n).cumsum()])
@@ -298,18 +324,19 @@ class ContactGraph:
 
 
 class ContactGraphSnapshot:
-    """The contact graph as of a cutoff: its first edges."""
+    """The contact graph as of a cutoff."""
 
-    def __init__(self, graph: ContactGraph, edges: int):
-        """edges: number of edges, each direction counted."""
-        self.graph, self.edges = graph, edges
-        self.degree = np.bincount(graph.source[:edges], minlength=len(graph.indptr) - 1)
+    def __init__(self, graph: ContactGraph, num_edges: int):
+        """num_edges: number of directed edges before the cutoff, two for each pair of contacts."""
+        self.graph, self.num_edges = graph, num_edges
+        self.degree = np.bincount(graph.source[:num_edges], minlength=len(graph.indptr) - 1)
 
     def scores(self, user: int) -> GraphScores:
-        """Adamic-Adar: the sum of 1 / ln degree(w) over the common contacts w (Adamic and Adar 2003).
+        """Scores of the users near a user, internal id; none for a user who is not in the log.
 
-        PPR: the probabilities of a random walk from the user after 1, 2 and 3 steps, weighted by 1/2, 1/4 and 1/8: the
-        first terms of personalized PageRank with restart probability 1/2. A user who is not in the log has no scores.
+        Adamic-Adar: the sum of 1 / ln degree(w) over the common contacts w (Adamic and Adar 2003). PPR: the
+        probabilities of a random walk from the user after 1, 2 and 3 steps, weighted by 1/2, 1/4 and 1/8, which are the
+        first terms of personalized PageRank with restart probability 1/2.
         """
         graph, n, degree = self.graph, len(self.degree), self.degree
         neighbours = np.empty(0, np.int64)
@@ -327,7 +354,7 @@ class ContactGraphSnapshot:
         step1[neighbours] = 1 / len(neighbours)
         step2 = np.bincount(second, np.repeat(step1[neighbours] / degrees, degrees), n)
         outflow = step2 / np.maximum(degree, 1)
-        step3 = np.bincount(graph.target[: self.edges], outflow[graph.source[: self.edges]], n)
+        step3 = np.bincount(graph.target[: self.num_edges], outflow[graph.source[: self.num_edges]], n)
         ppr = step1 / 2 + step2 / 4 + step3 / 8
         return GraphScores(_nonzero(adamic_adar), _nonzero(ppr))
 

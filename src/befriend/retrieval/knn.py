@@ -1,9 +1,8 @@
-"""Maximum inner product search: the k target vectors with the largest inner product with each query vector.
+"""Maximum inner product search: for each query vector, the k target vectors with the largest inner product.
 
-`ExactIndex` scores every target. `IvfIndex` scores the most promising inverted lists, and leaves the queries whose
-results it cannot fill to an `ExactIndex`. Both return results alike: best first, ties by the smaller id, without
-excluded ids, and as many as qualify, up to k. They know neither what a vector stands for, nor which other terms a
-score has.
+`ExactIndex` scores every target. `IvfIndex` is approximate: it scores only the most promising inverted lists, with
+faiss; a query for which these give fewer than k results is repeated with an `ExactIndex`. Both return results best
+first, ties by the smaller id, without excluded ids, and as many as there are, up to k.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from torch import Tensor
 
 from befriend.files import atomic
 
-ROWS = 1024  # queries per batch
-SCORES = 2**20  # scores per block of targets: 4 MiB, which stay in the CPU cache while they are searched
-GROUP = 64  # adjacent scores that are skipped together when the largest of them is too small
-SAMPLE = 64  # vectors per direction that k-means is trained on
-BANDS = 8  # maximum number of norm bands; the highest holds 1 / 2^8 of the vectors
-PROBES = 192  # maximum number of lists probed per query
-OVERFETCH = 4  # at most this many times k results are fetched in addition, to replace excluded ones
+QUERIES_PER_BATCH = 1024
+SCORES_PER_BLOCK = 2**20  # scores computed at a time: 4 MiB, which stay in the CPU cache while they are searched
+GROUP_SIZE = 64  # adjacent scores that are skipped together when the largest of them is too small
+SAMPLES_PER_DIRECTION = 64  # number of vectors that k-means is trained on, per direction
+MAX_BANDS = 8  # of norms, see `IvfIndex`; the highest band holds 1 / 2^8 of the vectors
+MAX_PROBES = 192  # inverted lists that a query may score
+MAX_OVERFETCH = 4  # at most this many times k results are fetched in addition, to replace excluded ones
 
 Array = np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Results of B queries, best first; padded with -1 and -inf where fewer than k targets qualify."""
+    """Results of B queries, best first; padded with -1 and -inf where there are fewer than k results."""
 
     ids: Tensor
-    """int64[B, k]"""
+    """int64[B, k], rows of the target vectors or ids of users"""
     scores: Tensor
-    """float32[B, k]: inner products; of a beam search, log-probability plus the user's own terms"""
+    """float32[B, k]: inner products; for beam search, log-probabilities plus the terms of the user"""
 
 
 class ExactIndex:
@@ -56,24 +55,32 @@ class ExactIndex:
         exclude: Array | None = None,
         allowed: Array | None = None,
     ) -> SearchResult:
-        """queries: float32[B, D]. allowed: bool[N], targets that may be returned to any query; None: all.
+        """The k targets with the largest inner product for each of B queries.
 
-        exclude_indptr: int64[B + 1], exclude: int64, the ids that must not be returned to each query, as CSR (see
-        `retrieval.requests.RequestBatch`); ids without a vector are ignored.
+        queries: float32[B, D]; exclude_indptr, exclude: int64[B + 1] and int64, the ids that must not be returned to
+        query b, exclude[exclude_indptr[b]:exclude_indptr[b + 1]], where ids without a vector are ignored; allowed:
+        bool[N], targets that may be returned at all, None: all targets.
         """
-        excluded = _Pairs.of(len(queries), exclude_indptr, exclude)
+        excluded = _ExcludedPairs.of(len(queries), exclude_indptr, exclude)
         allowed_ids = None if allowed is None else torch.as_tensor(allowed).nonzero().flatten()
-        return self.find(queries, k, excluded, allowed_ids)
+        return self.search_excluding(queries, k, excluded, allowed_ids)
 
-    def find(self, queries: Tensor, k: int, excluded: _Pairs, allowed_ids: Tensor | None) -> SearchResult:
-        """As `search`. allowed_ids: int64[M], ascending; None: all."""
+    def search_excluding(
+        self, queries: Tensor, k: int, excluded: _ExcludedPairs, allowed_ids: Tensor | None
+    ) -> SearchResult:
+        """As `search`. allowed_ids: int64[M], ascending; None: all targets."""
         columns = excluded.to_columns(len(self.vectors), allowed_ids)
-        return _in_batches(queries, k, columns, lambda batch, pairs: self._find(batch, k, pairs, allowed_ids))
+        return _in_batches(queries, k, columns, lambda batch, pairs: self._search_batch(batch, k, pairs, allowed_ids))
 
-    def _find(self, queries: Tensor, k: int, excluded: _Pairs, allowed_ids: Tensor | None) -> SearchResult:
-        """excluded: (row, column) pairs, where column i is target i, or allowed_ids[i]."""
+    def _search_batch(
+        self, queries: Tensor, k: int, excluded: _ExcludedPairs, allowed_ids: Tensor | None
+    ) -> SearchResult:
+        """Searches for one batch of queries.
+
+        excluded: pairs of a query and a column; column i stands for target i, or for target allowed_ids[i].
+        """
         rows, size = len(queries), len(self.vectors) if allowed_ids is None else len(allowed_ids)
-        width = -(-max(1, min(max(SCORES // rows, k), size)) // GROUP) * GROUP
+        width = -(-max(1, min(max(SCORES_PER_BLOCK // rows, k), size)) // GROUP_SIZE) * GROUP_SIZE
         best = _RunningTopK(rows, k, width)
         block = torch.empty(rows, width)
         for start in range(0, size, width):
@@ -91,21 +98,22 @@ class ExactIndex:
 
 
 class _RunningTopK:
-    """The k best scores of every row so far, then the unsorted scores that have beaten the k-th since.
+    """Running top k of each row of a score matrix that arrives in blocks of columns.
 
-    Sorting every block would take longer than the inner products. Most blocks hold next to nothing above the k-th
-    best score so far, and the largest score of a group shows it.
+    Holds the k best scores of each row so far, sorted, and behind them, unsorted, all later scores above the k-th. To
+    sort every block would take longer than the inner products. Most blocks have few scores above the k-th, and a
+    whole group of GROUP_SIZE columns is skipped if its largest score is not above it.
 
     Example: one row, k = 2, five users. The first block scores columns 0, 1 and 2, the second columns 64 and 65.
 
     >>> def block(*scores):
-    ...     return torch.tensor([[*scores, *[-torch.inf] * (GROUP - len(scores))]])
-    >>> best = _RunningTopK(rows=1, k=2, width=GROUP)
+    ...     return torch.tensor([[*scores, *[-torch.inf] * (GROUP_SIZE - len(scores))]])
+    >>> best = _RunningTopK(rows=1, k=2, width=GROUP_SIZE)
     >>> best.add(block(0.25, 1.0, 0.5), start=0)
     >>> best.result()
     SearchResult(ids=tensor([[1, 2]]), scores=tensor([[1.0000, 0.5000]]))
 
-    The threshold is now 0.5. Column 64 only equals it and stays out; column 65 beats it and replaces column 2:
+    The threshold is now 0.5. Column 64 only equals it and is not added; column 65 is above it and replaces column 2:
 
     >>> best.add(block(0.5, 0.75), start=64)
     >>> best.result()
@@ -113,23 +121,24 @@ class _RunningTopK:
     """
 
     def __init__(self, rows: int, k: int, width: int):
-        """width: columns of a block, a multiple of GROUP."""
+        """width: columns of a block, a multiple of GROUP_SIZE."""
         self.k = k
         self.scores = torch.full((rows, 2 * k + width), -torch.inf)
         self.columns = torch.full((rows, 2 * k + width), -1)
         self.used = torch.full((rows,), k)
 
     def add(self, block: Tensor, start: int) -> None:
-        """block: float32[B, width], the scores of columns start, start + 1, ...; `start` rises from call to call.
+        """Adds a block of scores, float32[B, width], of the columns start, start + 1, ...
 
-        A later column with the score of the k-th stays out, and sorting is stable: the smaller column wins a tie.
+        `start` has to grow from call to call: then the smaller of two columns with equal scores wins, because a later
+        column is not added if its score only equals the k-th, and because sorting is stable.
         """
         threshold = self.scores[:, self.k - 1]
-        groups = block.view(len(block), -1, GROUP)  # (B, width / GROUP, GROUP)
+        groups = block.view(len(block), -1, GROUP_SIZE)  # (B, width / GROUP_SIZE, GROUP_SIZE)
         row, group = (groups.amax(2) > threshold[:, None]).nonzero(as_tuple=True)
-        scores = groups[row, group]  # (groups with a score above the threshold, GROUP)
+        scores = groups[row, group]  # (groups with a score above the threshold, GROUP_SIZE)
         hit, lane = (scores > threshold[row, None]).nonzero(as_tuple=True)
-        row, column = row[hit], start + group[hit] * GROUP + lane  # row by row, columns ascending
+        row, column = row[hit], start + group[hit] * GROUP_SIZE + lane  # row by row, columns ascending
         count = torch.bincount(row, minlength=len(block))
         slot = self.used[row] + torch.arange(len(row)) - (count.cumsum(0) - count)[row]
         self.scores[row, slot] = scores[hit, lane]
@@ -153,49 +162,62 @@ class _RunningTopK:
 
 
 class IvfIndex:
-    """Inverted lists (IVF) of vectors of similar direction and similar norm; a query scores only the best lists.
+    """Inverted-file index (IVF) for inner products; a query scores only the lists that promise the largest scores.
 
-    A list holds the vectors of one direction (spherical k-means) within one band of norms. Its estimated score for a
-    query is the query's inner product with the direction times the band's mean norm. Where norms have a long tail
-    (popular users), few vectors can win at all, and lists by direction alone hide them among the many that cannot:
-    bands of norms as in Yan et al. 2018, "Norm-Ranging LSH for Maximum Inner Product Search". If all norms are alike,
-    there is one band.
+    An inverted list holds vectors of similar direction (a cluster of spherical k-means) and similar norm (a band of
+    norms). A query estimates the scores of a list as its inner product with the direction, times the mean norm of the
+    band. Bands serve data whose norms have a long tail, as with popular users: a few vectors with large norms win most
+    queries, and lists by direction alone would mix them with many vectors that hardly ever win. The idea is from Yan et
+    al. 2018, "Norm-Ranging LSH for Maximum Inner Product Search". If all norms are similar, there is one band.
     """
 
-    def __init__(self, vectors: Tensor, directions: Tensor, edges: Tensor, radii: Tensor, looks: int):
-        """vectors: float32[N, D], referenced; directions: float32[L, D] of norm 1; edges: float32[R - 1], the norms at
-        which bands meet; radii: float32[R], their mean norms; looks: vectors scored per query (faiss: max_codes)."""
+    def __init__(self, vectors: Tensor, directions: Tensor, edges: Tensor, radii: Tensor, max_codes: int):
+        """Puts the vectors into lists; see `build` for an index of new vectors.
+
+        vectors: float32[N, D], referenced, not copied; directions: float32[L, D], of norm 1; edges: float32[R - 1], the
+        norms that separate the R bands, ascending; radii: float32[R], the mean norm of each band; max_codes: number of
+        vectors that a query scores (as in faiss, where a stored vector is a code).
+        """
         from faiss.contrib.ivf_tools import add_preassigned
 
         faiss = _faiss()
-        self.vectors, self.directions, self.edges, self.radii, self.looks = vectors, directions, edges, radii, looks
+        self.vectors, self.directions, self.edges, self.radii = vectors, directions, edges, radii
+        self.max_codes = max_codes
         width, lists = vectors.shape[1], len(directions) * len(radii)
-        quantizer = faiss.IndexFlatIP(width)  # only its size matters: lists are chosen here
+        quantizer = faiss.IndexFlatIP(width)  # faiss needs one of the right size; `_best_lists` chooses the lists
         quantizer.add(np.zeros((lists, width), np.float32))
         self._lists = faiss.IndexIVFFlat(quantizer, width, lists, faiss.METRIC_INNER_PRODUCT)
-        nearest = torch.cat([(chunk @ directions.T).argmax(1) for chunk in vectors.split(SCORES // len(directions))])
+        nearest = torch.cat(
+            [(chunk @ directions.T).argmax(1) for chunk in vectors.split(SCORES_PER_BLOCK // len(directions))]
+        )
         band = torch.bucketize(vectors.norm(dim=1), edges, right=True)
         add_preassigned(self._lists, vectors.numpy(), (nearest * len(radii) + band).numpy())
 
     @classmethod
-    def build(cls, vectors: Tensor, lists: int | None = None, looks: int | None = None, seed: int = 0) -> IvfIndex:
-        """vectors: float32[N, D]; lists: number of directions, by default sqrt(N); looks: vectors scored per query, by
-        default 6 sqrt(N) and at least 4,000."""
+    def build(
+        cls, vectors: Tensor, num_directions: int | None = None, max_codes: int | None = None, seed: int = 0
+    ) -> IvfIndex:
+        """Trains the directions and the bands on vectors, float32[N, D], and puts them into lists.
+
+        num_directions: by default sqrt(N); max_codes: number of vectors that a query scores, by default 6 sqrt(N) and
+        at least 4,000; seed: of the sample of vectors, and of k-means.
+        """
         root = max(1, len(vectors)) ** 0.5
-        lists = min(lists or round(root), len(vectors))
-        sample = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[: SAMPLE * lists]
-        means = _faiss().Kmeans(vectors.shape[1], lists, niter=10, spherical=True, seed=seed, min_points_per_centroid=1)
+        count = min(num_directions or round(root), len(vectors))
+        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
+        sample = order[: SAMPLES_PER_DIRECTION * count]
+        means = _faiss().Kmeans(vectors.shape[1], count, niter=10, spherical=True, seed=seed, min_points_per_centroid=1)
         means.train(F.normalize(vectors[sample], dim=1).numpy())
         norms = vectors.norm(dim=1)
-        edges = _edges(norms)
+        edges = _band_edges(norms)
         band = torch.bucketize(norms, edges, right=True)
-        count = torch.bincount(band, minlength=len(edges) + 1)
-        radii = torch.zeros(len(edges) + 1).index_add_(0, band, norms) / count.clamp(min=1)
-        return cls(vectors, torch.from_numpy(means.centroids), edges, radii, looks or max(4000, round(6 * root)))
+        band_size = torch.bincount(band, minlength=len(edges) + 1)
+        radii = torch.zeros(len(edges) + 1).index_add_(0, band, norms) / band_size.clamp(min=1)
+        return cls(vectors, torch.from_numpy(means.centroids), edges, radii, max_codes or max(4000, round(6 * root)))
 
     def refreshed(self, vectors: Tensor) -> IvfIndex:
-        """The same directions and bands, filled with these vectors: float32[N', D]; nothing is trained again."""
-        return IvfIndex(vectors, self.directions, self.edges, self.radii, self.looks)
+        """An index with the same directions and bands, filled with other vectors, float32[N', D]. Trains nothing."""
+        return IvfIndex(vectors, self.directions, self.edges, self.radii, self.max_codes)
 
     def save(self, path: Path) -> None:
         """Writes vectors, directions and bands as safetensors; equal indexes give equal bytes."""
@@ -203,15 +225,15 @@ class IvfIndex:
 
         tensors = {name: getattr(self, name).contiguous() for name in ("vectors", "directions", "edges", "radii")}
         with atomic(path) as temporary:
-            save_file(tensors | {"looks": torch.tensor(self.looks)}, temporary)
+            save_file(tensors | {"looks": torch.tensor(self.max_codes)}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> IvfIndex:
         from safetensors.torch import load_file
 
         tensors = load_file(path)
-        looks = int(tensors.pop("looks"))
-        return cls(**tensors, looks=looks)
+        max_codes = int(tensors.pop("looks"))
+        return cls(**tensors, max_codes=max_codes)
 
     def search(
         self,
@@ -221,43 +243,46 @@ class IvfIndex:
         exclude: Array | None = None,
         allowed: Array | None = None,
     ) -> SearchResult:
-        """As `ExactIndex.search`."""
-        excluded = _Pairs.of(len(queries), exclude_indptr, exclude).to_columns(len(self.vectors), None)
+        """As `ExactIndex.search`, approximately."""
+        excluded = _ExcludedPairs.of(len(queries), exclude_indptr, exclude).to_columns(len(self.vectors), None)
         mask = None if allowed is None else torch.as_tensor(allowed)
-        return _in_batches(queries, k, excluded, lambda batch, pairs: self._find(batch, k, pairs, mask))
+        return _in_batches(queries, k, excluded, lambda batch, pairs: self._search_batch(batch, k, pairs, mask))
 
-    def _find(self, queries: Tensor, k: int, excluded: _Pairs, allowed: Tensor | None) -> SearchResult:
+    def _search_batch(self, queries: Tensor, k: int, excluded: _ExcludedPairs, allowed: Tensor | None) -> SearchResult:
         most_excluded = int(torch.bincount(excluded.row).max()) if len(excluded.row) else 0
         faiss = _faiss()
-        fetch = k + min(most_excluded, OVERFETCH * k)
-        looks, selector = max(self.looks, 4 * fetch), None
-        if allowed is not None:  # targets that are not allowed do not count as scored
-            looks = looks * len(allowed) // max(1, int(allowed.sum()))
+        fetch = k + min(most_excluded, MAX_OVERFETCH * k)
+        max_codes, selector = max(self.max_codes, 4 * fetch), None
+        if allowed is not None:  # faiss counts skipped targets too: raise the limit by their share
+            max_codes = max_codes * len(allowed) // max(1, int(allowed.sum()))
             selector = faiss.IDSelectorBitmap(np.packbits(allowed.numpy(), bitorder="little"))
         lists, estimate = self._best_lists(queries)
-        parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], max_codes=looks, sel=selector)
+        parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], max_codes=max_codes, sel=selector)
         scores, ids = torch.empty(len(queries), fetch), torch.empty(len(queries), fetch, dtype=torch.long)
-        # faiss's own wrapper of this call does not take parameters
+        # Call the C++ method, because faiss's Python wrapper of it takes no search parameters.
         tensors = (queries.contiguous(), fetch, lists, estimate, scores, ids)
         pointers = (faiss.swig_ptr(item.numpy()) if isinstance(item, Tensor) else item for item in tensors)
         self._lists.search_preassigned_c(len(queries), *pointers, False, parameters)
-        drop = excluded.contain(ids) | (ids < 0)
+        drop = excluded.contains(ids) | (ids < 0)
         ids, order = ids.masked_fill(drop, -1).sort(dim=1)
         scores, order = scores.masked_fill(drop, -torch.inf).gather(1, order).sort(dim=1, descending=True, stable=True)
         result = SearchResult(ids.gather(1, order[:, :k]), scores[:, :k].contiguous())
         unfilled = (result.ids[:, -1] < 0).nonzero().flatten()
         if len(unfilled):
             allowed_ids = None if allowed is None else allowed.nonzero().flatten()
-            exact = ExactIndex(self.vectors).find(queries[unfilled], k, excluded.of_rows(unfilled), allowed_ids)
+            exact = ExactIndex(self.vectors).search_excluding(
+                queries[unfilled], k, excluded.select_rows(unfilled), allowed_ids
+            )
             result.ids[unfilled], result.scores[unfilled] = exact.ids, exact.scores
         return result
 
     def _best_lists(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """int64[B, P] lists and float32[B, P] their estimated scores, best first.
+        """The P inverted lists with the largest estimated scores, int64[B, P], and these scores, float32[B, P].
 
-        The best P lists lie in the best P directions: any other list is beaten by P lists of its own band.
+        It suffices to look at the P best directions: a list of any other direction has a smaller estimate than P lists
+        of the same band.
         """
-        probes = min(len(self.directions), PROBES)
+        probes = min(len(self.directions), MAX_PROBES)
         similarity, direction = (queries @ self.directions.T).topk(probes, dim=1)
         estimate = (similarity[:, :, None] * self.radii).flatten(1)  # (B, P * R)
         lists = (direction[:, :, None] * len(self.radii) + torch.arange(len(self.radii))).flatten(1)
@@ -266,17 +291,20 @@ class IvfIndex:
 
 
 def _faiss() -> Any:
-    """The faiss module. Its type stubs lack half of its calls; exact search does not import it."""
+    """The faiss module, untyped, because its type stubs lack many calls. Imported only for approximate search."""
     import faiss
 
     return faiss
 
 
-def _edges(norms: Tensor) -> Tensor:
-    """float32[R - 1], ascending: the norms at which the upper 1/4, 1/8, 1/16, ... begin. An edge is left out unless it
-    lies 10 % above the edge before it (the first: above the median)."""
+def _band_edges(norms: Tensor) -> Tensor:
+    """float32[R - 1], ascending: the edges of R bands of norms, float32[N].
+
+    Edges are the quantiles above which the largest 1/4, 1/8, 1/16, ... of the norms lie. An edge is left out if it is
+    less than 10 % above the previous edge, or, for the first, above the median.
+    """
     edges: list[float] = []
-    median, *upper = np.quantile(norms.numpy(), 1 - 0.5 ** np.arange(1, BANDS + 1))
+    median, *upper = np.quantile(norms.numpy(), 1 - 0.5 ** np.arange(1, MAX_BANDS + 1))
     for edge in upper:
         if edge > 1.1 * (edges[-1] if edges else median):
             edges.append(float(edge))
@@ -284,8 +312,8 @@ def _edges(norms: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Excluded pairs (row, id), sorted by id, then row."""
+class _ExcludedPairs:
+    """Pairs (row of a batch of queries, id of a target that must not be returned to it), sorted by id, then row."""
 
     row: Tensor
     """int64[P]"""
@@ -293,7 +321,7 @@ class _Pairs:
     """int64[P]"""
 
     @classmethod
-    def of(cls, rows: int, indptr: Array | None, ids: Array | None) -> _Pairs:
+    def of(cls, rows: int, indptr: Array | None, ids: Array | None) -> _ExcludedPairs:
         if indptr is None or ids is None:
             return cls(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
         ids = torch.as_tensor(ids).long()
@@ -301,30 +329,32 @@ class _Pairs:
         order = ids.argsort(stable=True)
         return cls(row[order], ids[order])
 
-    def to_columns(self, size: int, ids: Tensor | None) -> _Pairs:
-        """The pairs with each id replaced by its index in `ids` (int64[M], ascending; None: all of 0 .. size - 1);
-        pairs whose id is not among them are left out."""
+    def to_columns(self, size: int, ids: Tensor | None) -> _ExcludedPairs:
+        """Replaces each id by its index in `ids`, and drops pairs with other ids.
+
+        ids: int64[M], ascending; None: 0, 1, ..., size - 1.
+        """
         valid = (self.id >= 0) & (self.id < size)
         row, column = self.row[valid], self.id[valid]
         if ids is not None:
             column_of_id = torch.full((size,), -1).index_copy_(0, ids, torch.arange(len(ids)))
             column = column_of_id[column]
             row, column = row[column >= 0], column[column >= 0]
-        return _Pairs(row, column)
+        return _ExcludedPairs(row, column)
 
-    def between(self, start: int, stop: int) -> _Pairs:
+    def between(self, start: int, stop: int) -> _ExcludedPairs:
         """The pairs with an id from start to stop - 1."""
         low, high = torch.searchsorted(self.id, torch.tensor([start, stop])).tolist()
-        return _Pairs(self.row[low:high], self.id[low:high])
+        return _ExcludedPairs(self.row[low:high], self.id[low:high])
 
-    def of_rows(self, rows: Tensor) -> _Pairs:
-        """The pairs of these rows (int64, ascending), which become rows 0, 1, ..."""
+    def select_rows(self, rows: Tensor) -> _ExcludedPairs:
+        """The pairs of these rows, int64, ascending; the rows are renumbered 0, 1, ..."""
         new_row = torch.searchsorted(rows, self.row).clamp(max=len(rows) - 1)
         selected = rows[new_row] == self.row
-        return _Pairs(new_row[selected], self.id[selected])
+        return _ExcludedPairs(new_row[selected], self.id[selected])
 
-    def contain(self, ids: Tensor) -> Tensor:
-        """ids: int64[B, F], row by row. Returns bool[B, F]: which of them are excluded."""
+    def contains(self, ids: Tensor) -> Tensor:
+        """bool[B, F]: which of the ids, int64[B, F], are excluded from their row."""
         if not len(self.id):
             return torch.zeros_like(ids, dtype=torch.bool)
         rows = len(ids)
@@ -334,11 +364,14 @@ class _Pairs:
 
 
 def _in_batches(
-    queries: Tensor, k: int, excluded: _Pairs, find: Callable[[Tensor, _Pairs], SearchResult]
+    queries: Tensor, k: int, excluded: _ExcludedPairs, search: Callable[[Tensor, _ExcludedPairs], SearchResult]
 ) -> SearchResult:
     batches = [
-        find(queries[low : low + ROWS], excluded.of_rows(torch.arange(low, min(low + ROWS, len(queries)))))
-        for low in range(0, len(queries), ROWS)
+        search(
+            queries[low : low + QUERIES_PER_BATCH],
+            excluded.select_rows(torch.arange(low, min(low + QUERIES_PER_BATCH, len(queries)))),
+        )
+        for low in range(0, len(queries), QUERIES_PER_BATCH)
     ]
     if not batches:
         return SearchResult(torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k))

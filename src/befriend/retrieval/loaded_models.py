@@ -1,4 +1,4 @@
-"""The trained models of a project, loaded together with its log."""
+"""Loads the trained models of a project, together with its event log, and makes retrievers and the recommender."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from befriend.models.user_clusters import UserClusters
 from befriend.retrieval.cluster_retriever import ClusterRetriever
 from befriend.retrieval.heuristics import Heuristics
 from befriend.retrieval.recommender import Recommender
-from befriend.retrieval.stu_retriever import BEAM, StuRetriever
+from befriend.retrieval.stu_retriever import BEAM_WIDTH, StuRetriever
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from befriend.tokens.tokenizer import load_tokenizer as load_tokens
 
@@ -36,26 +36,29 @@ LoadedClusters = tuple[UserClusters, ClusterSearchSettings]
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """The two-tower model, the STU model with the STUs of all users, and the log as each model reads it."""
+    """The two-tower model, the STU model with the STUs (semantic IDs) of all users, and the log as each model reads it.
+
+    N is the number of users of the log.
+    """
 
     two_tower: TwoTowerModel
     stu: StuModel
     stus: Tensor
-    """int64[N, L], of all users of the log"""
+    """int64[N, L], the tokens of each user"""
     feature_view: FeatureView
-    """the log as the two-tower model sees it"""
+    """the log as the two-tower model reads it"""
     stu_feature_view: FeatureView
-    """the log as the STU model sees it"""
+    """the log as the STU model reads it"""
     texts: TextVectors
-    """text vectors of the users"""
+    """text vectors of the users, as of any time"""
     opted_out: np.ndarray
     """bool[N], users who must not be listed"""
 
     @classmethod
     def load(cls, prepared: Path, models: Path, log: EventLog, erased: np.ndarray | None = None) -> LoadedModels:
-        """Reads the prepared tables and the folder of models.
+        """Reads the tables of stage validate in `prepared`, and the models in the folder `models`.
 
-        erased: bool[N], erased users, whose texts are left out.
+        erased: bool[N], users who asked to be deleted; their texts are left out.
         """
         attributes, texts = Attributes.read(prepared), TextVectors.read(models / "text", log)
         if erased is not None:
@@ -66,13 +69,18 @@ class LoadedModels:
         )
         stu = load_stu(models / "stu", log, attributes, tokens.table)
         feature_view = two_tower.feature_view(log, texts)
-        by_stu = stu.feature_view(log, texts, feature_view.activity)
+        stu_feature_view = stu.feature_view(log, texts, feature_view.activity)
         opted_out = read_table(prepared / USERS_FILE, USERS)[OPTED_OUT].to_numpy()
-        return cls(two_tower, stu, tokens.with_newcomers(log).table.stus, feature_view, by_stu, texts, opted_out)
+        return cls(
+            two_tower, stu, tokens.add_newcomers(log).table.stus, feature_view, stu_feature_view, texts, opted_out
+        )
 
     @cached_property
     def eligible_since(self) -> np.ndarray:
-        """int64[N], the UTC second after which each user is eligible; the largest int64 for users who never are."""
+        """int64[N], UTC second of each user's first event or text, after which the user may be recommended.
+
+        The largest int64 for users without either, and for users who opted out and wrote before their first event.
+        """
         since = first_known(self.feature_view.log, self.texts)
         return np.where(self.opted_out & (self.feature_view.log.first_seen > since), np.iinfo(np.int64).max, since)
 
@@ -85,22 +93,27 @@ class LoadedModels:
     ) -> tuple[TwoTowerRetriever, StuRetriever]:
         """The retrievers of both models.
 
-        approximate: search by an index and by a beam, faster but missing a few users; clusters: the two-tower model
-        scores only the users of the best clusters, and the most recently active users.
+        approximate: search with an approximate index (two-tower) and with beam search (STU), which is faster and misses
+        a few users; clusters: the two-tower model scores only the users of the best clusters, and the most recently
+        active users.
         """
         base, stu = self.two_tower, self.stu
         two_tower = (
-            TwoTowerRetriever(base.model, self.feature_view, base.tower, approximate)
+            TwoTowerRetriever(base.model, self.feature_view, base.settings, approximate)
             if clusters is None
-            else ClusterRetriever(base.model, self.feature_view, base.tower, *clusters)
+            else ClusterRetriever(base.model, self.feature_view, base.settings, *clusters)
         )
-        width = BEAM if approximate else None
-        return two_tower, StuRetriever(stu.model, self.stus, self.stu_feature_view, stu.tower, width)
+        width = BEAM_WIDTH if approximate else None
+        return two_tower, StuRetriever(stu.model, self.stus, self.stu_feature_view, stu.settings, width)
 
     def recommender(
         self, boosters: dict[str, Booster], approximate: bool = False, clusters: LoadedClusters | None = None
     ) -> Recommender:
-        """The recommender with both models, all rules, and these rankers; see `retrievers`."""
+        """The recommender with both models, all heuristics, and rankers.
+
+        boosters: name of a ranker -> its trees, from `befriend.retrieval.ranker.read_boosters`; approximate, clusters:
+        as in `retrievers`.
+        """
         heuristics = Heuristics(self.feature_view.log, self.activity)
         feature_view = replace(self.feature_view, texts=self.texts)
         return Recommender(self.retrievers(approximate, clusters), heuristics, boosters, self.opted_out, feature_view)

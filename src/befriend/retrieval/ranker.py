@@ -1,8 +1,10 @@
-"""The ranker: reranks the candidates of all models and heuristics into one list that is better than each of theirs.
+"""The ranker, the second stage: orders the candidates of all models and heuristics into one list.
 
-Candidates are the heads of the lists of models and heuristics. The features of a candidate are its rank on each list,
-the models' scores, and the activity features of candidate, user and pair as of the cutoff. LightGBM's lambdarank
-(Burges 2010) learns from validation events which candidate should have come first.
+Its *sources* are models and heuristics (rankings without learned parameters, such as popularity); its candidates are
+the first users on the list of each source. The features of a candidate are the rank on each list, the scores of the
+models, and counts and ages of the events of candidate, requesting user and the two together. All of them are computed
+as of the cutoff of the list, a UTC second: only events before it count. LambdaMART (Burges 2010), as LightGBM's
+lambdarank, learns from validation events which candidate should have come first.
 """
 
 from __future__ import annotations
@@ -37,10 +39,13 @@ RANKER_HEURISTICS = (
     "adamic-adar-x-fresh",
     "ppr-x-attention",
 )
+"""the heuristics that give candidates, explained in `befriend.retrieval.heuristics`"""
 MODELS = ("two-tower", "stu")
+"""two-tower: embeddings of users; stu: generates the semantic ID of the target token by token"""
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
-"""name of a ranker -> its sources, the models and heuristics whose candidates it orders"""
-CANDIDATES_PER_LIST = 30  # candidates taken from the head of each list
+"""name of a ranker -> its sources. `both` is the ranker that is served; `boosted`, without models, is a baseline"""
+CANDIDATES_PER_SOURCE = 30
+"""how many users from the top of the list of each source are candidates"""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,13 @@ class CandidateLists:
     """name of a model -> float32[B, CANDIDATE_DEPTH]; heuristics have no scores"""
 
 
-def merge_candidates(lists: CandidateLists, names: Sequence[str], per_source: int = CANDIDATES_PER_LIST) -> np.ndarray:
-    """int64[B, K]: users among the first `per_source` of any of the lists, each once, ascending, padded with -1.
+def merge_candidates(
+    lists: CandidateLists, names: Sequence[str], per_source: int = CANDIDATES_PER_SOURCE
+) -> np.ndarray:
+    """int64[B, K]: the users among the first `per_source` on any of the named lists; ascending, padded with -1.
 
     K is the largest number of candidates of a request. Example: two requests, lists of a model and of a heuristic, and
-    the first two users of each list. User 2 is on both lists of request 0, but a candidate once:
+    the first two users of each list. User 2 is on both lists of request 0, but only one candidate:
 
     >>> lists = CandidateLists({"stu": np.array([[4, 2, 5], [3, -1, -1]]), "ppr": np.array([[2, 1, 3], [5, 3, 1]])}, {})
     >>> merge_candidates(lists, ("stu", "ppr"), per_source=2)
@@ -74,23 +81,24 @@ def merge_candidates(lists: CandidateLists, names: Sequence[str], per_source: in
 def ranker_features(
     feature_view: FeatureView, request: RequestBatch, lists: CandidateLists, users: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
-    """float32[B, K, D]: the ranker's features of candidates, users int64[B, K] from `merge_candidates`.
+    """float32[B, K, D]: the ranker's features of candidates.
 
-    names: the sources whose ranks and scores are features, see `SOURCES`. Columns, in this order:
+    users: int64[B, K], candidates from `merge_candidates`; names: the sources whose ranks and scores are features, see
+    `SOURCES`. Columns, in this order:
 
-    | columns | of | NaN where |
+    | number of columns | feature | NaN where |
     |---|---|---|
-    | USER_FEATURES | candidate | |
-    | USER_FEATURES | requesting user | |
-    | STATISTICS, if the log has texts | texts of the candidate | the candidate has no text |
-    | PAIR_FEATURES | requesting user and candidate | they have no common event |
-    | 1 | edge type of their last entry, 0 without one | |
+    | USER_FEATURES | activity of the candidate: ages, counts and decayed counts of events done and received | |
+    | USER_FEATURES | activity of the requesting user | |
+    | NUM_STATISTICS, if the log has texts | texts of the candidate: number, age of the last | there is no text |
+    | PAIR_FEATURES | ages and counts of the events between the two | there is no event between the two |
+    | 1 | edge type: action and direction of their last event, 0 without one | |
     | 1 | whether they are in contact | |
-    | 1 | regime, index into REGIMES | |
+    | 1 | regime of the request, index into REGIMES | |
     | for each source, 1 | rank on its list, from 0 | the candidate is not on the list |
-    | for each model, 2 more | score; score minus the list's best score | the candidate is not on the list |
+    | for each model, 2 more | score; score minus the best score on the list | the candidate is not on the list |
 
-    The rows of padding, users -1, hold arbitrary features.
+    Where `users` is padded with -1, features are arbitrary.
     """
     activity = feature_view.activity
     num_visible, cutoff = (torch.from_numpy(x)[:, None] for x in (request.num_visible, request.cutoff))
@@ -101,7 +109,7 @@ def ranker_features(
         activity.user_features(activity.last_entries(candidate, num_visible), num_visible, cutoff).numpy(),
         np.repeat(user_features, users.shape[1], 1),
     ]
-    if feature_view.texts.width:  # cold-start users have no other features
+    if feature_view.texts.width:  # a cold-start user, without events, has no features but these
         statistics, _ = feature_view.texts.statistics_and_rows(candidate, cutoff.expand_as(candidate))
         feature_blocks.append(torch.where(statistics[..., :1] > 0, statistics, torch.nan).numpy())
     entry = activity.last_pair_entries(user, candidate, num_visible)
@@ -110,7 +118,7 @@ def ranker_features(
     feature_blocks.append(np.where((entry >= 0).numpy()[..., None], pair, np.nan))
     columns = [
         activity.edge_types(entry).numpy(),
-        activity.in_contact(entry).numpy(),
+        activity.has_contact_event(entry).numpy(),
         np.repeat(request.regime[:, None], users.shape[1], 1),
     ]
     for name in names:
@@ -125,7 +133,10 @@ def ranker_features(
 
 
 def rank_in_list(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """int64[B, K]: the rank of each user on a list, from 0; -1 for users not on it. ids: [B, k]; users: [B, K]."""
+    """int64[B, K]: the rank of each user on the list in the same row, from 0; -1 for users who are not on it.
+
+    ids: int64[B, k], the lists; users: int64[B, K].
+    """
     sorted_ids, rank = torch.from_numpy(ids).long().sort(1)
     sought = torch.from_numpy(np.ascontiguousarray(users))
     index = torch.searchsorted(sorted_ids, sought).clamp(max=ids.shape[1] - 1)
@@ -135,7 +146,7 @@ def rank_in_list(ids: np.ndarray, users: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RankerExamples:
-    """Training examples of the ranker: n candidates of G lists, list after list."""
+    """Training examples of the ranker: n candidates of G lists, one list per event, list after list."""
 
     features: np.ndarray
     """float32[n, D], the features of each candidate"""
@@ -148,7 +159,7 @@ class RankerExamples:
 
     @classmethod
     def concat(cls, blocks: Sequence[RankerExamples]) -> RankerExamples:
-        """The examples of all blocks, with their lists in order of time."""
+        """The examples of all blocks; lists are sorted by time."""
         features, labels, groups, timestamps = (
             np.concatenate([getattr(block, field) for block in blocks]) for field in cls.__dataclass_fields__
         )
@@ -160,7 +171,7 @@ class RankerExamples:
 
 
 def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.Booster:
-    """Trains LambdaMART on the lists; only their first 20 ranks matter."""
+    """Trains LambdaMART; the loss looks at the first 20 ranks of each list."""
     import lightgbm
 
     options = {
@@ -184,9 +195,9 @@ def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.B
 
 
 def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
-    """The rankers written by stage train_ranker: name in `SOURCES` -> booster.
+    """Reads the rankers that stage train_ranker wrote to `folder`: name in `SOURCES` -> trees.
 
-    Raises DataError if one cannot be read.
+    Raises DataError if a file is missing or cannot be read.
     """
     import lightgbm
 

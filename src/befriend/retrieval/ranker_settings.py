@@ -11,16 +11,16 @@ from befriend.settings import Settings
 
 
 class RankerSettings(Settings):
-    """The ranker that reorders the candidates of all models and rules; it is trained on validation events."""
+    """The ranker, which orders the candidates of all models and heuristics; it is trained on validation events."""
 
     objective: Literal["contact", "answered"] = "contact"
     """what the ranker predicts: contact, the user contacted next; answered, a user who is contacted and answers"""
     answer_days: Annotated[float, Field(gt=0)] = 7.0
-    """objective answered: days within which an answer counts; events closer to the test part are not used"""
+    """objective answered: an answer within this many days counts; events closer to the test part are not used"""
     events: Annotated[int, Field(ge=1)] = 2000
     """maximum number of validation events per regime, evenly spaced"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
-    """regimes in which the training lists are made: which events are visible"""
+    """regimes in which the training lists are made: which events a list may depend on"""
     trees: Annotated[int, Field(ge=1)] = 100
     """number of trees"""
     leaves: Annotated[int, Field(ge=2)] = 15

@@ -1,9 +1,10 @@
-"""The recommender, which makes every list: of evaluation, batch jobs, the API and the command line alike.
+"""The recommender: retrieval, then ranking. Evaluation, batch jobs, the API and the command line all use it.
 
-The ranking of all eligible users for a request depends on the request alone. A model ranks by score. A ranker first
-ranks its candidates, the heads of the lists of its sources (models and heuristics), by its own score; the ranker `both`
-is followed by all other users in the order of the two-tower model. How many users are shown, and which of them, only
-cuts and filters that ranking.
+For each request it ranks all eligible users, those who may be recommended as of the cutoff. A model ranks by its score,
+a heuristic by a formula without learned parameters. A ranker (second stage) orders candidates: the first users on the
+lists of its sources, which are models and heuristics. After the candidates of the ranker `both`, all other users follow
+in the order of the two-tower model. A ranking depends on its request alone; the length of a list, and constraints on
+who is shown, only cut and filter it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FALLBACK_MODEL = {"both": "two-tower"}  # ranker -> the model that ranks all use
 
 
 class ListFilter(Protocol):
-    """A filter of ranked users: which of them may be shown."""
+    """Decides which of the ranked users may be shown."""
 
     def allowed_mask(self, user: int, cutoff: int) -> np.ndarray:
         """bool[N]: the users who may be shown.
@@ -45,8 +46,8 @@ class ListFilter(Protocol):
         ...
 
 
-class HasEvents:
-    """Only users with an event, the candidates of the evaluation protocol: no cold-start users."""
+class HasEventsFilter:
+    """Allows only users with an event before the cutoff: no cold-start users, who have texts alone."""
 
     def __init__(self, first_seen: np.ndarray):
         """first_seen: int64[N], UTC second of each user's first event, as in `EventLog`."""
@@ -58,16 +59,18 @@ class HasEvents:
 
 @dataclass(frozen=True)
 class RecommenderState:
-    """Models and heuristics as of a cutoff. Immutable, so threads may share it."""
+    """What models and heuristics need for lists as of one cutoff. Immutable, so threads may share it."""
 
     snapshot: FeatureSnapshot
+    """eligible users, and the features of all users"""
     views: dict[str, ModelView]
-    """name of the model -> its view"""
+    """name of a model -> the vectors of all eligible users"""
     heuristics: HeuristicsSnapshot | None
+    """None for a recommender without heuristics"""
 
 
 class Recommender:
-    """All models, heuristics and rankers on a log. Threads may share it."""
+    """All models, heuristics and rankers on an event log. Threads may share it."""
 
     def __init__(
         self,
@@ -77,9 +80,9 @@ class Recommender:
         opted_out: np.ndarray | None = None,
         feature_view: FeatureView | None = None,
     ):
-        """boosters: name in `SOURCES` -> the ranker's model; opted_out: bool[N], users who must not be listed;
-        feature_view: the log, and the texts that make users eligible, by default those of the first model. Without
-        heuristics or boosters, there are no lists of heuristics or rankers."""
+        """retrievers: one for each model; heuristics, boosters: None for a recommender without heuristics or rankers;
+        boosters: name of a ranker, as in `SOURCES` -> its trees; opted_out: bool[N], users who must not be listed;
+        feature_view: the log, with the texts that make users eligible, by default those of the first retriever."""
         self.retrievers = {retriever.name: retriever for retriever in retrievers}
         self.heuristics, self.boosters = heuristics, boosters or {}
         self.feature_view = feature_view or next(iter(self.retrievers.values())).feature_view
@@ -93,9 +96,9 @@ class Recommender:
         return (*self.boosters, *self.retrievers, *(HEURISTICS if self.heuristics else ()))
 
     def state_at(self, num_visible: int, cutoff: int) -> RecommenderState:
-        """The state as of a cutoff, with `num_visible` events before it. The latest few states are cached.
+        """The state as of a cutoff, with `num_visible` events before it; the latest MAX_CACHED_STATES are cached.
 
-        The first thread that needs a state computes it; threads that need the same state wait for it, others do not.
+        The first thread that needs a state computes it. Threads that need the same state wait for it, others do not.
         """
         key = num_visible, cutoff
         with self._lock:
@@ -116,7 +119,7 @@ class Recommender:
         return future.result()
 
     def _make_state(self, num_visible: int, cutoff: int, previous: RecommenderState | None) -> RecommenderState:
-        """previous: the state of any cutoff, from which unchanged vectors are copied."""
+        """Computes a state. previous: the state of any cutoff, from which unchanged vectors are copied."""
         snapshot = FeatureSnapshot(self.feature_view, num_visible, cutoff, self.opted_out)
         views = {
             name: retriever.view_at(snapshot, previous.views[name] if previous else None)
@@ -125,12 +128,12 @@ class Recommender:
         return RecommenderState(snapshot, views, self.heuristics.state_at(snapshot) if self.heuristics else None)
 
     def rank(self, request: RequestBatch, names: Sequence[str]) -> Ranking:
-        """Ranks all eligible users for each request. names: models, heuristics and rankers to rank by."""
-        generators = dict.fromkeys(source for name in names for source in SOURCES.get(name, (name,)))
-        generators |= dict.fromkeys(FALLBACK_MODEL[name] for name in names if name in FALLBACK_MODEL)
-        queries = {name: self.retrievers[name].queries(request) for name in generators if name in self.retrievers}
-        heuristics = [name for name in generators if name not in self.retrievers]
-        ids = {name: np.full((len(request), CANDIDATE_DEPTH), -1) for name in generators}
+        """Ranks all eligible users for each request, by the models, heuristics and rankers with these names."""
+        sources = dict.fromkeys(source for name in names for source in SOURCES.get(name, (name,)))
+        sources |= dict.fromkeys(FALLBACK_MODEL[name] for name in names if name in FALLBACK_MODEL)
+        queries = {name: self.retrievers[name].queries(request) for name in sources if name in self.retrievers}
+        heuristics = [name for name in sources if name not in self.retrievers]
+        ids = {name: np.full((len(request), CANDIDATE_DEPTH), -1) for name in sources}
         scores = {name: np.full((len(request), CANDIDATE_DEPTH), -np.inf, np.float32) for name in queries}
         groups = group_by_cutoff(request)
         for rows in groups:
@@ -152,24 +155,25 @@ class Recommender:
 
 
 def _by_user(request: RequestBatch) -> list[tuple[int, np.ndarray]]:
-    """The distinct users of the requests, each with its rows, int64."""
+    """The distinct requesting users, each with the rows of their requests, int64."""
     order = np.argsort(request.user, kind="stable")
     cuts = np.flatnonzero(np.diff(request.user[order])) + 1
     return [(int(request.user[rows[0]]), rows) for rows in np.split(order, cuts)]
 
 
 class Ranking:
-    """The rankings of all eligible users for B requests, by models, heuristics and rankers."""
+    """The rankings of all eligible users for B requests, by models, heuristics and rankers. Users are internal ids."""
 
     def __init__(
         self, recommender: Recommender, request: RequestBatch, queries: dict[str, Query], lists: CandidateLists
     ):
-        """queries: name of the model -> queries of the requests; lists: heads of the lists of models and heuristics."""
+        """queries: name of a model -> query vectors of the requests; lists: the CANDIDATE_DEPTH best users for each
+        request by each model and heuristic."""
         self.recommender, self.request, self.queries, self.lists = recommender, request, queries, lists
         self._ranked: dict[str, RankedLists] = {}
 
     def head(self, name: str) -> RankedLists:
-        """The head of a ranking: CANDIDATE_DEPTH users of a model or heuristic, all candidates of a ranker."""
+        """The head of a ranking: the CANDIDATE_DEPTH best users of a model or heuristic, all candidates of a ranker."""
         if name not in self.recommender.boosters:
             ids = self.lists.ids[name]
             return RankedLists(ids, self.lists.scores.get(name, np.zeros(ids.shape, np.float32)))
@@ -178,14 +182,14 @@ class Ranking:
             is_candidate = users >= 0
             score = np.full(users.shape, -np.inf, np.float32)
             score[is_candidate] = self.recommender.boosters[name].predict(
-                self.features(name, users)[is_candidate], num_threads=kernels.cores()
+                self.features(name, users)[is_candidate], num_threads=kernels.num_cores()
             )
             best = np.argsort(-score, 1, kind="stable")  # ids ascend: ties go to the smaller internal id
             self._ranked[name] = RankedLists(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))
         return self._ranked[name]
 
     def features(self, name: str, users: np.ndarray) -> np.ndarray:
-        """float32[B, K, F]: a ranker's features of users, int64[B, K], for the requests."""
+        """float32[B, K, D]: the features that ranker `name` reads, of users, int64[B, K], for the B requests."""
         return ranker_features(self.recommender.feature_view, self.request, self.lists, users, SOURCES[name])
 
     def top(
@@ -195,9 +199,9 @@ class Ranking:
 
         requests: int64[R], the rows of the requests to return, by default all.
 
-        If the ranking's head has fewer than k allowed users, a model searches all allowed users for k. The ranker
-        `both` appends all other users, in the order of the two-tower model. Heuristics and other rankers end with their
-        head. Example for `both` and k = 4, where users 7 and 3 are the candidates:
+        If the head of a ranking has fewer than k allowed users, a model searches for the k best among all allowed
+        users. The ranker `both` appends all other users, in the order of the two-tower model. Lists of heuristics and
+        of other rankers end after their head. Example for `both` and k = 4, where users 7 and 3 are the candidates:
 
             ranker           7: 2.0   3: 0.5
             two-tower        3: 8.0   9: 7.5   7: 7.0   5: 6.0
@@ -224,7 +228,10 @@ class Ranking:
     def _filter(
         self, ids: np.ndarray, scores: np.ndarray, rows: np.ndarray, list_filter: ListFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The lists of requests `rows`, int64[R], without users that the filter rejects; later users move up."""
+        """Drops the users whom the filter does not allow; those behind them move up, and the end is padded.
+
+        ids, scores: [R, K], the lists of the requests in `rows`, int64[R].
+        """
         is_allowed = np.zeros(ids.shape, bool)
         for i, (user, cutoff) in enumerate(zip(self.request.user[rows], self.request.cutoff[rows], strict=True)):
             is_allowed[i] = list_filter.allowed_mask(int(user), int(cutoff))[ids[i]]
@@ -236,7 +243,7 @@ class Ranking:
     def _fill_from_fallback(
         self, name: str, row: int, ids: np.ndarray, scores: np.ndarray, list_filter: ListFilter | None
     ) -> None:
-        """Fills the list of one request after the head of the ranking, in place; see `top` for an example.
+        """Fills the list of the request in `row` after the head of the ranking, in place; see `top` for an example.
 
         ids: int64[k], scores: float32[k]: the allowed users of the head, then -1 and -inf.
         """
@@ -248,7 +255,7 @@ class Ranking:
             head, model_ids = self.head(name), self.lists.ids[model][row]
             ranked = head.ids[row][head.ids[row] >= 0]
             start, excluded = int((ids >= 0).sum()), np.concatenate([excluded, ranked])
-            # After the candidates, scores fall as those of the model do.
+            # Shift the scores of the model: its best score becomes that of the last candidate.
             if len(ranked) and model_ids[0] >= 0:
                 shift = head.scores[row][len(ranked) - 1] - self.lists.scores[model][row, 0]
             is_next = (model_ids >= 0) & ~np.isin(model_ids, ranked)

@@ -1,7 +1,7 @@
-"""Batches of requests for lists, for evaluation and serving alike: everything that a ranking depends on.
+"""Batches of requests for lists of recommended users, the same for evaluation and serving.
 
-This module does not know how a list is made. How many users are shown, and which of them, is not part of a request:
-that only cuts and filters the ranking.
+A request holds everything that the ranking of all users depends on. The length of the list, and constraints on who is
+shown, are not part of it: they only cut and filter the ranking.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from befriend.data.event_log import EventLog
 from befriend.features.histories import Histories
 
 LIST_DEPTH = 100
-"""length of a list in evaluation"""
+"""length of the lists that are evaluated"""
 CANDIDATE_DEPTH = 128
-"""users that each model and heuristic lists, however few are shown: some may be filtered out"""
+"""number of candidates that each model and each heuristic gives, however short the list: some may be filtered out"""
 
 
 @dataclass(frozen=True)
 class RequestBatch:
-    """B requests, each for one list. List b may depend only on the first `num_visible[b]` events of the log."""
+    """B requests, each for one list of recommended users.
+
+    The log is sorted by time, so that the events before a cutoff are the first `num_visible` events of the log.
+    """
 
     user: np.ndarray
-    """int64[B], internal ids; N, the number of users, for a user who is not in the log"""
+    """int64[B], the requesting users, internal ids; N, the number of users, for a user who is not in the log"""
     num_visible: np.ndarray
-    """int64[B], number of visible events"""
+    """int64[B], number of events before the cutoff; list b may depend on no other event"""
     cutoff: np.ndarray
-    """int64[B], UTC second as of which the list is made: events and texts before it are visible"""
+    """int64[B], UTC second as of which the list is made: only events and texts before it count"""
     action: np.ndarray
-    """int64[B], index into EventLog.actions of the user's next action; HIDDEN where it is not known"""
+    """int64[B], the action that the user is about to do, index into `EventLog.actions`; UNKNOWN_ACTION if not known"""
     regime: np.ndarray
-    """int64[B], index into REGIMES"""
+    """int64[B], how fresh and how informed the list is (daily, live, ...), index into `data.regimes.REGIMES`"""
     exclude_indptr: np.ndarray
     """int64[B + 1], offsets into `exclude`"""
     exclude: np.ndarray
@@ -43,7 +46,7 @@ class RequestBatch:
         return len(self.user)
 
     def select(self, rows: np.ndarray) -> RequestBatch:
-        """These requests only, in this order. rows: int64."""
+        """The requests in these rows, int64, in this order."""
         count = np.diff(self.exclude_indptr)[rows]
         indptr = np.cumsum([0, *count])
         start = np.repeat(self.exclude_indptr[rows] - indptr[:-1], count)
@@ -72,11 +75,11 @@ class RankedLists:
 
 
 class RequestBuilder:
-    """Builds requests on a log: counts the visible events, and looks up the users excluded from each list."""
+    """Builds requests on a log: counts the events before each cutoff, and looks up the excluded users of each list."""
 
     def __init__(self, log: EventLog, histories: Histories):
         self.log, self.histories = log, histories
-        self.neighbor, self.event = histories.other.numpy(), histories.event.numpy()
+        self.neighbor, self.event = histories.other_user.numpy(), histories.event.numpy()
 
     def build(
         self,
@@ -87,13 +90,15 @@ class RequestBuilder:
         regime: np.ndarray,
         exclude_contacts: np.ndarray,
     ) -> RequestBatch:
-        """user, cutoff, filter_at, action, regime: int64[B]; exclude_contacts: bool[B], the lists `new`.
+        """Builds a batch of B requests.
 
-        cutoff: the UTC second before which events are visible to the ranking; filter_at: the UTC second before which
-        events exclude users from the list, at or after the cutoff (a nightly list is filtered when it is shown).
+        user, action, regime: int64[B], as in `RequestBatch`; cutoff: int64[B], UTC second before which events count for
+        the ranking; filter_at: int64[B], UTC second before which events exclude users from the list, at or after the
+        cutoff (a list that is made at night is filtered when it is shown); exclude_contacts: bool[B], whether the list
+        leaves out existing contacts.
         """
-        until = self.log.count_before(filter_at)
-        rows = zip(user.tolist(), until.tolist(), exclude_contacts.tolist(), strict=True)
+        num_filtering = self.log.count_before(filter_at)
+        rows = zip(user.tolist(), num_filtering.tolist(), exclude_contacts.tolist(), strict=True)
         excluded = [self.excluded(*row) for row in rows]
         return RequestBatch(
             user=user,
@@ -106,7 +111,11 @@ class RequestBuilder:
         )
 
     def excluded(self, user: int, num_visible: int, exclude_contacts: bool) -> np.ndarray:
-        """int64: the neighbors of a user's exclude events, and with `exclude_contacts` also of all contact events."""
+        """int64: the users who must not be on a user's list, by the first `num_visible` events.
+
+        These are the users with an exclude event (such as a block) between the two, in either direction; with
+        `exclude_contacts`, existing contacts too.
+        """
         neighbor, contact, exclude = self._entries(user, num_visible)
         return np.unique(neighbor[exclude | contact] if exclude_contacts else neighbor[exclude])
 
@@ -116,18 +125,21 @@ class RequestBuilder:
         return np.unique(neighbor[contact])
 
     def _entries(self, user: int, num_visible: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A user's entries within the first `num_visible` events: the neighbor of each, int64[n]; whether it is a
-        contact event, bool[n]; whether it is an exclude event, bool[n]."""
+        """The n events of a user, done or received, among the first `num_visible` events of the log.
+
+        Returns the other user of each event, int64[n]; whether it is a contact event, bool[n]; whether it is an exclude
+        event, bool[n].
+        """
         if user >= self.log.num_users:
             empty = np.empty(0, bool)
             return np.empty(0, np.int64), empty, empty
-        window = self.histories.entries_of(user, num_visible)
+        window = self.histories.user_entries(user, num_visible)
         event = self.event[window]
         return self.neighbor[window].astype(np.int64), self.log.is_contact[event], self.log.is_exclude[event]
 
 
 def group_by_cutoff(request: RequestBatch) -> list[np.ndarray]:
-    """The rows of each distinct cutoff, int64 each, in order of time."""
+    """The rows of the requests with the same cutoff, int64 each, cutoff by cutoff in order of time."""
     order = np.lexsort((request.cutoff, request.num_visible))
     num_visible, cutoff = request.num_visible[order], request.cutoff[order]
     cuts = np.flatnonzero((np.diff(num_visible) != 0) | (np.diff(cutoff) != 0)) + 1

@@ -1,12 +1,20 @@
-"""Retrieval with any model: queries, vectors of all eligible users as of a cutoff, and exact scores of the best.
+"""Base class of the retrievers: candidate generation with a trained model, as of any point in time.
 
-A score is the sum of four terms. Static term: what a user is, which never changes after training. Neighbor and dynamic
-term: the user's recent neighbors and recent activity, computed anew for each cutoff. Pointer term: only for the few
-users in the requesting user's own history, the history candidates, who are scored one by one.
+A list is made as of a *cutoff*, a UTC second: only events before it count. A user is *eligible* if they may be
+recommended as of the cutoff: they have an event or a text before it, and did not opt out.
 
-A search makes proposals, then computes exact scores, so that a list does not depend on which other lists are requested
-with it: matrix products round differently by their shape, so they only propose users. Which of the proposals and
-history candidates are listed, and in which order, is decided by scores in double precision, rounded once.
+The score of a user is the sum of four terms:
+
+- static term: from the user's embedding or tokens, which no event changes after training;
+- neighbor term: from the embeddings of the users with whom the user was in contact most recently;
+- dynamic term: from the user's recent activity and texts;
+- pointer term: only for *history candidates*, the users of the latest events of the requesting user; from what happened
+  between the two, as in a pointer network.
+
+Neighbor and dynamic term are computed for each cutoff. A search has two steps. Matrix products in single precision
+propose users. Then the proposals and the history candidates are scored in double precision, and these exact scores,
+rounded once, decide who is listed and in which order. So a list does not depend on which other lists are requested in
+the same batch, although matrix products of different shapes round differently.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from torch import Tensor
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
-from befriend.models.model_settings import QuerySettings
+from befriend.models.model_settings import ModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.score_terms import row_wise_dot
 from befriend.retrieval.knn import SearchResult
@@ -30,25 +38,29 @@ from befriend.retrieval.requests import RequestBatch, request_tensors
 
 M = TypeVar("M", bound=QueryTower)
 EXTRA_PROPOSALS = 32  # users proposed beyond the k to be listed
-ROUNDING_MARGIN = 1e-4  # single and double precision differ by less, as a share of the score
-DOUBLES_PER_BATCH = 2**22  # numbers in double precision at a time: 32 MiB
+ROUNDING_MARGIN = 1e-4  # scores in single and in double precision differ by less, relative to the score
+DOUBLES_PER_BATCH = 2**22  # elements of the largest tensor in double precision: 32 MiB
 
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model as of a cutoff. Row i of `vectors` belongs to user `snapshot.eligible_users[i]`."""
+    """What a model needs for a search as of one cutoff: a vector for each of the E eligible users.
+
+    Row i of `vectors` belongs to user `snapshot.eligible_users[i]`; "row of the view" means such an i.
+    """
 
     snapshot: FeatureSnapshot
+    """the eligible users, and the features of all users as of the cutoff"""
     vectors: Tensor
-    """float32[E, W]: of each eligible user, the vector whose inner product with a query is the score without the
-    pointer term; of the STU model, without the static term too"""
-    neighbor: Tensor
-    """float32[N, D]: of each user, the mean embedding of the recent neighbors"""
+    """float32[E, W], one vector per eligible user. The inner product with a query vector is the score without the
+    pointer term; for the STU model, which computes the static term from tokens, without the static term too"""
+    neighbor_vectors: Tensor
+    """float32[N, D], the mean embedding of each user's recent neighbors; [0, 0] without a neighbor term"""
 
 
 @dataclass(frozen=True)
 class ExcludedPairs:
-    """Excluded pairs (row of a request, user): the user must not be listed in that row."""
+    """Pairs (row of a batch of requests, user): the user must not be on the list of that row."""
 
     row: Tensor
     """int64[P]"""
@@ -57,20 +69,20 @@ class ExcludedPairs:
 
     @classmethod
     def of(cls, request: RequestBatch) -> ExcludedPairs:
-        """The pairs that a request excludes."""
+        """The pairs that a batch of requests excludes."""
         return cls(torch.from_numpy(request.exclude_row), torch.from_numpy(request.exclude))
 
     def with_pairs(self, row: Tensor, user: Tensor) -> ExcludedPairs:
-        """These pairs and more. row, user: int64[P']."""
+        """These pairs and the given ones. row, user: int64[P']."""
         return ExcludedPairs(torch.cat([self.row, row]), torch.cat([self.user, user]))
 
-    def hold(self, users: Tensor, size: int) -> Tensor:
-        """bool[B, K]: whether each user, int64[B, K] below `size`, is excluded from its row."""
+    def contains(self, users: Tensor, size: int) -> Tensor:
+        """bool[B, K]: whether row b excludes users[b, k]. users: int64[B, K], all ids below `size`."""
         rows = torch.arange(len(users))[:, None]
         return torch.isin(rows * size + users, self.row * size + self.user)
 
     def of_rows(self, rows: Tensor) -> ExcludedPairs:
-        """The pairs of these rows, int64, ascending, which become rows 0, 1, ..."""
+        """The pairs of these rows, int64, ascending; the rows are renumbered 0, 1, ..."""
         new_row = torch.searchsorted(rows, self.row).clamp(max=max(len(rows) - 1, 0))
         selected = rows[new_row] == self.row if len(rows) else torch.zeros(len(self.row), dtype=torch.bool)
         return ExcludedPairs(new_row[selected], self.user[selected])
@@ -78,52 +90,61 @@ class ExcludedPairs:
 
 @dataclass(frozen=True)
 class HistoryCandidates:
-    """Distinct users in the recent histories of B requesting users; only they get the pointer term."""
+    """The distinct users of the latest events of B requesting users. Only they get the pointer term."""
 
     users: Tensor
-    """int64[B, C]"""
-    real: Tensor
+    """int64[B, C], internal ids"""
+    mask: Tensor
     """bool[B, C], False where a row is padded"""
-    score: Tensor
-    """float64[B, C], the pointer term"""
+    pointer_scores: Tensor
+    """float64[B, C], the pointer term of each"""
 
 
 class Retriever(ABC, Generic[M]):
-    """A model on a log. It does not change from list to list, so threads may share it."""
+    """A trained model on an event log. No method changes what it returns for a request, so threads may share it."""
 
     @torch.no_grad()
-    def __init__(self, name: str, model: M, feature_view: FeatureView, query_settings: QuerySettings):
+    def __init__(self, name: str, model: M, feature_view: FeatureView, query_settings: ModelSettings):
+        """name: of the model, as in `befriend.retrieval.ranker.MODELS`; feature_view: the log as the model reads it;
+        query_settings: the settings with which the model was trained."""
         self.name, self.model, self.feature_view, self.query_settings = name, model.eval(), feature_view, query_settings
         self.activity = feature_view.activity
-        self.rows = model.users.rows()
-        self.exact = copy.deepcopy(model).double()
-        self.exact_rows = self.exact.users.rows()
+        self.embedding_rows = model.users.lookup()
+        self.double_model = copy.deepcopy(model).double()
+        self.double_rows = self.double_model.users.lookup()
 
     @abstractmethod
     def static_vectors(self, users: Tensor) -> Tensor:
-        """float32[E, W']: the first columns of the vectors of users, int64[E], equal at every cutoff; W' may be 0."""
+        """float32[E, W']: vectors of users, int64[E], for the static term, equal at every cutoff; W' may be 0.
+
+        They are the first columns of `ModelView.vectors`.
+        """
 
     @abstractmethod
-    def static(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
-        """float64[B, K]: the static term of the score of users, int64[B, K]."""
+    def static_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
+        """float64[B, K]: the static term of the scores of users, int64[B, K], for B queries."""
 
     @abstractmethod
-    def scores(self, view: ModelView, query: Query) -> Tensor:
-        """float32[B, E]: scores of all eligible users, without the pointer term."""
+    def eligible_scores(self, view: ModelView, query: Query) -> Tensor:
+        """float32[B, E]: the scores of all eligible users, in single precision, without the pointer term."""
 
     @abstractmethod
     def propose(
         self, view: ModelView, query: Query, k: int, excluded: ExcludedPairs, allowed: Tensor | None
     ) -> SearchResult:
-        """The k best users by score in single precision, without the pointer term; internal ids, not rows of the view.
+        """The k best users for each of B queries, by score in single precision, without the pointer term.
 
-        query: float32; allowed: bool[N], users who may be listed at all; None: all eligible users.
+        query: float32; excluded: users not to return for a query; allowed: bool[N], users who may be listed at all,
+        None: all eligible users. The result holds internal ids, not rows of the view.
         """
 
     @torch.no_grad()
     def view_at(self, snapshot: FeatureSnapshot, previous: ModelView | None = None) -> ModelView:
-        """The model as of a cutoff. previous: the view of any cutoff, from which unchanged vectors are copied."""
-        a, model, ids = self.activity, self.model, snapshot.eligible_users
+        """Computes the vectors of all eligible users as of the cutoff of a snapshot.
+
+        previous: the view of any cutoff, from which the neighbor vectors of users without new events are copied.
+        """
+        activity, model, ids = self.activity, self.model, snapshot.eligible_users
         blocks = [self.static_vectors(ids)]
         neighbor = torch.zeros(0, 0)
         if model.to_neighbor is not None:
@@ -131,12 +152,12 @@ class Retriever(ABC, Generic[M]):
                 neighbor = torch.zeros(len(snapshot.last_entry), model.to_neighbor.out_features)
                 changed = snapshot.has_events.nonzero().squeeze(1)
             else:
-                neighbor = previous.neighbor.clone()
+                neighbor = previous.neighbor_vectors.clone()
                 changed = (snapshot.last_entry != previous.snapshot.last_entry).nonzero().squeeze(1)
-            recent_neighbors = a.recent_neighbors(
+            recent_neighbors = activity.recent_neighbors(
                 changed, snapshot.last_entry[changed] + 1, self.query_settings.recent_neighbors
             )
-            neighbor[changed] = model.neighbor(recent_neighbors, self.rows)
+            neighbor[changed] = model.neighbor_vectors(recent_neighbors, self.embedding_rows)
             blocks.append(neighbor[ids])
         if model.dynamic is not None:
             has_texts = self.feature_view.texts.width > 0
@@ -145,59 +166,63 @@ class Retriever(ABC, Generic[M]):
             )
             blocks.append(model.dynamic(features))
             if model.text_width:
-                blocks.append(self.feature_view.texts.vectors_of(snapshot.texts[1]))
-        return self.prepared(ModelView(snapshot, torch.cat(blocks, 1), neighbor))
+                blocks.append(self.feature_view.texts.vectors_at(snapshot.texts[1]))
+        return self.prepare_view(ModelView(snapshot, torch.cat(blocks, 1), neighbor))
 
-    def prepared(self, view: ModelView) -> ModelView:
-        """The view with whatever else a search needs, such as an index."""
+    def prepare_view(self, view: ModelView) -> ModelView:
+        """Returns the view with what a search needs in addition, such as an index. Subclasses override it."""
         return view
 
     @torch.no_grad()
     def queries(self, request: RequestBatch) -> Query:
-        """The queries of B requests, in double precision. Users without an event or text ask as an unknown actor."""
-        a, length, unknown = self.activity, self.query_settings.history_length, self.feature_view.log.num_users
+        """The query vectors of B requests, in double precision.
+
+        A user without an event or text before the cutoff gets the query of an unknown user.
+        """
+        length, unknown = self.query_settings.history_length, self.feature_view.log.num_users
         columns = request_tensors(request)
-        # The lists `any` and `new` of an event have the same query: it is computed once. And all regimes with the same
-        # cutoff share one encoded history.
+        # Equal queries are computed once (a request with existing contacts on its list, and one without them). Requests
+        # of the same user with the same cutoff share one encoded history.
         distinct, query_of_request = torch.stack(list(columns.values())).unique(return_inverse=True, dim=1)
         user, _, _, action, regime = distinct
         (actor, num_visible, cutoff), row = distinct[:3].unique_consecutive(return_inverse=True, dim=1)
         actor = torch.where(self.feature_view.has_event_or_text(actor, num_visible, cutoff), actor, unknown)
         history = self.feature_view.encoder_histories.gather(actor, num_visible, length)
         batch = NextTargetPredictionBatch(
-            actor, history.action, history.other, history.mask, actor, actor, history.received, history.timestamp
+            actor, history.action, history.other_user, history.mask, actor, actor, history.received, history.timestamp
         )
         features = None
         if self.query_settings.freshness:
             features = self.feature_view.features(
-                actor, a.last_entries(actor, num_visible), num_visible, cutoff
+                actor, self.activity.last_entries(actor, num_visible), num_visible, cutoff
             ).double()[row]
         state = torch.full_like(row, length)
         positions = Positions(row, state, self.feature_view.actions(action), user, regime, features)
-        states = self.exact.encode_history(batch, self.exact_rows)
-        return self.exact.query(batch, positions, states, self.exact_rows).select(query_of_request)
+        states = self.double_model.encode_history(batch, self.double_rows)
+        return self.double_model.query(batch, positions, states, self.double_rows).select(query_of_request)
 
     @torch.no_grad()
-    def contacts(self, view: ModelView, query: Query, user: Tensor) -> HistoryCandidates:
-        """The history candidates of each user; none if the model has no pointer term. user: int64[B]."""
-        a, snapshot, pointer = self.activity, view.snapshot, self.exact.pointer
+    def history_candidates(self, view: ModelView, query: Query, user: Tensor) -> HistoryCandidates:
+        """The history candidates of requesting users, int64[B]; none if the model has no pointer term."""
+        activity, snapshot, pointer = self.activity, view.snapshot, self.double_model.pointer
         num_visible = torch.full_like(user, snapshot.num_visible)
-        end = a.histories.end_offsets(user, num_visible)
-        entry = a.recent_distinct_entries(
+        end = activity.histories.end_offsets(user, num_visible)
+        entry = activity.recent_distinct_entries(
             end, user, num_visible, self.query_settings.history_candidates if pointer is not None else 0
         )
-        users = a.neighbor_of_entry(entry)
+        users = activity.neighbors(entry)
         if pointer is None:
             return HistoryCandidates(users, entry >= 0, torch.zeros(entry.shape, dtype=torch.float64))
         as_of = torch.tensor(snapshot.num_visible), torch.tensor(snapshot.cutoff)
-        features = a.pair_features(entry, end[:, None], *as_of).double()
-        return HistoryCandidates(users, entry >= 0, pointer(query.hidden[:, None], features, a.edge_types(entry)))
+        features = activity.pair_features(entry, end[:, None], *as_of).double()
+        scores = pointer(query.hidden[:, None], features, activity.edge_types(entry))
+        return HistoryCandidates(users, entry >= 0, scores)
 
     @torch.no_grad()
-    def score(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
-        """float64[B, K]: scores of eligible users, int64[B, K], without the pointer term.
+    def exact_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
+        """float64[B, K]: scores of eligible users, int64[B, K], in double precision, without the pointer term.
 
-        query: in double precision.
+        query: float64.
         """
         rows = max(1, DOUBLES_PER_BATCH // max(1, users.shape[1] * view.vectors.shape[1]))
         scores = [users.new_empty(0, users.shape[1], dtype=torch.float64)]
@@ -205,21 +230,20 @@ class Retriever(ABC, Generic[M]):
         for low in range(0, len(users), rows):
             batch = slice(low, low + rows)
             vectors = view.vectors[view.snapshot.row_of_user[users[batch]], static_width:].double()
-            scores.append(
-                self.static(view, query.select(batch), users[batch]) + row_wise_dot(time_dependent[batch], vectors)
-            )
+            static_scores = self.static_scores(view, query.select(batch), users[batch])
+            scores.append(static_scores + row_wise_dot(time_dependent[batch], vectors))
         return torch.cat(scores)
 
     @torch.no_grad()
     def all_scores(self, view: ModelView, query: Query, user: Tensor, excluded: ExcludedPairs) -> Tensor:
-        """float32[B, E]: scores of all eligible users, all terms, in single precision; -inf for excluded users.
+        """float32[B, E]: scores of all eligible users, with all terms, in single precision; -inf for excluded users.
 
-        Arguments as of `search`.
+        Parameters as in `search`.
         """
-        total, history = self.scores(view, query), self.contacts(view, query, user)
+        total, history = self.eligible_scores(view, query), self.history_candidates(view, query, user)
         row_of_user = torch.cat([view.snapshot.row_of_user, torch.tensor([-1])])
-        row, column = history.real.nonzero(as_tuple=True)[0], row_of_user[history.users[history.real]]
-        total[row[column >= 0], column[column >= 0]] += history.score[history.real].float()[column >= 0]
+        row, column = history.mask.nonzero(as_tuple=True)[0], row_of_user[history.users[history.mask]]
+        total[row[column >= 0], column[column >= 0]] += history.pointer_scores[history.mask].float()[column >= 0]
         excluded_or_self = excluded.with_pairs(torch.arange(len(user)), user)
         column = row_of_user[excluded_or_self.user]
         total[excluded_or_self.row[column >= 0], column[column >= 0]] = -torch.inf
@@ -235,18 +259,20 @@ class Retriever(ABC, Generic[M]):
         excluded: ExcludedPairs,
         allowed: Tensor | None = None,
     ) -> SearchResult:
-        """The k best users for each of B queries, by score, then by the smaller internal id.
+        """The k best users for each of B queries, by score, ties by the smaller internal id.
 
-        query: from `queries`; user: int64[B], the requesting users, never listed themselves; excluded: pairs that must
-        not be listed; allowed: bool[N], users who may be listed at all, None: all eligible users.
+        query: from `queries`; user: int64[B], the requesting users, who are never on their own lists; excluded: users
+        not to return for a query; allowed: bool[N], users who may be listed at all, None: all eligible users.
         """
-        history = self.contacts(view, query, user)
+        history = self.history_candidates(view, query, user)
         rows = torch.arange(len(user))
         hidden = excluded.with_pairs(rows, user)
         eligible = view.snapshot.eligible if allowed is None else view.snapshot.eligible & allowed
-        may_be_listed = history.real & eligible[history.users] & ~hidden.hold(history.users, len(eligible) + 1)
-        scores = (self.score(view, query, history.users) + history.score).masked_fill(~may_be_listed, -torch.inf)
-        row, column = history.real.nonzero(as_tuple=True)
+        may_be_listed = history.mask & eligible[history.users] & ~hidden.contains(history.users, len(eligible) + 1)
+        scores = (self.exact_scores(view, query, history.users) + history.pointer_scores).masked_fill(
+            ~may_be_listed, -torch.inf
+        )
+        row, column = history.mask.nonzero(as_tuple=True)
         hidden = hidden.with_pairs(row, history.users[row, column])
         scored_history = SearchResult(history.users, scores)
         return self._search(view, query, k, EXTRA_PROPOSALS, scored_history, hidden, allowed)
@@ -261,25 +287,21 @@ class Retriever(ABC, Generic[M]):
         hidden: ExcludedPairs,
         allowed: Tensor | None,
     ) -> SearchResult:
-        """Proposals, then exact scores.
+        """Proposes users in single precision, then ranks them and the history candidates by exact scores.
 
-        extra: users proposed beyond k; history: the history candidates and their scores, float64, -inf where they must
-        not be listed; hidden: pairs that must not be proposed, the history candidates among them.
+        extra: number of users proposed beyond k; history: the history candidates with their scores, float64[B, C], -inf
+        for those who must not be listed; hidden: pairs that must not be proposed, which include the history candidates.
         """
         proposals = self.propose(view, query.to_dtype(torch.float32), k + extra, hidden, allowed)
         is_proposed = proposals.ids >= 0
         ids = proposals.ids.clamp(min=0)
-        exact = self.score(
-            view,
-            query,
-            torch.where(
-                is_proposed, ids, view.snapshot.eligible_users[:1] if len(view.snapshot.eligible_users) else ids
-            ),
-        )
-        exact = exact.masked_fill(~is_proposed, -torch.inf)
+        eligible_users = view.snapshot.eligible_users
+        # Padding is scored as any eligible user, then masked: only eligible users have a row of the view.
+        scored = torch.where(is_proposed, ids, eligible_users[:1]) if len(eligible_users) else ids
+        exact = self.exact_scores(view, query, scored).masked_fill(~is_proposed, -torch.inf)
         result = best_of_each_row(torch.cat([history.ids, ids], 1), torch.cat([history.scores, exact], 1).float(), k)
-        # A user who was not proposed scores less than the last proposal, but for rounding. If the last proposal comes
-        # that close to the k-th result, more users are proposed.
+        # Up to rounding, users who were not proposed score at most as much as the last proposal. Where the last
+        # proposal scores almost as much as the k-th result, the search is repeated with more proposals.
         last_proposal, kth = proposals.scores[:, -1], result.scores[:, -1]
         in_doubt = is_proposed[:, -1] & (last_proposal >= kth - ROUNDING_MARGIN * kth.abs().clamp(min=1))
         if in_doubt.any():
@@ -291,10 +313,10 @@ class Retriever(ABC, Generic[M]):
 
 
 def best_of_each_row(ids: Tensor, scores: Tensor, k: int) -> SearchResult:
-    """The k best of each row, ties by the smaller id; padded with -1 and -inf.
+    """The k best ids of each row by score, ties by the smaller id; padded with -1 and -inf.
 
-    ids: int64[B, K], in any order; scores: [B, K], -inf for ids that do not count. Example with five users, of whom 1
-    and 4 tie and 0 does not count:
+    ids: int64[B, K], in any order; scores: [B, K], -inf for ids to leave out. Example with five users: 1 and 4 have
+    equal scores, 0 is left out:
 
     >>> ids = torch.tensor([[4, 2, 0, 1, 3]])
     >>> scores = torch.tensor([[0.5, 0.75, -torch.inf, 0.5, 0.25]])
@@ -314,7 +336,7 @@ def best_of_each_row(ids: Tensor, scores: Tensor, k: int) -> SearchResult:
 
 
 def rows_to_users(view: ModelView, result: SearchResult) -> SearchResult:
-    """A search result whose ids are rows of a view, with internal ids of users instead."""
+    """Translates the ids of a search result from rows of a view to internal ids of users."""
     ids = (
         torch.where(result.ids >= 0, view.snapshot.eligible_users[result.ids.clamp(min=0)], -1)
         if len(view.snapshot.eligible_users)

@@ -1,4 +1,9 @@
-"""Retrieval with the STU model: log-probabilities of users by their tokens, plus neighbor and dynamic terms."""
+"""Retrieval with the STU model: log-probabilities of users by their tokens, plus neighbor and dynamic terms.
+
+An STU (social tokenized user id) is the semantic ID of a user, as in TIGER: L tokens of a residual quantizer, unique to
+the user. The model generates the STU of the next target token by token. The terms are those of
+`befriend.retrieval.retriever`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from torch import Tensor
 
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_inputs import Query
-from befriend.models.model_settings import StuTowerSettings
+from befriend.models.model_settings import StuModelSettings
 from befriend.models.prefix_tree import PrefixTree
 from befriend.models.stu_model import NextTargetPredictionSTU
 from befriend.retrieval.beam import PrefixScores, TermBounds, beam_search
@@ -17,22 +22,22 @@ from befriend.retrieval.knn import SearchResult
 from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever, rows_to_users
 from befriend.tokens.trie import Trie
 
-BEAM = 50  # beam width: prefixes per level
-SCORES_PER_BATCH = 2**24  # 64 MiB
+BEAM_WIDTH = 50  # prefixes per level that beam search continues
+SCORES_PER_BATCH = 2**24  # scores computed at a time, float32: 64 MiB
 
 
 @dataclass(frozen=True)
 class StuView(ModelView):
-    """A view whose probabilities sum to 1 over the users eligible as of the cutoff."""
+    """A view with what the softmax over tokens needs, so that probabilities sum to 1 over the eligible users."""
 
     prefix_tree: PrefixTree
-    """counts the eligible users"""
+    """the prefixes of all STUs, with the number of eligible users behind each"""
     prefix_scores: PrefixScores | None
-    """for beam search; None: all users are scored"""
+    """for beam search; None where all users are scored"""
 
 
 class StuRetriever(Retriever[NextTargetPredictionSTU]):
-    """The STU model on a log, exact or with beam search."""
+    """The STU model on an event log, with exact search or with beam search."""
 
     @torch.no_grad()
     def __init__(
@@ -40,34 +45,35 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         model: NextTargetPredictionSTU,
         stus: Tensor,
         feature_view: FeatureView,
-        query_settings: StuTowerSettings,
+        query_settings: StuModelSettings,
         beam_width: int | None = None,
     ):
-        """stus: int64[N, L], of all users of the log; beam_width: None: score all users."""
+        """stus: int64[N, L], of all users of the log; feature_view: the log as the model reads it; query_settings: the
+        settings with which the model was trained; beam_width: number of beams, None to score all users."""
         model.set_users(stus)
         super().__init__("stu", model, feature_view, query_settings)
         self.beam_width, self.trie = beam_width, Trie.of(stus)
 
     def static_vectors(self, users: Tensor) -> Tensor:
-        return torch.empty(len(users), 0)
+        return torch.empty(len(users), 0)  # the static term is no inner product: see `static_scores`
 
     @torch.no_grad()
-    def prepared(self, view: ModelView) -> StuView:
-        prefix_tree = self.model.paths.recount(self.model.tokens.stus, view.snapshot.eligible)
+    def prepare_view(self, view: ModelView) -> StuView:
+        prefix_tree = self.model.prefix_tree.recount(self.model.tokens.stus, view.snapshot.eligible)
         prefix_scores = None if self.beam_width is None else PrefixScores.of(self.model, self.trie, prefix_tree)
-        return StuView(view.snapshot, view.vectors, view.neighbor, prefix_tree, prefix_scores)
+        return StuView(view.snapshot, view.vectors, view.neighbor_vectors, prefix_tree, prefix_scores)
 
     @torch.no_grad()
-    def static(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
+    def static_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
         assert isinstance(view, StuView)
-        return self.exact.log_probs(query.static, users, paths=view.prefix_tree)
+        return self.double_model.log_probs(query.static, users, prefix_tree=view.prefix_tree)
 
     @torch.no_grad()
-    def scores(self, view: ModelView, query: Query) -> Tensor:
+    def eligible_scores(self, view: ModelView, query: Query) -> Tensor:
         assert isinstance(view, StuView)
         time_dependent = query.time_dependent().float() @ view.vectors.T
         return (
-            self.model.log_probs(query.static.float(), view.snapshot.eligible_users, paths=view.prefix_tree)
+            self.model.log_probs(query.static.float(), view.snapshot.eligible_users, prefix_tree=view.prefix_tree)
             + time_dependent
         )
 
@@ -85,7 +91,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
             column = row_of_user[pairs.user]
             row, column = pairs.row[column >= 0], column[column >= 0]
             if self.beam_width is None:
-                total = self.scores(view, batch)
+                total = self.eligible_scores(view, batch)
                 total[row, column] = -torch.inf
                 if disallowed is not None:
                     total[:, disallowed] = -torch.inf
@@ -102,14 +108,17 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
     def _beam(
         self, view: ModelView, query: Query, k: int, row: Tensor, column: Tensor, disallowed: Tensor | None
     ) -> SearchResult:
-        """row, column: int64, excluded pairs of a query and a row of the view; disallowed: bool[E], rows of the view
-        that must not be returned."""
+        """The best users for each query by beam search; parameters and result as in `propose`.
+
+        row, column: int64[P], excluded pairs of a query and a row of the view; disallowed: bool[E], rows of the view
+        that must not be returned to any query.
+        """
         assert self.beam_width is not None and isinstance(view, StuView) and view.prefix_scores is not None
         terms = view.vectors @ query.time_dependent().T
         terms[column, row] = -torch.inf
         if disallowed is not None:
             terms[disallowed] = -torch.inf
-        terms_of_leaf = torch.full((len(self.trie.users), terms.shape[1]), -torch.inf)
-        terms_of_leaf[self.trie.leaves[view.snapshot.eligible_users].long()] = terms
-        bounds = TermBounds(self.trie, terms_of_leaf)
+        leaf_terms = torch.full((len(self.trie.users), terms.shape[1]), -torch.inf)
+        leaf_terms[self.trie.leaves[view.snapshot.eligible_users].long()] = terms
+        bounds = TermBounds(self.trie, leaf_terms)
         return beam_search(self.model, self.trie, view.prefix_scores, query.static, bounds, max(self.beam_width, k), k)

@@ -1,7 +1,7 @@
-"""Retrieval with the two-tower model: an index over the vectors of all eligible users as of a cutoff.
+"""Retrieval with the two-tower model: maximum inner product search over the vectors of all eligible users.
 
-The score without the pointer term is an inner product, so that an index can find the best users; the users in the
-requesting user's own history are scored one by one and merged, see `Retriever.search`.
+Without the pointer term, the score is an inner product, so that an index can propose the best users. The users in the
+requesting user's own history, who alone get the pointer term, are scored one by one; see `Retriever.search`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_inputs import Query
-from befriend.models.model_settings import TowerSettings
+from befriend.models.model_settings import TwoTowerModelSettings
 from befriend.models.score_terms import row_wise_dot
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
 from befriend.retrieval.knn import ExactIndex, IvfIndex, SearchResult
@@ -22,44 +22,46 @@ from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever, ro
 
 @dataclass(frozen=True)
 class IndexedView(ModelView):
-    """A view with an approximate index over its vectors."""
+    """A view (vectors of the eligible users as of a cutoff) with an approximate index over its vectors."""
 
     index: IvfIndex
 
 
 class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
-    """The two-tower model on a log, exact or with an approximate index."""
+    """The two-tower model on an event log, with exact search or with an approximate index."""
 
     @torch.no_grad()
     def __init__(
         self,
         model: NextTargetPredictionUserIDs,
         feature_view: FeatureView,
-        query_settings: TowerSettings,
+        query_settings: TwoTowerModelSettings,
         approximate: bool = False,
     ):
-        """approximate: search with inverted lists instead of scoring all users."""
+        """feature_view: the log as the model reads it; query_settings: the settings with which the model was trained;
+        approximate: search with inverted lists instead of scoring all users."""
         super().__init__("two-tower", model, feature_view, query_settings)
         self.approximate = approximate
-        self.users = model.users(torch.arange(feature_view.log.num_users), self.rows)
-        self.trained: IvfIndex | None = None
+        self.user_vectors = model.users(torch.arange(feature_view.log.num_users), self.embedding_rows)
+        self.trained_index: IvfIndex | None = None
 
     def static_vectors(self, users: Tensor) -> Tensor:
-        return self.users[users]
+        return self.user_vectors[users]
 
-    def static(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
-        return row_wise_dot(query.static, self.users[users].double())
+    def static_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
+        return row_wise_dot(query.static, self.user_vectors[users].double())
 
-    def scores(self, view: ModelView, query: Query) -> Tensor:
+    def eligible_scores(self, view: ModelView, query: Query) -> Tensor:
         return query.vector().float() @ view.vectors.T
 
-    def prepared(self, view: ModelView) -> ModelView:
+    def prepare_view(self, view: ModelView) -> ModelView:
         if not self.approximate:
             return view
-        if self.trained is None:  # directions are trained once; later cutoffs only refill the lists
-            self.trained = IvfIndex.build(view.vectors)
-        index = self.trained if self.trained.vectors is view.vectors else self.trained.refreshed(view.vectors)
-        return IndexedView(view.snapshot, view.vectors, view.neighbor, index)
+        if self.trained_index is None:  # k-means runs once; for later cutoffs, only the lists are filled again
+            self.trained_index = IvfIndex.build(view.vectors)
+        trained = self.trained_index
+        index = trained if trained.vectors is view.vectors else trained.refreshed(view.vectors)
+        return IndexedView(view.snapshot, view.vectors, view.neighbor_vectors, index)
 
     def propose(
         self, view: ModelView, query: Query, k: int, excluded: ExcludedPairs, allowed: Tensor | None

@@ -1,1 +1,1 @@
-"""A social network that makes an event log, for samples, tests and benchmarks."""
+"""Simulates a social network and its event log, for samples, tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""The traits of a simulated social network, each a setting, and named sizes; `simulate.network` applies them."""
+"""Settings of the simulator: size of the network, strength of each pattern, and presets of both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 class SimulateSettings(Settings):
-    """How large the network is, and how strongly each of its traits is planted."""
+    """Size of the simulated network, and strength of each pattern in its events."""
 
     users: Annotated[int, Field(ge=10, le=100_000_000)] = 3000
-    """number of users, over the whole time"""
+    """number of users, including those who join during the log"""
     events: Annotated[int, Field(ge=10)] = 60_000
     """exact number of events"""
     days: Annotated[float, Field(ge=1)] = 180.0
@@ -31,38 +31,38 @@ class SimulateSettings(Settings):
     """UTC second at which the log begins"""
 
     communities: Annotated[int, Field(ge=1)] = 24
-    """planted communities, of uneven size; the events do not name them"""
+    """number of communities, of uneven size; events contain no community"""
     homophily: Share = 0.75
-    """probability that a user looks for a new contact in their own community; otherwise anywhere"""
+    """probability that a user looks for a new contact in their own community; otherwise in any community"""
     closure: Share = 0.3
     """probability that a user looks for a new contact among the contacts of a contact"""
     attachment: Share = 0.7
-    """probability that a new contact is drawn by requests received so far; otherwise evenly"""
+    """probability that a new contact is drawn in proportion to requests received so far; otherwise uniformly"""
     crowding: ShareBelow1 = 0.4
     """share of requests that are soon followed by another user's request to the same target"""
 
     founders: Share = 0.2
-    """share of users who joined before the log begins; the others join evenly throughout"""
+    """share of users who joined before the log begins; the others join at uniform times during the log"""
     stay_days: Positive = 34.0
     """days after joining at which a user's activity is halved; it declines further"""
     eagerness: NotNegative = 2.0
     """extra activity of a user who just joined, as a multiple of their usual activity"""
     welcomed: Share = 0.8
-    """share of newcomers who receive a request from a member within hours"""
+    """share of newcomers who receive a request from another user within hours of joining"""
 
     activity_spread: NotNegative = 1.0
     """standard deviation of the logarithm of users' activity: 0 makes all equal, 1 and more gives a heavy tail"""
     awake_days: Positive = 0.5
-    """mean length of a user's active phase"""
+    """mean days of a user's active phase"""
     dormant_days: NotNegative = 5.0
-    """mean length of the dormant phase between two active ones; 0 for no dormant phases"""
+    """mean days of the dormant phase between two active phases; 0: no dormant phases"""
     attention: Share = 0.3
     """probability that receiving a request, an accept or a message makes a dormant user active"""
     daily_rhythm: Share = 0.7
-    """how much busier the evening is than the early morning (UTC), from 0, not at all, to 1, most"""
+    """strength of the daily cycle, with most events in the evening (UTC): 0 for none, 1 for the strongest"""
 
     talking: Share = 0.65
-    """share of the actions that a user with contacts starts on their own that are a message to a contact"""
+    """share of messages to a contact among the actions that a user with contacts does unprompted"""
     answered: ShareBelow1 = 0.45
     """share of messages that get a reply; replies get replies too, which makes threads"""
     answer_minutes: Positive = 8.0
@@ -70,7 +70,7 @@ class SimulateSettings(Settings):
     viewed_first: Share = 0.5
     """share of approaches to a stranger that begin with a view"""
     requested_after_view: Share = 0.5
-    """share of those views that are followed by a request"""
+    """share of these views that are followed by a request"""
     never_accepted: Share = 0.6
     """share of requests that are never accepted"""
     blocked: Share = 0.02
@@ -81,7 +81,7 @@ class SimulateSettings(Settings):
     """standard deviation of the logarithm of that delay: at 2, one accept in twelve takes over 16 times the median"""
 
     texts: NotNegative = 0.0
-    """mean number of short texts that a user writes over the whole time; 0: no texts and no statements"""
+    """mean number of short texts per user; 0: no texts and no statements"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

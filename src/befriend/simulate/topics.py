@@ -1,7 +1,7 @@
-"""What simulated users write about: everyday interests, phrases that reveal each of them, and sentence templates.
+"""Topics of the texts of simulated users: names, typical phrases, and sentence templates.
 
-No phrase and no template contains the name of an interest, so a text names one only through a placeholder. Phrases
-have one to three words, names one or two, and every template makes a text of 6 to 16 words.
+No phrase and no template contains the name of a topic, so a text names a topic only through a placeholder. Phrases
+have one to three words, names one or two, and every template gives a text of 6 to 16 words.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _topics() -> dict[str, tuple[str, ...]]:
 
 
 TOPICS: Final = _topics()
-"""interest -> the eight phrases that users with this interest use"""
+"""name of a topic -> its eight phrases"""
 
 PROFILES_NAMED: Final[tuple[str, ...]] = (
     "I am here for {topic}, {phrase} and sometimes {other}.",
@@ -133,7 +133,7 @@ PROFILES_NAMED: Final[tuple[str, ...]] = (
     "Hello, I like {topic} a lot, {other} too, and talking about {phrase}.",
     "Quiet person, but get me started on {topic} or {phrase}.",
 )
-"""profiles that name an interest, with another interest or a phrase of the first"""
+"""profiles that name a topic, and a second topic or a phrase of the first"""
 
 PROFILES_HINTED: Final[tuple[str, ...]] = (
     "Usually you find me between {phrase} and {distant}.",
@@ -143,7 +143,7 @@ PROFILES_HINTED: Final[tuple[str, ...]] = (
     "I spend my money on {phrase} and my evenings on {distant}.",
     "Looking for friends who get why I love {phrase} and {distant}.",
 )
-"""profiles that name no interest: a phrase of one and a phrase of another"""
+"""profiles that name no topic: a phrase of one topic and a phrase of another"""
 
 POSTS_NAMED: Final[tuple[str, ...]] = (
     "Another weekend of {topic} for me, mostly {phrase} this time.",
@@ -155,7 +155,7 @@ POSTS_NAMED: Final[tuple[str, ...]] = (
     "If you are new to {topic}, let me tell you about {phrase}.",
     "I could not sleep, too many thoughts of {topic} and {phrase}.",
 )
-"""posts that name their interest"""
+"""posts that name their topic"""
 
 POSTS_HINTED: Final[tuple[str, ...]] = (
     "Spent my whole Sunday on {phrase} and {second}, no regrets.",
@@ -167,4 +167,4 @@ POSTS_HINTED: Final[tuple[str, ...]] = (
     "Today was all about {phrase}, and I am already planning for {second}.",
     "Nobody warned me how much I would enjoy {phrase} after {second}.",
 )
-"""posts that do not"""
+"""posts that do not name their topic"""

@@ -1,4 +1,4 @@
-"""Stage cluster: learns clusters on top of the two-tower model, describes them, and measures what they save."""
+"""Stage cluster: learns user clusters on top of the two-tower model, and measures recall when few are searched."""
 
 from __future__ import annotations
 
@@ -46,30 +46,31 @@ CURVE_EVENTS = 1000  # of the search curve, at most
 
 @dataclass(frozen=True)
 class ClusterResult:
-    clusters: int
-    used: int
+    num_clusters: int
+    num_used: int
     """clusters with at least one user"""
-    largest: float
+    largest_share: float
     """share of the users in the largest cluster"""
     homogeneity: float
-    """of the clusters with communities of the contact graph"""
-    recall_kept: float
-    """recall of the cluster search divided by that of the full search, at `share`"""
-    share: float
+    """of the clusters with respect to communities of the contact graph"""
+    relative_recall: float
+    """recall of the cluster search divided by that of the full search, at `searched_share`"""
+    searched_share: float
     """share of the users that the cluster search scores, besides the most recently active ones"""
 
     def summary(self) -> str:
         return (
-            f"{self.used} of {self.clusters} clusters in use, the largest with {self.largest:.1%} of the users; "
-            f"homogeneity with communities {self.homogeneity:.2f}; searching {self.share:.0%} of the users and the "
-            f"most recently active ones keeps {self.recall_kept:.1%} of the recall"
+            f"{self.num_used} of {self.num_clusters} clusters in use, the largest with {self.largest_share:.1%} of the "
+            f"users; homogeneity with respect to communities {self.homogeneity:.2f}; searching "
+            f"{self.searched_share:.0%} of the users and the most recently active ones has {self.relative_recall:.1%} "
+            "of the recall of the full search"
         )
 
 
 def run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> ClusterResult:
     """Reads the log and the two-tower model; writes clusters/ to `models`, clusters.json and clusters/ to `reports`.
 
-    Learns from the training part alone. Resumes from `checkpoints` if they are of the same inputs and settings.
+    Trains on the training part alone. Resumes from `checkpoints` if these are of the same inputs and settings.
     """
     with thread_limits(settings.threads):
         return _run(settings, prepared, models, reports, checkpoints)
@@ -91,34 +92,33 @@ def _run(settings: ClusterSettings, prepared: Path, models: Path, reports: Path,
         fitted = fit(objective, settings, checkpoint, report_folder / "training")
         model = objective.model.cpu().eval()
         search = ClusterSearchSettings(**{name: getattr(settings, name) for name in ClusterSearchSettings.model_fields})
-        retriever = ClusterRetriever(base.model, feature_view, base.tower, model, search)
+        retriever = ClusterRetriever(base.model, feature_view, base.settings, model, search)
         curve = _search_curve(retriever, log, split, settings)
         view = retriever.view_at(FeatureSnapshot(feature_view, len(log.timestamp), int(log.timestamp[-1]) + 1))
         cluster_of_user, membership = _assign_users(retriever, view)
-        figures = _figures(cluster_of_user, retriever.count, membership, graph, settings.seed)
-        figures |= {"epoch": fitted.best_epoch, "recall_at_share": round(fitted.value, 6)}
-        figures["search"] = _search_figures(curve)
-        _write_reports(report_folder, log, retriever, view, cluster_of_user, curve, figures, settings)
+        metrics = _usage_metrics(cluster_of_user, retriever.num_clusters, membership, graph, settings.seed)
+        metrics |= {"epoch": fitted.best_epoch, "recall_at_share": round(fitted.best_value, 6)}
+        metrics["search"] = _search_metrics(curve)
+        _write_reports(report_folder, log, retriever, view, cluster_of_user, curve, metrics, settings)
     cluster_folder.save_clusters(models / "clusters", model, search, log, cluster_of_user, membership)
-    files.write_json(reports / "clusters.json", figures)
+    files.write_json(reports / "clusters.json", metrics)
     files.remove(checkpoint.parent)
     nearest_share = min(SHARES, key=lambda share: abs(share - settings.probe_share))
     return ClusterResult(
-        retriever.count,
-        int(figures["used"]),
-        figures["largest_share"],
-        figures["communities"]["homogeneity"],
-        figures["search"]["with_recent"][f"{nearest_share:g}"]["relative_recall"],
+        retriever.num_clusters,
+        int(metrics["used"]),
+        metrics["largest_share"],
+        metrics["communities"]["homogeneity"],
+        metrics["search"]["with_recent"][f"{nearest_share:g}"]["relative_recall"],
         nearest_share,
     )
 
 
 def _input_digest(settings: ClusterSettings, split: Split, prepared: Path, models: Path) -> str:
-    """Digest of all inputs and settings, which names the folder of checkpoints."""
-    trained = artifacts.fingerprint(models, artifacts.files_in(models / "two_tower"))
+    """Digest of all inputs and settings; names the folder of checkpoints."""
+    model_digest = artifacts.fingerprint(models, artifacts.files_in(models / "two_tower"))
     tables = [prepared / name for name in (EVENTS_FILE, ATTRIBUTES_FILE)]
-    more = trained, f"{split.to_json()}", settings.model_dump_json()
-    return artifacts.fingerprint(prepared, tables, *more)[:16]
+    return artifacts.fingerprint(prepared, tables, model_digest, f"{split.to_json()}", settings.model_dump_json())[:16]
 
 
 def _search_curve(retriever: ClusterRetriever, log: EventLog, split: Split, settings: ClusterSettings) -> pl.DataFrame:
@@ -127,7 +127,7 @@ def _search_curve(retriever: ClusterRetriever, log: EventLog, split: Split, sett
 
     def by_cluster(view: ModelView) -> tuple[Tensor, int]:
         assert isinstance(view, ClusterView)
-        return view.cluster_of_user[view.snapshot.eligible_users], retriever.count
+        return view.cluster_of_user[view.snapshot.eligible_users], retriever.num_clusters
 
     return search_curve(retriever, log, queries, "daily", {"clusters": by_cluster}, settings.recently_active)
 
@@ -135,7 +135,7 @@ def _search_curve(retriever: ClusterRetriever, log: EventLog, split: Split, sett
 def _assign_users(retriever: ClusterRetriever, view: ClusterView) -> tuple[np.ndarray, np.ndarray]:
     """int64[N], the cluster of each user as of the view, and float32[N], the user's largest membership.
 
-    Users without an event yet are in no cluster of the view; they are assigned to the one with the largest membership.
+    The view has no cluster for users without an event. They get the cluster with their largest membership.
     """
     with torch.no_grad():
         blocks = torch.arange(len(view.cluster_of_user)).split(USERS_PER_BATCH)
@@ -145,14 +145,14 @@ def _assign_users(retriever: ClusterRetriever, view: ClusterView) -> tuple[np.nd
     return torch.where(view.cluster_of_user < 0, best_cluster, view.cluster_of_user).numpy(), membership
 
 
-def _search_figures(curve: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """alone or with_recent -> share of the users -> figures of the curve, for clusters.json."""
+def _search_metrics(curve: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """The search curve for clusters.json: alone or with_recent -> share of the users -> metrics."""
     return {
-        ("with_recent" if with_fresh else "alone"): {
+        ("with_recent" if with_recent else "alone"): {
             f"{row['share']:g}": {name: row[name] for name in ("searched", "recall", "relative_recall")}
-            for row in curve.filter(with_recent=with_fresh).iter_rows(named=True)
+            for row in curve.filter(with_recent=with_recent).iter_rows(named=True)
         }
-        for with_fresh in (False, True)
+        for with_recent in (False, True)
     }
 
 
@@ -163,44 +163,44 @@ def _write_reports(
     view: ClusterView,
     cluster_of_user: np.ndarray,
     curve: pl.DataFrame,
-    figures: dict[str, Any],
+    metrics: dict[str, Any],
     settings: ClusterSettings,
 ) -> None:
     """Writes the cluster summaries, the search curve, the map of the users and report.md to a folder."""
-    summaries = summarize_clusters(log, cluster_of_user, retriever.count)
+    summaries = summarize_clusters(log, cluster_of_user, retriever.num_clusters)
     files.write_json(folder / SUMMARIES_FILE, summaries)
     curve.write_csv(folder / CURVE_FILE)
     draw_curve(curve, folder / CURVE_FIGURE)
     points = place_users_by_cluster(retriever, view.snapshot, cluster_of_user, settings.seed)
     points.write_csv(folder / MAP_FILE)
-    title = f"{points.height:,} users by cluster ({retriever.count})"
-    draw_map(points, retriever.count, title, settings.seed, folder / MAP_FIGURE)
-    files.write_text(folder / REPORT, report(figures, summaries, curve, settings))
+    title = f"{points.height:,} users by cluster ({retriever.num_clusters})"
+    draw_map(points, retriever.num_clusters, title, folder / MAP_FIGURE)
+    files.write_text(folder / REPORT, report(metrics, summaries, curve, settings))
 
 
 @torch.no_grad()
-def centered_embeddings(model: NextTargetPredictionUserIDs, users: int) -> Tensor:
+def centered_embeddings(model: NextTargetPredictionUserIDs, num_users: int) -> Tensor:
     """float32[N, D]: the two-tower model's static vectors of all users, minus its vector of an unknown user."""
-    rows = model.users.rows()
-    return model.users.without_clusters(torch.arange(users), rows) - rows.table[rows.number[-1]]
+    lookup = model.users.lookup()
+    return model.users.without_clusters(torch.arange(num_users), lookup) - lookup.table[lookup.row_of_user[-1]]
 
 
-def _figures(
-    cluster_of_user: np.ndarray, count: int, membership: np.ndarray, graph: csr_array, seed: int
+def _usage_metrics(
+    cluster_of_user: np.ndarray, num_clusters: int, membership: np.ndarray, graph: csr_array, seed: int
 ) -> dict[str, Any]:
-    """Figures for clusters.json.
+    """Metrics of the assignment of users to clusters, for clusters.json.
 
-    cluster_of_user: int64[N]; count: of the clusters; membership: float32[N], the largest of each user; graph: the
-    contact graph of the training part. The clusters of its users are compared with its communities.
+    cluster_of_user: int64[N]; membership: float32[N], the largest of each user; graph: the contact graph of the
+    training part, with whose communities the clusters of its users are compared.
     """
-    trained = np.flatnonzero(graph.sum(1) > 0)
-    usage = code_usage(torch.from_numpy(cluster_of_user), count)
+    trained_users = np.flatnonzero(graph.sum(1) > 0)
+    usage = code_usage(torch.from_numpy(cluster_of_user), num_clusters)
     agreement = community_agreement(
-        cluster_of_user[trained], communities(graph[trained][:, trained].tocsr(), seed), seed
+        cluster_of_user[trained_users], communities(graph[trained_users][:, trained_users].tocsr(), seed), seed
     )
-    size = np.bincount(cluster_of_user, minlength=count)
+    size = np.bincount(cluster_of_user, minlength=num_clusters)
     return {
-        "clusters": count,
+        "clusters": num_clusters,
         "used": int((size > 0).sum()),
         "perplexity": round(usage["perplexity"], 4),
         "largest_share": round(float(size.max() / len(cluster_of_user)), 6),
@@ -210,17 +210,17 @@ def _figures(
 
 
 def report(
-    figures: dict[str, Any], summaries: list[dict[str, Any]], curve: pl.DataFrame, settings: ClusterSettings
+    metrics: dict[str, Any], summaries: list[dict[str, Any]], curve: pl.DataFrame, settings: ClusterSettings
 ) -> str:
-    """The figures of clusters.json, the search curve and the cluster summaries, as Markdown."""
-    agreement = figures["communities"]
+    """The metrics of clusters.json, the search curve and the cluster summaries, as Markdown."""
+    agreement = metrics["communities"]
     lines = [
         "# Clusters",
         "",
-        f"{figures['used']} of {figures['clusters']} clusters are in use, as evenly as {figures['perplexity']:.0f} "
-        f"clusters of equal size (perplexity); the largest holds {figures['largest_share']:.1%} of the users. The mean "
-        f"membership of a user in their cluster is {figures['decided']:.0%}. The homogeneity of the clusters with the "
-        f"communities of the contact graph is {agreement['homogeneity']:.2f} (shuffled users: "
+        f"{metrics['used']} of {metrics['clusters']} clusters are in use, as evenly as {metrics['perplexity']:.0f} "
+        f"clusters of equal size (perplexity); the largest has {metrics['largest_share']:.1%} of the users. The mean "
+        f"of the largest membership of each user is {metrics['decided']:.0%}. The homogeneity of the clusters with "
+        f"respect to the communities of the contact graph is {agreement['homogeneity']:.2f} (shuffled users: "
         f"{agreement['shuffled']:.2f}).",
         "",
         f"![users by cluster]({MAP_FIGURE})",
@@ -229,7 +229,7 @@ def report(
         "",
         "Recall@10 of first contacts on the validation part, with daily lists. Only a share of the users is scored: "
         f"those in the best clusters, alone or with the {settings.recently_active} most recently active users. "
-        "Relative recall: divided by the recall of the full search.",
+        "Relative recall is the recall divided by that of the full search.",
         "",
         f"![share of the users searched against recall]({CURVE_FIGURE})",
         "",
@@ -237,24 +237,24 @@ def report(
         "|---:|---:|---:|---:|---:|",
     ]
     for share in SHARES:
-        alone, with_fresh = (
-            curve.filter(pl.col("share") == share, with_recent=fresh).select("recall", "relative_recall").row(0)
+        alone, recent = (
+            curve.filter(pl.col("share") == share, with_recent=with_recent).select("recall", "relative_recall").row(0)
             if curve.height
             else (0, 0)
-            for fresh in (False, True)
+            for with_recent in (False, True)
         )
-        lines.append(f"| {share:.1%} | {alone[0]:.4f} | {alone[1]:.1%} | {with_fresh[0]:.4f} | {with_fresh[1]:.1%} |")
-    lines += ["", "## Cards", ""]
+        lines.append(f"| {share:.1%} | {alone[0]:.4f} | {alone[1]:.1%} | {recent[0]:.4f} | {recent[1]:.1%} |")
+    lines += ["", "## Summaries", ""]
     lines += [
         "| cluster | users | joined recently | contacts within | actions | most central users | neighbours |",
         "|---:|---:|---:|---:|---|---|---|",
     ]
-    for card in summaries:
-        actions = ", ".join(f"{a['action']} {a['share']:.0%} ({a['lift']:.1f}x)" for a in card["actions"])
-        neighbours = ", ".join(f"{n['cluster']} ({n['share']:.0%})" for n in card["neighbours"])
-        central = ", ".join(map(str, card["central"]))
+    for summary in summaries:
+        actions = ", ".join(f"{a['action']} {a['share']:.0%} ({a['lift']:.1f}x)" for a in summary["actions"])
+        neighbours = ", ".join(f"{n['cluster']} ({n['share']:.0%})" for n in summary["neighbours"])
+        central = ", ".join(map(str, summary["central"]))
         lines.append(
-            f"| {card['cluster']} | {card['users']:,} ({card['share']:.1%}) | {card['joined']:.0%} | "
-            f"{card['within']:.0%} | {actions} | {central} | {neighbours} |"
+            f"| {summary['cluster']} | {summary['users']:,} ({summary['share']:.1%}) | {summary['joined']:.0%} | "
+            f"{summary['within']:.0%} | {actions} | {central} | {neighbours} |"
         )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Stage embed_text: vectors of what every user wrote, point-in-time; an empty table if the log has no texts."""
+"""Stage embed_text: text vectors of every user at each point in time; an empty table if the log has no texts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ REPORT, TOWERS, INFERENCE = "report.md", "towers", "inference.json"
 
 @dataclass(frozen=True)
 class EmbedTextResult:
-    texts: int
-    users: int
-    figures: dict[str, Any] = field(default_factory=dict)
+    num_texts: int
+    num_users: int
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        if not self.texts:
-            return "the log has no texts; an empty table"
-        ranks = ", ".join(f"{name} {value:.3f}" for name, value in self.figures["validation"].items())
-        return f"{self.texts:,} texts of {self.users:,} users; mean reciprocal ranks on validation: {ranks}"
+        if not self.num_texts:
+            return "the log has no texts; wrote an empty table"
+        ranks = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics["validation"].items())
+        return f"{self.num_texts:,} texts of {self.num_users:,} users; mean reciprocal ranks on validation: {ranks}"
 
 
 def run(
@@ -37,14 +37,14 @@ def run(
 ) -> EmbedTextResult:
     """Reads texts and statements; writes the folder text to `models`, text.json and text/ to `reports`.
 
-    The towers learn from texts and statements before the validation part. cache: folder of the vectors that a frozen
-    encoder has computed.
+    Texts and statements before the validation part train the towers. cache: folder of cached vectors of frozen
+    encoders.
     """
     log = EventLog.read(prepared)
     texts = read_table(prepared / TEXTS_FILE, TEXTS)
     if not texts.height:
         return _write_empty(log, models, reports)
-    # torch and the encoders are slow to import, and most logs have no texts
+    # torch and the encoders are slow to import, so they are only imported for logs with texts
     from befriend.training.determinism import thread_limits
 
     with thread_limits(settings.threads):
@@ -77,19 +77,19 @@ def _run(
     checkpoints: Path,
     cache: Path,
 ) -> EmbedTextResult:
-    from befriend.text.text_snapshots import embed_over_time, posts_of, users_before
+    from befriend.text.text_snapshots import embed_over_time, posts_by_user, users_before
     from befriend.text.text_trainer import UniversalUserEmbeddingTrainer
 
-    config, cutoff = settings.model_config_of(), read_split(prepared, log).t_validation
-    posts = posts_of(texts[USER].to_numpy(), texts[TIMESTAMP], texts[PLATFORM], texts[TEXT], config)
+    config, cutoff = settings.model_config_only(), read_split(prepared, log).t_validation
+    posts = posts_by_user(texts[USER].to_numpy(), texts[TIMESTAMP], texts[PLATFORM], texts[TEXT], config)
     table = read_table(prepared / STATEMENTS_FILE, STATEMENTS)
     table = table.filter(pl.col(TIMESTAMP).is_null() | (pl.col(TIMESTAMP) < cutoff))
     statements = list(zip(table[USER].to_list(), table[STATEMENT].to_list(), table[CONTEXT].to_list(), strict=True))
     users = users_before(posts, statements, cutoff, config)
-    mask = np.random.default_rng(settings.seed).random(len(users)) < settings.validation_share
+    is_validation_user = np.random.default_rng(settings.seed).random(len(users)) < settings.validation_share
     training_users, validation_users = (
-        [user for user, is_validation in zip(users, mask, strict=True) if is_validation == side]
-        for side in (False, True)
+        [user for user, is_validation in zip(users, is_validation_user, strict=True) if is_validation == part]
+        for part in (False, True)
     )
     if not training_users:
         training_users, validation_users = users, []
@@ -102,14 +102,14 @@ def _run(
         )
         before_training = trainer.objective.validate()
         fitted = trainer.train(report_folder / "training")
-        if fitted is not None and not fitted.main:  # one of several processes: the first writes
+        if fitted is not None and not fitted.is_main_process:  # with several processes, only the main one writes
             raise SystemExit(0)
         vectors = embed_over_time(trainer, posts, log.num_users)
         vectors.save(new, log)
         figures: dict[str, Any] = {
             "texts": texts.height,
             "users": int(texts[USER].n_unique()),
-            "statements": trainer.objective.learnable,
+            "statements": trainer.objective.num_training_statements,
             "vectors": len(vectors.vectors),
             "learned_from": len(training_users),
             "epoch": fitted.best_epoch if fitted else 0,
@@ -133,10 +133,10 @@ def report(figures: dict[str, Any], settings: EmbedTextSettings) -> str:
         "",
         f"{figures['texts']:,} texts of {figures['users']:,} users, {figures['vectors']:,} vectors of width "
         f"{settings.embedding_dim}: a user gets a new vector with the 1st, 2nd, 4th, 8th, ... text and with the first "
-        f"text of each day. The towers learned from {figures['learned_from']:,} users and {figures['statements']:,} "
+        f"text of each day. The towers were trained on {figures['learned_from']:,} users and {figures['statements']:,} "
         f"statements; epoch {figures['epoch']} was the best.",
         "",
-        "Mean reciprocal ranks on users who were not used for training, before and after it:",
+        "Mean reciprocal ranks on the validation users, before and after training:",
         "",
         "| | before | after |",
         "|---|---:|---:|",

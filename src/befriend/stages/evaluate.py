@@ -1,4 +1,4 @@
-"""Stage evaluate: every model and baseline ranks users for held-out events; the lists are written and measured."""
+"""Stage evaluate: all models and baseline rules rank users for held-out events; writes their lists and metrics."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from typing import Any
 import polars as pl
 
 from befriend import files, layout
-from befriend.analysis.calibration import calibration
-from befriend.analysis.cold_start import value_of_cold_targets
-from befriend.analysis.decoding_quality import decoding_quality
+from befriend.analysis.calibration import measure_calibration
+from befriend.analysis.cold_start import measure_cold_start_gain
+from befriend.analysis.decoding_quality import measure_decoding_quality
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.evaluation_report import headline, write_report
 from befriend.analysis.fingerprint import run_fingerprint
-from befriend.analysis.latency import latency
-from befriend.analysis.measure import compute_metrics, predictions
-from befriend.analysis.parity import count_differing
+from befriend.analysis.latency import measure_latency
+from befriend.analysis.measure import compute_metrics, predictions_table
+from befriend.analysis.parity import count_differing_lists
 from befriend.api import Befriend
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.data.split import read_split
 from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
 from befriend.evaluation.run_rankers import EVENTS_PER_BATCH, RegimeLists, run_rankers
-from befriend.recommendation import list_writer as batch
+from befriend.recommendation.list_writer import write_lists
 from befriend.recommendation.recommend_options import ModelName, RecommendOptions
 from befriend.recommendation.request_table import read_requests
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import MODELS as TOWERS
+from befriend.retrieval.ranker import MODELS as RETRIEVAL_MODELS
 from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import LIST_DEPTH
 
-MODELS = (*TOWERS, "both")
+MODELS = (*RETRIEVAL_MODELS, "both")
 SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    events: int
-    best: dict[str, str]
-    """regime -> the best model on list new"""
+    num_events: int
+    best_models: dict[str, str]
+    """regime -> the model with the highest NDCG@10 on list new"""
     measurements: dict[str, Any]
-    """what differs from run to run; latency: milliseconds by model and percentile"""
+    """what differs from run to run: `latency`, milliseconds by model and percentile"""
 
     def summary(self) -> str:
-        return f"{self.events:,} events; best on list new: " + ", ".join(f"{r} {m}" for r, m in self.best.items())
+        best_models = ", ".join(f"{regime} {model}" for regime, model in self.best_models.items())
+        return f"{self.num_events:,} events; best on list new: {best_models}"
 
 
 def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path) -> EvaluateResult:
-    """Reads the prepared log and the models.
+    """Reads the prepared log from `prepared` and the models from `models`.
 
-    Writes metrics.json, calibration.json, stu.json, evaluation/ and predictions/<model>/.
+    Writes metrics.json, calibration.json, stu.json, evaluation/ and predictions/<model>/ to `reports`.
     """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
@@ -71,60 +73,75 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
             protocol, served = lists.protocol[regime], lists.served[regime]
             for name, model_lists in protocol.items():
                 (predictions_folder / name).mkdir(parents=True, exist_ok=True)
-                predictions(log, queries, model_lists).write_parquet(
+                predictions_table(log, queries, model_lists).write_parquet(
                     predictions_folder / name / f"{regime}.parquet", compression="zstd"
                 )
-            measured = compute_metrics(log, histories, split, queries, protocol, served, settings)
-            metrics[regime] = measured.metrics
-            regime_tables = {"slices": measured.slices, "exposure": measured.exposure, "shown": measured.shown}
-            regime_tables["cold_start"] = value_of_cold_targets(log, queries, protocol, served, settings)
+            regime_metrics = compute_metrics(log, histories, split, queries, protocol, served, settings)
+            metrics[regime] = regime_metrics.metrics
+            regime_tables = {
+                "slices": regime_metrics.slices,
+                "exposure": regime_metrics.exposure,
+                "shown": regime_metrics.exposure_by_group,
+                "cold_start": measure_cold_start_gain(log, queries, protocol, served, settings),
+            }
             for name, table in regime_tables.items():
                 tables.setdefault(name, []).append(table.select(pl.lit(regime).alias("regime"), pl.all()))
-    calibration_metrics, bins = calibration(log, histories, queries_by_regime, recommender)
-    joined = {name: pl.concat(table_list) for name, table_list in tables.items()}
+    calibration_metrics, reliability = measure_calibration(log, histories, queries_by_regime, recommender)
+    all_regimes = {name: pl.concat(table_list) for name, table_list in tables.items()}
     with files.atomic(reports / "evaluation") as folder:
         folder.mkdir()
-        write_report(folder, metrics, joined["slices"], joined["exposure"], joined["cold_start"], settings)
-        joined["shown"].write_csv(folder / SHOWN_FILE)
+        slices, exposure, cold_start = (all_regimes[name] for name in ("slices", "exposure", "cold_start"))
+        write_report(folder, metrics, slices, exposure, cold_start, settings)
+        all_regimes["shown"].write_csv(folder / SHOWN_FILE)
         files.write_json(folder / layout.FINGERPRINT.name, {"of": run_fingerprint(prepared, models)})
-        bins.write_csv(folder / CALIBRATION_FILE)
-    metrics["served"] = _compare_served(settings, prepared, models, log, queries_by_regime, lists.served)
+        reliability.write_csv(folder / CALIBRATION_FILE)
+    metrics["served"] = _check_parity(settings, prepared, models, log, queries_by_regime, lists.served)
     files.write_json(reports / "metrics.json", metrics)
     files.write_json(reports / "calibration.json", calibration_metrics)
-    beam = loaded.retrievers(approximate=True)[1]
+    files.write_json(reports / "stu.json", _measure_decoding(loaded, recommender, queries_by_regime, settings.seed))
+    best = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
+    num_events = max(len(queries.events) for queries in queries_by_regime.values())
+    request, _, _ = next(iter(make_requests(log, histories, queries_by_regime, EVENTS_PER_BATCH)))
+    latency = measure_latency(recommender, request, MODELS)
+    return EvaluateResult(num_events, dict(best.iter_rows()), {"latency": latency})
+
+
+def _measure_decoding(
+    loaded: LoadedModels, recommender: Recommender, queries_by_regime: dict[Regime, EvalQueries], seed: int
+) -> dict[Regime, dict[str, Any]]:
+    """regime -> decoding quality of the STU model."""
+    log, histories = loaded.feature_view.log, loaded.activity.histories
+    beam_retriever = loaded.retrievers(approximate=True)[1]
     decoding_metrics = {}
     for regime, queries in queries_by_regime.items():
         requests = make_requests(log, histories, {regime: queries}, EVENTS_PER_BATCH)
         with_events = ((request, events) for request, events, _ in requests)
-        decoding_metrics[regime] = decoding_quality(log, with_events, recommender, beam, settings.seed)
-    files.write_json(reports / "stu.json", decoding_metrics)
-    top = headline(metrics).filter(list="new").group_by("regime", maintain_order=True).agg(pl.col("model").first())
-    events = max(len(queries.events) for queries in queries_by_regime.values())
-    request, _, _ = next(iter(make_requests(log, histories, queries_by_regime, EVENTS_PER_BATCH)))
-    milliseconds = latency(recommender, request, MODELS)
-    return EvaluateResult(events, dict(top.iter_rows()), {"latency": milliseconds})
+        decoding_metrics[regime] = measure_decoding_quality(log, with_events, recommender, beam_retriever, seed)
+    return decoding_metrics
 
 
-def _compare_served(
+def _check_parity(
     settings: EvaluateSettings,
     prepared: Path,
     models: Path,
     log: EventLog,
     queries_by_regime: dict[Regime, EvalQueries],
-    measured: RegimeLists,
+    evaluated_lists: RegimeLists,
 ) -> dict[str, int]:
-    """Repeats some of the requests through the API and as a file of requests, and counts the lists that differ."""
-    people = Befriend(models.parent, prepared=prepared)
+    """Repeats some requests through the API and as a file of requests, and counts the lists that differ."""
+    api = Befriend(models.parent, prepared=prepared)
 
     def by_api(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
-        return people.answer(requests, RecommendOptions(model, LIST_DEPTH))
+        return api.recommend_requests(requests, RecommendOptions(model, LIST_DEPTH))
 
     def by_file(requests: pl.DataFrame, model: ModelName) -> pl.DataFrame:
         with tempfile.TemporaryDirectory() as name:
             file, lists = Path(name) / "requests.parquet", Path(name) / "lists.parquet"
             requests.write_parquet(file)
-            batch.write_lists(people.lists(RecommendOptions(model, LIST_DEPTH)), read_requests(file), lists, digest="0")
+            write_lists(api.list_maker(RecommendOptions(model, LIST_DEPTH)), read_requests(file), lists, digest="0")
             return pl.read_parquet(lists)
 
     interfaces: list[Any] = [by_api, by_file]
-    return count_differing(log, queries_by_regime, measured, interfaces, MODELS, settings.served, settings.seed)
+    return count_differing_lists(
+        log, queries_by_regime, evaluated_lists, interfaces, MODELS, settings.served, settings.seed
+    )

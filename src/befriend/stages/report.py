@@ -1,4 +1,4 @@
-"""Stage report: one page with figures, and a model card, of what all other stages measured."""
+"""Stage report: a page with charts and a model card, from the results of all other stages."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from pathlib import Path
 from befriend import files, layout
 from befriend.api import load
 from befriend.config import Params
-from befriend.report.charts import figures
+from befriend.report.charts import make_charts
 from befriend.report.example_lists import example_lists
-from befriend.report.page import model_card, render
+from befriend.report.page import render_model_card, render_page
 from befriend.report.run_results import RunResults
 
-FIGURES = "figures"
+CHART_FOLDER = "figures"
 LATENCY_FILE = layout.RUNS / "latency.js"
 
 
 @dataclass(frozen=True)
 class ReportResult:
     page: Path
-    figures: int
+    num_charts: int
     megabytes: float
+    """size of the page"""
 
     def summary(self) -> str:
-        return f"{self.page}, {self.megabytes:.1f} MB, with {self.figures} figures"
+        return f"{self.page}, {self.megabytes:.1f} MB, with {self.num_charts} charts"
 
 
 def run(params: Params, root: Path) -> ReportResult:
-    """Reads the outputs of the other stages in `root`; writes reports/report/: index.html, model_card.md and figures/.
+    """Reads the outputs of the other stages in `root`; writes index.html, model_card.md, figures/ to reports/report/.
 
-    The latency of lists differs from run to run, so it is not part of the page, which would differ too. It is written
-    to runs/latency.js, which the page loads.
+    Latency differs from run to run. So that equal runs give equal pages, it is not part of the page, but is written to
+    runs/latency.js, which the page loads.
     """
     results = RunResults.read(root, params)
-    drawn = figures(results)
+    charts = make_charts(results)
     examples = example_lists(load(root), params.report.examples, params.report.people) if params.report.examples else []
-    page = render(results, drawn, examples)
-    with files.atomic(root / layout.PAGE.parent) as folder:
-        (folder / FIGURES).mkdir(parents=True)
-        for figure in drawn:
-            figure.write(folder / FIGURES)
-        files.write_text(folder / layout.PAGE.name, page)
-        files.write_text(folder / layout.MODEL_CARD.name, model_card(results))
+    page = render_page(results, charts, examples)
+    with files.atomic(root / layout.REPORT_PAGE.parent) as folder:
+        (folder / CHART_FOLDER).mkdir(parents=True)
+        for chart in charts:
+            chart.write_svg(folder / CHART_FOLDER)
+        files.write_text(folder / layout.REPORT_PAGE.name, page)
+        files.write_text(folder / layout.MODEL_CARD.name, render_model_card(results))
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency") if record.is_file() else None
     files.write_text(root / LATENCY_FILE, f"window.befriend = {files.to_json({'latency': latency or {}})}")
-    return ReportResult(layout.PAGE, len(drawn), len(page.encode()) / 1e6)
+    return ReportResult(layout.REPORT_PAGE, len(charts), len(page.encode()) / 1e6)

@@ -1,6 +1,7 @@
-"""Writes runs/<stage>.json: what differs between equal runs of a stage (times, host, versions), and how the last ended.
+"""Writes runs/<stage>.json: time, host, versions and outcome of the last run of a stage.
 
-It is not a DVC output. It holds the exit code of a failure, as DVC turns every failure into the same one.
+These differ between runs with equal outputs, so the file is not a DVC output. It has the exit code of a failed stage,
+since DVC ends with the same code after every failure.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ T = TypeVar("T", bound=Result)
 PACKAGES = ("befriend", "numpy", "polars", "torch")
 
 
-def record_run(stage: str, runs: Path, work: Callable[[], T]) -> T:
-    """Runs `work`, and records when, where, with which versions it ran and how it ended.
+def record_run(stage: str, runs: Path, run_stage: Callable[[], T]) -> T:
+    """Runs a stage and returns its result; writes <stage>.json in the folder `runs`, at the start and at the end.
 
-    Returns its result. A failure of the operating system is raised as a BefriendError.
+    A failure of a file or the network is raised as a BefriendError.
     """
     record: dict[str, Any] = {
         "stage": stage,
@@ -51,25 +52,25 @@ def record_run(stage: str, runs: Path, work: Callable[[], T]) -> T:
     start = time.perf_counter()
     try:
         files.write_json(path, record)
-        result = work()
+        result = run_stage()
     except BaseException as error:
         explained = explain(error)
         code, message = (explained.exit_code, str(explained)) if explained else (70, repr(error))
         if isinstance(error, KeyboardInterrupt):
             code, message = STOPPED, f"stopped by Ctrl-C{f' at {current_progress()}' if current_progress() else ''}"
         record |= {"status": "failed", "exit_code": code, "error": message}
-        _close(path, record, start)
+        _write_end(path, record, start)
         if explained is None or explained is error:
             raise
         raise explained from error
     record |= {"status": "done", "exit_code": 0, "error": None, "summary": result.summary()}
     record |= getattr(result, "measurements", {})
-    _close(path, record, start)
+    _write_end(path, record, start)
     return result
 
 
-def _close(path: Path, record: dict[str, Any], start: float) -> None:
-    """Adds the end and the duration to the record, and writes it."""
+def _write_end(path: Path, record: dict[str, Any], start: float) -> None:
+    """Adds the end time and the duration since `start`, in seconds of `time.perf_counter`, and writes the record."""
     record |= {"ended": _now(), "seconds": round(time.perf_counter() - start, 2)}
     try:
         files.write_json(path, record)
@@ -78,7 +79,7 @@ def _close(path: Path, record: dict[str, Any], start: float) -> None:
 
 
 def _revision() -> str | None:
-    """The commit of the code, with a plus if files differ from it; None outside a git checkout."""
+    """The git commit of the code, with a plus if files differ from it; None outside a git repository."""
     git = ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=30).stdout.strip()

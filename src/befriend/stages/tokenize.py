@@ -1,4 +1,7 @@
-"""Stage tokenize: assigns an STU to every user of the training part, and saves what later users need to get one."""
+"""Stage tokenize: assigns an STU to every user of the training part, and saves the tokenizer for users who join later.
+
+An STU (social tokenized user id) is the semantic ID of a user: the codes of a residual quantizer, made unique.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,12 @@ from befriend.data.event_log import EVENTS_FILE, EventLog
 from befriend.data.split import read_split
 from befriend.features.text_vectors import VECTORS_FILE, TextVectors
 from befriend.tokens import residual_kmeans
-from befriend.tokens import tokenizer as folder
 from befriend.tokens.codebook_metrics import communities, community_agreement, describe_codebooks
 from befriend.tokens.quantizer import Quantizer
 from befriend.tokens.stu_table import StuTable
-from befriend.tokens.token_figures import draw_map, draw_use, place_users_by_token
+from befriend.tokens.token_figures import draw_code_usage, draw_map, map_users_by_token
 from befriend.tokens.token_settings import TokenizeSettings
-from befriend.tokens.tokenizer import StuTokenizer
+from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer, save_tokenizer, user_vectors
 from befriend.tokens.user_vectors import InteractionGraph, SpectralEmbedding
 from befriend.training.determinism import thread_limits
 
@@ -30,15 +32,15 @@ USE_FIGURE, MAP_FIGURE, MAP_FILE, REPORT = "use.png", "map.png", "map.csv", "rep
 
 @dataclass(frozen=True)
 class TokenizeResult:
-    users: int
+    num_users: int
     vocabulary: tuple[int, ...]
     unique_share: float
     homogeneity: float
 
     def summary(self) -> str:
         return (
-            f"{self.users:,} users, {' x '.join(map(str, self.vocabulary))} tokens; {self.unique_share:.1%} of the "
-            f"plain codes were unique, all STUs are; homogeneity of first tokens with communities "
+            f"{self.num_users:,} users, {' x '.join(map(str, self.vocabulary))} tokens; {self.unique_share:.1%} of the "
+            f"codes were unique before collisions were resolved; homogeneity of first tokens with communities "
             f"{self.homogeneity:.2f}"
         )
 
@@ -46,8 +48,8 @@ class TokenizeResult:
 def run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TokenizeResult:
     """Reads the prepared log; writes the folder tokens to `models`, and tokens.json and tokens/ to `reports`.
 
-    Uses the events of the training part alone. An RQ-VAE resumes from `checkpoints` if they are of the same inputs and
-    settings.
+    Only events of the training part are used. The training of an RQ-VAE resumes from `checkpoints` if they have the
+    same inputs and settings.
     """
     with thread_limits(settings.threads):
         return _run(settings, prepared, models, reports, checkpoints)
@@ -58,58 +60,58 @@ def _run(settings: TokenizeSettings, prepared: Path, models: Path, reports: Path
     split, texts = read_split(prepared, log), TextVectors.read(models / "text", log)
     end = split.part("train")[1]
     events = np.arange(end)
-    users = int(max(log.actor[:end].max(initial=-1), log.target[:end].max(initial=-1))) + 1
+    num_users = int(max(log.actor[:end].max(initial=-1), log.target[:end].max(initial=-1))) + 1
     data = files.sha256(prepared / EVENTS_FILE)
     text_vectors = [models / "text" / VECTORS_FILE]
     digest = artifacts.fingerprint(models, text_vectors, data, f"{split.to_json()}", settings.model_dump_json())
     checkpoint = checkpoints / "tokenize" / digest[:16]
 
-    until = int(log.timestamp[:end].max(initial=0))
+    last_timestamp = int(log.timestamp[:end].max(initial=0))
     graph = (
         InteractionGraph(settings.half_life, settings.action_weights)
-        .adjacency(log, events, until)[:users, :users]
+        .adjacency(log, events, last_timestamp)[:num_users, :num_users]
         .tocsr()
     )
     with files.atomic(reports / "tokens") as report_folder:
         report_folder.mkdir()
         if settings.previous:
-            tokens = folder.load_tokenizer(Path(settings.previous), log, texts).with_users_at(log, end)
-            vectors = tokens.vectors(log, events, np.arange(len(tokens.table)))
+            tokenizer = load_tokenizer(Path(settings.previous), log, texts).add_users_until(log, end)
+            vectors = tokenizer.vectors(log, events, np.arange(len(tokenizer.table)))
         else:
             spectrum = SpectralEmbedding.of(graph, settings.dimensions, settings.seed)
             spectral = torch.from_numpy(spectrum.embed(graph))
-            cutoffs = np.full(users, split.t_validation)
-            vectors = folder.user_vectors(spectral, settings, log, np.arange(users), texts, cutoffs)
+            cutoffs = np.full(num_users, split.t_validation)
+            vectors = user_vectors(spectral, settings, log, np.arange(num_users), texts, cutoffs)
             quantizer = fit_quantizer(settings, vectors, checkpoint, report_folder)
             sizes = quantizer.sizes + ((settings.digits,) if settings.collisions == "digit" else ())
             empty_table = StuTable(torch.zeros(0, len(sizes), dtype=torch.long), sizes)
-            tokens = StuTokenizer(
-                settings, spectrum, quantizer, empty_table, log.lineage(users), data, split.t_validation, texts
+            tokenizer = StuTokenizer(
+                settings, spectrum, quantizer, empty_table, log.lineage(num_users), data, split.t_validation, texts
             )
-            tokens = tokens.with_training_users(vectors, log)
-        stus, vocabulary = tokens.table.stus[:users], tokens.table.vocabulary
-        figures = describe_codebooks(tokens.quantizer, vectors[:users], stus, vocabulary)
+            tokenizer = tokenizer.add_training_users(vectors, log)
+        stus, vocabulary = tokenizer.table.stus[:num_users], tokenizer.table.vocabulary
+        figures = describe_codebooks(tokenizer.quantizer, vectors[:num_users], stus, vocabulary)
         groups = communities(graph, settings.seed)
         figures["communities"] = community_agreement(stus[:, 0].numpy(), groups, settings.seed)
         figures["communities"]["count"] = len(np.unique(groups))
-        draw_use(stus, vocabulary, report_folder / USE_FIGURE)
-        points = place_users_by_token(tokens.quantizer, vectors[:users], stus[:, 0], settings.seed)
+        draw_code_usage(stus, vocabulary, report_folder / USE_FIGURE)
+        points = map_users_by_token(tokenizer.quantizer, vectors[:num_users], stus[:, 0], settings.seed)
         points.write_csv(report_folder / MAP_FILE)
         title = f"{points.height:,} users by their first token ({vocabulary[0]} codes)"
-        draw_map(points, vocabulary[0], title, settings.seed, report_folder / MAP_FIGURE)
+        draw_map(points, vocabulary[0], title, report_folder / MAP_FIGURE)
         files.write_text(report_folder / REPORT, report(figures, vocabulary))
-    folder.save_tokenizer(models / "tokens", tokens, log.user_ids)
+    save_tokenizer(models / "tokens", tokenizer, log.user_ids)
     files.write_json(reports / "tokens.json", figures)
     files.remove(checkpoint.parent)
     return TokenizeResult(
-        len(tokens.table), vocabulary, figures["before"]["unique_share"], figures["communities"]["homogeneity"]
+        len(tokenizer.table), vocabulary, figures["before"]["unique_share"], figures["communities"]["homogeneity"]
     )
 
 
 def fit_quantizer(settings: TokenizeSettings, vectors: Tensor, checkpoints: Path, report_folder: Path) -> Quantizer:
-    """Fits the quantizer that the settings name to vectors, float32[n, D].
+    """The quantizer of the settings, fitted to vectors, float32[n, D].
 
-    An RQ-VAE writes its checkpoints to `checkpoints`, and its curves to training/ in `report_folder`.
+    The training of an RQ-VAE writes checkpoints to `checkpoints`, and curves to training/ in `report_folder`.
     """
     sizes = settings.sizes(len(vectors))
     if settings.quantizer == "residual_kmeans":
@@ -137,9 +139,9 @@ def report(figures: dict[str, Any], vocabulary: tuple[int, ...]) -> str:
         "# STUs",
         "",
         f"{figures['users']:,} users of the training part, {' x '.join(f'{size:,}' for size in vocabulary)} tokens. "
-        f"Before collisions were resolved, {before['unique_share']:.1%} of the codes were distinct; "
-        f"{before['collision_rate']:.1%} of the users shared their code, at most {before['largest_bucket']:,.0f} the "
-        f"same one. {after['moved_share']:.1%} of the users got another code, and every STU now belongs to one user.",
+        f"Before collisions were resolved, there were {before['unique_share']:.1%} as many distinct codes as users; "
+        f"{before['collision_rate']:.1%} of the users shared their codes, at most {before['largest_bucket']:,.0f} the "
+        f"same ones. {after['moved_share']:.1%} of the users got other codes, so that every STU belongs to one user.",
         "",
         f"The homogeneity of first tokens with the {agreement['count']:,} communities of the graph is "
         f"{agreement['homogeneity']:.2f} (shuffled users: {agreement['shuffled']:.2f}).",

@@ -1,4 +1,7 @@
-"""Stage train_ranker: trains the ranker, which orders the candidates of all models and rules, on validation events."""
+"""Stage train_ranker: trains the gradient-boosted ranker over the candidates of all models and rules.
+
+It is trained on events of the validation part, on which the models are not trained.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +26,28 @@ EVENTS_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class RankerResult:
-    lists: int
-    """lists that the ranker of model both learned from"""
-    candidates: int
-    """per list, on average"""
+    num_lists: int
+    """training lists of ranker `both`: those with the target among the candidates"""
+    candidates_per_list: int
+    """mean over the training lists"""
     candidate_recall: float
-    """share of the lists with the target among the candidates"""
-    trees: dict[str, int]
+    """share of all lists with the target among the candidates"""
+    num_trees: dict[str, int]
     """ranker -> number of trees"""
 
     def summary(self) -> str:
-        trees = ", ".join(f"{name} {count}" for name, count in self.trees.items())
+        trees = ", ".join(f"{name} {count}" for name, count in self.num_trees.items())
         return (
-            f"{self.lists:,} lists of {self.candidates} candidates on average, {self.candidate_recall:.0%} of all "
-            f"lists had the target among them; trees: {trees}"
+            f"{self.num_lists:,} lists of {self.candidates_per_list} candidates on average, "
+            f"{self.candidate_recall:.0%} of all lists had the target among them; trees: {trees}"
         )
 
 
 def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
-    """Reads the prepared log and the models; writes the folder ranker to `models`."""
+    """Reads the prepared log and the models; writes the folder ranker to `models`.
+
+    Raises DataError if no list has its target among the candidates.
+    """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     loaded = LoadedModels.load(prepared, models, log)
@@ -53,8 +59,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
         regime: make_eval_queries(log, split, "validation", settings.events, regime, loaded.eligible_since)
         for regime in settings.regimes
     }
-    blocks = list(make_requests(log, loaded.activity.histories, queries_by_regime, EVENTS_PER_BATCH))
-    for request, events, _ in track(blocks, "candidates", len(blocks)):
+    batches = list(make_requests(log, loaded.activity.histories, queries_by_regime, EVENTS_PER_BATCH))
+    for request, events, _ in track(batches, "candidates", len(batches)):
         is_example = _example_mask(log, split.t_test, events, settings)
         num_examples += int(is_example.sum())
         ranking = recommender.rank(request, names)
@@ -73,22 +79,23 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
             "no validation event has its target among the candidates: there is nothing to learn from. "
             "Raise train_ranker.events, or lower train_ranker.answer_days."
         )
-    trees = {}
+    num_trees = {}
     with files.atomic(models / "ranker") as folder:
         folder.mkdir()
         for name, ranker_examples in examples.items():
             booster = fit_ranker(ranker_examples, settings)
-            trees[name] = booster.num_trees()
+            num_trees[name] = booster.num_trees()
             files.write_text(folder / f"{name}.txt", booster.model_to_string())
     both = examples["both"]
     num_lists, num_candidates = len(both.groups), len(both.features)
-    return RankerResult(num_lists, round(num_candidates / num_lists), num_lists / max(num_examples, 1), trees)
+    return RankerResult(num_lists, round(num_candidates / num_lists), num_lists / max(num_examples, 1), num_trees)
 
 
 def _example_mask(log: EventLog, end: int, events: np.ndarray, settings: RankerSettings) -> np.ndarray:
-    """bool[len(events)]: which events the ranker learns from. end: UTC second before which answers are known.
+    """bool[n]: which events the ranker is trained on. events: int64[n], positions in the log.
 
-    With the objective `contact`: all. Else: those answered within answer_days, if answer_days have passed by `end`.
+    With the objective `contact`, all. Otherwise the events that were answered within answer_days, among those at least
+    answer_days before `end`, the UTC second at which the known answers end.
     """
     if settings.objective == "contact":
         return np.ones(len(events), bool)

@@ -13,7 +13,7 @@ from befriend.data.split import Split, read_split
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import VECTORS_FILE, TextVectors
 from befriend.models import trained_model as folder
-from befriend.models.model_settings import QuerySettings
+from befriend.models.model_settings import ModelSettings
 from befriend.objectives.objective_settings import RetrievalSettings
 from befriend.objectives.retrieval_objective import RetrievalObjective
 from befriend.training.loop import fit
@@ -21,12 +21,20 @@ from befriend.training.loop import fit
 
 @dataclass(frozen=True)
 class TrainResult:
-    parameters: int
-    epochs: int
+    """Figures of a training, for the line that the command prints at the end."""
+
+    num_parameters: int
+    """number of learned parameters of the model"""
+    num_epochs: int
+    """number of epochs trained"""
     best_epoch: int
+    """the epoch, from 1, whose weights were saved"""
     metric: str
-    value: float
+    """name of the validation metric that chose the best epoch"""
+    best_value: float
+    """the metric after the best epoch"""
     positions_per_second: float
+    """training speed, in predicted targets; 0 if a checkpoint held the finished training"""
     stopped_early: bool
 
     def summary(self) -> str:
@@ -35,36 +43,37 @@ class TrainResult:
         )
         stopped = ", stopped early" if self.stopped_early else ""
         return (
-            f"{self.parameters:,} parameters, {self.epochs} epochs{stopped}; epoch {self.best_epoch} is best, "
-            f"validation {self.metric} {self.value:.4f}; {speed}"
+            f"{self.num_parameters:,} parameters, {self.num_epochs} epochs{stopped}; epoch {self.best_epoch} is best, "
+            f"validation {self.metric} {self.best_value:.4f}; {speed}"
         )
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """The inputs of a training."""
+    """The inputs of a training, and digests that identify them."""
 
     log: EventLog
     split: Split
     attributes: Attributes
     feature_view: FeatureView
-    data: str
-    """sha256 of the events"""
+    """the log and its texts as the model reads them"""
+    events_digest: str
+    """SHA-256 of the file of events"""
     digest: str
-    """of all inputs and settings"""
+    """digest of all inputs and settings, 16 hexadecimal digits"""
 
     @classmethod
     def read(cls, prepared: Path, models: Path, settings: RetrievalSettings, extra: str = "") -> TrainingInputs:
-        """Reads the prepared log, and the text vectors from `models`. extra: added to what the digest covers."""
+        """Reads the prepared log, and the text vectors from `models`. extra: another text that the digest includes."""
         log = EventLog.read(prepared)
         split = read_split(prepared, log)
-        data, texts = files.sha256(prepared / EVENTS_FILE), TextVectors.read(models / "text", log)
-        text_vectors = artifacts.fingerprint(models, [models / "text" / VECTORS_FILE])
-        more = text_vectors, f"{split.to_json()}", settings.model_dump_json(), extra
+        events_digest, texts = files.sha256(prepared / EVENTS_FILE), TextVectors.read(models / "text", log)
+        text_digest = artifacts.fingerprint(models, [models / "text" / VECTORS_FILE])
+        other_inputs = text_digest, f"{split.to_json()}", settings.model_dump_json(), extra
         tables = [prepared / name for name in (EVENTS_FILE, ATTRIBUTES_FILE)]
-        digest = artifacts.fingerprint(prepared, tables, *more)[:16]
+        digest = artifacts.fingerprint(prepared, tables, *other_inputs)[:16]
         feature_view = FeatureView.of(log, settings.received_events, texts=texts if settings.texts else None)
-        return cls(log, split, Attributes.read(prepared), feature_view, data, digest)
+        return cls(log, split, Attributes.read(prepared), feature_view, events_digest, digest)
 
 
 def train_model(
@@ -73,15 +82,15 @@ def train_model(
     inputs: TrainingInputs,
     objective: RetrievalObjective[Any],
     settings: RetrievalSettings,
-    tower: type[QuerySettings],
+    model_settings: type[ModelSettings],
     folders: tuple[Path, Path, Path],
-    tokens: str = "",
+    stu_digest: str = "",
 ) -> TrainResult:
-    """Trains a model and saves it.
+    """Trains a model and saves it. Resumes from checkpoints of the same inputs and settings; removes them at the end.
 
-    name: of its folder; tower: the class of the settings that the model is built from; folders: models, reports and
-    checkpoints; tokens: digest of the STUs that the model uses. Resumes from checkpoints of the same inputs and
-    settings, and removes them when done.
+    name: of the model's folder; model_settings: the class of the settings that the model is built from, a part of
+    `settings`; folders: models, reports and checkpoints; stu_digest: digest of the STUs (social tokenized user ids, the
+    semantic IDs of users) that the model uses, empty for a model without.
     """
     models, reports, checkpoints = folders
     checkpoint = checkpoints / stage / inputs.digest
@@ -89,28 +98,30 @@ def train_model(
     best = fitted.history[fitted.best_epoch - 1]
     trained = folder.TrainedModel(
         model=objective.model,
-        tower=tower(**{field: getattr(settings, field) for field in tower.model_fields}),
+        settings=model_settings(**{field: getattr(settings, field) for field in model_settings.model_fields}),
         actions=inputs.log.actions,
         attribute_encoding=objective.attribute_encoding,
-        users=inputs.log.num_users,
+        num_users=inputs.log.num_users,
         lineage=inputs.log.lineage(),
-        data=inputs.data,
+        events_digest=inputs.events_digest,
         trained_until=inputs.split.t_validation,
-        validation={
-            field.removeprefix("validation/"): v for field, v in best.items() if field.startswith("validation/")
+        validation_metrics={
+            column.removeprefix("validation/"): value
+            for column, value in best.items()
+            if column.startswith("validation/")
         },
-        tokens=tokens,
+        stu_digest=stu_digest,
         text_width=objective.model.text_width,
     )
-    if fitted.main:
+    if fitted.is_main_process:
         folder.save_model(models / name, trained, name.replace("_", "-"))
         files.remove(checkpoint.parent)
     return TrainResult(
-        fitted.parameters,
-        fitted.epochs,
+        fitted.num_parameters,
+        fitted.num_epochs,
         fitted.best_epoch,
         objective.metric,
-        fitted.value,
+        fitted.best_value,
         fitted.positions_per_second,
         fitted.stopped_early,
     )

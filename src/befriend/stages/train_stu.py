@@ -1,4 +1,7 @@
-"""Stage train_stu: trains the model that predicts users token by token, on the training part."""
+"""Stage train_stu: trains the STU model, which predicts the next target token by token, on the training part.
+
+STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer, as in TIGER.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from befriend.data.event_log import EventLog
 from befriend.evaluation.validation import stu_validation
 from befriend.features.text_vectors import TextVectors
-from befriend.models.model_settings import StuTowerSettings
+from befriend.models.model_settings import StuModelSettings
 from befriend.objectives.objective_settings import StuSettings
 from befriend.objectives.stu_objective import StuObjective
 from befriend.stages.train_stage import TrainingInputs, TrainResult, train_model
@@ -17,16 +20,19 @@ STAGE, NAME = "train_stu", "stu"
 
 
 def run(settings: StuSettings, prepared: Path, models: Path, reports: Path, checkpoints: Path) -> TrainResult:
-    """Reads the prepared log and the tokens; writes the folder stu to `models`, curves to training/ in `reports`."""
+    """Reads the prepared log and the STUs; writes the folder stu to `models`, curves to training/ in `reports`.
+
+    checkpoints: folder of the checkpoints of all stages.
+    """
     log = EventLog.read(prepared)
-    tokens = load_tokenizer(models / "tokens", log, TextVectors.read(models / "text", log))
-    digest = tokens.table.digest()
-    inputs = TrainingInputs.read(prepared, models, settings, digest)
-    stus = tokens.with_newcomers(log).table.stus
+    tokenizer = load_tokenizer(models / "tokens", log, TextVectors.read(models / "text", log))
+    stu_digest = tokenizer.table.digest()
+    inputs = TrainingInputs.read(prepared, models, settings, stu_digest)
+    stus = tokenizer.add_newcomers(log).table.stus
     validate = stu_validation(inputs.feature_view, inputs.split, settings, stus)
     objective = StuObjective(
-        inputs.feature_view, inputs.attributes, inputs.split, settings, tokens.table, stus, validate
+        inputs.feature_view, inputs.attributes, inputs.split, settings, tokenizer.table, stus, validate
     )
     return train_model(
-        STAGE, NAME, inputs, objective, settings, StuTowerSettings, (models, reports, checkpoints), digest
+        STAGE, NAME, inputs, objective, settings, StuModelSettings, (models, reports, checkpoints), stu_digest
     )

@@ -2,8 +2,9 @@
 
     from befriend.text import ModelConfig, UniversalUserEmbeddingTrainer, UserChunk, UserData
 
-Two towers that share no weights: the user tower reads a user's texts, chunk by chunk; the item tower reads a
-statement. The package knows nothing of events: `befriend.features.text_vectors` and the models use its vectors.
+Two towers that share no weights: the user tower reads a user's texts, chunk by chunk; the statement tower (`item` in
+settings and files) reads a statement. The package knows nothing of events: `befriend.features.text_vectors` and
+the models use its vectors.
 """
 
 from __future__ import annotations

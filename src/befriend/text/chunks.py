@@ -1,4 +1,4 @@
-"""A user as the text towers see one (texts and true statements), and how posts are packed into chunks."""
+"""Users and statements, the input of the text towers, and how posts are packed into chunks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from befriend.data.event_log import DAY
 
 @dataclass(frozen=True)
 class UserChunk:
-    """A passage of a user's text: one post, or several packed together."""
+    """A passage of a user's texts: one post, a piece of a long post, or several posts packed together."""
 
     text: str
     platform: str = ""
     timestamp: datetime | None = None
-    """time of its newest post; UTC if it has no time zone"""
+    """time of the newest post in it; UTC if it has no time zone"""
 
     @property
-    def second(self) -> int | None:
+    def utc_second(self) -> int | None:
         """The timestamp as a UTC second."""
         if self.timestamp is None:
             return None
@@ -39,7 +39,7 @@ class Statement:
 
     @property
     def key(self) -> tuple[str, str]:
-        """(text, context) without regard to case and white space: statements with equal keys are the same."""
+        """(text, context) with case and white space normalised. Statements with equal keys are the same statement."""
         return " ".join(self.text.casefold().split()), " ".join(self.context.casefold().split())
 
 
@@ -58,13 +58,14 @@ def as_statement(statement: str | Statement) -> Statement:
 
 
 @dataclass(frozen=True)
-class Post:
-    """A post, or a piece of a long one, with its UTC second and its number of tokens."""
+class PostPiece:
+    """A post, or a piece of a post that is too long for one chunk."""
 
     text: str
     platform: str
-    second: int
-    tokens: int
+    timestamp: int
+    """UTC second"""
+    num_tokens: int
 
 
 def cut_into_pieces(
@@ -72,7 +73,7 @@ def cut_into_pieces(
 ) -> list[list[tuple[str, int]]]:
     """Each text as pieces of at most `max_tokens` tokens: (piece, number of tokens).
 
-    encode: returns the character offsets (start, end) of every token of each text.
+    encode: a function from texts to the character offsets (start, end) of every token of each text.
     """
     pieces_by_text = []
     for text, offsets in zip(texts, encode(texts), strict=True):
@@ -85,53 +86,53 @@ def cut_into_pieces(
     return pieces_by_text
 
 
-def pack_posts(posts: Sequence[Post], max_tokens: int) -> list[UserChunk]:
-    """Packs a user's posts, in time order, into chunks of at most `max_tokens` tokens; the newest chunk comes first.
+def pack_pieces(pieces: Sequence[PostPiece], max_tokens: int) -> list[UserChunk]:
+    """Packs the pieces of a user's posts, in time order, into chunks of at most `max_tokens` tokens, the newest first.
 
-    Adjacent posts of one platform share a chunk as long as they fit. Chunks fill up from the oldest post on, so a
+    Adjacent pieces of one platform share a chunk as long as they fit. Chunks fill up from the oldest post on, so a
     later post extends the newest chunk or starts a new one, and changes no other.
     """
-    return pack_posts_at(posts, max_tokens, [len(posts)], len(posts))[0]
+    return pack_pieces_at(pieces, max_tokens, [len(pieces)], len(pieces))[0]
 
 
-def pack_posts_at(
-    posts: Sequence[Post], max_tokens: int, post_counts: Sequence[int], max_chunks: int
+def pack_pieces_at(
+    pieces: Sequence[PostPiece], max_tokens: int, piece_counts: Sequence[int], max_chunks: int
 ) -> list[list[UserChunk]]:
-    """`pack_posts` of the first n posts for each n in `post_counts`, ascending; the newest `max_chunks` chunks each."""
+    """`pack_pieces` of the first n pieces for each n in `piece_counts`, ascending; the newest `max_chunks` of each."""
     closed: list[UserChunk] = []
-    open_posts: list[Post] = []
+    open_pieces: list[PostPiece] = []
     packed: list[list[UserChunk]] = []
-    counts = iter(post_counts)
+    counts = iter(piece_counts)
     next_count = next(counts, None)
     if next_count == 0:
         packed, next_count = [[]], next(counts, None)
-    for number, post in enumerate(posts, 1):
-        same_platform = open_posts and open_posts[-1].platform == post.platform
-        if same_platform and sum(p.tokens for p in open_posts) + post.tokens <= max_tokens:
-            open_posts.append(post)
+    for number, piece in enumerate(pieces, 1):
+        same_platform = open_pieces and open_pieces[-1].platform == piece.platform
+        if same_platform and sum(p.num_tokens for p in open_pieces) + piece.num_tokens <= max_tokens:
+            open_pieces.append(piece)
         else:
-            closed += [_chunk_of(open_posts)] if open_posts else []
-            open_posts = [post]
+            closed += [_join_pieces(open_pieces)] if open_pieces else []
+            open_pieces = [piece]
         if number == next_count:
-            packed.append([_chunk_of(open_posts), *closed[:-max_chunks:-1]])
+            packed.append([_join_pieces(open_pieces), *closed[:-max_chunks:-1]])
             next_count = next(counts, None)
     return packed
 
 
-def _chunk_of(posts: Sequence[Post]) -> UserChunk:
-    last = posts[-1]
-    return UserChunk("\n".join(post.text for post in posts), last.platform, datetime.fromtimestamp(last.second, UTC))
+def _join_pieces(pieces: Sequence[PostPiece]) -> UserChunk:
+    last = pieces[-1]
+    return UserChunk("\n".join(p.text for p in pieces), last.platform, datetime.fromtimestamp(last.timestamp, UTC))
 
 
-def snapshot_counts(seconds: Sequence[int]) -> list[int]:
+def snapshot_counts(timestamps: Sequence[int]) -> list[int]:
     """Number of posts of a user at each of their text snapshots, at which their vector is computed again.
 
-    seconds: the UTC seconds of their posts, ascending. A snapshot is taken at the 1st, 2nd, 4th, 8th, ... post and at
-    the first post of each UTC day: a new user has a vector at once, and a vector lacks a day's posts at most. Later
+    timestamps: the UTC seconds of the posts, ascending. A snapshot is taken at the 1st, 2nd, 4th, 8th, ... post and at
+    the first post of each UTC day: a new user has a vector immediately, and a vector lacks a day's posts at most. Later
     posts change no earlier snapshot.
     """
-    n = len(seconds)
-    daily = {k for k in range(1, n + 1) if k == 1 or seconds[k - 1] // DAY != seconds[k - 2] // DAY}
+    n = len(timestamps)
+    daily = {k for k in range(1, n + 1) if k == 1 or timestamps[k - 1] // DAY != timestamps[k - 2] // DAY}
     doubled = {2**k for k in range(n.bit_length()) if 2**k <= n}
     # Posts of the same second have no order: a snapshot includes all of them.
-    return sorted({bisect_right(seconds, seconds[k - 1]) for k in daily | doubled})
+    return sorted({bisect_right(timestamps, timestamps[k - 1]) for k in daily | doubled})

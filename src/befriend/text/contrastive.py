@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE, and the choice of extra negatives."""
+"""Symmetric InfoNCE loss, and the choice of extra negatives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from torch.nn import functional as F
 
 from befriend.text.text_settings import NegativesName
 
-MARGIN = 0.3  # a semi-hard negative has a cosine less than this below that of the true statement
+MARGIN = 0.3  # maximum difference of the cosines of the true statement and of a semi-hard negative
 
 
-def info_nce(scores: Tensor, true: Tensor, extra: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
-    """float32[]: the mean of InfoNCE in both directions (van den Oord et al. 2018); row i belongs to column i.
+def info_nce(
+    scores: Tensor, is_positive: Tensor, extra: Tensor | None = None, is_chosen: Tensor | None = None
+) -> Tensor:
+    """float32[]: the mean InfoNCE loss of both directions (van den Oord et al. 2018); row i matches column i.
 
-    scores: float32[B, B], already divided by the temperature; true: bool[B, B], pairs that belong together as well,
-    and so are no negatives; extra: float32[B, P], more columns for the rows; chosen: bool[B, P], which of them count.
+    scores: float32[B, B], already divided by the temperature; is_positive: bool[B, B], further pairs that match,
+    and so are no negatives; extra: float32[B, P], scores of more candidates for the rows; is_chosen:
+    bool[B, P], which of them are negatives.
     """
     lowest = torch.finfo(scores.dtype).min
     labels = torch.arange(len(scores), device=scores.device)
-    logits = scores.masked_fill(true & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), lowest)
+    logits = scores.masked_fill(is_positive & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device), lowest)
     row_logits = (
-        logits if extra is None or chosen is None else torch.cat([logits, extra.masked_fill(~chosen, lowest)], 1)
+        logits if extra is None or is_chosen is None else torch.cat([logits, extra.masked_fill(~is_chosen, lowest)], 1)
     )
     return (F.cross_entropy(row_logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
@@ -31,8 +34,8 @@ def choose_negatives(scores: Tensor, positive: Tensor, allowed: Tensor, kind: Ne
     """bool[B, P]: which candidates become negatives, at most `count` per row, fewer where fewer are allowed.
 
     scores: float32[B, P], cosines; positive: float32[B], cosines of the true statements; allowed: bool[B, P].
-    random: any. hard: the highest cosines. semi-hard: the highest of those that lie below the true statement's, but
-    by less than MARGIN (Schroff et al. 2015).
+    random: uniformly. hard: the highest cosines. semi-hard: the highest cosines below that of the true statement by
+    less than MARGIN (Schroff et al. 2015).
     """
     if kind == "random":
         scores = torch.rand_like(scores)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from befriend.text.corpus import ChunkedUser, Corpus
-from befriend.text.towers import ItemTower, UserTower
+from befriend.text.towers import StatementTower, UserTower
 
-AT_ONCE = 512  # users or statements per block
+VECTORS_PER_BLOCK = 512  # users or statements per block
 
 
 @torch.no_grad()
@@ -29,16 +29,18 @@ def user_vectors(tower: UserTower, corpus: Corpus, users: Sequence[ChunkedUser])
 
 
 @torch.no_grad()
-def statement_vectors(tower: ItemTower, corpus: Corpus, encoded: Sequence[tuple[int, int, np.ndarray]]) -> Tensor:
+def statement_vectors(tower: StatementTower, corpus: Corpus, encoded: Sequence[tuple[int, int, np.ndarray]]) -> Tensor:
     """float32[n, E]. encoded: statements as `Corpus.statement` returns them."""
 
     def embed(start: int, end: int) -> Tensor:
         block = encoded[start:end]
         rows = np.unique([row for entry in block for row in entry[:2] if row >= 0]).astype(np.int64)
-        return tower(corpus.item_side.passages(rows), corpus.statements(block, rows))
+        return tower(corpus.statement_side.passages(rows), corpus.statements(block, rows))
 
     return _in_blocks(embed, len(encoded))
 
 
 def _in_blocks(embed: Callable[[int, int], Tensor], n: int) -> Tensor:
-    return torch.cat([embed(start, min(start + AT_ONCE, n)) for start in range(0, max(n, 1), AT_ONCE)])
+    return torch.cat(
+        [embed(start, min(start + VECTORS_PER_BLOCK, n)) for start in range(0, max(n, 1), VECTORS_PER_BLOCK)]
+    )

@@ -1,7 +1,7 @@
 """Cache of text vectors from a frozen encoder, so that each text is encoded once.
 
-A folder of safetensors files, each with the digests of some texts and their vectors. A run that was killed finds in it
-what it had encoded.
+A folder of safetensors files, each with the digests of some texts and their vectors. If a run is killed, the next run
+reuses the vectors that are already in the cache.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from befriend import files
 
-AT_ONCE = 2048  # texts per file
-DIGEST = 16  # bytes
+TEXTS_PER_FILE = 2048
+DIGEST_BYTES = 16
 
 
 class EncodingCache:
@@ -26,19 +26,23 @@ class EncodingCache:
 
     def get(self, texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
         """float32[n, D]: vectors of texts, n > 0. Vectors that are missing are computed by `encode` and stored."""
-        digests = np.array([hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts], f"S{DIGEST}")
+        digests = np.array(
+            [hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES] for text in texts], f"S{DIGEST_BYTES}"
+        )
         keys, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
         vectors_by_index: list[tuple[np.ndarray, np.ndarray]] = []  # indices into keys, and their vectors
-        missing = np.ones(len(keys), bool)
+        is_missing = np.ones(len(keys), bool)
         for stored_keys, vectors in self._stored():
             index = np.searchsorted(keys, stored_keys).clip(max=len(keys) - 1)
             is_match = keys[index] == stored_keys
             vectors_by_index.append((index[is_match], vectors[is_match]))
-            missing[index[is_match]] = False
-        todo = np.flatnonzero(missing)
-        todo = todo[np.argsort([len(texts[first[k]]) for k in todo], kind="stable")]  # similar lengths together
-        for start in range(0, len(todo), AT_ONCE):
-            index = todo[start : start + AT_ONCE]
+            is_missing[index[is_match]] = False
+        missing_index = np.flatnonzero(is_missing)
+        missing_index = missing_index[
+            np.argsort([len(texts[first[k]]) for k in missing_index], kind="stable")
+        ]  # similar lengths together
+        for start in range(0, len(missing_index), TEXTS_PER_FILE):
+            index = missing_index[start : start + TEXTS_PER_FILE]
             vectors = encode([texts[first[k]] for k in index])
             self._store(keys[index], vectors)
             vectors_by_index.append((index, vectors))
@@ -55,14 +59,14 @@ class EncodingCache:
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 tensors = load_file(path)
-                yield tensors["digests"].view(f"S{DIGEST}").ravel(), tensors["vectors"]
+                yield tensors["digests"].view(f"S{DIGEST_BYTES}").ravel(), tensors["vectors"]
             except (SafetensorError, KeyError, OSError, ValueError):
                 files.remove(path)
 
     def _store(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         from safetensors.numpy import save_file
 
-        digests = keys.view(np.uint8).reshape(len(keys), DIGEST)
-        name = hashlib.sha256(digests.tobytes()).hexdigest()[:DIGEST]
+        digests = keys.view(np.uint8).reshape(len(keys), DIGEST_BYTES)
+        name = hashlib.sha256(digests.tobytes()).hexdigest()[:DIGEST_BYTES]
         with files.atomic(self.folder / f"{name}.safetensors") as path:
             save_file({"digests": digests, "vectors": np.ascontiguousarray(vectors, np.float32)}, path)

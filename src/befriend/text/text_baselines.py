@@ -1,4 +1,4 @@
-"""Baselines for the towers: TF-IDF, the mean of the frozen encoder's vectors, and how common a statement is."""
+"""Baselines for the towers: TF-IDF, mean of the frozen encoder's vectors, and popularity of statements."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from befriend.text.lexicon import HashedTfidf, word_counts
 Users = Sequence[UserData]
 Pool = Sequence[str | Statement]
 Scores = Callable[[Users, Pool], np.ndarray]
-"""float[U, S]: how well each statement of a pool fits each user"""
+"""a function that scores each statement of a pool for each user: float[U, S]"""
 
 
 def tfidf_vectors(train: Users) -> Callable[[Sequence[str]], Any]:
-    """A function from texts to sparse TF-IDF rows of length 1; words that no training user has are the rarest."""
+    """A function from texts to sparse TF-IDF rows of length 1; words not in training have the highest weight."""
     from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
 
     lexicon = HashedTfidf.of([full_text(user) for user in train], 1)
-    return lambda texts: normalize(lexicon.weighed(word_counts(texts)))
+    return lambda texts: normalize(lexicon.tfidf(word_counts(texts)))
 
 
 def tfidf_scores(train: Users) -> Scores:
-    """Cosine of TF-IDF rows: words in common, the rare ones counting most."""
+    """Scores by cosine of TF-IDF vectors."""
     vectors = tfidf_vectors(train)
 
     def scores(users: Users, pool: Pool) -> np.ndarray:
@@ -41,8 +41,8 @@ def tfidf_scores(train: Users) -> Scores:
 
 
 def frozen_encoder(corpus: Corpus) -> tuple[Callable[[Users], np.ndarray], Callable[[Pool], np.ndarray]]:
-    """Functions that embed users (the mean of their chunks' encoder vectors) and statements; nothing is learned."""
-    user_side, item_side = corpus.user_side, corpus.item_side
+    """Functions that embed users, by the mean of their chunks' encoder vectors, and statements; without training."""
+    user_side, statement_side = corpus.user_side, corpus.statement_side
 
     def embed_users(users: Users) -> np.ndarray:
         row = np.repeat(np.arange(len(users)), [len(user.chunks) for user in users])
@@ -51,31 +51,31 @@ def frozen_encoder(corpus: Corpus) -> tuple[Callable[[Users], np.ndarray], Calla
         return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
     def embed_statements(pool: Pool) -> np.ndarray:
-        return item_side.vectors([as_statement(s).text for s in pool])
+        return statement_side.vectors([as_statement(s).text for s in pool])
 
     return embed_users, embed_statements
 
 
 def popularity_scores(train: Users) -> Scores:
-    """Number of training users of whom a statement is true."""
-    common = Counter(key for user in train for key in {as_statement(s).key for s in user.statements})
+    """Scores by the number of training users of whom a statement is true."""
+    user_counts = Counter(key for user in train for key in {as_statement(s).key for s in user.statements})
 
     def scores(users: Users, pool: Pool) -> np.ndarray:
-        return np.tile([float(common[as_statement(s).key]) for s in pool], (len(users), 1))
+        return np.tile([float(user_counts[as_statement(s).key]) for s in pool], (len(users), 1))
 
     return scores
 
 
 def full_text(user: UserData) -> str:
-    """Everything the user wrote."""
+    """All chunks of a user as one text."""
     return "\n".join(chunk.text for chunk in user.chunks)
 
 
-def halves(users: Users) -> tuple[list[UserData], list[UserData]]:
+def split_chunks_by_time(users: Users) -> tuple[list[UserData], list[UserData]]:
     """The older and the newer half of each user's chunks; users with fewer than two chunks are left out."""
     older, newer = [], []
     for user in users:
-        chunks = sorted(user.chunks, key=lambda chunk: (chunk.second or 0, chunk.text))
+        chunks = sorted(user.chunks, key=lambda chunk: (chunk.utc_second or 0, chunk.text))
         k = len(chunks) // 2
         if k:
             older.append(UserData(user.user_id, chunks[:k]))

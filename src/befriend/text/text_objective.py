@@ -1,4 +1,8 @@
-"""The training objective of the two text towers: users find their statements, and one half of their texts the other."""
+"""Training objective of the two text towers: contrastive learning with two tasks.
+
+Statements: the vector of a user is close to the vectors of the statements that are true of the user. Authors: the
+vector of one half of a user's chunks is close to the vector of the other half.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +23,41 @@ from befriend.text.text_metrics import author_ranks, reciprocal_ranks
 from befriend.text.towers import PassageBatch, StatementBatch, UniversalUserEmbedding, UserBatch
 from befriend.training.objective import BatchLoss
 
-CANDIDATES = 256  # statements from which the extra negatives of a step are chosen
+NUM_NEGATIVE_CANDIDATES = 256  # statements per step, of which the extra negatives are a selection
 
 
 @dataclass(frozen=True)
 class LabelledUsers:
     """Users, and the statements that are true of them."""
 
-    people: list[ChunkedUser]
+    users: list[ChunkedUser]
     statements: list[np.ndarray]
-    """int64 each: indices into the pool"""
+    """for each user int64[n], indices into the pool of statements"""
 
 
 @dataclass(frozen=True)
 class TextBatch(TensorBatch):
-    """B users, statements of A of them, halves of H of them, and P candidates for negatives."""
+    """B users: A of them with a statement, H of them with two halves of their chunks; and P candidates for negatives.
+
+    Example, B = 2: users 7 and 9, both with several chunks, and with statements 0 and 3 of the pool. The candidate is
+    statement 1, which is true of user 9. Then `labelled_rows` is [0, 1], the columns of `is_positive` are the
+    statements 0, 3 and 1 (A = 2, P = 1), its rows are [1, 0, 0] and [0, 1, 1], and `is_same_user` is the identity
+    matrix (H = 2).
+    """
 
     user_passages: PassageBatch
     users: UserBatch
     statement_passages: PassageBatch
     statements: StatementBatch
-    """A statements of the pairs, then P candidates"""
-    asks: Tensor
-    """int64[A], indices of the users with a statement, in the order of the statements"""
-    true: Tensor
-    """bool[A, A + P], which statements are true of which of those users, or the same as a true one"""
-    halves: tuple[UserBatch, UserBatch]
-    """[H] users whose chunks were divided"""
-    same: Tensor
-    """bool[H, H], which of those are the same user"""
+    """A statements, one for each labelled row, followed by P candidates"""
+    labelled_rows: Tensor
+    """int64[A], rows of the users with a statement, in the order of the A statements"""
+    is_positive: Tensor
+    """bool[A, A + P], which statements are true of the user of each labelled row"""
+    chunk_halves: tuple[UserBatch, UserBatch]
+    """H users with a random half of their chunks each, and the same users with the other half"""
+    is_same_user: Tensor
+    """bool[H, H], which of the H rows are the same user: a user with several statements has several rows"""
 
     def to(self, device: torch.device | str) -> TextBatch:
         values: dict[str, Any] = {}
@@ -58,7 +68,7 @@ class TextBatch(TensorBatch):
 
 
 class TextObjective:
-    """Two towers with the users and statements that they learn from."""
+    """The towers, with training users, validation users and a pool of statements."""
 
     metric = "mrr"
 
@@ -69,121 +79,126 @@ class TextObjective:
         pool: list[tuple[int, int, np.ndarray]],
         train: LabelledUsers,
         validation: LabelledUsers,
-        learnable: int,
+        num_training_statements: int,
     ):
-        """pool: all statements, as `Corpus.statement` returns them; learnable: only the first `learnable` of them may
-        be negatives."""
+        """pool: statements as from `Corpus.statement`; only the first `num_training_statements` may be negatives."""
         self.model, self.corpus, self.pool = model, corpus, pool
         self.train, self.validation = train, validation
-        self.config, self.learnable = corpus.config, learnable
+        self.config, self.num_training_statements = corpus.config, num_training_statements
         pairs = [(user, int(s)) for user, statements in enumerate(train.statements) for s in statements]
         unlabelled = [(user, -1) for user, statements in enumerate(train.statements) if not len(statements)]
         if self.config.author_weight:
-            pairs += [(user, none) for user, none in unlabelled if len(train.people[user].rows) > 1]
-        self.pairs = np.array([pair for pair in pairs if len(train.people[pair[0]].rows)], np.int64).reshape(-1, 2)
+            pairs += [(user, none) for user, none in unlabelled if len(train.users[user].rows) > 1]
+        self.pairs = np.array([pair for pair in pairs if len(train.users[pair[0]].rows)], np.int64).reshape(-1, 2)
 
     def lr_multiplier(self, name: str) -> float:
-        """Learning rate of a parameter, as a multiple of that of the user tower's encoder."""
+        """Learning rate of a parameter, as a multiple of the learning rate of the user tower's encoder."""
         tower_rate = self.config.item_rate if name.startswith("item.") else 1.0
         return tower_rate if ".encoder." in name else tower_rate * self.config.head_rate
 
     def batches(self, epoch: int) -> Sequence[TextBatch]:
-        return _Epoch(self, epoch)
+        return _EpochBatches(self, epoch)
 
     def batch(self, pairs: np.ndarray, rng: np.random.Generator) -> TextBatch:
-        """pairs: int64[B, 2], users and their statements, -1 for none."""
-        users = [self.train.people[user] for user in pairs[:, 0]]
-        divided = [k for k, user in enumerate(users) if len(user.rows) > 1 and self.config.author_weight]
-        halves: tuple[list[ChunkedUser], list[ChunkedUser]] = ([], [])
-        for k in divided:
+        """A batch of pairs, int64[B, 2], each a training user and an index into the pool; -1: no statement."""
+        users = [self.train.users[user] for user in pairs[:, 0]]
+        multi_chunk_rows = [k for k, user in enumerate(users) if len(user.rows) > 1 and self.config.author_weight]
+        chunk_halves: tuple[list[ChunkedUser], list[ChunkedUser]] = ([], [])
+        for k in multi_chunk_rows:
             order, size = rng.permutation(len(users[k].rows)), len(users[k].rows) // 2
-            halves[0].append(users[k].only(np.sort(order[:size])))
-            halves[1].append(users[k].only(np.sort(order[size:])))
+            chunk_halves[0].append(users[k].select(np.sort(order[:size])))
+            chunk_halves[1].append(users[k].select(np.sort(order[size:])))
         rows = np.unique(np.concatenate([user.rows for user in users]))
-        asks = np.flatnonzero(pairs[:, 1] >= 0)
-        positives = pairs[asks, 1]
-        num_candidates = min(CANDIDATES, self.learnable) if self.config.num_negative_samples and len(asks) else 0
-        columns = np.concatenate([positives, rng.permutation(self.learnable)[:num_candidates]])
-        true = np.zeros((len(asks), len(columns)), bool)
-        for k, index in enumerate(pairs[asks, 0]):
-            true[k] = np.isin(columns, self.train.statements[index])
+        labelled_rows = np.flatnonzero(pairs[:, 1] >= 0)
+        positives = pairs[labelled_rows, 1]
+        has_candidates = self.config.num_negative_samples and len(labelled_rows)
+        num_candidates = min(NUM_NEGATIVE_CANDIDATES, self.num_training_statements) if has_candidates else 0
+        columns = np.concatenate([positives, rng.permutation(self.num_training_statements)[:num_candidates]])
+        is_positive = np.zeros((len(labelled_rows), len(columns)), bool)
+        for k, index in enumerate(pairs[labelled_rows, 0]):
+            is_positive[k] = np.isin(columns, self.train.statements[index])
         statements = [self.pool[k] for k in columns]
-        texts = np.unique([row for entry in statements for row in entry[:2] if row >= 0]).astype(np.int64)
-        divided_users = pairs[divided, 0]
+        text_rows = np.unique([row for entry in statements for row in entry[:2] if row >= 0]).astype(np.int64)
+        multi_chunk_users = pairs[multi_chunk_rows, 0]
         return TextBatch(
             user_passages=self.corpus.user_side.passages(rows),
             users=self.corpus.users(users, rows),
-            statement_passages=self.corpus.item_side.passages(texts),
-            statements=self.corpus.statements(statements, texts),
-            asks=torch.from_numpy(asks),
-            true=torch.from_numpy(true),
-            halves=(self.corpus.users(halves[0], rows), self.corpus.users(halves[1], rows)),
-            same=torch.from_numpy(divided_users[:, None] == divided_users),
+            statement_passages=self.corpus.statement_side.passages(text_rows),
+            statements=self.corpus.statements(statements, text_rows),
+            labelled_rows=torch.from_numpy(labelled_rows),
+            is_positive=torch.from_numpy(is_positive),
+            chunk_halves=(self.corpus.users(chunk_halves[0], rows), self.corpus.users(chunk_halves[1], rows)),
+            is_same_user=torch.from_numpy(multi_chunk_users[:, None] == multi_chunk_users),
         )
 
     def loss(self, batch: TextBatch) -> BatchLoss:
         model, config = self.model, self.config
         temperature = model.temperature()
-        encoded = model.user.read(batch.user_passages)
+        encoded = model.user.encode(batch.user_passages)
         total, metrics = temperature.new_zeros(()), {"temperature": temperature.detach()}
-        retrieval = authors = temperature.new_zeros(())
-        n = len(batch.asks)
+        retrieval_loss = author_loss = temperature.new_zeros(())
+        n = len(batch.labelled_rows)
         if n:
-            users = model.user.pooled(encoded, batch.users)[batch.asks]
-            items = model.item(batch.statement_passages, batch.statements)
-            cosine = users @ items.T  # (A, A + P)
-            pairs, extra = cosine[:, :n], cosine[:, n:]
-            chosen = None
+            users = model.user.embed(encoded, batch.users)[batch.labelled_rows]
+            statements = model.item(batch.statement_passages, batch.statements)
+            cosine = users @ statements.T  # (A, A + P)
+            in_batch, extra = cosine[:, :n], cosine[:, n:]
+            is_chosen = None
             if extra.shape[1]:
-                chosen = choose_negatives(
-                    extra, pairs.diagonal(), ~batch.true[:, n:], config.negatives, config.num_negative_samples
+                is_chosen = choose_negatives(
+                    extra, in_batch.diagonal(), ~batch.is_positive[:, n:], config.negatives, config.num_negative_samples
                 )
-            retrieval = info_nce(pairs / temperature, batch.true[:, :n], extra / temperature, chosen)
-            total = total + retrieval
-        if len(batch.same):
-            first, second = (model.user.pooled(encoded, half) for half in batch.halves)
-            authors = info_nce(first @ second.T / temperature, batch.same)
-            total = total + config.author_weight * authors
-        metrics |= {"statements": retrieval.detach(), "authors": authors.detach()}
+            retrieval_loss = info_nce(in_batch / temperature, batch.is_positive[:, :n], extra / temperature, is_chosen)
+            total = total + retrieval_loss
+        if len(batch.is_same_user):
+            first, second = (model.user.embed(encoded, half) for half in batch.chunk_halves)
+            author_loss = info_nce(first @ second.T / temperature, batch.is_same_user)
+            total = total + config.author_weight * author_loss
+        metrics |= {"statements": retrieval_loss.detach(), "authors": author_loss.detach()}
         return BatchLoss(total, len(batch.users.mask), metrics)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean reciprocal ranks on the validation users: of their statements, and of the other half of their texts."""
+        """Mean reciprocal ranks on the validation users: of their statements, and of the other half of their chunks."""
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()
         labelled, metrics = self.validation, {}
-        scores_and_truth = self.scored(model)
+        scores_and_truth = self.validation_scores(model)
         if scores_and_truth is not None:
             metrics["statements"] = float(reciprocal_ranks(*scores_and_truth).mean())
-        halves = [halved(user) for user in labelled.people if len(user.rows) > 1]
-        if halves:
-            newer, older = (user_vectors(model.user, self.corpus, [half[side] for half in halves]) for side in (0, 1))
+        chunk_halves = [split_by_time(user) for user in labelled.users if len(user.rows) > 1]
+        if chunk_halves:
+            newer, older = (
+                user_vectors(model.user, self.corpus, [half[side] for half in chunk_halves]) for side in (0, 1)
+            )
             metrics["authors"] = float((1 / author_ranks((newer @ older.T).numpy())).mean())
         return metrics | {self.metric: sum(metrics.values()) / max(len(metrics), 1)}
 
     @torch.no_grad()
-    def scored(self, model: UniversalUserEmbedding) -> tuple[np.ndarray, np.ndarray] | None:
-        """(float32[U, S] cosines, bool[U, S] which are true) of the validation users with texts and statements, and
-        all statements of any of them; None where no user has both."""
+    def validation_scores(self, model: UniversalUserEmbedding) -> tuple[np.ndarray, np.ndarray] | None:
+        """(float32[U, S] cosines, bool[U, S] whether true) of validation users and of all their statements.
+
+        Users without texts or without statements are left out; None without users.
+        """
         labelled = self.validation
-        usable = [k for k, true in enumerate(labelled.statements) if len(true) and len(labelled.people[k].rows)]
-        if not usable:
+        statement_counts = [len(statements) for statements in labelled.statements]
+        labelled_users = [k for k, count in enumerate(statement_counts) if count and len(labelled.users[k].rows)]
+        if not labelled_users:
             return None
-        pool = np.unique(np.concatenate([labelled.statements[k] for k in usable]))
-        users = user_vectors(model.user, self.corpus, [labelled.people[k] for k in usable])
+        pool = np.unique(np.concatenate([labelled.statements[k] for k in labelled_users]))
+        users = user_vectors(model.user, self.corpus, [labelled.users[k] for k in labelled_users])
         scores = users @ statement_vectors(model.item, self.corpus, [self.pool[k] for k in pool]).T
-        return scores.numpy(), np.stack([np.isin(pool, labelled.statements[k]) for k in usable])
+        return scores.numpy(), np.stack([np.isin(pool, labelled.statements[k]) for k in labelled_users])
 
 
-def halved(user: ChunkedUser) -> tuple[ChunkedUser, ChunkedUser]:
-    """The newer half of a user's chunks, and the older one."""
+def split_by_time(user: ChunkedUser) -> tuple[ChunkedUser, ChunkedUser]:
+    """The newer half of a user's chunks, and the older half."""
     k = len(user.rows) // 2
-    return user.only(np.arange(k)), user.only(np.arange(k, len(user.rows)))
+    return user.select(np.arange(k)), user.select(np.arange(k, len(user.rows)))
 
 
-class _Epoch(Sequence[TextBatch]):
-    """The batches of an epoch: all pairs, in an order that depends on the seed and the epoch."""
+class _EpochBatches(Sequence[TextBatch]):
+    """The batches of an epoch: all pairs, in a random order that depends on the seed and the epoch."""
 
     def __init__(self, objective: TextObjective, epoch: int):
         self.objective, self.seed = objective, [objective.config.seed, epoch]

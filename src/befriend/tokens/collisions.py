@@ -1,9 +1,10 @@
-"""Distinct STUs for all users: the nearest codes level by level, and what to do when users would get the same STU.
+"""Distinct STUs for all users: the nearest codes level by level, and what happens when users would get the same STU.
 
-A prefix may have as many users as there are STUs that begin with it. If a code is full, a user moves to the nearest
-code with room on that level (mostly the last level, where a code has room for one user). When a table is created, the
-users farthest from a full code move (`assign_nearest_first`); when users join it, the later ones (`assign_in_order`).
-`append_digit` leaves the codes as they are, and numbers the users who share them. Existing STUs never change.
+The capacity of a prefix is the number of STUs that begin with it. If a code is full, a user gets the nearest code with
+remaining capacity on that level (mostly the last level, where the capacity of a code is one user). When a table is
+created, a full code keeps its nearest users and passes the others on (`assign_by_distance`); when users join the table,
+a full code passes on the later ones (`assign_in_order`). `append_digit` leaves the codes as they are and numbers the
+users who share them. Existing STUs never change.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from befriend.errors import DataError
 from befriend.tokens.quantizer import BLOCK, distances, nearest
 
 
-def assign_nearest_first(vectors: Tensor, codebooks: Sequence[Tensor], balance: float | None = None) -> Tensor:
-    """int64[n, L]: distinct STUs of the first n users of a table; the users nearest to a code get it.
+def assign_by_distance(vectors: Tensor, codebooks: Sequence[Tensor], balance: float | None = None) -> Tensor:
+    """int64[n, L]: distinct STUs of the first n users of a table; a full code keeps its nearest users.
 
-    vectors: float32[n, d]; codebooks: L times float32[K, d]; balance: most users beneath a prefix, as a multiple of the
-    mean over all prefixes of its length; it does not bind users who join the table later.
+    vectors: float32[n, d]; codebooks: L times float32[K, d]; balance: maximum number of users beneath a prefix, as a
+    multiple of the mean over all prefixes of its length; it does not bind users who join the table later.
 
-    Each of the two codes of the first level has room for three users:
+    The capacity of each of the two codes of the first level is three users:
 
     >>> codebooks = [torch.tensor([[0.0], [10.0]]), torch.tensor([[-1.0], [0.0], [1.0]])]
     >>> vectors = torch.tensor([[0.1], [0.4], [1.2], [9.0], [0.2]])
-    >>> assign_nearest_first(vectors, codebooks).tolist()
+    >>> assign_by_distance(vectors, codebooks).tolist()
     [[0, 1], [0, 2], [1, 1], [1, 0], [0, 0]]
 
     Four users are nearest to code 0.0 (token 0), so the farthest of them, 1.2, moves to code 10.0 (token 1). On the
-    second level, the residuals after code 0.0 are 0.1, 0.4 and 0.2, all nearest to code 0.0 (token 1). It has room for
-    one user: 0.1 gets it. Code 1.0 (token 2) is next for both others; 0.4 is nearer and gets it, and -1.0 (token 0)
+    second level, the residuals after code 0.0 are 0.1, 0.4 and 0.2, all nearest to code 0.0 (token 1). Its capacity
+    is one user: 0.1 gets it. Code 1.0 (token 2) is next for both others; 0.4 is nearer and gets it, and -1.0 (token 0)
     remains for 0.2. After code 10.0, the residuals of 1.2 and 9.0 are -8.8 and -1.0, both nearest to code -1.0 (token
     0): 9.0 is nearer and gets it, and 1.2 gets the next code, 0.0 (token 1).
     """
@@ -42,59 +43,61 @@ def assign_nearest_first(vectors: Tensor, codebooks: Sequence[Tensor], balance: 
     residual, stus = vectors, []
     prefix = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
     for level, codebook in enumerate(codebooks):
-        room = math.prod(sizes[level + 1 :])
+        capacity = math.prod(sizes[level + 1 :])
         if balance is not None:
-            room = min(room, math.ceil(balance * len(vectors) / math.prod(sizes[: level + 1])))
-        code = _nearest_first(residual, codebook, prefix, room)
+            capacity = min(capacity, math.ceil(balance * len(vectors) / math.prod(sizes[: level + 1])))
+        code = _assign_by_distance(residual, codebook, prefix, capacity)
         prefix = prefix * sizes[level] + code
         residual = residual - codebook[code]
         stus.append(code)
     return torch.stack(stus, 1)
 
 
-def assign_in_order(vectors: Tensor, codebooks: Sequence[Tensor], taken: Tensor) -> Tensor:
+def assign_in_order(vectors: Tensor, codebooks: Sequence[Tensor], existing_stus: Tensor) -> Tensor:
     """int64[n, L]: STUs of users who join a table one after the other, in the order of the rows.
 
-    vectors: float32[n, d]; codebooks: L times float32[K, d]; taken: int64[m, L], existing STUs. On each level, a user
-    gets the nearest code with room left by existing users and earlier rows, so no row depends on a later one.
+    vectors: float32[n, d]; codebooks: L times float32[K, d]; existing_stus: int64[m, L]. On each level, a user gets the
+    nearest code that existing users and earlier rows have not filled, so no row depends on a later one.
 
-    Four users join one with the STU 0 1. Each code of the first level has room for three users:
+    Four users join a user with the STU 0 1. The capacity of each code of the first level is three users:
 
     >>> codebooks = [torch.tensor([[0.0], [10.0]]), torch.tensor([[-1.0], [0.0], [1.0]])]
     >>> vectors = torch.tensor([[0.1], [0.4], [1.2], [9.0]])
-    >>> assign_in_order(vectors, codebooks, taken=torch.tensor([[0, 1]])).tolist()
+    >>> assign_in_order(vectors, codebooks, existing_stus=torch.tensor([[0, 1]])).tolist()
     [[0, 2], [0, 0], [1, 0], [1, 1]]
 
     The first two users fill code 0.0 (token 0), so 1.2 gets code 10.0 (token 1). On the second level, 0.1 is nearest to
-    code 0.0 (token 1), which is taken, and gets the next, 1.0 (token 2); -1.0 (token 0) remains for 0.4. The residual
+    code 0.0 (token 1), which is full, and gets the next, 1.0 (token 2); -1.0 (token 0) remains for 0.4. The residual
     of 1.2 after code 10.0 is -8.8, so it gets code -1.0. The later 9.0 has the residual -1.0, and gets the next code.
     """
-    sizes = _require_capacity(codebooks, len(vectors) + len(taken))
+    sizes = _require_capacity(codebooks, len(vectors) + len(existing_stus))
     residual, stus = vectors, []
-    prefix, taken_prefix = (torch.zeros(len(x), dtype=torch.long) for x in (vectors, taken))
+    prefix, existing_prefix = (torch.zeros(len(x), dtype=torch.long) for x in (vectors, existing_stus))
     for level, codebook in enumerate(codebooks):
-        taken_prefix = taken_prefix * sizes[level] + taken[:, level]
-        code = _earliest_first(residual, codebook, prefix, taken_prefix.sort().values, math.prod(sizes[level + 1 :]))
+        existing_prefix = existing_prefix * sizes[level] + existing_stus[:, level]
+        code = _assign_in_order(
+            residual, codebook, prefix, existing_prefix.sort().values, math.prod(sizes[level + 1 :])
+        )
         prefix = prefix * sizes[level] + code
         residual = residual - codebook[code]
         stus.append(code)
     return torch.stack(stus, 1)
 
 
-def append_digit(codes: Tensor, taken: Tensor, vocabulary: int) -> Tensor:
+def append_digit(codes: Tensor, existing_stus: Tensor, vocabulary: int) -> Tensor:
     """int64[n, L + 1]: codes, int64[n, L], with a last token, the digit, that tells apart the users who share them.
 
-    taken: int64[m, L + 1], existing STUs; vocabulary: number of digits. Users with equal codes get ascending digits:
-    first the existing users, then the rows in their order, so no row depends on a later one. DataError if the digits do
+    existing_stus: int64[m, L + 1]; vocabulary: number of digits. Users with equal codes get ascending digits: first the
+    existing users, then the rows in their order, so no row depends on a later one. Raises DataError if the digits do
     not suffice.
 
-    Four users join one with the STU 0 1 0. Three of them share the codes 0 1:
+    Four users join a user with the STU 0 1 0. Three of them share the codes 0 1:
 
     >>> codes = torch.tensor([[0, 1], [0, 1], [2, 2], [0, 1]])
-    >>> append_digit(codes, taken=torch.tensor([[0, 1, 0]]), vocabulary=4).tolist()
+    >>> append_digit(codes, existing_stus=torch.tensor([[0, 1, 0]]), vocabulary=4).tolist()
     [[0, 1, 1], [0, 1, 2], [2, 2, 0], [0, 1, 3]]
     """
-    all_codes = torch.cat([taken[:, :-1], codes])
+    all_codes = torch.cat([existing_stus[:, :-1], codes])
     group = torch.unique(all_codes, dim=0, return_inverse=True)[1]
     order = group.argsort(stable=True)
     first = torch.searchsorted(group[order], group[order])
@@ -106,11 +109,11 @@ def append_digit(codes: Tensor, taken: Tensor, vocabulary: int) -> Tensor:
             f"has {vocabulary:,} values. Raise tokenize.digits or tokenize.codes, or set tokenize.collisions to "
             "reassign."
         )
-    return torch.cat([codes, digit[len(taken) :, None]], 1)
+    return torch.cat([codes, digit[len(existing_stus) :, None]], 1)
 
 
 def _require_capacity(codebooks: Sequence[Tensor], users: int) -> list[int]:
-    """Number of codes of each level; DataError if they make fewer STUs than there are users."""
+    """Number of codes of each level. Raises DataError if they make fewer STUs than there are users."""
     sizes = [len(codebook) for codebook in codebooks]
     if users > math.prod(sizes):
         raise DataError(
@@ -120,72 +123,81 @@ def _require_capacity(codebooks: Sequence[Tensor], users: int) -> list[int]:
     return sizes
 
 
-def _nearest_first(vectors: Tensor, codebook: Tensor, prefix: Tensor, room: int) -> Tensor:
-    """int64[n]: the nearest code with room of each vector, float32[n, d]; the vectors nearest to a code get it first.
+def _assign_by_distance(vectors: Tensor, codebook: Tensor, prefix: Tensor, capacity: int) -> Tensor:
+    """int64[n]: the nearest code with remaining capacity for each vector, float32[n, d]; a full code keeps its nearest.
 
-    prefix: int64[n], number of each vector's prefix on the levels above; room: most users of a code beneath a prefix.
+    This is batched immediate acceptance (the Boston mechanism of matching): in rounds, each unassigned vector applies
+    to its nearest code that is not full, and each code accepts its nearest applicants for good. prefix: int64[n], index
+    of each vector's prefix on the levels above; capacity: maximum number of users of a cell, a code beneath a prefix.
     """
     size = len(codebook)
     code = nearest(vectors, codebook)
-    key = prefix * size + code
+    cell = prefix * size + code
     distance = (vectors - codebook[code]).square().sum(1)
-    rank = _rank(key, distance)
-    moving = (rank >= room).nonzero().squeeze(1)
-    moving = moving[prefix[moving].argsort(stable=True)]
-    taken = key[rank < room].sort().values
-    for block in moving.split(max(1, BLOCK // size)):
+    rank = _rank(cell, distance)
+    overflow = (rank >= capacity).nonzero().squeeze(1)
+    overflow = overflow[prefix[overflow].argsort(stable=True)]
+    occupied_cells = cell[rank < capacity].sort().values
+    for block in overflow.split(max(1, BLOCK // size)):
         groups, group = prefix[block].unique(return_inverse=True)
-        keys = groups[:, None] * size + torch.arange(size, device=key.device)
-        free = room - _count(taken, keys)  # (groups, K)
+        cells = groups[:, None] * size + torch.arange(size, device=cell.device)
+        remaining_capacity = capacity - _count_in_sorted(occupied_cells, cells)  # (groups, K)
         squared = distances(vectors[block], codebook) + vectors[block].square().sum(1, keepdim=True)
-        waiting = torch.arange(len(block), device=key.device)
-        while len(waiting):
-            has_room = free[group[waiting]] > 0
-            best = squared[waiting].masked_fill(~has_room, torch.inf).min(1)
-            best_key = group[waiting] * size + best.indices
-            is_assigned = _rank(best_key, best.values) < free.view(-1)[best_key]
-            code[block[waiting[is_assigned]]] = best.indices[is_assigned]
-            free.view(-1).sub_(torch.bincount(best_key[is_assigned], minlength=free.numel()))
-            waiting = waiting[~is_assigned]
-        taken = torch.cat([taken, prefix[block] * size + code[block]]).sort().values
+        unassigned = torch.arange(len(block), device=cell.device)
+        while len(unassigned):
+            has_capacity = remaining_capacity[group[unassigned]] > 0
+            best = squared[unassigned].masked_fill(~has_capacity, torch.inf).min(1)
+            best_cell = group[unassigned] * size + best.indices
+            is_assigned = _rank(best_cell, best.values) < remaining_capacity.view(-1)[best_cell]
+            code[block[unassigned[is_assigned]]] = best.indices[is_assigned]
+            remaining_capacity.view(-1).sub_(
+                torch.bincount(best_cell[is_assigned], minlength=remaining_capacity.numel())
+            )
+            unassigned = unassigned[~is_assigned]
+        occupied_cells = torch.cat([occupied_cells, prefix[block] * size + code[block]]).sort().values
     return code
 
 
-def _earliest_first(vectors: Tensor, codebook: Tensor, prefix: Tensor, taken: Tensor, room: int) -> Tensor:
-    """As `_nearest_first`, but rows get codes in their order, after the existing users.
+def _assign_in_order(
+    vectors: Tensor, codebook: Tensor, prefix: Tensor, occupied_cells: Tensor, capacity: int
+) -> Tensor:
+    """As `_assign_by_distance`, but rows get codes in their order, after the existing users.
 
-    taken: int64[m], prefix * K + code of the existing users, ascending.
+    occupied_cells: int64[m], prefix * K + code of the existing users, ascending.
     """
     size = len(codebook)
     code = nearest(vectors, codebook)
-    key = prefix * size + code
-    full = _rank(key, torch.arange(len(key))) + _count(taken, key) >= room
-    # A user whose nearest code is full takes room that a later row may need, so the users beneath such a prefix are
-    # assigned row by row. Beneath all other prefixes every user gets the nearest code.
-    crowded = torch.isin(prefix, prefix[full]).nonzero().squeeze(1)
-    crowded = crowded[prefix[crowded].argsort(stable=True)]
-    existing, assigned, current = taken.numpy(), code.numpy(), -1
-    for block in crowded.split(max(1, BLOCK // size)):
+    cell = prefix * size + code
+    is_full = _rank(cell, torch.arange(len(cell))) + _count_in_sorted(occupied_cells, cell) >= capacity
+    # A user whose nearest code is full takes capacity that a later row may need, so the users beneath such a prefix
+    # are assigned row by row. Beneath all other prefixes every user gets the nearest code.
+    affected = torch.isin(prefix, prefix[is_full]).nonzero().squeeze(1)
+    affected = affected[prefix[affected].argsort(stable=True)]
+    occupied, assigned, current_prefix = occupied_cells.numpy(), code.numpy(), -1
+    for block in affected.split(max(1, BLOCK // size)):
         squared = distances(vectors[block], codebook).numpy()
         for row, row_prefix, row_distances in zip(block.tolist(), prefix[block].tolist(), squared, strict=True):
-            if row_prefix != current:
-                low, high = np.searchsorted(existing, [row_prefix * size, (row_prefix + 1) * size])
-                free, current = room - np.bincount(existing[low:high] - row_prefix * size, minlength=size), row_prefix
-            if not free[assigned[row]]:
-                assigned[row] = np.where(free > 0, row_distances, np.inf).argmin()
-            free[assigned[row]] -= 1
+            if row_prefix != current_prefix:
+                low, high = np.searchsorted(occupied, [row_prefix * size, (row_prefix + 1) * size])
+                remaining_capacity, current_prefix = (
+                    capacity - np.bincount(occupied[low:high] - row_prefix * size, minlength=size),
+                    row_prefix,
+                )
+            if not remaining_capacity[assigned[row]]:
+                assigned[row] = np.where(remaining_capacity > 0, row_distances, np.inf).argmin()
+            remaining_capacity[assigned[row]] -= 1
     return code
 
 
-def _rank(key: Tensor, distance: Tensor) -> Tensor:
-    """int64[n]: rank of each row by distance among the rows with the same key, from 0."""
+def _rank(cell: Tensor, distance: Tensor) -> Tensor:
+    """int64[n]: rank of each row by distance among the rows of the same cell, from 0."""
     order = distance.argsort(stable=True)
-    order = order[key[order].argsort(stable=True)]
-    rank = torch.empty_like(key)
-    rank[order] = torch.arange(len(key), device=key.device) - torch.searchsorted(key[order], key[order])
+    order = order[cell[order].argsort(stable=True)]
+    rank = torch.empty_like(cell)
+    rank[order] = torch.arange(len(cell), device=cell.device) - torch.searchsorted(cell[order], cell[order])
     return rank
 
 
-def _count(ascending: Tensor, keys: Tensor) -> Tensor:
-    """int64[...]: how often each key, int64[...], occurs in a sorted list, int64[m]."""
-    return torch.searchsorted(ascending, keys, right=True) - torch.searchsorted(ascending, keys)
+def _count_in_sorted(ascending: Tensor, cells: Tensor) -> Tensor:
+    """int64[...]: how often each cell, int64[...], occurs in a sorted list, int64[m]."""
+    return torch.searchsorted(ascending, cells, right=True) - torch.searchsorted(ascending, cells)

@@ -1,6 +1,6 @@
-"""Residual quantizer: turns vectors into codes and back, by one codebook per level on the residual of the levels above.
+"""Residual quantizer: encodes vectors as codes and decodes them; each level quantises the residual of those above.
 
-Residual k-means quantises the vectors themselves, the RQ-VAE the latents of its encoder; both are a `Quantizer`.
+Residual k-means quantises the vectors themselves, an RQ-VAE the latents of its encoder; both give a `Quantizer`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-BLOCK = 2**24  # distances computed at a time: 64 MiB
+BLOCK = 2**24  # distances per block: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Quantizer:
     """L codebooks in a latent space of width d, with an encoder into it and a decoder."""
 
     codebooks: tuple[Tensor, ...]
-    """L times float32[K, d], the vectors of the K codes of a level"""
+    """L times float32[K, d]: row k is the vector of code k"""
     encoder: nn.Module
     """float32[n, D] -> float32[n, d]"""
     decoder: nn.Module
@@ -37,7 +37,7 @@ class Quantizer:
         return torch.cat([self.encoder(block) for block in vectors.split(2**16)]) if len(vectors) else vectors
 
     def codes(self, vectors: Tensor) -> Tensor:
-        """int64[n, L]: the nearest codes of vectors, float32[n, D]; users may share them."""
+        """int64[n, L]: the nearest codes of vectors, float32[n, D]; not unique."""
         return encode(self.latents(vectors), self.codebooks)
 
     def double(self) -> Quantizer:
@@ -46,19 +46,19 @@ class Quantizer:
         return Quantizer(tuple(codebook.double() for codebook in self.codebooks), *coders)
 
     @torch.no_grad()
-    def decoded(self, codes: Tensor) -> Tensor:
+    def reconstruct(self, codes: Tensor) -> Tensor:
         """float32[n, D]: vectors reconstructed from codes of the first l levels, int64[n, l]."""
         return self.decoder(decode(codes, self.codebooks))
 
     def errors(self, vectors: Tensor, codes: Tensor) -> list[float]:
-        """Share of the vectors' variance not explained after each level, 0 to 1 (above 1: worse than the mean).
+        """Share of the vectors' variance that is unexplained after each level; above 1 if worse than the mean.
 
-        vectors: float32[n, D]; codes: int64[n, L], their codes.
+        vectors: float32[n, D]; codes: int64[n, L].
         """
         total = float((vectors - vectors.mean(0)).square().sum())
         unexplained = []
         for level in range(1, len(self.codebooks) + 1):
-            unexplained.append(float((vectors - self.decoded(codes[:, :level])).square().sum()) / max(total, 1e-12))
+            unexplained.append(float((vectors - self.reconstruct(codes[:, :level])).square().sum()) / max(total, 1e-12))
         return unexplained
 
 
@@ -69,7 +69,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def distances(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """float32[n, K]: squared distances minus the squared length of the vector: within a row, the order is the same.
+    """float32[n, K]: squared distances minus the squared length of the vector, which is constant within a row.
 
     With inputs in double precision, float64[n, d] and [K, d], the results do not depend on n. In single precision, the
     last bits of a matrix product depend on its shape.

@@ -1,9 +1,9 @@
 """RQ-VAE: an encoder, residual codebooks on its latents, and a decoder, trained together.
 
-Zeghidour et al. 2021 (residual quantisation in an autoencoder), Lee et al. 2022. Encoder and decoder are initialised as
-the projection onto the principal axes and its transpose, the codebooks by residual k-means of actual latents: training
-starts where residual k-means ends, and no code starts dead. Squared errors are summed over dimensions, so that
-reconstruction and commitment are on one scale whatever the widths.
+Residual quantisation in an autoencoder: Zeghidour et al. 2021, Lee et al. 2022. Encoder and decoder are initialised as
+the projection onto the principal axes and its transpose, the codebooks by residual k-means of the latents: training
+starts from the result of residual k-means, and no code starts dead. Squared errors are summed over dimensions, so that
+reconstruction error and commitment are on the same scale for all widths.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from befriend.tokens.quantizer import Quantizer
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.training.objective import BatchLoss
 
-ROWS = 1024  # users per training step
-DEAD = 0.02  # a code whose decayed count of users falls below this share of the mean is reset to one of them
-FADE = 0.95  # decay of codes and counts per step
+BATCH_SIZE = 1024  # users
+DEAD_CODE_SHARE = 0.02  # a code is reset to a vector of the batch if its moving count is below this share of the mean
+EMA_DECAY = 0.95  # of the exponential moving averages of codes and counts, per step
 
 
 class LinearPlusMLP(nn.Module):
-    """A linear layer plus a small MLP, whose output starts at 0."""
+    """A linear layer plus a small MLP, which initially returns 0."""
 
     def __init__(self, width: int, hidden: int, out: int):
         super().__init__()
@@ -57,8 +57,8 @@ class RqVae(nn.Module):
             dim=latent,
             num_quantizers=len(sizes),
             codebook_size=tuple(sizes),
-            decay=FADE,
-            threshold_ema_dead_code=DEAD * ROWS / max(sizes),
+            decay=EMA_DECAY,
+            threshold_ema_dead_code=DEAD_CODE_SHARE * BATCH_SIZE / max(sizes),
             commitment_weight=settings.commitment_weight,
         )
         self._initialise(vectors, sizes, settings)
@@ -82,8 +82,8 @@ class RqVae(nn.Module):
         for layer, codebook, code in zip(self.quantizer.layers, initial.codebooks, codes.T, strict=True):
             share = code.bincount(minlength=len(codebook)) / len(code)
             layer.codebook = codebook
-            layer._codebook.cluster_size.copy_(share * ROWS)
-            layer._codebook.embed_avg.copy_(share[:, None] * ROWS * codebook)
+            layer._codebook.cluster_size.copy_(share * BATCH_SIZE)
+            layer._codebook.embed_avg.copy_(share[:, None] * BATCH_SIZE * codebook)
 
     def codebooks(self) -> tuple[Tensor, ...]:
         """L times float32[K, d], copies of the current codebooks."""
@@ -109,21 +109,21 @@ class VectorBatch:
 
 
 class VectorBatches(Sequence[VectorBatch]):
-    """All vectors in random order, in batches of `ROWS`."""
+    """All vectors in random order, in batches of BATCH_SIZE."""
 
     def __init__(self, vectors: Tensor, seed: Sequence[int]):
         self.vectors = vectors
         self.order = torch.from_numpy(np.random.default_rng(seed).permutation(len(vectors)))
 
     def __len__(self) -> int:
-        return -(-len(self.vectors) // ROWS)
+        return -(-len(self.vectors) // BATCH_SIZE)
 
-    def __getitem__(self, number: int) -> VectorBatch:  # type: ignore[override]
-        return VectorBatch(self.vectors[self.order[number * ROWS : (number + 1) * ROWS]])
+    def __getitem__(self, batch_index: int) -> VectorBatch:  # type: ignore[override]
+        return VectorBatch(self.vectors[self.order[batch_index * BATCH_SIZE : (batch_index + 1) * BATCH_SIZE]])
 
 
 class RqVaeObjective:
-    """Trains an RQ-VAE on all vectors and validates on the same ones: no other users are to be encoded."""
+    """Trains an RQ-VAE on all vectors, and validates on the same ones, because these are the users to be encoded."""
 
     metric = "explained"
 
@@ -140,8 +140,8 @@ class RqVaeObjective:
 
     def loss(self, batch: VectorBatch) -> BatchLoss:
         reconstruction, commitment, codes = self.model(batch.vectors)
-        used = torch.stack([len(column.unique()) / codes.new_tensor(len(column)) for column in codes.T]).mean()
-        metrics = {"reconstruction": reconstruction, "commitment": commitment, "distinct": used}
+        used_share = torch.stack([len(column.unique()) / codes.new_tensor(len(column)) for column in codes.T]).mean()
+        metrics = {"reconstruction": reconstruction, "commitment": commitment, "distinct": used_share}
         return BatchLoss(
             reconstruction + commitment, len(batch.vectors), {name: value.detach() for name, value in metrics.items()}
         )
@@ -154,6 +154,6 @@ class RqVaeObjective:
     def quantizer(self) -> Quantizer:
         """The current encoder, codebooks and decoder, on the CPU."""
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        # A copy, so that the model in training stays on its device.
+        # Copied, so that the trained model stays on its device.
         model = (self.model if on_cpu else copy.deepcopy(self.model).cpu()).eval()
         return Quantizer(model.codebooks(), model.encoder, model.decoder)

@@ -1,7 +1,8 @@
-"""The table of STUs: the tokens of each user, one to one.
+"""The table of STUs: the tokens of each user, unique to the user.
 
-The row of a user is its internal id in the log. Log and table only ever add users, so a later version of a table begins
-with the rows of the earlier one; the digest of these rows identifies it.
+An STU (social tokenized user id) is the semantic ID (Rajput et al. 2023, TIGER) of a user. The row of a user is its
+internal id. Users are added to a table but never removed, so a later version of a table begins with the rows of the
+earlier one. The digest of the earlier rows identifies the earlier version.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class StuTable:
             raise DataError(f"a token is outside of its vocabulary, {' x '.join(map(str, self.vocabulary))}.")
         distinct, group = torch.unique(self.stus, dim=0, return_inverse=True)
         if len(distinct) < len(self.stus):
-            same = (group == group.bincount().argmax()).nonzero().squeeze(1)[:2].tolist()
-            raise DataError(f"users {same[0]} and {same[1]} have the same STU, {self.stus[same[0]].tolist()}.")
+            duplicates = (group == group.bincount().argmax()).nonzero().squeeze(1)[:2].tolist()
+            raise DataError(
+                f"users {duplicates[0]} and {duplicates[1]} have the same STU, {self.stus[duplicates[0]].tolist()}."
+            )
 
     def __len__(self) -> int:
         return len(self.stus)
@@ -53,11 +56,11 @@ class StuTable:
         """The table with n more users at the end. stus: int64[n, L]."""
         return type(self)(torch.cat([self.stus, stus]), self.vocabulary)
 
-    def same_prefix(self, user: int, tokens: int) -> Tensor:
+    def users_with_same_prefix(self, user: int, tokens: int) -> Tensor:
         """int64[n]: the other users whose first `tokens` tokens equal those of a user."""
-        same = (self.stus[:, :tokens] == self.stus[user, :tokens]).all(1)
-        same[user] = False
-        return same.nonzero().squeeze(1)
+        has_prefix = (self.stus[:, :tokens] == self.stus[user, :tokens]).all(1)
+        has_prefix[user] = False
+        return has_prefix.nonzero().squeeze(1)
 
     def write(self, path: Path, user_ids: pl.Series) -> None:
         """Writes a Parquet file, with the external ids of the users for readers of the file."""

@@ -1,4 +1,4 @@
-"""Settings of stage tokenize: sources of the user vectors, quantisation into codes, and from codes to STUs."""
+"""Settings of stage tokenize: sources of the user vectors, quantisation into codes, and collisions of codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from befriend.settings import Settings, Share
 
-MOST_CODES = 10_000
+MAX_CODES = 10_000
 STUS_PER_USER = 8  # with codes: auto, which chooses the number of codes from the number of users
 
 
@@ -39,7 +39,7 @@ class QuantizerSettings(Settings):
     """residual_kmeans (of the vectors themselves) or rqvae (of latents of a trained encoder)"""
     num_codebooks: Annotated[int, Field(ge=1, le=8)] = 3
     """number of levels: one codebook, and one token of the STU, each"""
-    codes: Literal["auto"] | Annotated[int, Field(ge=2, le=MOST_CODES)] = "auto"
+    codes: Literal["auto"] | Annotated[int, Field(ge=2, le=MAX_CODES)] = "auto"
     """codes of each level; auto: the smallest power of two that gives at least eight STUs per user"""
     iterations: Annotated[int, Field(ge=1)] = 10
     """iterations of k-means"""
@@ -58,8 +58,8 @@ class QuantizerSettings(Settings):
         """Number of codes of each level, for a number of users."""
         if self.codes != "auto":
             return (self.codes,) * self.num_codebooks
-        enough = (STUS_PER_USER * max(users, 1)) ** (1 / self.num_codebooks)
-        return (min(MOST_CODES, max(4, 2 ** math.ceil(math.log2(enough) - 1e-9))),) * self.num_codebooks
+        min_codes_per_level = (STUS_PER_USER * max(users, 1)) ** (1 / self.num_codebooks)
+        return (min(MAX_CODES, max(4, 2 ** math.ceil(math.log2(min_codes_per_level) - 1e-9))),) * self.num_codebooks
 
 
 class TokenizeSettings(VectorSettings, QuantizerSettings):
@@ -67,12 +67,12 @@ class TokenizeSettings(VectorSettings, QuantizerSettings):
 
     collisions: Literal["reassign", "digit"] = "reassign"
     """reassign: users with the same codes move to the nearest free code; digit: an extra token tells them apart"""
-    digits: Annotated[int, Field(ge=2, le=MOST_CODES)] = 256
+    digits: Annotated[int, Field(ge=2, le=MAX_CODES)] = 256
     """digit: number of values of the extra token"""
     balance: Annotated[float, Field(ge=1)] | None = None
     """reassign: most users of a prefix, as a multiple of the mean; null: as many as there are STUs with that prefix"""
     previous: str | None = None
-    """folder of an earlier run (models/tokens) whose users keep their STUs; null: all STUs are assigned anew"""
+    """folder of an earlier run (models/tokens) whose users keep their STUs; null: all STUs are new"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of every random choice"""
     threads: Annotated[int, Field(ge=1)] = 2

@@ -1,11 +1,11 @@
-"""The trie of all STUs: which tokens may follow a prefix, and which user each full path stands for.
+"""The trie of all STUs (token sequences of users): which tokens may follow a prefix, and the user of each full path.
 
-It serves the search, which follows the tokens that exist. `models.prefix_tree.PrefixTree` has the same nodes and serves
-the probabilities, which need the counts of all next tokens.
+Beam search uses it to follow existing tokens only. `models.prefix_tree.PrefixTree` has the same nodes, and serves the
+probabilities, which need the counts of all next tokens.
 
-It is built from sorted STUs: the nodes of a level are in ascending order, the children of a node are adjacent, and the
-users beneath a node are a range of leaves. So one step of a search is one gather, and counting the allowed users of a
-node is a subtraction. The trie consists of tensors, on any device, and does not depend on the meaning of tokens.
+STUs are sorted: the nodes of a level are in ascending order, the children of a node are adjacent, and the users below a
+node are a range of leaves. So one step of a search is one gather, and counting the allowed users below a node is a
+subtraction. The trie consists of tensors, on any device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from befriend.errors import DataError
 
-MOST_TOKENS = 2**15  # per level; tokens are stored in 16 bits
+MAX_TOKENS = 2**15  # per level, because tokens are stored in 16 bits
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class ExclusionSet:
     """Users that must not be recommended, for each of B requests."""
 
     keys: Tensor
-    """int64[n], row of the request * number of leaves + leaf; ascending, distinct"""
+    """int64[n], request * number of leaves + leaf; ascending, distinct"""
 
 
 @dataclass(frozen=True)
 class Trie:
-    """Nodes of L levels, numbered from 0 on each level; a node of the last level is a leaf: one user."""
+    """Nodes of L levels, with indices from 0 on each level; a node of the last level is a leaf: one user."""
 
     tokens: tuple[Tensor, ...]
     """L times int16[n], the token of each node"""
@@ -59,8 +59,8 @@ class Trie:
         n, levels = stus.shape
         users = torch.arange(n, device=stus.device) if users is None else users
         low, high = (int(stus.min()), int(stus.max())) if stus.numel() else (0, 0)
-        if low < 0 or high >= MOST_TOKENS:
-            raise DataError(f"tokens lie between 0 and {MOST_TOKENS - 1}, found {low} to {high}.")
+        if low < 0 or high >= MAX_TOKENS:
+            raise DataError(f"tokens lie between 0 and {MAX_TOKENS - 1}, found {low} to {high}.")
         order = _lexicographic(stus)
         stus, users = stus[order], users[order]
         is_first = torch.zeros(n, dtype=torch.bool, device=stus.device)  # first row with its prefix up to this level
@@ -100,13 +100,13 @@ class Trie:
         return torch.stack(columns[::-1], 1)
 
     def insert(self, stus: Tensor, users: Tensor) -> Self:
-        """The trie with n more users, stus: int[n, L], users: int64[n]; no STU changes."""
+        """The trie with n more users. stus: int[n, L]; users: int64[n]."""
         return self.of(torch.cat([self.stus(), stus.long()]), torch.cat([self.users.long(), users.long()]))
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Children, on `level`, of nodes of the level above: int64[..., W], and bool[..., W], which of them exist.
+        """Children, on `level`, of nodes of the level above: int64[..., W] nodes, and bool[..., W] whether they exist.
 
-        nodes: int64[...]; for level 0, the root: 0. W is the largest number of children of these nodes.
+        nodes: int64[...], 0 (the root) for level 0. W is the largest number of children of these nodes.
 
         >>> trie = Trie.of(torch.tensor([[0, 2], [1, 0], [0, 1], [1, 1], [2, 0]]))
         >>> child, exists = trie.children(1, torch.tensor([0, 2]))  # of the prefixes 0 and 2
@@ -116,36 +116,36 @@ class Trie:
         low, high = self.child_ptr[level][nodes].long(), self.child_ptr[level][nodes + 1].long()
         width = int((high - low).max()) if nodes.numel() else 0
         child = low[..., None] + torch.arange(width, device=nodes.device)
-        real = child < high[..., None]
-        return torch.where(real, child, 0), real
+        is_child = child < high[..., None]
+        return torch.where(is_child, child, 0), is_child
 
     def find(self, prefixes: Tensor) -> Tensor:
         """int64[B]: the node, on level l - 1, of each prefix, int[B, l]; -1 if no STU begins with it."""
         node = torch.zeros(len(prefixes), dtype=torch.long, device=prefixes.device)
         if not len(self.users):
             return node - 1
-        real = torch.ones_like(node, dtype=torch.bool)
+        has_prefix = torch.ones_like(node, dtype=torch.bool)
         for level, token in enumerate(prefixes.long().T):
             low, high = self.child_ptr[level][node].long(), self.child_ptr[level][node + 1].long()
-            # Tokens ascend among siblings, so parent * MOST_TOKENS + token ascends over the whole level.
+            # Tokens ascend among siblings, so parent * MAX_TOKENS + token ascends over the whole level.
             parent = torch.repeat_interleave(self.child_ptr[level].diff().long())
-            key = parent * MOST_TOKENS + self.tokens[level].long()
-            child = torch.searchsorted(key, node * MOST_TOKENS + token.clamp(0, MOST_TOKENS - 1))
-            inside = (child >= low) & (child < high)
-            child = child.clamp(max=len(key) - 1)
-            real &= inside & (self.tokens[level][child].long() == token)
-            node = torch.where(real, child, 0)
-        return torch.where(real, node, -1)
+            node_key = parent * MAX_TOKENS + self.tokens[level].long()
+            child = torch.searchsorted(node_key, node * MAX_TOKENS + token.clamp(0, MAX_TOKENS - 1))
+            is_in_range = (child >= low) & (child < high)
+            child = child.clamp(max=len(node_key) - 1)
+            has_prefix &= is_in_range & (self.tokens[level][child].long() == token)
+            node = torch.where(has_prefix, child, 0)
+        return torch.where(has_prefix, node, -1)
 
     def leaf_range(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """int64[...], int64[...]: the range of leaves beneath nodes of a level, first and one past the last."""
+        """int64[...], int64[...]: the range of leaves below nodes of a level, first and one past the last."""
         low, high = nodes, nodes + 1
         for below in self.child_ptr[level + 1 :]:
             low, high = below[low].long(), below[high].long()
         return low, high
 
     def exclusions(self, indptr: Tensor, users: Tensor) -> ExclusionSet:
-        """Users that must not be recommended, from CSR over requests: indptr int64[B + 1], users int64[n].
+        """The set of users that must not be recommended, from CSR rows: indptr int64[B + 1], users int64[n].
 
         Users without an STU are ignored.
         """
@@ -156,7 +156,7 @@ class Trie:
         return ExclusionSet((row[has_leaf] * len(self.users) + leaf[has_leaf]).unique())
 
     def count_allowed(self, level: int, nodes: Tensor, rows: Tensor, excluded: ExclusionSet) -> Tensor:
-        """int64[...]: number of users beneath nodes that the requests `rows` may recommend. nodes, rows: int64[...]."""
+        """int64[...]: number of users below nodes who are not excluded. nodes, rows (requests): int64[...]."""
         low, high = self.leaf_range(level, nodes)
         first = rows * len(self.users)
         count = torch.searchsorted(excluded.keys, first + high) - torch.searchsorted(excluded.keys, first + low)

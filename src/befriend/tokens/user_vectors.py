@@ -1,9 +1,9 @@
-"""User vectors from contacts: a spectral embedding of the interaction graph.
+"""User vectors from events: a spectral embedding of the interaction graph.
 
-The graph is symmetric: an event in either direction ties two users, with a weight that depends on its action and decays
-with its age. The leading eigenspace of the normalised adjacency separates communities; a user's vector is its row of
-this eigenspace, scaled to length 1. Only the events given are used. A user who joins later gets a vector from its ties
-to users of the graph.
+The graph is symmetric: an event in either direction makes an edge between two users, with a weight that depends on its
+action and decays with its age. The leading eigenspace of the normalised adjacency separates communities; a
+user's vector is its row of this eigenspace, scaled to length 1. A user who joins later gets a vector from its edges to
+users of the graph.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InteractionGraph:
-    """How events become weighted ties."""
+    """Settings that give events a weight, and the graph that they make."""
 
     half_life: float
     """days after which an event has half its weight"""
     weights: dict[str, float]
     """action -> weight, 1 for actions not listed; exclude events do not count"""
 
-    def adjacency(self, log: EventLog, events: np.ndarray, until: int) -> csr_array:
-        """float64[N, N], symmetric: ties from events, int64[n], event numbers; ages count from the UTC second `until`.
+    def adjacency(self, log: EventLog, events: np.ndarray, now: int) -> csr_array:
+        """float64[N, N], symmetric edge weights. events: int64[n], indices; now: UTC second at which ages are 0.
 
-        A tie is log(1 + the sum of the weights), so the hundredth message adds less than the first.
+        An edge weighs log(1 + the sum of the events' weights), so the hundredth message adds less than the first.
         """
         from scipy.sparse import coo_array, csr_array
 
         events = events[~log.is_exclude[events]]
         by_action = np.array([self.weights.get(name, 1.0) for name in log.actions])
-        age = (until - log.timestamp[events]).clip(min=0) / (self.half_life * DAY)
+        age = (now - log.timestamp[events]).clip(min=0) / (self.half_life * DAY)
         weight = by_action[log.action[events]] * np.exp2(-age)
         actor, target = log.actor[events], log.target[events]
         ends = np.concatenate([actor, target]), np.concatenate([target, actor])
@@ -51,8 +51,8 @@ class InteractionGraph:
 def normalized_adjacency(graph: csr_array) -> tuple[csr_array, np.ndarray]:
     """D_tau^-1/2 A D_tau^-1/2 of a graph A, float64[N, N], and the diagonal of D_tau^-1/2, float64[N].
 
-    Degrees are regularised by their mean (Chaudhuri et al. 2012), so that weakly tied users do not form dimensions of
-    their own.
+    Degrees are regularised by their mean (Chaudhuri et al. 2012), so that weakly connected users do not form
+    dimensions of their own.
     """
     from scipy.sparse import diags_array
 
@@ -63,16 +63,16 @@ def normalized_adjacency(graph: csr_array) -> tuple[csr_array, np.ndarray]:
 
 @dataclass(frozen=True)
 class SpectralEmbedding:
-    """The leading eigenspace of a graph, in a form that also embeds users who join later."""
+    """The leading eigenspace of a graph, scaled so that it also embeds users who join later."""
 
     basis: np.ndarray
-    """float32[n, D], D_tau^-1/2 U / s: a user's vector is the sum of its contacts' rows, weighted by the ties"""
+    """float32[n, D], D_tau^-1/2 U / s: a user's vector is the sum of its contacts' rows, by edge weight"""
     scale: np.ndarray
     """float32[D], s: the weight of each dimension"""
 
     @classmethod
     def of(cls, graph: csr_array, dimensions: int, seed: int) -> Self:
-        """By randomised SVD (Halko et al. 2011), in time linear in the number of ties. graph: float64[n, n]."""
+        """By randomised SVD (Halko et al. 2011), in time linear in the number of edges. graph: float64[n, n]."""
         from sklearn.utils.extmath import randomized_svd  # type: ignore[import-untyped]
 
         n = graph.shape[0]
@@ -84,11 +84,11 @@ class SpectralEmbedding:
         scale[:rank] = s
         return cls(basis.astype(np.float32), scale.astype(np.float32))
 
-    def embed(self, ties: csr_array) -> np.ndarray:
-        """float32[m, D], vectors of length 1 of m users, from their ties to the users of the graph, float64[m, n].
+    def embed(self, edge_weights: csr_array) -> np.ndarray:
+        """float32[m, D], vectors of length 1 of m users, from their edges to users of the graph, float64[m, n].
 
-        For users of the graph these are the rows of the eigenvectors: U = A U / s. 0 for users without ties.
+        For users of the graph these are the rows of the eigenvectors: U = A U / s. 0 for users without edges.
         """
-        vectors = (ties @ self.basis) * self.scale
+        vectors = (edge_weights @ self.basis) * self.scale
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return (vectors / np.where(length > 0, length, 1)).astype(np.float32)

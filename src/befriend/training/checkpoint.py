@@ -1,7 +1,7 @@
-"""Checkpoints: one file each, with named tensors and a JSON state, replaced atomically.
+"""Checkpoint files: named tensors and a JSON state in one safetensors file, which is replaced atomically.
 
-This module owns the file format and knows nothing of the training that fills it. The file is a safetensors file. Its
-metadata holds the state and a digest of everything, so that a damaged file is detected before any of it is used.
+Only the file format is defined here; `training_state` decides what a checkpoint of a training contains. The metadata of
+the file hold the state and a digest of the whole content, so that a damaged file is detected before it is used.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from befriend import files
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file."""
 
     tensors: dict[str, Tensor]
-    """name -> tensor, on the CPU when loaded"""
+    """name -> tensor; `load` puts them on the CPU"""
     state: dict[str, Any]
-    """anything that JSON can hold; floats are restored exactly"""
+    """any JSON object; floats are restored exactly"""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the checkpoint at `path`. A kill at any time leaves either the old one or the new one, complete."""
+    """Replaces the checkpoint at `path`. After a kill at any time, the old file or the new one is there, complete."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -40,7 +40,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`. None if there is none, or if it cannot be used: then a line on stderr says why."""
+    """The checkpoint at `path`; None if there is no file, or if it is unusable. Then a line on stderr says why."""
     from safetensors import SafetensorError, safe_open
 
     files.recover(path)
@@ -53,21 +53,24 @@ def load(path: Path) -> Checkpoint | None:
         state = metadata["state"]
         if metadata["sha256"] == _digest(tensors, state):
             return Checkpoint(tensors, json.loads(state))
-        warn(path, "it is damaged: its content does not match its digest")
+        warn_unusable(path, "it is damaged: its content does not match its digest")
     except KeyError:
-        warn(path, "it is not a checkpoint of befriend")
+        warn_unusable(path, "it is not a checkpoint of befriend")
     except (SafetensorError, OSError) as error:
-        warn(path, f"it could not be read: {error}")
+        warn_unusable(path, f"it could not be read: {error}")
     return None
 
 
-def warn(path: Path, reason: str) -> None:
-    """Prints that training starts from the beginning, and why."""
-    print(f"befriend: the checkpoint {path} cannot be used, so training starts anew: {reason}", file=sys.stderr)
+def warn_unusable(path: Path, reason: str) -> None:
+    """Prints to stderr that training starts from the beginning, and why."""
+    print(
+        f"befriend: the checkpoint {path} cannot be used, so training starts from the beginning: {reason}",
+        file=sys.stderr,
+    )
 
 
 def _digest(tensors: dict[str, Tensor], state: str) -> str:
-    """SHA-256 of the state and of names, dtypes, shapes and bytes of the tensors."""
+    """SHA-256 of the state, and of the names, dtypes, shapes and bytes of the tensors. state: JSON text."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,6 +1,7 @@
-"""Equal runs give equal bytes: deterministic algorithms, a fixed number of threads, and a seed for each step.
+"""Reproducible training: deterministic algorithms, a fixed number of threads, and a random seed for each step.
 
-Every step sets its own seed, so no random generator has a state that a checkpoint would have to store.
+Two runs with the same inputs, settings and machine give the same bytes. Every step sets its own seed, so a checkpoint
+does not have to store the state of any random generator.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from torch.utils import deterministic
 
 @contextmanager
 def deterministic_torch(threads: int, device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms on `threads` CPU threads. Restores torch's settings and generators afterwards."""
+    """In the context, torch uses deterministic algorithms and `threads` CPU threads.
+
+    At the end, torch's settings and random generators are as they were before.
+    """
     threads_before = torch.get_num_threads()
     deterministic_before = torch.are_deterministic_algorithms_enabled()
     warn_only_before = torch.is_deterministic_algorithms_warn_only_enabled()
     fill_before = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if device.type == "cuda":
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # without it, CUDA raises an error in matrix products
+        # Without it, deterministic matrix products raise an error on CUDA.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
-            # No uninitialised memory is ever read, so it need not be filled first.
+            # Deterministic mode fills uninitialised memory, which costs time. The models never read such memory.
             deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             yield
         finally:
@@ -40,8 +43,11 @@ def deterministic_torch(threads: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def thread_limits(threads: int) -> Iterator[None]:
-    """A number of CPU threads for torch, scipy and scikit-learn alike: their results depend on it."""
-    # The limits apply only to libraries that are loaded already.
+    """In the context, torch, scipy and scikit-learn use this number of CPU threads: their results depend on it.
+
+    Torch keeps the number afterwards.
+    """
+    # The limits apply only to libraries that are already loaded.
     import sklearn.cluster  # type: ignore[import-untyped]
     import sklearn.manifold  # type: ignore[import-untyped]  # noqa: F401
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
@@ -52,9 +58,9 @@ def thread_limits(threads: int) -> Iterator[None]:
 
 
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
-    """Seeds torch's generators, on every device, for one step of one process."""
+    """Seeds torch's random generators, on every device, for one step of one process."""
     step_seed = int(np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)[0])
     if torch.accelerator.is_available():
         torch.manual_seed(step_seed)
-    else:  # without a device, torch.manual_seed would record a stack trace each time, for seeding the device later
+    else:  # without an accelerator, torch.manual_seed records a stack trace each time, to seed a later device
         torch.default_generator.manual_seed(step_seed)

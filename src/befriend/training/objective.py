@@ -1,4 +1,4 @@
-"""The interface between the training loop and what it trains."""
+"""The interface between the training loop and a model: batches, the loss of a batch, and the protocol `Objective`."""
 
 from __future__ import annotations
 
@@ -24,40 +24,44 @@ class BatchLoss:
     """The loss of one batch."""
 
     loss: Tensor
-    """float[], the mean over the batch's positions"""
-    positions: int
+    """float[], the mean over the positions (training examples) of the batch"""
+    num_positions: int
     """number of positions with a loss: the weight of the batch in the means of the epoch"""
     metrics: dict[str, Tensor]
-    """name -> float[], detached, of metrics other than "loss" and "positions", the same names in every batch"""
+    """name -> float[], detached: other metrics, under the same names in every batch; "loss" and "positions" are
+    reserved"""
 
 
 class Objective(Protocol[B]):
-    """A model with its examples, loss and validation.
+    """What the training loop needs of a model: its batches, its loss and its validation.
 
-    The loss may draw from torch's default generator, which the loop seeds before each step. Batches are built ahead, in
-    another thread, and must draw from generators of their own, seeded by epoch and batch: no generator may carry a
-    state from one step to the next.
+    Implement it so that a resumed run repeats the same random draws. The loss may draw from torch's default generator:
+    the loop seeds it before each step. Batches are built ahead, in another thread. Draw in them from a generator that
+    you seed by epoch and batch. No generator may keep a state from one step to the next.
     """
 
     @property
     def model(self) -> nn.Module:
-        """Holds all learned parameters. The loop moves it to the device, and switches between train and eval mode."""
+        """The module with all learned parameters. The loop moves it to the device and sets train and eval mode."""
 
     @property
     def metric(self) -> str:
-        """The name of the metric of validate() that early stopping watches; larger is better."""
+        """The metric of `validate` by which the best epoch is chosen and training stops early; larger is better."""
 
     def lr_multiplier(self, name: str) -> float:
-        """Factor on the learning rate of a parameter of the model."""
+        """Factor on the learning rate of the parameter `name` of the model."""
 
     def batches(self, epoch: int) -> Sequence[B]:
-        """The batches of an epoch, counted from 0, each built when it is read. Epochs may differ in their number.
+        """The batches of an epoch, each built when you index it. epoch: from 0. Epochs may have different lengths.
 
-        The same epoch always gives the same batches: a resumed run continues at the step where it stopped.
+        The same epoch always has to give the same batches: a resumed run continues in the middle of an epoch.
         """
 
     def loss(self, batch: B) -> BatchLoss:
-        """The loss of a batch that is on the model's device."""
+        """The loss of a batch. The loop has moved the batch to the model's device."""
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the current model, called in eval mode and without gradients; moves its inputs itself."""
+        """Metrics of the current model: name -> value. Called in eval mode, without gradients.
+
+        Move the inputs to the model's device yourself.
+        """

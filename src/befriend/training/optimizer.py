@@ -1,4 +1,4 @@
-"""The learning rate of each step, and the optimizer: which parameters have weight decay."""
+"""AdamW and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from befriend.training.training_settings import TrainingSettings
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The learning rate of a step, counted from 1, of `steps`: linear warm-up, then cosine decay."""
-    warm = round(settings.warmup * steps)
-    if step <= warm:
-        return settings.learning_rate * step / warm
-    share = (1 + math.cos(math.pi * ((step - warm) / (steps - warm)))) / 2
+    """The learning rate of a step: linear warm-up, then cosine decay. step: from 1 to `steps`."""
+    warmup_steps = round(settings.warmup * steps)
+    if step <= warmup_steps:
+        return settings.learning_rate * step / warmup_steps
+    share = (1 + math.cos(math.pi * ((step - warmup_steps) / (steps - warmup_steps)))) / 2
     return settings.learning_rate * (settings.final_learning_rate + (1 - settings.final_learning_rate) * share)
 
 
 def adamw(
-    model: nn.Module, settings: TrainingSettings, scale: Callable[[str], float] | None = None
+    model: nn.Module, settings: TrainingSettings, lr_multiplier: Callable[[str], float] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay of matrices and embeddings only, not of biases, norms and scalars (below two dimensions).
+    """AdamW. Only matrices and embeddings have weight decay; biases, norms and scalars (below two dimensions) do not.
 
-    scale: name of a parameter -> factor on its learning rate; the loop reads the `scale` of each parameter group. AdamW
-    adapts each parameter separately, so groups with different rates are equivalent to separate optimizers.
+    lr_multiplier: name of a parameter -> factor on its learning rate; None: 1 for all. Each parameter group has it
+    under the key `lr_multiplier`. The training loop multiplies it with the learning rate of the step.
     """
     learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    rates = {name: scale(name) if scale else 1.0 for name, _ in learned}
+    multipliers = {name: lr_multiplier(name) if lr_multiplier else 1.0 for name, _ in learned}
     groups: list[dict[str, Any]] = [
         {
-            "params": [p for name, p in learned if (p.ndim >= 2) == decays and rates[name] == rate],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-            "scale": rate,
+            "params": [p for name, p in learned if (p.ndim >= 2) == has_decay and multipliers[name] == multiplier],
+            "weight_decay": settings.weight_decay if has_decay else 0.0,
+            "lr_multiplier": multiplier,
         }
-        for rate in dict.fromkeys(rates.values())
-        for decays in (True, False)
+        for multiplier in dict.fromkeys(multipliers.values())
+        for has_decay in (True, False)
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)

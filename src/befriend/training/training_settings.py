@@ -10,7 +10,7 @@ from befriend.settings import Settings, Share
 
 
 class TrainingSettings(Settings):
-    """The training loop. Equal inputs, settings and machine give equal bytes."""
+    """The training loop. The same inputs, settings and machine give the same bytes."""
 
     epochs: Annotated[int, Field(ge=1)] = 20
     """passes over the training examples, at most"""
@@ -27,11 +27,11 @@ class TrainingSettings(Settings):
     patience: Annotated[int, Field(ge=1)] | None = 3
     """epochs without a gain in the validation metric before training stops; null: never stop early"""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
-    """steps between checkpoints; there is also one after each epoch; does not change the result"""
+    """steps between two checkpoints, in addition to the one after each epoch; does not change the result"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of every random choice in training"""
     threads: Annotated[int, Field(ge=1)] = 2
-    """number of CPU threads of each process; equal inputs give equal bytes only with the same number"""
+    """number of CPU threads of each process; results are the same to the byte only with the same number"""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """bf16: compute the loss in bfloat16 where that is safe; auto: bf16 on a CUDA device that supports it, else no"""
     device: Literal["auto", "cpu"] = "auto"

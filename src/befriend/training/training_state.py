@@ -1,4 +1,4 @@
-"""Everything that a killed training needs to continue: its progress, weights, best weights and optimizer state."""
+"""The state of a training that a checkpoint stores: progress, weights, best weights and the state of the optimizer."""
 
 from __future__ import annotations
 
@@ -12,79 +12,85 @@ from befriend.training import checkpoint
 
 
 @dataclass
-class TrainingPosition:
-    """How far a training is, and its results so far."""
+class TrainingProgress:
+    """Counters of a training, and its metrics so far: the JSON state of a checkpoint."""
 
-    processes: int
+    num_processes: int
+    """number of processes that train together"""
     epoch: int = 0
-    """completed epochs"""
+    """number of completed epochs"""
     step: int = 0
-    """completed steps of the current epoch"""
-    steps: int = 0
-    """completed steps of all epochs"""
+    """number of completed steps of the current epoch"""
+    total_steps: int = 0
+    """number of completed steps of all epochs"""
     best_epoch: int = 0
-    """the best epoch so far, from 1; 0 before the first"""
+    """the best epoch so far, from 1; 0 before the first is completed"""
     history: list[dict[str, float]] = field(default_factory=list)
-    """one row per epoch"""
+    """metrics, one row per epoch, as in `FitResult.history`"""
     losses: list[dict[str, float]] = field(default_factory=list)
-    """the loss curve, several rows per epoch: step (of all, from 1) and loss, the mean since the previous row"""
-    noted: dict[str, float] = field(default_factory=dict)
-    """sums of the current epoch, of all processes, when the last row of `losses` was written"""
+    """the loss curve, several rows per epoch: "step", counted from 1 over all epochs, and "loss", the mean over the
+    positions since the previous row"""
+    sums_at_last_row: dict[str, float] = field(default_factory=dict)
+    """the sums over the current epoch, of all processes together, at the last row of `losses`"""
     sums: list[dict[str, float]] = field(default_factory=list)
-    """sums of the current epoch, one entry per process, see RunningMeans"""
+    """the sums over the current epoch, one dict per process, see `RunningMeans`"""
 
 
 class TrainingState:
-    """Progress, model, best weights and optimizer of a training, and how they are saved and restored."""
+    """Progress, model, best weights and optimizer of a training. Writes and reads its checkpoints."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, processes: int) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, num_processes: int) -> None:
         self.model, self.optimizer = model, optimizer
-        self.progress = TrainingPosition(processes)
-        self.best: dict[str, Tensor] = {}
+        self.progress = TrainingProgress(num_processes)
+        self.best_weights: dict[str, Tensor] = {}
+        """name -> tensor on the CPU, the weights of the best epoch so far"""
 
-    def keep_as_best(self) -> None:
-        """Stores the current weights as those of the best epoch."""
+    def store_best_weights(self) -> None:
+        """Copies the current weights to `best_weights`: the epoch just completed is the best so far."""
         self.progress.best_epoch = self.progress.epoch
-        self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _weights(self.model).items()}
+        self.best_weights = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in _weights(self.model).items()
+        }
 
-    def return_to_best(self) -> None:
+    def restore_best_weights(self) -> None:
         """Copies the best weights into the model."""
-        _copy(self.best, self.model)
+        _copy_weights(self.best_weights, self.model)
 
     def save(self, file: Path) -> None:
+        """Writes the checkpoint."""
         tensors = {f"weights/{name}": tensor for name, tensor in _weights(self.model).items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for number, adam_state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"moments/{number}/{name}": tensor for name, tensor in adam_state.items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best_weights.items()}
+        for parameter_index, optimizer_state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"moments/{parameter_index}/{name}": tensor for name, tensor in optimizer_state.items()}
         checkpoint.save(file, checkpoint.Checkpoint(tensors, asdict(self.progress)))
 
-    def usable(self, file: Path) -> checkpoint.Checkpoint | None:
-        """The checkpoint at `file` if this training can continue from it; if it cannot, a line on stderr says why."""
+    def load_usable(self, file: Path) -> checkpoint.Checkpoint | None:
+        """The checkpoint at `file`, if this training can resume from it; else None, and a line on stderr says why."""
         saved = checkpoint.load(file)
         reason = self._mismatch(saved) if saved else None
         if reason:
-            checkpoint.warn(file, reason)
+            checkpoint.warn_unusable(file, reason)
         return None if reason else saved
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
-        """Restores everything from a usable checkpoint."""
-        self.progress = TrainingPosition(**saved.state)
-        _copy(_below("weights/", saved.tensors), self.model)
-        self.best = _below("best/", saved.tensors)
-        adam_states: dict[int, dict[str, Tensor]] = {}
-        for label, tensor in _below("moments/", saved.tensors).items():
-            number, _, name = label.partition("/")
-            adam_states.setdefault(int(number), {})[name] = tensor
+        """Restores progress, weights, best weights and optimizer from a checkpoint that `load_usable` returned."""
+        self.progress = TrainingProgress(**saved.state)
+        _copy_weights(_with_prefix("weights/", saved.tensors), self.model)
+        self.best_weights = _with_prefix("best/", saved.tensors)
+        optimizer_states: dict[int, dict[str, Tensor]] = {}
+        for label, tensor in _with_prefix("moments/", saved.tensors).items():
+            parameter_index, _, name = label.partition("/")
+            optimizer_states.setdefault(int(parameter_index), {})[name] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": adam_states, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": optimizer_states, "param_groups": groups})
 
     def _mismatch(self, saved: checkpoint.Checkpoint) -> str | None:
-        """Why this training cannot continue from a checkpoint; None if it can."""
-        if saved.state.keys() != {f.name for f in fields(TrainingPosition)}:
+        """The reason why this training cannot resume from a checkpoint; None if it can."""
+        if saved.state.keys() != {f.name for f in fields(TrainingProgress)}:
             return "another version of befriend wrote it"
-        if saved.state["processes"] != self.progress.processes:
-            return f"{saved.state['processes']} processes wrote it, now there are {self.progress.processes}"
-        weights = _below("weights/", saved.tensors)
+        if saved.state["num_processes"] != self.progress.num_processes:
+            return f"{saved.state['num_processes']} processes wrote it, and there are {self.progress.num_processes} now"
+        weights = _with_prefix("weights/", saved.tensors)
         if {name: t.shape for name, t in weights.items()} != {
             name: t.shape for name, t in _weights(self.model).items()
         }:
@@ -93,19 +99,20 @@ class TrainingState:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> parameter or buffer of the model, each only once even if two names share it."""
-    once: dict[int, tuple[str, Tensor]] = {}
+    """Name -> parameter or buffer of the model. A tensor with several names appears once, under the first of them."""
+    named_tensors: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        once.setdefault(id(tensor), (name, tensor))
-    return dict(once.values())
+        named_tensors.setdefault(id(tensor), (name, tensor))
+    return dict(named_tensors.values())
 
 
-def _copy(weights: dict[str, Tensor], model: nn.Module) -> None:
+def _copy_weights(weights: dict[str, Tensor], model: nn.Module) -> None:
+    """Copies tensors, by name, into the parameters and buffers of the model."""
     with torch.no_grad():
         for name, tensor in _weights(model).items():
             tensor.copy_(weights[name])
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, by the rest of their names."""
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with the prefix. The keys are the names without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,1 +1,1 @@
-"""Turns raw rows into checked events: row rules, internal ids, the log's profile, and the rules on the whole log."""
+"""Turns raw rows into prepared tables: checks of rows, internal ids, the profile of the log, and rules on it."""

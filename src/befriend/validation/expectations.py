@@ -1,7 +1,7 @@
-"""The rules that a log must satisfy, checked with Great Expectations, which also writes a site of Data Docs.
+"""The rules on a log, checked with Great Expectations, which also writes a website, the Data Docs.
 
-Two tables are checked: the raw rows (evenly spaced ones of a very long log), and the profile values, one row of counts
-and shares over all rows. A failed critical rule stops the pipeline; a failed warning is reported.
+Two tables are checked: the raw rows (a sample if there are very many), and the profile values, which are counts and
+shares over all rows. If a critical rule fails, the pipeline stops; if a warning fails, it is reported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from befriend.readers.data_settings import DataSettings
 from befriend.validation.validate_settings import ValidateSettings
 
 Severity = Literal["critical", "warning"]
-FIRST_PLAUSIBLE = 631_152_000  # 1990-01-01
+MIN_LAST_SECOND = 631_152_000  # UTC second of 1990-01-01
 
 
 @dataclass(frozen=True)
 class LogRule:
-    """A bound on one profile value; the name of the rule is the name of the value."""
+    """A bound on one profile value, which has the same name as the rule."""
 
     name: str
     severity: Severity
@@ -33,13 +33,14 @@ class LogRule:
     maximum: float | None = None
 
     def result(self, value: float, passed: bool) -> RuleResult:
+        """The outcome of the rule for a value."""
         limit = f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
         return RuleResult(self.name, self.severity, passed, value, limit, self.advice)
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The outcome of one rule: what was observed, and what was allowed."""
+    """The outcome of one rule: the observed value and the limit."""
 
     name: str
     severity: Severity
@@ -53,13 +54,14 @@ class RuleResult:
         return f"{self.name}: found {self.observed}, allowed {self.limit}. {self.advice}"
 
     def to_json(self) -> dict[str, Any]:
+        """The outcome for validation.json."""
         return {"severity": self.severity, "passed": self.passed, "observed": self.observed, "limit": self.limit}
 
 
 def profile_rules(settings: ValidateSettings) -> list[LogRule]:
-    """The rules on profile values, most basic first: the first critical rule that fails names the cause.
+    """The rules on profile values, the most basic first: the first critical rule that fails names the cause.
 
-    Rules on attributes, texts and statements apply only to logs that come with them.
+    Rules on attributes, texts and statements apply only to logs with these tables.
     """
     return [
         *_critical_log_rules(settings),
@@ -69,16 +71,16 @@ def profile_rules(settings: ValidateSettings) -> list[LogRule]:
     ]
 
 
-def _critical_log_rules(s: ValidateSettings) -> list[LogRule]:
+def _critical_log_rules(settings: ValidateSettings) -> list[LogRule]:
     """Critical rules on the events and on the parts of the split."""
     return [
         LogRule("rows_read", "critical", "The log is empty: point `befriend use` at a log with events.", minimum=1),
         LogRule(
             "rejected_share",
             "critical",
-            "See rejected.parquet for every refused row and its reason; correct the log or the data: section of "
+            "See rejected.parquet for every rejected row and its reason; correct the log or the data: section of "
             "params.yaml, or raise validate.max_rejected.",
-            maximum=s.max_rejected,
+            maximum=settings.max_rejected,
         ),
         LogRule("events", "critical", "No event between two users remains: the log has only self-loops.", minimum=1),
         LogRule("users", "critical", "The log has too few users: give one with events between many.", minimum=3),
@@ -90,7 +92,7 @@ def _critical_log_rules(s: ValidateSettings) -> list[LogRule]:
     ]
 
 
-def _critical_side_table_rules(s: ValidateSettings) -> list[LogRule]:
+def _critical_side_table_rules(settings: ValidateSettings) -> list[LogRule]:
     """Critical rules on the tables of users, texts and statements."""
     return [
         LogRule(
@@ -98,7 +100,7 @@ def _critical_side_table_rules(s: ValidateSettings) -> list[LogRule]:
             "critical",
             "Rows of the table of users: see rejected.parquet for each and its reason; correct the table or "
             "data.attributes, or raise validate.max_rejected.",
-            maximum=s.max_rejected,
+            maximum=settings.max_rejected,
         ),
         LogRule(
             "users_with_attributes",
@@ -112,7 +114,7 @@ def _critical_side_table_rules(s: ValidateSettings) -> list[LogRule]:
                 "critical",
                 f"Rows of the table of {table}: see rejected.parquet for each and its reason; correct the table or "
                 f"data.{table}, or raise validate.max_rejected.",
-                maximum=s.max_rejected,
+                maximum=settings.max_rejected,
             )
             for table in ("texts", "statements")
         ),
@@ -125,120 +127,124 @@ def _side_table_warnings() -> list[LogRule]:
         LogRule(
             f"users_with_{table}_and_events",
             "warning",
-            f"Nobody in the table of {table} is in an event: is data.{table}.user_id right?",
+            f"No user in the table of {table} has an event: is data.{table}.user_id right?",
             minimum=1,
         )
         for table in ("texts", "statements")
     ]
 
 
-def _log_warnings(s: ValidateSettings) -> list[LogRule]:
+def _log_warnings(settings: ValidateSettings) -> list[LogRule]:
     """Warnings about the events."""
     return [
-        LogRule("roles_without_events", "warning", "An action in data.roles never occurs: a misspelling?", maximum=0),
-        LogRule("self_loop_share", "warning", "Self-loops are dropped.", maximum=s.max_self_loops),
+        LogRule(
+            "roles_without_events", "warning", "An action in data.roles never occurs: is it misspelled?", maximum=0
+        ),
+        LogRule("self_loop_share", "warning", "Self-loops are dropped.", maximum=settings.max_self_loops),
         LogRule(
             "duplicate_share",
             "warning",
             "Set validate.duplicates: drop if an event is logged twice.",
-            maximum=s.max_duplicates,
+            maximum=settings.max_duplicates,
         ),
-        LogRule("cold_target_share", "warning", "No model can predict these events.", maximum=s.max_cold_targets),
+        LogRule(
+            "cold_target_share", "warning", "No model can predict these events.", maximum=settings.max_cold_targets
+        ),
         LogRule(
             "newcomer_share",
             "warning",
             "Retrain more often: most targets joined after training.",
-            maximum=s.max_newcomers,
+            maximum=settings.max_newcomers,
         ),
         LogRule(
             "reciprocity",
             "warning",
-            "Few users reply: is every action between two people?",
-            minimum=s.min_reciprocity,
+            "Few users reply: is every action between two users?",
+            minimum=settings.min_reciprocity,
         ),
         LogRule(
-            "one_actor_share", "warning", "One user does many of all events: a bot?", maximum=s.max_share_of_one_actor
+            "one_actor_share",
+            "warning",
+            "One user does many of the events: is it a bot?",
+            maximum=settings.max_share_of_one_actor,
         ),
         LogRule(
             "last_second",
             "warning",
             "The log ends before 1990: is data.timestamp_unit finer than its timestamps?",
-            minimum=FIRST_PLAUSIBLE,
+            minimum=MIN_LAST_SECOND,
         ),
-        LogRule("days", "warning", "A short log says little about retention: collect more.", minimum=s.min_days),
+        LogRule(
+            "days",
+            "warning",
+            "A short log shows little about retention: collect more events.",
+            minimum=settings.min_days,
+        ),
     ]
 
 
-_NO_CONTACT = "All events of this part are signals or exclusions: check data.roles."
+_NO_CONTACT = "No event of this part has the role contact: check data.roles."
 _EMPTY_PART = (
     "Too many events share one second, or there are too few: give a longer log with finer timestamps, or move "
     "validate.train_until and validate.validation_until."
 )
 
 
-def profile_values(figures: dict[str, Any], data: DataSettings) -> dict[str, float]:
-    """Rule name -> the value that the rule bounds, from the figures of validation.json.
+def profile_values(metrics: dict[str, Any], data_settings: DataSettings) -> dict[str, float]:
+    """Profile values by rule name, from the metrics of validation.json.
 
-    Values about attributes, texts and statements are missing where the log has none.
+    Values of attributes, texts and statements are missing if the log has no such table.
     """
-    rows, shares, split = figures["rows"], figures["shares"], figures["split"]
+    rows, shares, split = metrics["rows"], metrics["shares"], metrics["split"]
     test = split.get("test_shares", {})
     values: dict[str, float] = {}
-    if "attributes" in figures:
-        attributes = figures["attributes"]
+    if "attributes" in metrics:
+        attributes = metrics["attributes"]
         values = {
             "attributes_rejected_share": attributes["rejected_share"],
             "users_with_attributes": attributes["users"],
         }
     for table in ("texts", "statements"):
-        if table in figures:
-            values[f"{table}_rejected_share"] = figures[table]["rejected_share"]
-            values[f"users_with_{table}_and_events"] = figures[table]["users"] - figures[table]["users_without_events"]
+        if table in metrics:
+            values[f"{table}_rejected_share"] = metrics[table]["rejected_share"]
+            values[f"users_with_{table}_and_events"] = metrics[table]["users"] - metrics[table]["users_without_events"]
     return values | {
         "rows_read": rows["read"],
         "rejected_share": shares["rejected"],
         "events": rows["events"],
-        "users": figures["users"],
+        "users": metrics["users"],
         "train_events": split["train"],
         "validation_events": split["validation"],
         "test_events": split["test"],
         "validation_contacts": split.get("validation_contacts", 0),
         "test_contacts": split.get("test_contacts", 0),
-        "roles_without_events": len(set(data.roles) - set(figures["actions"])),
+        "roles_without_events": len(set(data_settings.roles) - set(metrics["actions"])),
         "self_loop_share": shares["self_loops"],
         "duplicate_share": shares["duplicates"],
         "cold_target_share": test.get("cold", 0.0),
         "newcomer_share": test.get("target_unseen_in_training", 0.0),
         "reciprocity": shares["reciprocated_pairs"],
         "one_actor_share": shares["one_actor"],
-        "last_second": figures["time"]["last"] or 0,
-        "days": figures["time"]["days"],
+        "last_second": metrics["time"]["last"] or 0,
+        "days": metrics["time"]["days"],
     }
 
 
 def check_log(
-    raw_rows: pl.DataFrame, values: dict[str, float], data: DataSettings, settings: ValidateSettings, docs: Path
+    raw_rows: pl.DataFrame,
+    values: dict[str, float],
+    data_settings: DataSettings,
+    settings: ValidateSettings,
+    docs: Path,
 ) -> list[RuleResult]:
     """Checks all rules and returns their results, in the order of the rules; writes Data Docs to the folder `docs`.
 
-    raw_rows: typed fields (null where unreadable) and `reason`. values: by rule name; rules without one are skipped.
+    raw_rows: typed fields (null where unreadable) and `reason`. values: by rule name; a rule without value is skipped.
     """
     import great_expectations as gx
     import great_expectations.expectations as gxe
 
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="great_expectations")
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    context.update_data_docs_site(
-        "local_site",
-        {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
-        },
-    )
+    context = _context(docs)
     rules = {rule.name: rule for rule in profile_rules(settings) if rule.name in values}
     value_expectations = [
         gxe.ExpectColumnValuesToBeBetween(
@@ -251,7 +257,7 @@ def check_log(
         for rule in rules.values()
     ]
     tables = {
-        "raw rows": (raw_rows, _row_expectations(data, settings)),
+        "raw rows": (raw_rows, _row_expectations(data_settings, settings)),
         "facts of all rows": (pl.DataFrame([values]), value_expectations),
     }
     source = context.data_sources.add_pandas("event log")
@@ -278,15 +284,34 @@ def check_log(
     return [results[name] for name in rules] + [result for name, result in results.items() if name not in rules]
 
 
-def _row_expectations(data: DataSettings, settings: ValidateSettings) -> list[Any]:
-    """Expectations on raw rows: fields are present and in range, except for the share of rows that may be refused.
+def _context(docs: Path) -> Any:
+    """A Great Expectations context in memory, quiet, that builds its Data Docs in the folder `docs`."""
+    import great_expectations as gx
 
-    They are warnings, since they may see only a sample: the share of all rows is what stops the pipeline.
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="great_expectations")
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    context.update_data_docs_site(
+        "local_site",
+        {
+            "class_name": "SiteBuilder",
+            "show_how_to_buttons": False,
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
+        },
+    )
+    return context
+
+
+def _row_expectations(data_settings: DataSettings, settings: ValidateSettings) -> list[Any]:
+    """Expectations on raw rows: fields are present and in range, except in the share of rows that may be rejected.
+
+    These are warnings, since they may be checked on a sample only. The share of all rows has a critical rule.
     """
     import great_expectations.expectations as gxe
 
-    mostly = 1 - settings.max_rejected
-    common = {"mostly": mostly, "severity": "warning"}
+    common = {"mostly": 1 - settings.max_rejected, "severity": "warning"}
     expectations = [
         gxe.ExpectTableColumnsToMatchSet(
             column_set=[*EVENT_FIELDS, REASON], severity="critical", meta={"rule": "rows: columns"}
@@ -304,16 +329,16 @@ def _row_expectations(data: DataSettings, settings: ValidateSettings) -> list[An
         ),
         gxe.ExpectColumnValuesToBeNull(column=REASON, meta={"rule": "rows: no reason to refuse"}, **common),
     ]
-    if data.actions is not None:
+    if data_settings.actions is not None:
         allowed = gxe.ExpectColumnValuesToBeInSet(
-            column=ACTION, value_set=data.actions, meta={"rule": "rows: action is listed"}, **common
+            column=ACTION, value_set=data_settings.actions, meta={"rule": "rows: action is listed"}, **common
         )
         expectations.append(allowed)
     return expectations
 
 
 def _rule_result(outcome: Any, rules: dict[str, LogRule], values: dict[str, float]) -> RuleResult:
-    """The result of one expectation: a rule on a profile value, or an expectation on the raw rows."""
+    """The result of one expectation, on a profile value or on raw rows. outcome: as Great Expectations returns it."""
     config = outcome.expectation_config
     name, passed = config.meta["rule"], bool(outcome.success)
     if name in rules:

@@ -1,6 +1,7 @@
 """Turns a raw table of users into one aligned with the log: one row for each of its users, in order of internal ids.
 
-Refused rows are set aside like those of the log; rows of users who are not in the log are counted and left out.
+Rejected rows are written to rejected.parquet, like those of the log. Rows of users who are not in the log are counted
+and left out.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from befriend.progress import track
 from befriend.readers.chunk import attribute_columns
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_attribute_chunks
-from befriend.validation.ingest import NONE_ERASED
-from befriend.validation.rejected import RejectedRows, RejectedWriter
+from befriend.validation.ingest import NO_ERASED_USERS
+from befriend.validation.rejected_rows import RejectedRows, RejectedWriter
 from befriend.validation.row_rules import check_attribute_rows
 
-YES = ("1", "1.0", "true", "yes")
+OPT_OUT_VALUES = ("1", "1.0", "true", "yes")
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,20 @@ class IngestedAttributes:
     """bool, N rows: users who must not be recommended"""
     file: str | None
     """name of the raw table; None without attributes"""
-    read: int
+    num_rows_read: int
     """number of rows read, without those of erased users"""
-    rejected: dict[str, int]
-    """reason -> number of refused rows"""
-    not_in_log: int
+    rejected_by_reason: dict[str, int]
+    """reason -> number of rejected rows"""
+    num_not_in_log: int
     """number of rows of users who are not in the log"""
-    not_finite: dict[str, int]
+    num_not_finite: dict[str, int]
     """numeric column -> number of infinite and NaN values in the accepted rows; they count as missing"""
-    examples: pl.DataFrame
-    """the first refused rows"""
+    rejected_examples: pl.DataFrame
+    """the first rejected rows"""
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The section `attributes` of validation.json."""
-        refused = sum(self.rejected.values())
+        num_rejected = sum(self.rejected_by_reason.values())
         columns: dict[str, dict[str, int]] = {}
         for name in self.table.columns[1:]:
             column = self.table[name]
@@ -56,94 +57,100 @@ class IngestedAttributes:
             if isinstance(column.dtype, pl.Enum):
                 columns[name]["labels"] = len(column.dtype.categories)
             else:
-                columns[name]["not_finite"] = self.not_finite[name]
+                columns[name]["not_finite"] = self.num_not_finite[name]
         return {
-            "rows": self.read,
-            "rejected": refused,
-            "rejected_share": round(refused / self.read, 6) if self.read else 0.0,
-            "rejected_by_reason": self.rejected,
-            "not_in_log": self.not_in_log,
-            "users": self.read - refused - self.not_in_log,
-            "users_without": self.table.height - (self.read - refused - self.not_in_log),
+            "rows": self.num_rows_read,
+            "rejected": num_rejected,
+            "rejected_share": round(num_rejected / self.num_rows_read, 6) if self.num_rows_read else 0.0,
+            "rejected_by_reason": self.rejected_by_reason,
+            "not_in_log": self.num_not_in_log,
+            "users": self.num_rows_read - num_rejected - self.num_not_in_log,
+            "users_without": self.table.height - (self.num_rows_read - num_rejected - self.num_not_in_log),
             "opted_out": int(self.opted_out.sum()),
             "columns": columns,
         }
 
 
 def ingest_attributes(
-    source: Path, data: DataSettings, user_ids: pl.Series, writer: RejectedWriter, erased: frozenset[str] = NONE_ERASED
+    source: Path,
+    data_settings: DataSettings,
+    user_ids: pl.Series,
+    writer: RejectedWriter,
+    erased: frozenset[str] = NO_ERASED_USERS,
 ) -> IngestedAttributes:
-    """Reads the table of users next to the log at `source`; refused rows go to `writer` as they are read.
+    """Reads and checks the table of users next to the log at `source`; writes rejected rows to `writer`.
 
-    user_ids: N external ids, by internal id. Of several rows for a user the first is used, the others are refused.
-    erased: erasure digests of users whose rows are left out.
+    Of several rows of a user, the first is used and the others are rejected. user_ids: N external ids, by internal id.
+    erased: digests of erased users, whose rows are left out.
     """
     internal_ids = pl.DataFrame({USER_ID: user_ids, USER: pl.int_range(len(user_ids), dtype=pl.Int32, eager=True)})
-    fields = [field for field in attribute_columns(data.attributes).columns if field != USER_ID]
+    fields = [field for field in attribute_columns(data_settings.attributes).columns if field != USER_ID]
     dtypes = {field: pl.String() if _is_categorical(field) else pl.Float32() for field in fields}
     tables = [pl.DataFrame(schema={USER: pl.Int32(), **dtypes})]
     has_row = np.zeros(len(user_ids), bool)
-    refused = RejectedRows(writer)
-    read, not_in_log = 0, 0
-    for chunk in track(read_attribute_chunks(data, source), "reading the attributes"):
-        rows = check_attribute_rows(chunk.rows, data)
+    rejected_rows = RejectedRows(writer)
+    num_rows_read, num_not_in_log = 0, 0
+    for chunk in track(read_attribute_chunks(data_settings, source), "reading the attributes"):
+        rows = check_attribute_rows(chunk.rows, data_settings)
         if erased:
-            is_gone = is_erased(rows[USER_ID], erased)
-            rows, chunk = rows.filter(~is_gone), chunk.only(~is_gone)
-        rows = _refuse_repeated(rows.join(internal_ids, on=USER_ID, how="left", maintain_order="left"), has_row)
-        refused.add(chunk, rows)
+            is_erased_row = is_erased(rows[USER_ID], erased)
+            rows, chunk = rows.filter(~is_erased_row), chunk.filter(~is_erased_row)
+        rows = _reject_repeated(rows.join(internal_ids, on=USER_ID, how="left", maintain_order="left"), has_row)
+        rejected_rows.add(chunk, rows)
         accepted = rows.filter(pl.col(REASON).is_null())
         tables.append(accepted.filter(pl.col(USER).is_not_null()).select(USER, *fields))
-        read += rows.height
-        not_in_log += accepted[USER].null_count()
+        num_rows_read += rows.height
+        num_not_in_log += accepted[USER].null_count()
     attributes = pl.concat(tables)
     numeric_fields = [field for field in fields if not _is_categorical(field)]
-    not_finite = {_column_name(field): int((~attributes[field].is_finite()).sum()) for field in numeric_fields}
+    num_not_finite = {_column_name(field): int((~attributes[field].is_finite()).sum()) for field in numeric_fields}
     attributes = attributes.with_columns(
         pl.when(pl.col(field).is_finite()).then(pl.col(field)).alias(field) for field in numeric_fields
     )
     attributes = attributes.with_columns(_as_enum(attributes[field]) for field in fields if _is_categorical(field))
     table = internal_ids.select(USER).join(attributes, on=USER, how="left", maintain_order="left")
     table = table.rename({field: _column_name(field) for field in fields})
-    opt_out_column = data.attributes.opt_out
+    opt_out_column = data_settings.attributes.opt_out
     opted_out = (
-        table[opt_out_column].cast(pl.String).str.to_lowercase().is_in(YES).fill_null(False) if opt_out_column else None
+        table[opt_out_column].cast(pl.String).str.to_lowercase().is_in(OPT_OUT_VALUES).fill_null(False)
+        if opt_out_column
+        else None
     )
     return IngestedAttributes(
         table=table.drop(opt_out_column) if opt_out_column else table,
         opted_out=pl.repeat(False, len(user_ids), eager=True) if opted_out is None else opted_out,
-        file=data.attributes.file,
-        read=read,
-        rejected=refused.counts,
-        not_in_log=not_in_log,
-        not_finite=not_finite,
-        examples=refused.examples,
+        file=data_settings.attributes.file,
+        num_rows_read=num_rows_read,
+        rejected_by_reason=rejected_rows.counts,
+        num_not_in_log=num_not_in_log,
+        num_not_finite=num_not_finite,
+        rejected_examples=rejected_rows.examples,
     )
 
 
 def _is_categorical(field: str) -> bool:
-    """Whether a field of the chunks, such as `categorical.country`, holds labels."""
+    """Whether a field holds labels: True for `categorical.country`, False for `numeric.age`."""
     return field.startswith(f"{CATEGORICAL}.")
 
 
 def _column_name(field: str) -> str:
-    """The column of a field: `country` for `categorical.country`."""
+    """The name of the column of a field: `country` for `categorical.country`."""
     return field.split(".", 1)[1]
 
 
-def _refuse_repeated(rows: pl.DataFrame, has_row: np.ndarray) -> pl.DataFrame:
-    """The rows, with a reason where the user already has a row.
+def _reject_repeated(rows: pl.DataFrame, has_row: np.ndarray) -> pl.DataFrame:
+    """The rows, with a reason to reject each one whose user already has a row.
 
-    has_row: bool[N], the users with a row so far; changed in place to include those of `rows`.
+    has_row: bool[N], whether a user has a row in an earlier chunk; set to True for the users of `rows`.
     """
-    usable_rows = rows.filter(pl.col(REASON).is_null() & pl.col(USER).is_not_null())
-    user = usable_rows[USER].to_numpy()
-    repeated_rows = usable_rows[ROW].filter(pl.Series(has_row[user]) | ~usable_rows[USER].is_first_distinct())
+    valid_rows = rows.filter(pl.col(REASON).is_null() & pl.col(USER).is_not_null())
+    user = valid_rows[USER].to_numpy()
+    repeated_rows = valid_rows[ROW].filter(pl.Series(has_row[user]) | ~valid_rows[USER].is_first_distinct())
     has_row[user] = True
-    repeated = pl.when(pl.col(ROW).is_in(repeated_rows.implode())).then(pl.lit("user_id_again"))
-    return rows.with_columns(pl.coalesce(REASON, repeated).alias(REASON))
+    reason = pl.when(pl.col(ROW).is_in(repeated_rows.implode())).then(pl.lit("user_id_again"))
+    return rows.with_columns(pl.coalesce(REASON, reason).alias(REASON))
 
 
 def _as_enum(column: pl.Series) -> pl.Series:
-    """A column of text as an Enum of the labels that occur, in alphabetical order."""
+    """A column of text as an Enum of its labels, in alphabetical order."""
     return column.cast(pl.Enum(column.drop_nulls().unique().sort()))

@@ -1,6 +1,6 @@
 """Turns raw tables of texts and statements into tables by internal id, and adds users who occur only in these tables.
 
-Refused rows are set aside like those of the log. Accepted texts stay in memory until all are read and sorted.
+Rejected rows are written to rejected.parquet, like those of the log. All accepted texts are held in memory at once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import polars as pl
 from befriend.data.columns import (
     CONTEXT,
     DEGREE,
-    DONE,
+    EVENTS_DONE,
+    EVENTS_RECEIVED,
     OPTED_OUT,
     PLATFORM,
     REASON,
-    RECEIVED,
     ROW,
     STATEMENT,
-    TAGGED,
+    TAG_STATEMENT,
     TAGS,
     TEXT,
     TIMESTAMP,
@@ -35,8 +35,8 @@ from befriend.progress import track
 from befriend.readers.chunk import Chunk
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_statement_chunks, read_text_chunks
-from befriend.validation.ingest import NONE_ERASED
-from befriend.validation.rejected import RejectedRows, RejectedWriter
+from befriend.validation.ingest import NO_ERASED_USERS
+from befriend.validation.rejected_rows import RejectedRows, RejectedWriter
 from befriend.validation.row_rules import check_statement_rows, check_text_rows
 
 
@@ -46,32 +46,34 @@ class IngestedTable:
 
     table: pl.DataFrame
     """the table as in texts.parquet or statements.parquet"""
-    read: int
+    num_rows_read: int
     """number of rows read, without those of erased users"""
-    rejected: dict[str, int]
-    """reason -> number of refused rows"""
-    examples: pl.DataFrame
-    """the first refused rows"""
+    rejected_by_reason: dict[str, int]
+    """reason -> number of rejected rows"""
+    rejected_examples: pl.DataFrame
+    """the first rejected rows"""
 
-    def figures(self, users: pl.DataFrame) -> dict[str, Any]:
-        """The section of this table in validation.json. users: the table of all N users.
+    def metrics(self, users: pl.DataFrame) -> dict[str, Any]:
+        """The section of this table in validation.json. users: the table of all users.
 
-        per_user: median and maximum over users who have at least one row.
+        per_user: number of rows of a user, over users who have at least one.
         """
-        refused = sum(self.rejected.values())
-        per_user = self.table.group_by(USER).len()
-        without_events = users.filter(pl.col(DONE) + pl.col(RECEIVED) == 0)
-
+        num_rejected = sum(self.rejected_by_reason.values())
+        num_rows_by_user = self.table.group_by(USER).len()
+        users_without_events = users.filter(pl.col(EVENTS_DONE) + pl.col(EVENTS_RECEIVED) == 0)
         return {
-            "rows": self.read,
-            "rejected": refused,
-            "rejected_share": round(refused / self.read, 6) if self.read else 0.0,
-            "rejected_by_reason": self.rejected,
+            "rows": self.num_rows_read,
+            "rejected": num_rejected,
+            "rejected_share": round(num_rejected / self.num_rows_read, 6) if self.num_rows_read else 0.0,
+            "rejected_by_reason": self.rejected_by_reason,
             "kept": self.table.height,
-            "users": per_user.height,
-            "users_without": users.height - per_user.height,
-            "users_without_events": per_user.join(without_events, on=USER, how="semi").height,
-            "per_user": {"median": float(per_user["len"].median() or 0), "max": int(per_user["len"].max() or 0)},  # type: ignore[arg-type]
+            "users": num_rows_by_user.height,
+            "users_without": users.height - num_rows_by_user.height,
+            "users_without_events": num_rows_by_user.join(users_without_events, on=USER, how="semi").height,
+            "per_user": {
+                "median": float(num_rows_by_user["len"].median() or 0),  # type: ignore[arg-type]
+                "max": int(num_rows_by_user["len"].max() or 0),  # type: ignore[arg-type]
+            },
         }
 
 
@@ -80,36 +82,38 @@ class IngestedTexts:
     """The texts of users, the statements about them, and the table of all users."""
 
     texts: IngestedTable
-    """user Int32, timestamp Int64, platform and text String; by user, then in time order, then as in the file"""
+    """user Int32, timestamp Int64, platform and text String; sorted by user and time, ties in file order"""
     statements: IngestedTable
-    """user Int32, timestamp Int64 (null: known from the beginning), statement and context String; by user and time"""
+    """user Int32, timestamp Int64 (null: known at any time), statement and context String; sorted by user and time"""
     users: pl.DataFrame
-    """the users of the events, followed by those who occur only in texts or statements"""
+    """the users of the events, followed by users who occur only in texts or statements"""
 
 
 def ingest_texts(
     source: Path,
-    data: DataSettings,
+    data_settings: DataSettings,
     latest: int | None,
     users: pl.DataFrame,
     writer: RejectedWriter,
-    erased: frozenset[str] = NONE_ERASED,
+    erased: frozenset[str] = NO_ERASED_USERS,
 ) -> IngestedTexts:
-    """Reads the tables of texts and statements next to the log at `source`; refused rows go to `writer`.
+    """Reads and checks the texts and statements next to the log at `source`; writes rejected rows to `writer`.
 
-    latest: UTC second after which a text is refused. users: the users of the events; row k is the user with internal
-    id k. erased: erasure digests of users whose rows are left out.
+    latest: UTC second after which a text is rejected; None accepts any. users: the users of the events; row k is the
+    user with internal id k. erased: digests of erased users, whose rows are left out.
     """
     common_fields = {USER_ID: users[USER_ID].dtype, TIMESTAMP: pl.Int64()}
     text_fields = {PLATFORM: pl.String(), TEXT: pl.String(), TITLE: pl.String(), TAGS: pl.List(pl.String)}
     statement_fields = {STATEMENT: pl.String(), CONTEXT: pl.String()}
-    chunks = track(read_text_chunks(data, source), "reading the texts")
-    texts = _read(chunks, lambda rows: check_text_rows(rows, data, latest), common_fields | text_fields, writer, erased)
-    chunks = track(read_statement_chunks(data, source), "reading the statements")
-    statements = _read(
-        chunks, lambda rows: check_statement_rows(rows, data), common_fields | statement_fields, writer, erased
+    chunks = track(read_text_chunks(data_settings, source), "reading the texts")
+    texts = _read_table(
+        chunks, lambda rows: check_text_rows(rows, data_settings, latest), common_fields | text_fields, writer, erased
     )
-    all_statements = pl.concat([statements.table, *_statements_of_texts(texts.table)], how="diagonal")
+    chunks = track(read_statement_chunks(data_settings, source), "reading the statements")
+    statements = _read_table(
+        chunks, lambda rows: check_statement_rows(rows, data_settings), common_fields | statement_fields, writer, erased
+    )
+    all_statements = pl.concat([statements.table, *_statements_from_texts(texts.table)], how="diagonal")
     users = _with_new_users(users, texts.table, all_statements)
     user_texts = _with_internal_ids(texts.table, users, [PLATFORM, TEXT]).sort(USER, TIMESTAMP, maintain_order=True)
     user_statements = _with_internal_ids(all_statements, users, [STATEMENT, CONTEXT]).sort(
@@ -119,51 +123,53 @@ def ingest_texts(
     return IngestedTexts(replace(texts, table=user_texts), replace(statements, table=user_statements), users)
 
 
-def _read(
+def _read_table(
     chunks: Iterator[Chunk],
-    check: Callable[[pl.DataFrame], pl.DataFrame],
+    check_rows: Callable[[pl.DataFrame], pl.DataFrame],
     fields: dict[str, Any],
     writer: RejectedWriter,
     erased: frozenset[str],
 ) -> IngestedTable:
-    """The accepted rows of a table, with external ids; fields that the settings do not name are null.
+    """The accepted rows of a table, with external ids. Fields that have no column in the settings are null.
 
-    check: converts the fields of a chunk's rows and adds the reason to refuse a row. fields: field -> dtype.
+    check_rows: converts the fields of raw rows, and adds the reason to reject a row. fields: field -> dtype.
     """
     tables = [pl.DataFrame(schema=fields)]
-    refused, read = RejectedRows(writer), 0
+    rejected_rows, num_rows_read = RejectedRows(writer), 0
     for chunk in chunks:
-        rows = check(chunk.rows)
+        rows = check_rows(chunk.rows)
         if erased:
-            is_gone = is_erased(rows[USER_ID], erased)
-            rows, chunk = rows.filter(~is_gone), chunk.only(~is_gone)
-        refused.add(chunk, rows)
-        read += rows.height
+            is_erased_row = is_erased(rows[USER_ID], erased)
+            rows, chunk = rows.filter(~is_erased_row), chunk.filter(~is_erased_row)
+        rejected_rows.add(chunk, rows)
+        num_rows_read += rows.height
         tables.append(rows.filter(pl.col(REASON).is_null()).drop(ROW, REASON))
-    return IngestedTable(pl.concat(tables, how="diagonal"), read, refused.counts, refused.examples)
+    return IngestedTable(pl.concat(tables, how="diagonal"), num_rows_read, rejected_rows.counts, rejected_rows.examples)
 
 
-def _statements_of_texts(texts: pl.DataFrame) -> list[pl.DataFrame]:
-    """The statements made from titles and tags, each known since the time of its text."""
+def _statements_from_texts(texts: pl.DataFrame) -> list[pl.DataFrame]:
+    """The statements from titles and from tags, each with the timestamp of its text."""
     titles = texts.select(USER_ID, TIMESTAMP, pl.col(TITLE).alias(STATEMENT))
     tags = texts.select(USER_ID, TIMESTAMP, TAGS).explode(TAGS).drop_nulls(TAGS)
-    tagged = tags.select(USER_ID, TIMESTAMP, pl.format(TAGGED, TAGS).alias(STATEMENT))
-    return [titles.drop_nulls(STATEMENT), tagged]
+    tag_statements = tags.select(USER_ID, TIMESTAMP, pl.format(TAG_STATEMENT, TAGS).alias(STATEMENT))
+    return [titles.drop_nulls(STATEMENT), tag_statements]
 
 
 def _with_new_users(users: pl.DataFrame, texts: pl.DataFrame, statements: pl.DataFrame) -> pl.DataFrame:
-    """The users, followed by new ones: writers by the time of their first text, then users with only statements.
+    """The users, followed by new ones: users with texts by their first timestamp, then users with only statements.
 
     Ties are ordered by external id, as for users of events.
     """
     mentions = pl.concat([texts.select(USER_ID, TIMESTAMP), statements.select(USER_ID, TIMESTAMP)])
-    first_times = mentions.group_by(USER_ID).agg(pl.col(TIMESTAMP).min()).join(users, on=USER_ID, how="anti")
-    first_times = first_times.sort(TIMESTAMP, USER_ID, nulls_last=True)
-    internal_ids = pl.int_range(users.height, users.height + first_times.height, dtype=pl.Int32, eager=True)
-    new_users = first_times.select(internal_ids.alias(USER), USER_ID).join(
+    first_mentions = mentions.group_by(USER_ID).agg(pl.col(TIMESTAMP).min()).join(users, on=USER_ID, how="anti")
+    first_mentions = first_mentions.sort(TIMESTAMP, USER_ID, nulls_last=True)
+    internal_ids = pl.int_range(users.height, users.height + first_mentions.height, dtype=pl.Int32, eager=True)
+    new_users = first_mentions.select(internal_ids.alias(USER), USER_ID).join(
         users, on=USER_ID, how="left", maintain_order="left"
     )
-    new_users = new_users.with_columns(pl.col(DONE, RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False))
+    new_users = new_users.with_columns(
+        pl.col(EVENTS_DONE, EVENTS_RECEIVED, DEGREE).fill_null(0), pl.col(OPTED_OUT).fill_null(False)
+    )
     return pl.concat([users, new_users.select(users.columns)])
 
 

@@ -1,4 +1,4 @@
-"""The figures that describe an ingested log: rows read and refused, growth over time, activity and reciprocation."""
+"""Computes the metrics that describe a log: counts of rows, growth over time, activity of users and reciprocity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from befriend.data.columns import ACTION, DEGREE, DONE, FIRST_SEEN, RECEIVED, TIMESTAMP
+from befriend.data.columns import ACTION, DEGREE, EVENTS_DONE, EVENTS_RECEIVED, FIRST_SEEN, TIMESTAMP
 from befriend.data.event_log import DAY, EventLog
-from befriend.data.split import SEGMENTS, Split, segments, time_of
+from befriend.data.split import SEGMENTS, Split, contact_times, segments
 from befriend.validation.ingest import IngestedEvents
 from befriend.validation.ingest_attributes import IngestedAttributes
 from befriend.validation.ingest_texts import IngestedTexts
@@ -20,47 +20,47 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 @dataclass(frozen=True)
 class LogProfile:
-    """`figures` go to validation.json; the table and the arrays are plotted in the report."""
+    """Metrics of a log, for validation.json, and the values that the report plots."""
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     by_month: pl.DataFrame
     """month, action, events"""
     degrees: np.ndarray
     """int64[N], distinct contacts of each user"""
-    gaps: np.ndarray
+    event_gaps: np.ndarray
     """int64, seconds between consecutive events done by the same user"""
-    answers: np.ndarray
+    reply_gaps: np.ndarray
     """int64, for each pair of users with contacts in both directions: seconds from the first contact to the reply"""
 
 
 def profile_log(
     raw: IngestedEvents, attributes: IngestedAttributes, texts: IngestedTexts, log: EventLog, split: Split | None
 ) -> LogProfile:
-    """Computes the profile of an ingested log. split: None for an empty log.
+    """Computes the profile of an ingested log, with metrics of attributes, texts and statements if it has any.
 
-    Figures of attributes, texts and statements are included only where there are any.
+    log, split: the same events in memory, and their split; None for an empty log.
     """
-    accepted = raw.read - sum(raw.rejected.values())
-    gaps, reply_gaps, num_pairs = _gaps(log), *_reply_gaps(log)
+    num_accepted = raw.num_rows_read - sum(raw.rejected_by_reason.values())
+    event_gaps, reply_gaps, num_pairs = _event_gaps(log), *_reply_gaps(log)
     # Users of an earlier log who have no event in this one are left out.
     active_users = raw.users.filter(pl.col(FIRST_SEEN).is_not_null())
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "rows": {
-            "read": raw.read,
-            "rejected": raw.read - accepted,
-            "forgotten": raw.forgotten,
-            "self_loops": raw.self_loops,
-            "duplicates": raw.duplicates,
+            "read": raw.num_rows_read,
+            "rejected": raw.num_rows_read - num_accepted,
+            "forgotten": raw.num_erased_rows,
+            "self_loops": raw.num_self_loops,
+            "duplicates": raw.num_duplicates,
             "events": log.num_events,
         },
-        "rejected_by_reason": raw.rejected,
+        "rejected_by_reason": raw.rejected_by_reason,
         "users": active_users.height,
         "actions": dict(sorted(raw.events[ACTION].cast(pl.String).value_counts().iter_rows())),
         "shares": {
-            "rejected": _share(raw.read - accepted, raw.read),
-            "self_loops": _share(raw.self_loops, accepted),
-            "duplicates": _share(raw.duplicates, accepted - raw.self_loops),
-            "one_actor": _share(int(active_users[DONE].max() or 0), log.num_events),  # type: ignore[arg-type]
+            "rejected": _share(raw.num_rows_read - num_accepted, raw.num_rows_read),
+            "self_loops": _share(raw.num_self_loops, num_accepted),
+            "duplicates": _share(raw.num_duplicates, num_accepted - raw.num_self_loops),
+            "one_actor": _share(int(active_users[EVENTS_DONE].max() or 0), log.num_events),  # type: ignore[arg-type]
             "reciprocated_pairs": _share(2 * len(reply_gaps), num_pairs),
         },
         "time": {
@@ -69,67 +69,69 @@ def profile_log(
             "days": round(float(log.timestamp[-1] - log.timestamp[0]) / DAY, 3) if log.num_events else 0.0,
         },
         "degree": _quantiles(active_users[DEGREE].to_numpy()),
-        "events_done": _quantiles(active_users[DONE].to_numpy()),
-        "events_received": _quantiles(active_users[RECEIVED].to_numpy()),
-        "seconds_between_events": _quantiles(gaps),
+        "events_done": _quantiles(active_users[EVENTS_DONE].to_numpy()),
+        "events_received": _quantiles(active_users[EVENTS_RECEIVED].to_numpy()),
+        "seconds_between_events": _quantiles(event_gaps),
         "seconds_to_reciprocate": _quantiles(reply_gaps),
-        "split": _split_figures(log, split),
+        "split": _split_metrics(log, split),
     }
     if attributes.file is not None:
-        figures["attributes"] = attributes.figures()
+        metrics["attributes"] = attributes.metrics()
     for name, table in (("texts", texts.texts), ("statements", texts.statements)):
-        if table.read or table.table.height:
-            figures[name] = table.figures(texts.users)
-    return LogProfile(figures, _by_month(raw.events), active_users[DEGREE].to_numpy(), gaps, reply_gaps)
+        if table.num_rows_read or table.table.height:
+            metrics[name] = table.metrics(texts.users)
+    return LogProfile(metrics, _by_month(raw.events), active_users[DEGREE].to_numpy(), event_gaps, reply_gaps)
 
 
 def _share(count: int, total: int) -> float:
+    """count / total, rounded; 0 if total is 0."""
     return round(count / total, 6) if total else 0.0
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
+    """Quantiles, mean and maximum of values; empty without values."""
     if not len(values):
         return {}
     quantiles = np.quantile(values, QUANTILES)
-    return {f"q{round(q * 100)}": round(float(x), 3) for q, x in zip(QUANTILES, quantiles, strict=True)} | {
+    return {f"q{round(q * 100)}": round(float(value), 3) for q, value in zip(QUANTILES, quantiles, strict=True)} | {
         "mean": round(float(values.mean()), 3),
         "max": round(float(values.max()), 3),
     }
 
 
-def _gaps(log: EventLog) -> np.ndarray:
-    """int64, seconds between consecutive events of the same actor."""
+def _event_gaps(log: EventLog) -> np.ndarray:
+    """int64, seconds between consecutive events done by the same user."""
     order = np.argsort(log.actor, kind="stable")  # stable: each user's events stay in time order
-    same_user = np.diff(log.actor[order]) == 0
-    return np.diff(log.timestamp[order])[same_user]
+    is_same_user = np.diff(log.actor[order]) == 0
+    return np.diff(log.timestamp[order])[is_same_user]
 
 
 def _reply_gaps(log: EventLog) -> tuple[np.ndarray, int]:
-    """Seconds to the first contact back, for each unordered pair that has one; and the number of ordered pairs."""
-    keys, first = log.first_contacts
-    n = max(log.num_users, 1)
-    u, v = keys // n, keys % n
-    reply_time = time_of(log.first_contacts, v * n + u, missing=-1)
-    has_reply = (reply_time >= 0) & (u < v)
-    return np.abs(reply_time[has_reply] - first[has_reply]), len(keys)
+    """Seconds from the first contact of two users to the reply, for all pairs with one; and number of ordered pairs."""
+    pairs, first_times = log.first_contacts
+    num_users = max(log.num_users, 1)
+    actor, target = pairs // num_users, pairs % num_users
+    reverse_times = contact_times(log.first_contacts, target * num_users + actor, missing=-1)
+    has_reply = (reverse_times >= 0) & (actor < target)
+    return np.abs(reverse_times[has_reply] - first_times[has_reply]), len(pairs)
 
 
-def _split_figures(log: EventLog, split: Split | None) -> dict[str, Any]:
-    """Number of events in each part, and shares of segments and of new users among the test contacts."""
+def _split_metrics(log: EventLog, split: Split | None) -> dict[str, Any]:
+    """Number of events in each part, and shares of segments and newcomers among the contact events of the test part."""
     if split is None:
         return {"train": 0, "validation": 0, "test": 0}
     sizes = {name: int(np.subtract(*split.part(name)[::-1])) for name in ("train", "validation", "test")}
-    validation, test = (np.arange(*split.part(name)) for name in ("validation", "test"))
-    test = test[log.is_contact[test]]
-    segment = segments(log, test, log.timestamp[test])
-    is_new_user = log.first_seen >= split.t_validation
+    validation_events, test_events = (np.arange(*split.part(name)) for name in ("validation", "test"))
+    test_contacts = test_events[log.is_contact[test_events]]
+    segment = segments(log, test_contacts, log.timestamp[test_contacts])
+    is_newcomer = log.first_seen >= split.t_validation
     return sizes | {
-        "validation_contacts": int(log.is_contact[validation].sum()),
-        "test_contacts": len(test),
-        "test_shares": {name: _share(int((segment == k).sum()), len(test)) for k, name in enumerate(SEGMENTS)}
+        "validation_contacts": int(log.is_contact[validation_events].sum()),
+        "test_contacts": len(test_contacts),
+        "test_shares": {name: _share(int((segment == k).sum()), len(test_contacts)) for k, name in enumerate(SEGMENTS)}
         | {
-            "actor_unseen_in_training": _share(int(is_new_user[log.actor[test]].sum()), len(test)),
-            "target_unseen_in_training": _share(int(is_new_user[log.target[test]].sum()), len(test)),
+            "actor_unseen_in_training": _share(int(is_newcomer[log.actor[test_contacts]].sum()), len(test_contacts)),
+            "target_unseen_in_training": _share(int(is_newcomer[log.target[test_contacts]].sum()), len(test_contacts)),
         },
     }
 

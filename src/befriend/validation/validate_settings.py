@@ -1,4 +1,4 @@
-"""Settings of stage validate: thresholds of the rules on the log, and the split."""
+"""The settings of stage validate: the split, and the thresholds of the rules on the log."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from befriend.settings import Settings, Share
 
 
 class ValidateSettings(Settings):
-    """Thresholds of the rules on the log, and the split. Critical rules stop the stage, warnings are reported."""
+    """The split, and the thresholds of the rules on the log. Critical rules stop the stage, warnings are reported."""
 
     train_until: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """share of the events, in time order, used for training"""
     validation_until: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """share of the events, in time order, where validation ends; the rest is for testing"""
+    """share of the events, in time order, where validation ends; the rest is for the test"""
     latest: datetime | None = None
-    """events after this time (ISO 8601) are refused; null accepts any"""
+    """events after this time (ISO 8601) are rejected; null accepts any"""
     duplicates: Literal["keep", "drop"] = "keep"
-    """what to do with exact duplicates of an event (they are counted either way)"""
+    """what to do with exact duplicates of an event, which are counted in both cases"""
     previous_users: Path | None = None
     """users.parquet of an earlier run: its users keep their internal ids, new users get the ids after them"""
     max_rejected: Share = 0.01
-    """critical above: share of rows refused"""
+    """critical above: share of rows that are rejected"""
     max_self_loops: Share = 0.3
     """warning above: share of events in which a user acts on themselves"""
     max_duplicates: Share = 0.2
@@ -41,10 +41,10 @@ class ValidateSettings(Settings):
     min_days: Annotated[float, Field(ge=0)] = 14
     """warning below: days from the first event to the last"""
     checked_rows: Annotated[int, Field(ge=1000)] = 2_000_000
-    """most raw rows that Great Expectations checks, evenly spaced; counts and shares are always of all rows"""
+    """maximum number of raw rows that Great Expectations checks, evenly spaced; counts and shares are of all rows"""
 
     @model_validator(mode="after")
-    def _cuts_in_order(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.train_until >= self.validation_until:
             raise ValueError(
                 f"train_until ({self.train_until}) must lie below validation_until ({self.validation_until})"

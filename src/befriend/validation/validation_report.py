@@ -1,4 +1,4 @@
-"""The report on a validated log: a short markdown page with one figure, and the events by month for `dvc plots`."""
+"""Writes the report on a log: a markdown page with one figure, and a table of events by month for `dvc plots`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from befriend.data.columns import REASONS
 from befriend.data.event_log import DAY
+from befriend.plots import LIGHT, saved_figure
 from befriend.readers.sources import SIDE_TABLES
 from befriend.validation.expectations import RuleResult
 from befriend.validation.log_profile import LogProfile
@@ -19,36 +20,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FIGURE = "log.png"
-# Okabe and Ito 2008: colour-blind readers can distinguish them too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-SPANS = {"minute": 60, "hour": 3600, "day": DAY, "month": 30 * DAY, "year": 365 * DAY}
+SECONDS_PER_UNIT = {"minute": 60, "hour": 3600, "day": DAY, "month": 30 * DAY, "year": 365 * DAY}
 
 
 def write_report(folder: Path, profile: LogProfile, results: list[RuleResult], stride: int) -> None:
     """Writes report.md, log.png and events_by_month.csv. stride: Great Expectations checked every `stride`-th row."""
-    if profile.figures["rows"]["events"]:
+    if profile.metrics["rows"]["events"]:
         draw(profile, folder / FIGURE)
     months = profile.by_month.group_by("month").agg(pl.col("events").sum()).sort("month")
     months.write_csv(folder / "events_by_month.csv")
-    (folder / "report.md").write_text(markdown(profile.figures, results, stride), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(profile.metrics, results, stride), encoding="utf-8")
 
 
 def draw(profile: LogProfile, path: Path) -> None:
-    """Draws events by month and action, degrees, time between events, and time to reciprocate."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with mpl.rc_context(style):
-        figure, ((months, degrees), (gaps, reply_gaps)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    """Draws four plots: events by month and action, degrees, time between events, and time until the reply."""
+    with saved_figure(path, width=10, height=6.4) as figure:
+        (months, degrees), (gaps, reply_gaps) = figure.subplots(2, 2)
         _draw_months(months, profile)
         _draw_degrees(degrees, profile.degrees)
-        _draw_durations(gaps, profile.gaps, "Time between events of one user")
-        _draw_durations(reply_gaps, profile.answers, "Time until the first contact back")
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        plt.close(figure)
+        _draw_durations(gaps, profile.event_gaps, "Time between events of one user")
+        _draw_durations(reply_gaps, profile.reply_gaps, "Time until the reply")
 
 
 def _draw_months(axes: Axes, profile: LogProfile) -> None:
@@ -65,18 +56,18 @@ def _draw_months(axes: Axes, profile: LogProfile) -> None:
             values,
             bottom=bottoms,
             width=1,
-            color=COLOURS[k % len(COLOURS)],
+            color=LIGHT.series[k % len(LIGHT.series)],
             label=_safe_label(action),
         )
         bottoms = bottoms + values
     ticks = np.unique(np.linspace(0, counts.height - 1, 6).astype(int))
     axes.set_xticks(ticks, [counts["month"][int(k)] for k in ticks])
     axes.set(title="Events by month (UTC)", ylabel="events")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()
 
 
 def _safe_label(label: str) -> str:
-    """The label in a form that matplotlib neither reads as mathematics nor hides."""
+    """The label, escaped: matplotlib reads $ as mathematics, and hides labels that begin with an underscore."""
     return " " + label.replace("$", r"\$")
 
 
@@ -85,10 +76,14 @@ def _draw_degrees(axes: Axes, degrees: np.ndarray) -> None:
     if not len(values):
         _draw_empty(axes, "Contacts of a user")
         return
-    at_least = counts[::-1].cumsum()[::-1] / counts.sum()
-    axes.step(values, at_least, where="post", color=COLOURS[0])
+    survival = counts[::-1].cumsum()[::-1] / counts.sum()
+    axes.step(values, survival, where="post", color=LIGHT.series[0])
     axes.set(
-        xscale="log", yscale="log", title="Contacts of a user", xlabel="contacts", ylabel="share of users with as many"
+        xscale="log",
+        yscale="log",
+        title="Contacts of a user",
+        xlabel="contacts",
+        ylabel="share of users with at least as many",
     )
 
 
@@ -98,14 +93,14 @@ def _draw_durations(axes: Axes, seconds: np.ndarray, title: str) -> None:
         return
     values = np.maximum(seconds, 1)
     bins = np.geomspace(1, max(float(values.max()), 60.0), 60)
-    axes.hist(values, bins=list(bins), weights=np.full(len(values), 100 / len(values)), color=COLOURS[2])
+    axes.hist(values, bins=list(bins), weights=np.full(len(values), 100 / len(values)), color=LIGHT.series[0])
     axes.set(xscale="log", ylabel="%", xlim=(1, bins[-1]), title=title)
-    spans = {name: span for name, span in SPANS.items() if span <= bins[-1]}
-    axes.set_xticks(list(spans.values()), list(spans))
+    ticks = {unit: length for unit, length in SECONDS_PER_UNIT.items() if length <= bins[-1]}
+    axes.set_xticks(list(ticks.values()), list(ticks))
     axes.minorticks_off()
     median = float(np.median(values))
-    axes.axvline(median, color=COLOURS[5], linewidth=1)
-    axes.text(median, axes.get_ylim()[1], f" median {duration(median)}", color=COLOURS[5], va="top")
+    axes.axvline(median, color=LIGHT.series[1], linewidth=1)
+    axes.text(median, axes.get_ylim()[1], f" median {duration(median)}", color=LIGHT.series[1], va="top")
 
 
 def _draw_empty(axes: Axes, title: str) -> None:
@@ -114,103 +109,108 @@ def _draw_empty(axes: Axes, title: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time span in the largest unit of which it holds at least one: "3.4 days"."""
-    for name, span in reversed(SPANS.items()):
-        if seconds >= span:
-            return f"{seconds / span:.1f} {name}s"
+    """A duration as text, in the largest unit that is not longer, such as "3.4 days"."""
+    for unit, unit_seconds in reversed(SECONDS_PER_UNIT.items()):
+        if seconds >= unit_seconds:
+            return f"{seconds / unit_seconds:.1f} {unit}s"
     return f"{seconds:.0f} seconds"
 
 
-def markdown(figures: dict[str, Any], results: list[RuleResult], stride: int) -> str:
+def markdown(metrics: dict[str, Any], results: list[RuleResult], stride: int) -> str:
     """The report as markdown, without run times or paths, so that equal logs give equal reports."""
-    rows, split = figures["rows"], figures["split"]
+    rows, split = metrics["rows"], metrics["split"]
     failed = [result for result in results if not result.passed]
     critical = [result for result in failed if result.severity == "critical"]
-    title = "refused" if critical else "accepted with warnings" if failed else "accepted"
+    verdict = "refused" if critical else "accepted with warnings" if failed else "accepted"
     blocks = [
-        [f"# Event log: {title}"],
+        [f"# Event log: {verdict}"],
         [
-            f"{rows['read']:,} rows were read, {rows['rejected']:,} refused, "
-            f"{rows['self_loops']:,} self-loops dropped, {rows['duplicates']:,} exact duplicates found. "
-            f"{_erased_text(rows['forgotten'])}{rows['events']:,} events between {figures['users']:,} users remain."
+            f"{rows['read']:,} rows were read; {rows['rejected']:,} were rejected, {rows['self_loops']:,} self-loops "
+            f"were dropped, {rows['duplicates']:,} events are exact duplicates. "
+            f"{_erased_text(rows['forgotten'])}{rows['events']:,} events between {metrics['users']:,} users remain."
         ],
         [f"- **{result.severity}**: {result.line()}" for result in failed],
     ]
-    attributes, texts, statements = (figures.get(table, {}) for table in SIDE_TABLES)
+    attributes, texts, statements = (metrics.get(table, {}) for table in SIDE_TABLES)
     if attributes:
         blocks.append([_attributes_text(attributes)])
     if texts or statements:
         blocks.append(_texts_lines(texts, statements))
-    for section in (figures, attributes, texts, statements):
+    for section in (metrics, attributes, texts, statements):
         counts = section.get("rejected_by_reason")
         if counts:
-            blocks.append(_table("refused because", "rows", {REASONS[code]: n for code, n in counts.items()}))
+            blocks.append(_table("reason of rejection", "rows", {REASONS[code]: n for code, n in counts.items()}))
     if rows["events"]:
         part_sizes = {name: split[name] for name in ("train", "validation", "test")}
         blocks += [
-            [f"![the log in four pictures]({FIGURE})"],
-            [_summary(figures)],
-            _table("action", "events", figures["actions"]),
+            [f"![four plots of the log]({FIGURE})"],
+            [_summary(metrics)],
+            _table("action", "events", metrics["actions"]),
             _table("part", "events", part_sizes),
         ]
     if "test_shares" in split:
         shares = {name.replace("_", " "): f"{share:.1%}" for name, share in split["test_shares"].items()}
-        blocks.append(_table("of the test contacts", "share", shares))
+        blocks.append(_table("test contacts", "share", shares))
     blocks.append(_rules_table(results))
     if stride > 1:
-        blocks.append([f"The rules on rows saw every {stride}th row; all other figures include all rows."])
+        blocks.append([f"The rules on rows were checked on every {stride}th row; all other values are of all rows."])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _summary(figures: dict[str, Any]) -> str:
+def _summary(metrics: dict[str, Any]) -> str:
+    """Sentences on the time span, reciprocity and degrees. metrics: of validation.json, of a log with events."""
     first, last = (
-        datetime.fromtimestamp(figures["time"][k], UTC).strftime("%Y-%m-%d %H:%M") for k in ("first", "last")
+        datetime.fromtimestamp(metrics["time"][k], UTC).strftime("%Y-%m-%d %H:%M") for k in ("first", "last")
     )
-    degree, reply_seconds = figures["degree"], figures["seconds_to_reciprocate"].get("q50", 0)
+    degree, reply_seconds = metrics["degree"], metrics["seconds_to_reciprocate"].get("q50", 0)
     return (
-        f"From {first} to {last} UTC, {figures['time']['days']:,.0f} days. "
-        f"{figures['shares']['reciprocated_pairs']:.0%} of the pairs acted in both directions; "
-        f"the first contact back came after {duration(reply_seconds)} (median). "
-        f"Half of the users have at most {degree['q50']:.0f} contacts, 1 % more than {degree['q99']:.0f}."
+        f"From {first} to {last} UTC, {metrics['time']['days']:,.0f} days. "
+        f"{metrics['shares']['reciprocated_pairs']:.0%} of the pairs acted in both directions; "
+        f"the median time until the reply is {duration(reply_seconds)}. "
+        f"Half of the users have at most {degree['q50']:.0f} contacts, 1 % have more than {degree['q99']:.0f}."
     )
 
 
-def _erased_text(rows: int) -> str:
-    return f"{rows:,} rows that name erased users were left out. " if rows else ""
+def _erased_text(num_rows: int) -> str:
+    """A sentence on the rows of erased users; empty if there are none."""
+    return f"{num_rows:,} rows that name erased users were left out. " if num_rows else ""
 
 
-def _attributes_text(figures: dict[str, Any]) -> str:
-    users = figures["users"] + figures["users_without"]
+def _attributes_text(metrics: dict[str, Any]) -> str:
+    """Sentences on the table of users. metrics: its section of validation.json."""
+    num_users = metrics["users"] + metrics["users_without"]
     line = (
-        f"{figures['users']:,} of {users:,} users have attributes ({', '.join(figures['columns'])}). Of the "
-        f"{figures['rows']:,} rows of their table, {figures['not_in_log']:,} were left out, since their users are not "
-        f"in the log, and {figures['rejected']:,} were refused."
+        f"{metrics['users']:,} of {num_users:,} users have attributes ({', '.join(metrics['columns'])}). Of the "
+        f"{metrics['rows']:,} rows of their table, {metrics['not_in_log']:,} were left out, since their users are not "
+        f"in the log, and {metrics['rejected']:,} were rejected."
     )
-    not_finite = sum(column.get("not_finite", 0) for column in figures["columns"].values())
-    return line + (f" {not_finite:,} numbers that are infinite or NaN count as missing." if not_finite else "")
+    num_not_finite = sum(column.get("not_finite", 0) for column in metrics["columns"].values())
+    return line + (f" {num_not_finite:,} numbers that are infinite or NaN count as missing." if num_not_finite else "")
 
 
 def _texts_lines(texts: dict[str, Any], statements: dict[str, Any]) -> list[str]:
+    """A line on the texts and a line on the statements. texts, statements: sections of validation.json, may be {}."""
     return [
         f"{table['kept']:,} {phrase} {table['users']:,} users ({table['per_user']['median']:g} each at the median, "
-        f"at most {table['per_user']['max']:,}); {table['users_without_events']:,} of these users are in no event."
-        + (f" Of {table['rows']:,} rows {table['rejected']:,} were refused." if table["rows"] else "")
+        f"at most {table['per_user']['max']:,}); {table['users_without_events']:,} of these users have no event."
+        + (f" Of {table['rows']:,} rows {table['rejected']:,} were rejected." if table["rows"] else "")
         for table, phrase in ((texts, "texts of"), (statements, "statements about"))
         if table
     ]
 
 
 def _rules_table(results: list[RuleResult]) -> list[str]:
-    lines = ["| rule | severity | found | allowed | |", "|---|---|---:|---|---|"]
+    """The lines of a markdown table of all rules."""
+    lines = ["| rule | severity | observed | allowed | passed |", "|---|---|---:|---|---|"]
     for rule in results:
         observed = "" if rule.observed is None else f"{rule.observed:,}"
-
         lines.append(
-            f"| {rule.name} | {rule.severity} | {observed} | {rule.limit} | {'ok' if rule.passed else '**no**'} |"
+            f"| {rule.name} | {rule.severity} | {observed} | {rule.limit} | {'yes' if rule.passed else '**no**'} |"
         )
     return lines
 
 
 def _table(left_header: str, right_header: str, rows: dict[str, Any]) -> list[str]:
+    """The lines of a markdown table with two columns."""
     body = [f"| {name} | {value if isinstance(value, str) else format(value, ',')} |" for name, value in rows.items()]
     return [f"| {left_header} | {right_header} |", "|---|---:|", *body]

@@ -55,7 +55,7 @@ function showLatency(latency) {
       cell.textContent = `${milliseconds[name].toFixed(1)} ms`;
     }
   }
-  document.getElementById("unmeasured").hidden = true;
+  document.getElementById("latency-missing").hidden = true;
 }
 if (window.befriend) showLatency(window.befriend.latency);
 draw();

@@ -1,4 +1,4 @@
-"""Requests as tests make them: everybody as of one moment."""
+"""Makes batches of requests with the same cutoff, and the lists for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from befriend.retrieval.requests import RequestBatch
 from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever
 
 
-def request(
+def make_request(
     users: Sequence[int] | np.ndarray,
     num_visible: int,
     cutoff: int,
@@ -32,12 +32,16 @@ def request(
         action=np.full_like(user, action),
         regime=np.full_like(user, regime),
         exclude_indptr=np.cumsum([0, *map(len, excluded)]),
-        exclude=np.array([u for some in excluded for u in some], np.int64),
+        exclude=np.array([u for users_of_row in excluded for u in users_of_row], np.int64),
     )
 
 
-def search(r: Retriever[QueryTower], asked: RequestBatch, k: int) -> tuple[SearchResult, Query, ModelView]:
-    """The k best for each user of a request, with the queries and the model as of its moment."""
-    view = r.view_at(FeatureSnapshot(r.feature_view, int(asked.num_visible[0]), int(asked.cutoff[0])))
-    query = r.queries(asked)
-    return r.search(view, query, torch.from_numpy(asked.user), k, ExcludedPairs.of(asked)), query, view
+def search_lists(
+    retriever: Retriever[QueryTower], request: RequestBatch, k: int
+) -> tuple[SearchResult, Query, ModelView]:
+    """The k best users for each request, with the queries and the view of the model as of their cutoff."""
+    view = retriever.view_at(
+        FeatureSnapshot(retriever.feature_view, int(request.num_visible[0]), int(request.cutoff[0]))
+    )
+    query = retriever.queries(request)
+    return retriever.search(view, query, torch.from_numpy(request.user), k, ExcludedPairs.of(request)), query, view

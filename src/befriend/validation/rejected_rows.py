@@ -1,4 +1,4 @@
-"""rejected.parquet: every row that cannot be used, in its original form, with its file, row number and reason."""
+"""Writes rejected.parquet: every row that cannot be used, in its original form, with file, row number and reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import polars as pl
 from befriend.data.columns import FILE, RAW, REASON, ROW
 from befriend.readers.chunk import Chunk
 
-EXAMPLES = 5  # most refused rows shown in a message
+NUM_EXAMPLES = 5  # rejected rows in a message
 
 
 class RejectedWriter:
-    """Appends tables to one Parquet file; without any table, the file has the columns and no rows."""
+    """Writes tables one after the other to a Parquet file, which has the columns but no rows if there is no table."""
 
     def __init__(self, path: Path):
         import pyarrow as pa
@@ -34,32 +34,32 @@ class RejectedWriter:
 
 
 class RejectedRows:
-    """The refused rows of one table: written to the file as they are read, counted by reason, the first few kept."""
+    """Collects the rejected rows of one table: writes them, counts them by reason, and keeps the first as examples."""
 
     def __init__(self, writer: RejectedWriter):
         self._writer = writer
         self._counts: dict[str, int] = {}
-        self._first: list[pl.DataFrame] = []
+        self._examples: list[pl.DataFrame] = []
 
-    def add(self, chunk: Chunk, checked: pl.DataFrame) -> None:
-        """Takes the refused rows of a chunk. checked: the chunk's rows with `row` and, where refused, a `reason`."""
-        is_refused = checked[REASON].is_not_null()
-        if not is_refused.any():
+    def add(self, chunk: Chunk, rows: pl.DataFrame) -> None:
+        """Adds the rejected rows of a chunk. rows: the rows of the chunk; `reason` is not null if a row is rejected."""
+        is_rejected = rows[REASON].is_not_null()
+        if not is_rejected.any():
             return
-        table = checked.filter(is_refused).select(
-            pl.lit(chunk.file).alias(FILE), ROW, REASON, chunk.raw_text(is_refused)
+        table = rows.filter(is_rejected).select(
+            pl.lit(chunk.file).alias(FILE), ROW, REASON, chunk.raw_text(is_rejected)
         )
         self._writer(table)
-        self._first.append(table[:EXAMPLES])
+        self._examples.append(table[:NUM_EXAMPLES])
         for reason, count in table.group_by(REASON).len().iter_rows():
             self._counts[reason] = self._counts.get(reason, 0) + count
 
     @property
     def counts(self) -> dict[str, int]:
-        """Reason -> number of refused rows, in alphabetical order."""
+        """Reason -> number of rejected rows, in alphabetical order."""
         return dict(sorted(self._counts.items()))
 
     @property
     def examples(self) -> pl.DataFrame:
-        """The first refused rows, as in rejected.parquet."""
-        return pl.concat(self._first)[:EXAMPLES] if self._first else pl.DataFrame()
+        """The first rejected rows, as in rejected.parquet."""
+        return pl.concat(self._examples)[:NUM_EXAMPLES] if self._examples else pl.DataFrame()

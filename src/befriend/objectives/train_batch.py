@@ -1,0 +1,86 @@
+"""Training queries, and a batch of them with histories and candidates, as dataclasses of arrays and tensors.
+
+Shapes: P queries of a batch; B windows, each one encoded history; K row candidates of each query; C shared negatives of
+the batch; m recent neighbors and F features of a candidate. The terms are defined in `training_queries`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from befriend.models.model_inputs import NextTargetPredictionBatch, PairFeatures, Positions, Targets
+from befriend.models.negatives import SharedNegatives
+from befriend.nn.tensors import TensorBatch
+
+
+@dataclass(frozen=True)
+class TrainBatch(TensorBatch):
+    """One batch: the histories of its windows, P queries at positions in them, and the candidates of each query."""
+
+    histories: NextTargetPredictionBatch
+    """one for each of the B windows"""
+    positions: Positions
+    """where each query reads a history, its action, its target and its regime"""
+    weight: Tensor
+    """float32[P], weight of each query in the loss"""
+    is_first_contact: Tensor
+    """bool[P], whether the event is a first contact: actor and target had no contact event with each other before"""
+    candidates: Targets
+    """inputs [P, 1 + K]: of the target, then of the row candidates"""
+    pairs: PairFeatures
+    """[P, 1 + K], features of past events between the actor and each of `candidates`"""
+    candidate_mask: Tensor
+    """bool[P, K], which row candidates are negatives; the others are the target, other positives, or padding"""
+    candidate_is_contact: Tensor
+    """bool[P, K], which row candidates had a contact event with the actor before"""
+    shared: SharedNegatives
+    """C users"""
+    shared_targets: Targets
+    """inputs of these users: users [C]; recent_neighbors [P, C, m]; features [P, C, F]; text index [P, C]"""
+    shared_mask: Tensor
+    """bool[P, C], which shared negatives are negatives of each query"""
+    shared_is_contact: Tensor
+    """bool[P, C], which shared negatives had a contact event with the actor before"""
+    num_visible: Tensor
+    """int64[P], number of events of the log before the query's cutoff"""
+    cutoff: Tensor
+    """int64[P], UTC second before which events are visible to the query"""
+
+
+@dataclass(frozen=True)
+class TrainingQueries:
+    """Training queries as arrays of one length. Each predicts the target of an event from the events before a
+    cutoff."""
+
+    event: np.ndarray
+    """int64, index into the log"""
+    num_visible: np.ndarray
+    """int64, number of events of the log before the cutoff"""
+    cutoff: np.ndarray
+    """int64, UTC second before which events are visible"""
+    regime: np.ndarray
+    """int64, index into REGIMES"""
+
+    def take(self, rows: np.ndarray | slice) -> TrainingQueries:
+        """The queries of some rows. rows: indices, a mask, or a slice."""
+        return TrainingQueries(*(getattr(self, field)[rows] for field in TrainingQueries.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class RowCandidates:
+    """The target (column 0) and the K row candidates of P queries."""
+
+    users: Tensor
+    """int64[P, 1 + K], internal ids"""
+    pairs: PairFeatures
+    """[P, 1 + K], features of past events between the actor and each user"""
+    is_negative: Tensor
+    """bool[P, K], which row candidates are negatives"""
+    is_contact: Tensor
+    """bool[P, 1 + K], which users had a contact event with the actor before"""
+    is_valid: Tensor
+    """bool[P, 1 + K], which columns hold a user; the others are padding. Such a user is no shared negative of the query
+    as well"""

@@ -1,0 +1,146 @@
+"""`befriend forget`: erases users from all lists at once, and searches for traces of them.
+
+The users are recorded as erased. Everything that serves lists leaves recorded users out, and the next `dvc repro`
+removes them from the prepared log, the models and the reports.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import polars as pl
+import typer
+
+from befriend import files, layout
+from befriend.data.columns import RAW, USER_ID
+from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest
+from befriend.data.event_log import USERS_FILE
+from befriend.errors import BusyError, CallError
+from befriend.ops import caches
+from befriend.ops.registry import promoted_runs, registry_lock, remove_incomplete_runs
+
+SEARCHED_FOLDERS = (layout.PREPARED, layout.MODELS, layout.REPORTS, layout.RUNS)
+MAX_NAMED_FILES = 3  # in each folder
+EXTERNAL_ID_COLUMNS = (USER_ID, "users", "recommended")
+"""columns of external ids; a column `user` has external ids in a table of lists, and internal ids elsewhere"""
+TEXT_SUFFIXES = (".json", ".md", ".html", ".csv", ".txt", ".js")
+
+
+def erase(root: Path, users: list[str]) -> None:
+    """Records users as erased, removes them from the file of lists, and removes all caches.
+
+    users: external ids. They are recorded in the project and in every promoted run. CallError if an id is in no log.
+    BusyError if stages are running or lists are being written: the users are recorded as erased, but the file of lists
+    and the caches are unchanged.
+    """
+    folders = [root / layout.PREPARED, *(run.folder / layout.PREPARED for run in promoted_runs(root))]
+    tables = [folder / USERS_FILE for folder in folders if (folder / USERS_FILE).is_file()]
+    known_ids = {str(user) for path in tables for user in pl.read_parquet(path, columns=[USER_ID])[USER_ID]}
+    unknown_ids = [user for user in users if user not in known_ids]
+    if unknown_ids:
+        raise CallError(f"there is no user with the id {', '.join(unknown_ids)}.")
+    with registry_lock(root):  # no run is promoted meanwhile
+        remove_incomplete_runs(root)
+        for folder in {*folders, *(run.folder / layout.PREPARED for run in promoted_runs(root))}:
+            add_erasure_digests(folder, map(erasure_digest, users))
+    try:
+        with files.stage_lock(root / layout.STAGE_LOCK):
+            _remove_from_lists(root / layout.LISTS, users)
+            caches.remove_all(root)
+    except BusyError as error:
+        raise BusyError(
+            f"{', '.join(users)}: recorded as erased. Lists that are started from now on leave these users out, and "
+            f"jobs that write lists for all users stop. {layout.LISTS} and the caches may still contain data of them, "
+            f"because {error}"
+        ) from None
+    typer.echo(
+        f"{', '.join(users)}: no list shows these users from now on. Run `dvc repro` to remove them from data and "
+        f"models.\nCommit {layout.PREPARED / ERASED_FILE}, so that every clone of the project does the same."
+    )
+
+
+def _remove_from_lists(lists: Path, users: list[str]) -> None:
+    """Removes users from the file of lists, and removes the finished blocks of a file that is still being written."""
+    blocks = layout.list_blocks_folder(lists)
+    with files.folder_lock(blocks, f"{lists} is being written"):
+        if lists.is_file():
+            table = pl.read_parquet(lists)
+            names_user = pl.any_horizontal(
+                pl.col(name).cast(pl.String).is_in(users) for name in ("user", "recommended")
+            )
+            with files.atomic(lists) as new:
+                table.filter(~names_user).write_parquet(new, compression="zstd")
+        for block in blocks.iterdir():
+            if block.name != files.LOCK_FILE:
+                files.remove(block)
+
+
+def verify_erasure(root: Path, users: list[str]) -> None:
+    """Searches all files that runs wrote for users, and prints the result. CallError if a file names one of them."""
+    paths_by_user = {user: find_traces(root, user) for user in users}
+    for user, paths in paths_by_user.items():
+        typer.echo(f"{user}: {'traces are left' if paths else 'no trace'}")
+        for folder in (*SEARCHED_FOLDERS, *caches.CACHES):
+            typer.echo(
+                f"  {folder}: {_describe(folder, [path for path in paths if Path(path).is_relative_to(folder)])}"
+            )
+    if any(paths_by_user.values()):
+        raise CallError(
+            "traces are left: run `dvc repro`, then `befriend tidy`. A rejected row that names a user stays until you "
+            "remove the row from the source. Promoted runs keep the data, but no list of theirs shows an erased user; "
+            "newer runs replace them in time."
+        )
+
+
+def _describe(folder: Path, paths: list[str]) -> str:
+    """The files of a folder that name a user: the first ones by path, and the number of the others."""
+    if not paths:
+        return "no trace"
+    if folder in caches.CACHES:
+        return "started while the user was in the prepared log; its content cannot be separated by user"
+    more = f" and {len(paths) - MAX_NAMED_FILES:,} more" if len(paths) > MAX_NAMED_FILES else ""
+    return ", ".join(paths[:MAX_NAMED_FILES]) + more
+
+
+def find_traces(root: Path, user: str) -> list[str]:
+    """Paths of the project's files that contain a user's external id, and of caches that may contain data of the user.
+
+    In tables, all columns of external ids are compared with the id. Rejected rows are stored as raw text, which is
+    searched for the id as a whole word. A table that cannot be read counts as a trace. Text files are searched only for
+    ids that are not numbers: a number in a report may be anything, and all ids in reports come from the tables.
+    """
+    word = re.compile(rf"(?<!\w){re.escape(user)}(?!\w)")
+    paths = []
+    for folder in SEARCHED_FOLDERS:
+        for path in sorted((root / folder).rglob("*")):
+            relative = path.relative_to(root)
+            # promoted runs leave erased users out of lists, and the tiny log is a source, not made by stages
+            is_skipped = relative.is_relative_to(layout.REGISTRY) or relative.is_relative_to(layout.TINY_LOG)
+            if not path.is_file() or is_skipped:
+                continue
+            if path.suffix == ".parquet":
+                try:
+                    has_id = _is_in_table(path, user, word)
+                except (OSError, pl.exceptions.PolarsError):  # for example half-written by a killed process
+                    paths.append(f"{relative} (cannot be read)")
+                    continue
+            else:
+                is_searched = not user.isdecimal() and path.suffix in TEXT_SUFFIXES
+                has_id = is_searched and bool(word.search(path.read_text(encoding="utf-8", errors="replace")))
+            if has_id:
+                paths.append(str(relative))
+    return paths + [str(cache) for cache in caches.CACHES if caches.may_contain(root / cache, user)]
+
+
+def _is_in_table(path: Path, user: str, word: re.Pattern[str]) -> bool:
+    """Whether a Parquet table contains an external id. word: matches the id as a whole word."""
+    table = pl.read_parquet(path)
+    for name, column in table.to_dict().items():
+        if name == RAW and any(map(word.search, column.filter(column.str.contains(user, literal=True)))):
+            return True
+        if name in EXTERNAL_ID_COLUMNS or (name == "user" and "recommended" in table.columns):
+            values = column.explode() if isinstance(column.dtype, pl.List) else column
+            if (values.cast(pl.String) == user).any():
+                return True
+    return False

@@ -1,0 +1,89 @@
+"""`befriend forget`: an erased user is on no list at once, also while other processes run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from befriend import files, layout
+from befriend.data.erasure import erasure_digest, read_erasure_digests
+from befriend.errors import BusyError
+from befriend.ops.erase_users import erase, find_traces
+
+BLOCKS = Path("runs/lists.parquet.parts")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for folder in (layout.PREPARED, BLOCKS):
+        (tmp_path / folder).mkdir(parents=True)
+    pl.DataFrame({"user_id": [1, 2, 3]}).write_parquet(tmp_path / layout.PREPARED / "users.parquet")
+    lists = pl.DataFrame({"user": [1, 1, 2, 3], "recommended": [2, 3, 1, 1]})
+    lists.write_parquet(tmp_path / layout.LISTS)
+    lists.write_parquet(tmp_path / BLOCKS / "0.parquet")
+    return tmp_path
+
+
+def rows(project: Path) -> list[tuple[int, int]]:
+    return pl.read_parquet(project / layout.LISTS).rows()
+
+
+def test_erasure_removes_the_user_from_lists_and_removes_unfinished_lists(project: Path) -> None:
+    erase(project, ["3"])
+    assert rows(project) == [(1, 2), (2, 1)]
+    assert not (project / BLOCKS).exists()
+
+
+def test_table_that_cannot_be_read_counts_as_a_trace(project: Path) -> None:
+    erase(project, ["3"])
+    assert find_traces(project, "3") == ["prepared/users.parquet"]
+    (project / "prepared" / "users.parquet").write_bytes(b"PAR1 half")
+    assert find_traces(project, "3") == ["prepared/users.parquet (cannot be read)"]
+
+
+@contextmanager
+def in_another_thread(lock: AbstractContextManager[None]) -> Iterator[None]:
+    """Holds a lock in another thread, where it counts as held by another process."""
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            may_end.wait()
+
+    with ThreadPoolExecutor(1) as executor:
+        holder = executor.submit(hold)
+        is_held.wait()
+        try:
+            yield
+        finally:
+            may_end.set()
+            holder.result()
+
+
+LOCKS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
+    "stages run": lambda root: files.stage_lock(root / layout.STAGE_LOCK),
+    "lists are made": lambda root: files.folder_lock(root / BLOCKS, "busy"),
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_erasure_during_a_run_records_the_user_and_leaves_files_unchanged(name: str, project: Path) -> None:
+    before = rows(project)
+    with in_another_thread(LOCKS[name](project)):
+        with pytest.raises(
+            BusyError, match=rf"(?s)3: recorded as erased.*by process {os.getpid()}: .*run the command again"
+        ):
+            erase(project, ["3"])
+        assert read_erasure_digests(project / layout.PREPARED) == {erasure_digest(3)}
+        assert rows(project) == before
+        assert (project / BLOCKS / "0.parquet").is_file()
+    erase(project, ["3"])
+    assert rows(project) == [(1, 2), (2, 1)]
