@@ -44,10 +44,10 @@ debian:
 		echo "no chromium, chromedriver, faketime, qemu-user or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
-	@pytest -m system -n 2 --dist loadfile
+	@pytest -m system -n auto --dist loadfile --no-loadscope-reorder
 
 prove: $(INSTALLED) debian
-	@pytest -m proof --durations=0
+	@pytest -m "proof or hypothesis" --hypothesis-profile prove --durations=0
 
 check: $(INSTALLED)
 	@ruff check .

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array  # type: ignore[import-untyped]
 from torch import Tensor
 
-from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, Query
 from befriend.models.negatives import draw_negatives
 from befriend.models.query_tower import QueryTower
 from befriend.models.sampled_softmax import softmax_loss
@@ -165,7 +165,7 @@ class NextItemObjective(ABC):
         """Recall@10 and NDCG@10 of each customer's item at index -`from_end`, predicted from all items before it."""
         model, ranks = self.model, []
         model.eval()
-        lookup, all_items = model.users.lookup(), Targets(torch.arange(self.num_items, device=model.device))
+        lookup, all_items = model.users.lookup(), CandidateInputs(torch.arange(self.num_items, device=model.device))
         customers = sorted(self.customers, key=len)
         for start in range(0, len(customers), 512):
             block = customers[start : start + 512]
@@ -197,7 +197,7 @@ class TwoTowers(NextItemObjective):
     def softmax(self, query: Query, target: Tensor, lookup: EmbeddingLookup) -> Tensor:
         all_items = torch.arange(self.num_items, device=target.device)
         negatives = draw_negatives(target, self.model.popularity, all_items, "mixed", NUM_RAND_NEGS)
-        scores = self.model.score_shared(query, Targets(negatives.users), lookup)
+        scores = self.model.score_shared(query, CandidateInputs(negatives.users), lookup)
         positive = torch.einsum("pd,pd->p", query.static, self.model.users(target, lookup))
         no_candidates = scores.new_zeros(len(target), 0)
         allowed = negatives.users != target[:, None]

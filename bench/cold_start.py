@@ -21,7 +21,7 @@ import torch
 from befriend.config import load_params
 from befriend.data.event_log import EventLog
 from befriend.data.split import read_split
-from befriend.evaluation.metrics import UserBootstrap, per_list
+from befriend.evaluation.metrics import UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import make_eval_queries, target_ranks
 from befriend.evaluation.run_rankers import run_rankers
 from befriend.retrieval.loaded_models import LoadedModels
@@ -57,7 +57,7 @@ def main() -> None:
             events, new = q.events[q.row_event], q.row_excludes_contacts
             # NDCG@10 with cold-start users on the lists, and without them
             shown, hidden = (
-                per_list(target_ranks(lists_by_regime[regime][MODEL][new], log.target[events[new]]))[0]
+                metrics_per_list(target_ranks(lists_by_regime[regime][MODEL][new], log.target[events[new]]))[0]
                 for lists_by_regime in (lists.served, lists.protocol)
             )
             results[regime].append((project.name, log.actor[events[new]], shown, hidden))

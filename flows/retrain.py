@@ -1,4 +1,7 @@
-"""Flow that trains on new events, and serves the run if the gate accepts it. In a shell: `python -m flows.retrain`."""
+"""Flow that trains on new events, and serves the run if the gate accepts it. In a shell: `python -m flows.retrain`.
+
+The gate compares the run with the champion, the promoted run that is served.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def retrain(
     notify: bool = True,
     force: bool = False,
 ) -> Any:
-    """Brings everything up to date, and serves the new run if the gate accepts it. A stopped run continues.
+    """Brings everything up to date, and serves the new run if the gate accepts it.
+
+    If it is stopped, run it again: finished stages are not repeated.
 
     Args:
         update: Import the data again if its source has changed.
@@ -56,8 +61,8 @@ def retrain(
         check_drift: Compare new events with those of the champion, before the other stages.
         train: Bring the other stages up to date. Off: the gate checks the current run as it is.
         promote: Run the gate, and serve the run if it passes. Off: the champion stays.
-        recommend: Make lists for all users after a promotion.
-        commit: After a promotion, commit the files that reproduce the champion.
+        recommend: Make lists for all users, unless the champion has made them already.
+        commit: Commit the files that reproduce the champion, unless the gate refused the run.
         tidy: After a promotion, remove old promoted runs, checkpoints and cached results.
         notify: Send a message about a refusal or a promotion. A failure is always sent.
         force: Promote the run even if the gate refuses it; the manifest records this.

@@ -1,7 +1,7 @@
 """`make ui`: runs a Prefect server for this checkout, with its deployments and a worker, until Ctrl-C.
 
-The work pool runs one flow at a time. The deployments are those of prefect.yaml. Runs that an earlier `make ui` left
-unfinished are ended. All files are in .prefect/ (see flows/__init__.py).
+The deployments are those of prefect.yaml. The work pool, from which the worker takes runs, runs one flow at a time.
+Runs that an earlier `make ui` left unfinished are ended. All files are in .prefect/ (see flows/__init__.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _stop_once(*_: object) -> None:
-    """Signal handler that starts the end, and ignores further signals: a second Ctrl-C must not interrupt it."""
+    """Signal handler that starts the shutdown, and ignores further signals: a second Ctrl-C must not interrupt it."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     print("\nmake ui: stopping", file=sys.stderr, flush=True)
@@ -62,7 +62,10 @@ def _stop_once(*_: object) -> None:
 
 
 def serve(port: int) -> None:
-    """Starts server, deployments and worker. Ends them in reverse order, so that a run can still report its state."""
+    """Starts server, deployments and worker. Ends them in reverse order, so that a run can still report its state.
+
+    Never returns: it ends by KeyboardInterrupt, or with a BefriendError if the server or the worker ends by itself.
+    """
     page = f"http://127.0.0.1:{port}"
     _check_port_is_free(port)
     os.environ["PREFECT_API_URL"] = f"{page}/api"
@@ -128,7 +131,10 @@ def remove_leftover_runs(client: SyncPrefectClient) -> None:
 
 
 def cancel_runs() -> None:
-    """Cancels all active runs, and returns after they have ended. A worker that is stopped does not end its runs."""
+    """Cancels all active runs, and waits until they have ended, at most CANCEL_TIMEOUT seconds.
+
+    Without this, they would go on: a worker that is stopped does not end its runs.
+    """
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling

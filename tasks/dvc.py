@@ -45,7 +45,7 @@ _ADVICE_LINES = (
     "Use `dvc push`",
     "Data and pipelines are up",
 )
-_KILL_EXIT_CODES = ("-9", "-15", "137", "143")
+_KILL_EXIT_CODES = ("-9", "-15", "137", "143")  # of a stage that got SIGKILL or SIGTERM
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class StageOutcome:
 
 
 class StageError(BefriendError):
-    """A stage failed; the message is that of the stage.
+    """A stage, or another command of a task, failed; the message is that of the command.
 
-    exit_code: exit code of the stage; began: the stage was started, so files in reports/ may be from this run;
+    exit_code: exit code of the command; began: the stage was started, so files in reports/ may be from this run;
     is_transient: the same command may succeed later although nothing is changed.
     """
 
@@ -133,8 +133,8 @@ def dvc_command(target: str, force: bool) -> list[str]:
 def stage_error(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
     """The StageError for a failed `dvc repro`.
 
-    code: exit code of DVC, which is 255 for all failures; lines: its output; record: path of runs/<stage>.json if this
-    run wrote it, else None.
+    code: exit code of DVC, 255 for all failures, negative if a signal ended it; lines: its output; record: path of
+    runs/<stage>.json, in which a stage notes its status, if this run wrote it, else None.
     """
     run_record = files.read_json(record) if record else {}
     if run_record.get("status") == "failed":
@@ -167,7 +167,10 @@ def error_message(lines: list[str]) -> str:
 
 
 def run_streaming(arguments: list[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Runs a command, and calls on_line with each line of its output. Returns its exit code and the lines."""
+    """Runs a command, and calls on_line with each line of its output. Returns its exit code and the lines.
+
+    Leaves out blank lines, and advice of DVC for interactive use.
+    """
     path = f"{environment_bin()}{os.pathsep}{os.environ.get('PATH', '')}"  # stages call `befriend`
     lines = []
     with subprocess.Popen(
@@ -191,7 +194,7 @@ def run_streaming(arguments: list[str], on_line: Callable[[str], None]) -> tuple
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Ends DVC and the stage that it runs: first with SIGINT, so that the stage can clean up, then with SIGKILL."""
+    """Ends a command and what it started: first with SIGINT, so that a stage can clean up, then with SIGKILL."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             return

@@ -1,4 +1,7 @@
-"""Prefect tasks that promote a run, make lists for all users, commit files, and free disk space."""
+"""Prefect tasks that promote a run, make lists for all users, commit files, and free disk space.
+
+The champion is the promoted run that is served. The gate checks a run before it is promoted.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ MANIFEST_KEY, LISTS_KEY = "champion-manifest", "lists"
 
 @stage_task("promote", "Serve the run from now on.", run_name="promote")
 def promote(force: bool = False) -> int:
-    """Returns the number of the champion. force: promote even a run that the gate refused."""
+    """Promotes the current run, and returns the number of the champion. force: also if the gate refuses the run."""
     run_befriend("promote", *["--force"] * force)
     champion = registry.current_champion(Path())
     assert champion is not None

@@ -1,8 +1,8 @@
 """Publishers: functions that show the results of a stage as artifacts on the page of its Prefect run.
 
 A publisher reads what the stage wrote to reports/ and runs/. It publishes the report of the stage, its metrics next to
-those of the last commit, and links to its files. Its argument `ran` is False if the stage was up to date already.
-`tasks.stage_tasks` assigns a publisher to each stage.
+those of the last commit (`committed`), and links to its files. Its argument `ran` is False if the stage was up to date
+already. `tasks.stage_tasks` assigns a publisher to each stage.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tasks.curve_report import METRICS_FILE, compare_with_committed, read_curves
 from tasks.page_artifacts import publish_link, read_committed, without_images
 
 METRIC = "ndcg@10"
-HEADLINE = (("any", "all"), ("new", "new"))  # (kind of list, segment of its events)
+HEADLINE = (("any", "all"), ("new", "new"))  # (kind of list, segment)
 Metrics = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
-"""regime -> kind of list -> segment -> model -> metric -> value, as in metrics.json"""
+"""regime -> kind of list -> segment -> model -> metric -> value, as in metrics.json; a segment is a kind of events"""
 
 
 def artifact_key(stage: str, content: str) -> str:
@@ -176,7 +176,10 @@ def publish_clusters(ran: bool) -> None:
 
 
 def search_rows(metrics: dict[str, Any], committed: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A row for each share of users. metrics, committed: content of clusters.json now and in the last commit."""
+    """A row for each way to search, and each share of the users that is searched.
+
+    metrics, committed: content of clusters.json now and in the last commit.
+    """
     committed_curves = (committed or {}).get("search", {})
     return [
         {

@@ -1,4 +1,7 @@
-"""The stages of dvc.yaml as Prefect tasks. STAGES has the description and the publisher of each."""
+"""The stages of dvc.yaml as Prefect tasks.
+
+STAGES has the description of each stage, and its publisher: the function that shows its results on Prefect's page.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ class Stage:
 
     description: str
     publish: Callable[[bool], None]
-    """shows the results of the stage as artifacts; its argument is False if the stage was up to date already"""
+    """shows the results of the stage as Prefect artifacts; its argument is False if the stage was up to date already"""
     trains: bool = False
     """whether the output of the stage has the progress of a training, which is shown as a progress artifact"""
     publish_failure: bool = False
-    """whether results are published also if the stage failed, such as the report on a refused log"""
+    """whether results are published also if the stage failed, such as the report on a log that was refused"""
 
 
 STAGES: dict[str, Stage] = {

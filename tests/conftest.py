@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
+hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("prove", max_examples=2000, deadline=None)  # of `make prove`
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

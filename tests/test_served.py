@@ -28,6 +28,8 @@ from befriend.retrieval.ranker import read_boosters
 from befriend.retrieval.requests import LIST_DEPTH
 from tests.conftest import call
 
+pytestmark = pytest.mark.system  # needs a run of several stages
+
 MODELS: tuple[Any, ...] = ("both", "two-tower", "stu")
 
 

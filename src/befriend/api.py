@@ -1,11 +1,13 @@
 """The Python API: load a project, recommend users, explain recommendations, export vectors.
 
-import befriend
+    import befriend
 
-project = befriend.load("path/to/project")
-project.recommend([21995, 14194], k=5, new_only=True)
-project.explain(21995, [14194])
-project.vectors()
+    project = befriend.load("path/to/project")
+    project.recommend([21995, 14194], k=5, new_only=True)
+    project.explain(21995, [14194])
+    project.vectors()
+
+Users are given and returned by external ids, their ids in the log. Internal ids are the numbers 0 to N - 1.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Befriend:
     def recommend(
         self, users: Sequence[Any] | pl.Series, options: RecommendOptions | None = None, **fields: Any
     ) -> pl.DataFrame:
-        """Makes a list for each user, by their ids in the log.
+        """Makes a list for each user, given by external ids.
 
         Give options, or fields of `RecommendOptions` by name: `recommend([21995], k=5, new_only=True)`. With both, the
         fields replace those of the options. Raises CallError for a field that does not exist.
@@ -76,8 +78,9 @@ class Befriend:
         """Makes a list for each row of a table of requests.
 
         requests: columns user_id, at, filter_at, regime, action and list, see
-        `befriend.recommendation.request_table.COLUMNS`; these options are ignored. Columns of the result: those of
-        `recommend`, and request, the row in the table of requests.
+        `befriend.recommendation.request_table.COLUMNS`. They take the place of the options at, filter_at, regime,
+        action and new_only, which have no effect. Columns of the result: those of `recommend`, and request, the row in
+        the table of requests.
         """
         maker, tables, row = self.list_maker(options), [], 0
         for block in split_into_blocks(requests):
@@ -86,7 +89,7 @@ class Befriend:
         return pl.concat(tables)
 
     def list_maker(self, options: RecommendOptions | None = None) -> ListMaker:
-        """The object that makes the lists of `recommend_requests`, for callers that write them block by block."""
+        """The `ListMaker` of `recommend_requests`, for callers that make and write lists block by block."""
         options = options or RecommendOptions()
         recommender = self.recommender(options)
         vectors = self._unit_vectors if options.constraints.diversity else np.empty((self.log.num_users, 0), np.float32)
@@ -123,7 +126,7 @@ class Befriend:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the log and of all trained models. Lists depend on these, and on requests and options."""
+        """Digest of all that lists depend on, apart from requests and options: log, erased users and trained models."""
         models = artifacts.files_in(*(self.root / folder for folder in layout.MODEL_FOLDERS))
         trained = artifacts.fingerprint(self.root, models)
         return artifacts.fingerprint(self.prepared, artifacts.files_in(self.prepared), trained, *sorted(self.erased))
@@ -156,7 +159,8 @@ class Befriend:
     ) -> list[list[str]]:
         """Sentences for each row of lists that `recommend_requests` made for these requests with these options.
 
-        Of the options, only the model has an effect, because explanations are always computed with exact search.
+        lists: columns request and recommended. Of the options, only the model has an effect: explanations are always
+        computed with exact search. Raises CallError as `explain` does.
         """
         options = options or RecommendOptions()
         explainer, maker = self._explainer, self.list_maker()
@@ -183,21 +187,21 @@ class Befriend:
 
     @cached_property
     def _static_vectors(self) -> torch.Tensor:
-        """float32[N, D]: the embeddings of all users by the two-tower model."""
+        """float32[N, D]: the static vectors of all users by the two-tower model, from embedding and attributes."""
         model = self.models.two_tower.model
         with torch.no_grad():
             return model.users(torch.arange(self.log.num_users), model.users.lookup())
 
     @cached_property
     def _unit_vectors(self) -> np.ndarray:
-        """float32[N, D]: the embeddings, scaled to length 1."""
+        """float32[N, D]: the static vectors, scaled to length 1."""
         return torch.nn.functional.normalize(self._static_vectors, dim=1).numpy()
 
     def vectors(self) -> pl.DataFrame:
-        """A table of all users of the log, with the columns user_id, vector and stu.
+        """A table of all users of the log who are not erased, with the columns user_id, vector and stu.
 
-        vector: the embedding of the two-tower model, which no event changes after training; stu: the tokens of the
-        user's semantic ID (social tokenized user id).
+        vector: the user's static vector in the two-tower model, which no event changes after training; stu: the tokens
+        of the user's semantic ID (social tokenized user id).
         """
         vectors = self._static_vectors
         table = pl.DataFrame(

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_artifact(folder: Path, description_file: str, name: str, remedy: str) -> Iterator[dict[str, Any]]:
-    """Yields the content of the JSON file that describes an artifact, a file in its folder.
+    """Yields the content of `description_file`, the JSON file in an artifact's folder that describes it.
 
-    Raises a DataError if this file is missing, or if it or another file that the block reads is damaged. name: of the
-    artifact in messages. remedy: how to make it again, such as "Run `dvc repro cluster`".
+    Raises a DataError if this file is missing, or if it or another file that the block reads is missing or damaged.
+    name: of the artifact in messages. remedy: how to make it again, such as "Run `dvc repro cluster`".
     """
     from safetensors import SafetensorError
 

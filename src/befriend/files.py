@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from befriend.errors import BusyError
 
 LOCK_VARIABLE = "BEFRIEND_LOCK_HOLDER"
+"""environment variable with the keys of held stage locks, see `stage_lock`"""
 LOCK_FILE, NEW_FOLDER, OLD_FOLDER = "lock", "new", "old"
 """names in the temporary folder of a writer: its lock, the new version, and the old version while it is replaced"""
 
@@ -38,9 +39,10 @@ def _fsync(path: Path) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path for a file or a folder, and moves it to `path` when the block ends without an error.
 
-    However the process ends, `path` is complete: it is the old version or the new one. The temporary path lies in a
-    folder `.<name>.*.tmp` next to `path`, which is locked while its writer runs. `recover` removes the folders of
-    killed writers.
+    However the process ends, what is at `path` is complete: the old version or the new one. Only where a file system
+    cannot exchange two folders in one step, a killed writer may leave nothing at `path`: then `recover` moves the old
+    version back. The temporary path lies in a folder `.<name>.*.tmp` next to `path`, which is locked while its writer
+    runs. `recover` removes the folders of killed writers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
@@ -133,7 +135,7 @@ def _rename_for_removal(folder: Path, name: str) -> Path:
 
 
 def _try_lock(path: Path) -> TextIO | None:
-    """Takes an exclusive lock on the file `path`, held until it is closed; None if another process holds it.
+    """Opens the file `path` and locks it until it is closed; None if another process or thread holds the lock.
 
     The kernel releases the lock when its holder ends, so there are no stale locks.
     """
@@ -175,6 +177,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -233,7 +236,9 @@ _entry_lock = threading.Lock()
 
 @contextmanager
 def stage_lock(path: Path) -> Iterator[None]:
-    """Holds the stage lock of a project while stages run; BusyError names the holder if another process has it.
+    """Holds the stage lock of a project while stages run; BusyError names the holder if it is held elsewhere.
+
+    path: the lock file.
 
     The thread that holds the lock may take it again. So may processes that the holder starts (a flow starts `dvc`,
     which starts a stage): they share the lock, which is free when the last of them has ended. They prove it with a

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from befriend.evaluation.metrics import UserBootstrap, gini, per_list
+from befriend.evaluation.metrics import UserBootstrap, gini, metrics_per_list
 
 
 def test_metrics_of_single_ranks_match_values_computed_by_hand() -> None:
-    ndcg, hit, mrr = per_list(np.array([1, 3, 10, 11, 100, 101, np.inf]))
+    ndcg, hit, mrr = metrics_per_list(np.array([1, 3, 10, 11, 100, 101, np.inf]))
     assert ndcg == pytest.approx([1, 0.5, 1 / np.log2(11), 0, 0, 0, 0])
     assert hit.tolist() == [1, 1, 1, 0, 0, 0, 0]
     assert mrr == pytest.approx([1, 1 / 3, 1 / 10, 1 / 11, 1 / 100, 0, 0])

@@ -13,10 +13,10 @@ from befriend.features.activity import (
     INCOMING_HALF_LIVES,
     MAX_AGE_SECONDS,
     MIN_DECAYED_SUM,
+    NUM_PAIR_FEATURES,
+    NUM_USER_FEATURES,
     OUTGOING_HALF_LIVES,
-    PAIR_FEATURES,
     PAIR_HALF_LIVES,
-    USER_FEATURES,
     Activity,
 )
 from befriend.features.histories import Histories
@@ -40,7 +40,7 @@ def test_user_features_match_values_computed_by_hand() -> None:
     cutoff = T0 + 3 * DAY
     entry = a.last_entries(single(0), single(3))
     features = a.user_features(entry, single(3), single(cutoff))[0]
-    assert features.shape == (USER_FEATURES,)
+    assert features.shape == (NUM_USER_FEATURES,)
     received = sum(2.0 ** -(age * DAY / INCOMING_HALF_LIVES[2]) for age in (2, 1))  # half-life of a day
     expected = {
         0: 1.0,
@@ -74,7 +74,7 @@ def test_pair_features_match_values_computed_by_hand() -> None:
     end = a.histories.end_offsets(single(0), single(3))
     entry = a.last_pair_entries(single(0), single(1), single(3))
     features = a.pair_features(entry, end, single(3), single(T0 + 3 * DAY))[0]
-    assert features.shape == (PAIR_FEATURES,)
+    assert features.shape == (NUM_PAIR_FEATURES,)
     decayed = sum(2.0 ** -(age * DAY / PAIR_HALF_LIVES[1]) for age in (3, 2))
     for k, value in {
         0: math.log1p(2 * DAY),  # received from 1 two days ago

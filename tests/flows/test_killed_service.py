@@ -26,27 +26,26 @@ def find_process(project: Project, command_part: str) -> int:
     raise AssertionError(f"no {command_part} among {project.processes()}")
 
 
-def test_make_ui_works_again_after_its_worker_or_its_server_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command_part", ["worker start", pytest.param("server start", marks=pytest.mark.proof)])
+def test_make_ui_works_again_after_its_worker_or_its_server_was_killed(command_part: str, tmp_path: Path) -> None:
     project = small_checkout(tmp_path, "")
-    lock = project.root / "dvc.lock"
-    for command_part in ("worker start", "server start"):
-        with started(project) as ui:
-            ui.server.start("validate", force=True)
-            end = time.monotonic() + 60
-            while not any("befriend validate" in process for process in project.processes()):
-                assert time.monotonic() < end, ui.output.read_text()
-                time.sleep(0.2)
-            os.kill(find_process(project, command_part), signal.SIGKILL)
-            assert ui.process.wait(timeout=120) != 0
-            assert "ended by itself" in ui.output.read_text()
-        end = time.monotonic() + 90
-        while project.processes() and time.monotonic() < end:
-            time.sleep(0.5)
-        assert project.processes() == []
+    with started(project) as ui:
+        ui.server.start("validate", force=True)
+        end = time.monotonic() + 60
+        while not any("befriend validate" in process for process in project.processes()):
+            assert time.monotonic() < end, ui.output.read_text()
+            time.sleep(0.2)
+        os.kill(find_process(project, command_part), signal.SIGKILL)
+        assert ui.process.wait(timeout=120) != 0
+        assert "ended by itself" in ui.output.read_text()
+    end = time.monotonic() + 90
+    while project.processes() and time.monotonic() < end:
+        time.sleep(0.5)
+    assert project.processes() == []
     with serving(project) as server:
         run = server.wait_until_finished(server.start("validate"))
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         active = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
         assert server.post("flow_runs/filter", flow_runs=active) == []
-    assert "prepared/events.parquet" in lock.read_text()
+    assert "prepared/events.parquet" in (project.root / "dvc.lock").read_text()
     assert project.call("dvc", "status", "validate").stdout.strip().endswith("up to date.")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from befriend.data.regimes import UNKNOWN_ACTION
-from befriend.models.model_inputs import DedupedTextVectors, NextTargetPredictionBatch, Positions, Targets
+from befriend.models.model_inputs import CandidateInputs, DedupedTextVectors, NextTargetPredictionBatch, Positions
 from befriend.models.negatives import all_as_negatives, draw_negatives
 from befriend.models.sampled_softmax import softmax_loss
 from tests.models.conftest import ACTIONS, USERS, B, N, ids_only, make_batch, make_model
@@ -249,7 +249,7 @@ def test_the_required_fields_are_enough(examples: NextTargetPredictionBatch) -> 
 
 def test_predictions_are_the_largest_inner_products(examples: NextTargetPredictionBatch) -> None:
     m = make_model()
-    scores = m(examples) @ m.target_vectors(Targets(torch.arange(USERS))).T
+    scores = m(examples) @ m.target_vectors(CandidateInputs(torch.arange(USERS))).T
     scores[torch.arange(B), examples.actor_id] = -torch.inf
     assert torch.equal(m.predict_top_k(examples, 3)[0], scores.topk(3).indices)
 
@@ -260,7 +260,7 @@ def test_a_user_unseen_in_training_has_a_query_and_can_be_a_target(examples: Nex
     from_newcomer = replace(examples, actor_id=torch.full((B,), newcomer))
     assert m(from_newcomer).isfinite().all()
     assert not torch.allclose(m(from_newcomer)[5], m(from_newcomer)[6])  # the histories differ
-    targets = Targets(
+    targets = CandidateInputs(
         torch.tensor([newcomer, newcomer + 1]),
         torch.tensor([[1, 2], [3, 4]]),
         torch.tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 1.0, 0.0]]),
@@ -308,10 +308,10 @@ def test_a_hidden_action_has_its_own_embedding(examples: NextTargetPredictionBat
 
 def test_attributes_change_a_user_in_both_towers(examples: NextTargetPredictionBatch) -> None:
     m = make_model(categories=(4,), numeric=2)
-    query, before = m(examples), m.target_vectors(Targets(torch.tensor([3, USERS + 9])))
+    query, before = m(examples), m.target_vectors(CandidateInputs(torch.tensor([3, USERS + 9])))
     m.users.set_attributes(torch.full((USERS, 1), 2), torch.ones(USERS, 2))
     assert not torch.allclose(m(examples), query)
-    after = m.target_vectors(Targets(torch.tensor([3, USERS + 9])))
+    after = m.target_vectors(CandidateInputs(torch.tensor([3, USERS + 9])))
     assert not torch.allclose(after[0], before[0])
     assert torch.equal(after[1], before[1])  # a user beyond the table of attributes
 
@@ -340,12 +340,14 @@ def test_the_dynamic_term_is_the_inner_product_with_activity_features_and_text_v
     text_vectors = torch.where(row[..., None] >= 0, vectors[row.clamp(min=0)], 0)
     assert torch.equal(deduped.vectors[deduped.index], text_vectors)
     users = torch.zeros(2, 5, dtype=torch.long)
-    targets = Targets(users, features=features, text_vectors=deduped)
+    targets = CandidateInputs(users, features=features, text_vectors=deduped)
     assert torch.equal(m.dynamic_vectors(targets)[..., -3:], text_vectors)
     by_hand = torch.einsum("pt,pkt->pk", query, m.dynamic_vectors(targets))
     assert torch.allclose(m.dynamic_scores(query, targets), by_hand, atol=1e-5)
     more_deduped = DedupedTextVectors.of(torch.tensor([[1], [-1]]), vectors)
-    joined = targets.concat(Targets(users[:, :1], features=features[:, :1], text_vectors=more_deduped)).text_vectors
+    joined = targets.concat(
+        CandidateInputs(users[:, :1], features=features[:, :1], text_vectors=more_deduped)
+    ).text_vectors
     assert joined is not None
     expected = torch.cat([text_vectors, torch.stack([vectors[1:2], torch.zeros(1, 3)])], 1)
     assert torch.equal(joined.vectors[joined.index], expected)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from befriend.features.contact_bags import ContactBags
+from befriend.features.neighbor_bags import NeighborBags
 from befriend.models.user_clusters import SoftClusters, UserClusters
 
 
@@ -79,18 +79,18 @@ def test_as_many_clusters_as_users_end_one_to_one() -> None:
     assert float(memberships.amax(1).min().detach()) > 0.95
 
 
-def test_a_later_user_belongs_to_the_clusters_of_its_contacts() -> None:
+def test_a_later_user_belongs_to_the_clusters_of_its_neighbors() -> None:
     embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     model = UserClusters(embeddings, 2).eval()
     with torch.no_grad():
         model.clusters.table.weight.copy_(torch.eye(2))
     other_users = torch.tensor([[0, 1], [2, 2], [0, 2], [0, 0]])
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 0]]).bool()
-    vectors = model(ContactBags(torch.tensor([3, 99, 2, 99]), other_users, mask))
+    vectors = model(NeighborBags(torch.tensor([3, 99, 2, 99]), other_users, mask))
     mixed = torch.tensor([0.5, 1.5])  # embedding (0, 1) plus the mean of (1, 0) and (0, 1)
     assert torch.allclose(vectors[0], torch.tensor([1.0, 0.0]))
     assert torch.allclose(vectors[1], torch.tensor([0.0, 1.0]))  # an internal id beyond the table
     assert torch.allclose(vectors[2], F.normalize(mixed, dim=0))
-    assert torch.allclose(vectors[3], torch.zeros(2))  # no embedding and no contacts: equally close to all clusters
-    memberships = model.log_memberships(ContactBags(torch.tensor([99]), other_users[3:], mask[3:])).exp()
+    assert torch.allclose(vectors[3], torch.zeros(2))  # no embedding and no neighbors: equally close to all clusters
+    memberships = model.log_memberships(NeighborBags(torch.tensor([99]), other_users[3:], mask[3:])).exp()
     assert torch.allclose(memberships, torch.tensor([[0.5, 0.5]]))

@@ -18,7 +18,7 @@ from befriend.features.text_vectors import TextVectors
 from befriend.objectives.epoch_batches import MIN_BATCHES_PER_CHUNK, EpochBatches
 from befriend.objectives.objective_settings import TwoTowerSettings
 from befriend.objectives.train_batch import TrainBatch
-from befriend.objectives.training_queries import TrainingExamples
+from befriend.objectives.training_queries import TrainingQueryBuilder
 from tests.conftest import make_log, random_log
 
 DAY = 86_400
@@ -36,10 +36,10 @@ def make_settings(**options: Any) -> TwoTowerSettings:
     return TwoTowerSettings(**SMALL | options)
 
 
-def make_examples(log: EventLog, end: int | None = None, **options: Any) -> TrainingExamples:
+def make_builder(log: EventLog, end: int | None = None, **options: Any) -> TrainingQueryBuilder:
     s = make_settings(**options)
     end = split_by_time(log.timestamp, 0.8, 0.9).validation_start if end is None else end
-    return TrainingExamples(FeatureView.of(log, s.received_events), end, s)
+    return TrainingQueryBuilder(FeatureView.of(log, s.received_events), end, s)
 
 
 def named_tensors(batch: Any, name: str = "") -> dict[str, torch.Tensor]:
@@ -71,8 +71,8 @@ def test_no_event_of_validation_or_test_reaches_any_training_input(log: EventLog
         timestamp=np.concatenate([log.timestamp[:end], log.timestamp[end:] + 5 * DAY]),
     )
     for epoch in (0, 3):
-        batches = make_examples(log, end, received_events=received).epoch(epoch)
-        changed_batches = make_examples(changed, end, received_events=received).epoch(epoch)
+        batches = make_builder(log, end, received_events=received).epoch(epoch)
+        changed_batches = make_builder(changed, end, received_events=received).epoch(epoch)
         assert len(batches) == len(changed_batches) > 3
         for batch, changed_batch in zip(batches, changed_batches, strict=True):
             tensors, changed_tensors = named_tensors(batch), named_tensors(changed_batch)
@@ -81,16 +81,16 @@ def test_no_event_of_validation_or_test_reaches_any_training_input(log: EventLog
                 assert torch.equal(tensors[name], changed_tensors[name]), name
 
 
-def all_batches(examples: TrainingExamples) -> list[TrainBatch]:
-    epoch = examples.epoch(0)
+def all_batches(builder: TrainingQueryBuilder) -> list[TrainBatch]:
+    epoch = builder.epoch(0)
     return [epoch[k] for k in range(len(epoch))]
 
 
 def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> None:
-    examples = make_examples(log, positions_per_batch=37)
+    builder = make_builder(log, positions_per_batch=37)
     queries = [
         (int(regime), int(actor), int(target), int(cutoff))
-        for b in all_batches(examples)
+        for b in all_batches(builder)
         for regime, actor, target, cutoff in zip(
             b.positions.regime,
             b.histories.actor_id[b.positions.row],
@@ -100,12 +100,12 @@ def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> N
         )
     ]
     for k, regime in ((REGIMES.index(name), name) for name in ("streaming", "daily")):
-        cutoff = log.timestamp[: examples.end]
+        cutoff = log.timestamp[: builder.end]
         if regime == "daily":
             cutoff = cutoff // DAY * DAY
         expected = [
             (k, int(log.actor[e]), int(log.target[e]), int(cutoff[e]))
-            for e in range(examples.end)
+            for e in range(builder.end)
             if log.first_seen[log.target[e]] < cutoff[e]
         ]
         assert sorted(expected) == sorted(query for query in queries if query[0] == k)
@@ -114,15 +114,14 @@ def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> N
 
 
 def test_the_action_is_known_in_streaming_only(log: EventLog) -> None:
-    for b in all_batches(make_examples(log)):
+    for b in all_batches(make_builder(log)):
         assert b.positions.regime is not None
         assert torch.equal(b.positions.action != UNKNOWN_ACTION, b.positions.regime == REGIMES.index("streaming"))
 
 
 def test_without_streaming_every_event_is_queried_in_live(log: EventLog) -> None:
     live, streaming = (
-        sum(len(b.weight) for b in all_batches(make_examples(log, regimes=[regime])))
-        for regime in ("live", "streaming")
+        sum(len(b.weight) for b in all_batches(make_builder(log, regimes=[regime]))) for regime in ("live", "streaming")
     )
     assert live == streaming
 
@@ -141,10 +140,10 @@ def test_a_user_with_a_text_and_no_event_is_a_target_and_a_negative_as_in_servic
     )
     texts = replace(texts, vectors=torch.eye(2))
     settings = TwoTowerSettings(**SMALL | {"regimes": ["streaming"], "num_rand_negs": 64, "positions_per_batch": 4})
-    examples = TrainingExamples(FeatureView.of(log, texts=texts), 24, settings)
-    assert set(examples.negative_pool.tolist()) == {0, 1, 2, 3, 4}
+    builder = TrainingQueryBuilder(FeatureView.of(log, texts=texts), 24, settings)
+    assert set(builder.negative_pool.tolist()) == {0, 1, 2, 3, 4}
     queries = {}
-    for b in all_batches(examples):
+    for b in all_batches(builder):
         for k in range(len(b.weight)):
             negatives = set(b.shared.users[b.shared_mask[k]].tolist())
             negatives |= set(b.candidates.users[k, 1:][b.candidate_mask[k]].tolist())
@@ -158,24 +157,24 @@ def test_a_user_with_a_text_and_no_event_is_a_target_and_a_negative_as_in_servic
 
 def test_frozen_queries_see_what_was_visible_up_to_an_eighth_of_training_earlier(log: EventLog) -> None:
     slow_then_fast = replace(log, timestamp=10_000_000 - np.arange(log.num_events)[::-1] ** 2)
-    examples = make_examples(slow_then_fast, regimes=("frozen",))
-    longest = examples.end // 8
-    epochs = [examples.sample_queries(np.random.default_rng(seed)) for seed in range(20)]
+    builder = make_builder(slow_then_fast, regimes=("frozen",))
+    longest = builder.end // 8
+    epochs = [builder.sample_queries(np.random.default_rng(seed)) for seed in range(20)]
     for queries in epochs:
         assert (slow_then_fast.timestamp[queries.num_visible] == queries.cutoff).all()
     event, lag = (
         np.concatenate([queries.event for queries in epochs]),
         np.concatenate([queries.event - queries.num_visible for queries in epochs]),
     )
-    late_lag = lag[event >= examples.end - longest]  # by then all users have events
+    late_lag = lag[event >= builder.end - longest]  # by then all users have events
     assert lag.min() == 0 and lag.max() == longest
     assert late_lag.mean() == pytest.approx(longest / 2, rel=0.05)  # uniform in events, not in seconds
 
 
 def test_a_position_reads_the_state_after_the_last_visible_entry_of_its_actor(log: EventLog) -> None:
-    examples = make_examples(log)
-    h = examples.activity.histories
-    for b in all_batches(examples)[:6]:
+    builder = make_builder(log)
+    h = builder.activity.histories
+    for b in all_batches(builder)[:6]:
         for p in range(len(b.weight)):
             row, state = int(b.positions.row[p]), int(b.positions.state[p])
             actor, num_visible = int(b.histories.actor_id[row]), int(b.num_visible[p])
@@ -194,9 +193,9 @@ def test_a_position_reads_the_state_after_the_last_visible_entry_of_its_actor(lo
 
 
 def test_no_candidate_is_a_true_target_the_actor_a_later_user_or_a_duplicate(log: EventLog) -> None:
-    examples = make_examples(log)
+    builder = make_builder(log)
     true_targets: dict[tuple[int, int, int], set[int]] = {}
-    batches = all_batches(examples)
+    batches = all_batches(builder)
     for b in batches:
         for p in range(len(b.weight)):
             key = (int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]), int(b.positions.regime[p]))
@@ -210,16 +209,16 @@ def test_no_candidate_is_a_true_target_the_actor_a_later_user_or_a_duplicate(log
             assert len(candidates) == len(set(candidates))
             assert actor not in candidates
             assert not true_targets[actor, num_visible, int(b.positions.regime[p])] & set(candidates)
-            assert all(int(examples.first_event[user]) < num_visible for user in candidates)
+            assert all(int(builder.first_event[user]) < num_visible for user in candidates)
 
 
 def test_masks_of_existing_contacts_and_first_contacts_equal_those_of_the_log(log: EventLog) -> None:
-    examples = make_examples(log, recent_events=0, history_candidates=200)
-    for b in all_batches(examples)[:8]:
+    builder = make_builder(log, recent_events=0, history_candidates=200)
+    for b in all_batches(builder)[:8]:
         for p in range(0, len(b.weight), 5):
             actor, num_visible = int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p])
-            window = examples.activity.histories.user_entries(actor, num_visible)
-            contacts = set(examples.activity.histories.other_user[window].tolist())
+            window = builder.activity.histories.user_entries(actor, num_visible)
+            contacts = set(builder.activity.histories.other_user[window].tolist())
             assert set(b.candidates.users[p, 1:][b.candidate_is_contact[p]].tolist()) == contacts
             assert set(b.shared.users[b.shared_is_contact[p]].tolist()) == contacts & set(b.shared.users.tolist())
             is_stranger = int(b.positions.target[p]) not in contacts
@@ -230,9 +229,9 @@ def test_masks_of_existing_contacts_and_first_contacts_equal_those_of_the_log(lo
 
 
 def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: EventLog) -> None:
-    examples = make_examples(log)
-    h = examples.activity.histories
-    for b in all_batches(examples)[:6]:
+    builder = make_builder(log)
+    h = builder.activity.histories
+    for b in all_batches(builder)[:6]:
         for p in range(len(b.weight)):
             window = h.user_entries(int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]))
             latest = set(h.other_user[window][-SMALL["history_candidates"] :].tolist())
@@ -242,8 +241,8 @@ def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: Eve
 
 
 def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:
-    single = all_batches(make_examples(log, temporal_positions=1, regimes=["streaming"]))
-    batches = all_batches(make_examples(log, regimes=["streaming"]))
+    single = all_batches(make_builder(log, temporal_positions=1, regimes=["streaming"]))
+    batches = all_batches(make_builder(log, regimes=["streaming"]))
     queries = sum(len(b.weight) for b in batches)
     assert sum(len(b.histories.actor_id) for b in single) == queries
     assert sum(len(b.histories.actor_id) for b in batches) < queries / 1.5
@@ -255,7 +254,7 @@ def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:
 
 
 def test_all_but_the_last_query_of_a_window_have_the_temporal_weight(log: EventLog) -> None:
-    for b in all_batches(make_examples(log, temporal_weight=0.25))[:4]:
+    for b in all_batches(make_builder(log, temporal_weight=0.25))[:4]:
         is_last = b.positions.row.diff(append=torch.tensor([-1])) != 0
         assert int(is_last.sum()) == len(b.histories.actor_id)
         assert torch.equal(b.weight, torch.where(is_last, 1, 0.25))
@@ -263,34 +262,34 @@ def test_all_but_the_last_query_of_a_window_have_the_temporal_weight(log: EventL
 
 def test_chronological_batches_go_from_the_earliest_time_chunk_to_the_latest(log: EventLog) -> None:
     """Earlier batches have earlier queries, up to the length of a time chunk."""
-    examples = make_examples(log, positions_per_batch=8)
-    time_chunks = len(EpochBatches(examples, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 8)
-    chunks_by_batch = [(b.num_visible * time_chunks // (examples.end + 1)).unique() for b in all_batches(examples)]
+    builder = make_builder(log, positions_per_batch=8)
+    time_chunks = len(EpochBatches(builder, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 8)
+    chunks_by_batch = [(b.num_visible * time_chunks // (builder.end + 1)).unique() for b in all_batches(builder)]
     assert time_chunks > 10 and all(len(chunks) == 1 for chunks in chunks_by_batch)
     assert torch.cat(chunks_by_batch).diff().min() >= 0 and len(torch.cat(chunks_by_batch).unique()) == time_chunks
-    shuffled = all_batches(make_examples(log, order="shuffled"))
-    assert max(int(b.num_visible.max() - b.num_visible.min()) for b in shuffled) > examples.end / 2
+    shuffled = all_batches(make_builder(log, order="shuffled"))
+    assert max(int(b.num_visible.max() - b.num_visible.min()) for b in shuffled) > builder.end / 2
 
 
 def test_in_chronological_order_only_the_freshest_regimes_train_user_embeddings(log: EventLog) -> None:
-    for b in all_batches(make_examples(log)):
+    for b in all_batches(make_builder(log)):
         assert b.positions.grad_mask is not None and b.positions.regime is not None
         assert torch.equal(b.positions.grad_mask, b.positions.regime <= 1)  # streaming and live
-    for b in all_batches(make_examples(log, regimes=["frozen", "daily"])):
+    for b in all_batches(make_builder(log, regimes=["frozen", "daily"])):
         assert b.positions.grad_mask is not None and b.positions.regime is not None
         assert torch.equal(b.positions.grad_mask, b.positions.regime == REGIMES.index("daily"))
-    assert all(b.positions.grad_mask is None for b in all_batches(make_examples(log, order="shuffled")))
+    assert all(b.positions.grad_mask is None for b in all_batches(make_builder(log, order="shuffled")))
 
 
 def test_log_q_of_targets_as_negatives_is_that_of_their_time_chunk(log: EventLog) -> None:
-    examples = make_examples(log, negatives="in_batch", regimes=["streaming"], positions_per_batch=16)
-    time_chunks = len(EpochBatches(examples, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 16)
+    builder = make_builder(log, negatives="in_batch", regimes=["streaming"], positions_per_batch=16)
+    time_chunks = len(EpochBatches(builder, 0).queries.event) // (MIN_BATCHES_PER_CHUNK * 16)
     assert time_chunks > 1
     targets: dict[int, list[torch.Tensor]] = {}
-    for b in all_batches(examples):
-        targets.setdefault(int(b.num_visible[0]) * time_chunks // (examples.end + 1), []).append(b.positions.target)
-    for b in all_batches(examples):
-        chunk_targets = torch.cat(targets[int(b.num_visible[0]) * time_chunks // (examples.end + 1)])
+    for b in all_batches(builder):
+        targets.setdefault(int(b.num_visible[0]) * time_chunks // (builder.end + 1), []).append(b.positions.target)
+    for b in all_batches(builder):
+        chunk_targets = torch.cat(targets[int(b.num_visible[0]) * time_chunks // (builder.end + 1)])
         share = torch.bincount(chunk_targets, minlength=log.num_users) / len(chunk_targets)
         expected = 1 - torch.exp(-len(b.weight) * share[b.shared.users])
         assert torch.allclose(b.shared.log_q.exp(), expected, atol=1e-5)
@@ -300,24 +299,24 @@ def test_signal_and_exclude_events_are_never_queried() -> None:
     actions = ("view", "hi", "hi", "block")
     events = [(k % 5, actions[k % 4], (k + 1) % 5, 1_600_000_000 + 50 * k) for k in range(200)]
     log = make_log(events, {"view": "signal", "block": "exclude"})
-    examples = make_examples(log, 150)
-    assert (log.action[examples.events] == log.actions.index("hi")).all()
-    assert any((b.histories.actor_history_actions == log.actions.index("view")).any() for b in all_batches(examples))
+    builder = make_builder(log, 150)
+    assert (log.action[builder.events] == log.actions.index("hi")).all()
+    assert any((b.histories.actor_history_actions == log.actions.index("view")).any() for b in all_batches(builder))
 
 
 def test_an_actor_without_an_earlier_event_is_queried() -> None:
     """Each event is the first of its actor, whose target has one earlier event; no query has a history candidate."""
     log = make_log([(k + 1, "hi", k, 1_600_000_000 + 50 * k) for k in range(60)])
-    batches = all_batches(make_examples(log, 50, recent_events=0, regimes=["streaming"]))
+    batches = all_batches(make_builder(log, 50, recent_events=0, regimes=["streaming"]))
     assert sum(len(b.weight) for b in batches) == 49
     assert all(b.candidates.users.shape[1] == 1 and b.is_first_contact.all() for b in batches)
 
 
 def test_hard_negatives_are_added_without_duplicates(log: EventLog) -> None:
-    examples = make_examples(log)
-    b = all_batches(examples)[2]
+    builder = make_builder(log)
+    b = all_batches(builder)[2]
     users = torch.argsort(torch.rand(len(b.weight), 25, generator=torch.Generator().manual_seed(0)), dim=1)[:, :6]
-    with_hard = examples.with_hard_negatives(b, users)
+    with_hard = builder.with_hard_negatives(b, users)
     assert with_hard.candidates.users.shape[1] == b.candidates.users.shape[1] + 6
     for p in range(len(b.weight)):
         candidates = with_hard.candidates.users[p, 1:][with_hard.candidate_mask[p]].tolist()
@@ -329,7 +328,7 @@ def test_hard_negatives_are_added_without_duplicates(log: EventLog) -> None:
 
 
 def test_the_same_epoch_gives_the_same_batches_and_another_epoch_different_ones(log: EventLog) -> None:
-    first, repeated, other_epoch = (named_tensors(make_examples(log).epoch(k)[1]) for k in (1, 1, 2))
+    first, repeated, other_epoch = (named_tensors(make_builder(log).epoch(k)[1]) for k in (1, 1, 2))
     assert all(torch.equal(first[name], repeated[name]) for name in first)
     assert first["positions.target"].shape != other_epoch["positions.target"].shape or not torch.equal(
         first["positions.target"], other_epoch["positions.target"]
@@ -338,8 +337,8 @@ def test_the_same_epoch_gives_the_same_batches_and_another_epoch_different_ones(
 
 def test_epochs_share_their_streaming_and_daily_queries_and_differ_in_the_number_of_batches() -> None:
     """Each epoch draws its live queries, and the cutoffs of frozen ones, which decide whether a target is eligible."""
-    examples = make_examples(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
-    epochs = [EpochBatches(examples, epoch) for epoch in range(3)]
+    builder = make_builder(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
+    epochs = [EpochBatches(builder, epoch) for epoch in range(3)]
     resampled_regimes = [REGIMES.index(name) for name in ("live", "frozen")]
     is_fixed = [~np.isin(epoch.queries.regime, resampled_regimes) for epoch in epochs]
     events = [np.sort(epoch.queries.event[mask]) for epoch, mask in zip(epochs, is_fixed, strict=True)]
@@ -352,6 +351,6 @@ def test_without_an_eligible_target_there_are_no_batches() -> None:
     log = make_log([(2 * k, "hi", 2 * k + 1, 1_600_000_000 + k) for k in range(20)])
     for order in ("chronological", "shuffled"):
         for temporal_positions in (1, 4):
-            examples = make_examples(log, 15, order=order, temporal_positions=temporal_positions)
-            assert len(examples.epoch(0)) == 0
-            assert list(examples.epoch(0)) == []
+            builder = make_builder(log, 15, order=order, temporal_positions=temporal_positions)
+            assert len(builder.epoch(0)) == 0
+            assert list(builder.epoch(0)) == []

@@ -168,8 +168,8 @@ def test_hard_negatives_have_the_largest_inner_products(log: EventLog) -> None:
     objective.model.eval()
     vectors, lookup = torch.randn(3, 16), objective.model.users.lookup()
     query = Query(static=vectors, neighbor=None, dynamic=None, hidden=vectors)
-    scores = vectors @ objective.model.users(objective.examples.negative_pool, lookup).T
-    best = objective.examples.negative_pool[scores.topk(4).indices]
+    scores = vectors @ objective.model.users(objective.query_builder.negative_pool, lookup).T
+    best = objective.query_builder.negative_pool[scores.topk(4).indices]
     assert torch.equal(objective._hard_negatives(query, lookup), best)
 
 

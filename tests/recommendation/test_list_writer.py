@@ -52,8 +52,8 @@ class FakeRecommender:
         self.user = request.user
         return self
 
-    def top(self, name: str, k: int, list_filter: ListFilter | None, requests: np.ndarray) -> RankedLists:
-        scores = np.sin(self.user[requests, None] * 3.7 + np.arange(USERS)).astype(np.float32)
+    def top(self, name: str, k: int, list_filter: ListFilter | None, rows: np.ndarray) -> RankedLists:
+        scores = np.sin(self.user[rows, None] * 3.7 + np.arange(USERS)).astype(np.float32)
         if list_filter is not None:
             scores[:, ~list_filter.allowed_mask(0, 0)] = -np.inf
         ids = np.argsort(-scores, 1)[:, :k]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -57,7 +57,6 @@ def test_a_beam_as_wide_as_there_are_users_finds_what_exhaustive_search_finds(
     assert torch.allclose(wide.scores, exhaustive.scores, atol=1e-4)
 
 
-@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 10**6), users=st.integers(1, 60), width=st.integers(1, 8), k=st.integers(1, 12))
 def test_results_are_distinct_users_who_exist_and_are_allowed(seed: int, users: int, width: int, k: int) -> None:
     model, trie, queries = network(seed, users)
@@ -82,7 +81,6 @@ def test_exclusion_bounds_give_the_results_of_infinite_terms() -> None:
     assert torch.equal(by_counts.ids, by_terms.ids)
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), users=st.integers(1, 60), width=st.integers(1, 8), share=st.floats(0, 1))
 def test_on_sparse_levels_results_are_distinct_allowed_users(seed: int, users: int, width: int, share: float) -> None:
     model, trie, queries = network(seed, users, codes=40)

@@ -15,7 +15,7 @@ from befriend.analysis.probe_recall import SHARES, search_curve
 from befriend.data.event_log import EventLog
 from befriend.data.split import split_by_time
 from befriend.evaluation.protocol import make_eval_queries, make_requests, target_ranks
-from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.features.text_vectors import TextVectors
@@ -42,7 +42,12 @@ def log() -> EventLog:
 def model() -> NextTargetPredictionUserIDs:
     torch.manual_seed(2)
     m = NextTargetPredictionUserIDs(
-        USERS, 1, embedding_dim=16, hidden_dim=32, num_user_features=USER_FEATURES, num_pair_features=PAIR_FEATURES
+        USERS,
+        1,
+        embedding_dim=16,
+        hidden_dim=32,
+        num_user_features=NUM_USER_FEATURES,
+        num_pair_features=NUM_PAIR_FEATURES,
     ).eval()
     with torch.no_grad():
         for p in m.parameters():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
-from befriend.models.model_inputs import PairFeatures, Query, Targets
+from befriend.models.model_inputs import CandidateInputs, PairFeatures, Query
 from befriend.models.model_settings import StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu_model import NextTargetPredictionSTU
@@ -26,8 +26,8 @@ USERS, PARTNERS, OWN = 30, 3, 12
 SIZES = {"embedding_dim": 16, "hidden_dim": 32}
 TERMS = {
     "recent_neighbors": True,
-    "num_user_features": USER_FEATURES,
-    "num_pair_features": PAIR_FEATURES,
+    "num_user_features": NUM_USER_FEATURES,
+    "num_pair_features": NUM_PAIR_FEATURES,
     "static_score_weight": 0.5,
 }
 SETTINGS = {"history_length": 8, "recent_neighbors": PARTNERS, "history_candidates": OWN} | SIZES
@@ -60,7 +60,9 @@ def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, num_visibl
     one, users = torch.tensor([user]), torch.arange(USERS)[None]
     visible, cutoffs = torch.tensor([[num_visible]]), torch.tensor([[cutoff]])
     entry = a.last_entries(users, visible)
-    targets = Targets(users, a.recent_neighbors(users, entry + 1, PARTNERS), a.user_features(entry, visible, cutoffs))
+    targets = CandidateInputs(
+        users, a.recent_neighbors(users, entry + 1, PARTNERS), a.user_features(entry, visible, cutoffs)
+    )
     if isinstance(m, NextTargetPredictionSTU):  # probabilities sum to 1 over the eligible users
         m = copy.deepcopy(m)
         m.set_users(m.tokens.stus, entry[0] >= 0)

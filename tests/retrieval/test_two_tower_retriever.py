@@ -16,7 +16,7 @@ from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.data.split import split_by_time
 from befriend.errors import CallError, DataError
 from befriend.evaluation.protocol import make_eval_queries, make_requests
-from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_settings import TwoTowerModelSettings
 from befriend.models.two_tower_model import NextTargetPredictionUserIDs
@@ -37,7 +37,7 @@ USERS = 30
 def model(**options: Any) -> NextTargetPredictionUserIDs:
     """Random weights, also where training starts from 0."""
     torch.manual_seed(3)
-    known = {"recent_neighbors": True, "num_user_features": USER_FEATURES, "num_pair_features": PAIR_FEATURES}
+    known = {"recent_neighbors": True, "num_user_features": NUM_USER_FEATURES, "num_pair_features": NUM_PAIR_FEATURES}
     m = NextTargetPredictionUserIDs(USERS, 1, embedding_dim=16, hidden_dim=32, **known | options).eval()
     with torch.no_grad():
         for p in m.parameters():

@@ -14,6 +14,8 @@ from befriend.models import trained_clusters as cluster_folder
 from befriend.stages import cluster
 from tests.projects import PARAMS, prepare
 
+pytestmark = pytest.mark.system  # needs a run of several stages
+
 SETTINGS = PARAMS.cluster
 FOLDERS = ("prepared", "models", "reports", ".checkpoints")
 

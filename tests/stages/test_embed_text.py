@@ -25,6 +25,8 @@ from befriend.tokens.tokenizer import load_tokenizer
 from befriend.validation.validate_settings import ValidateSettings
 from tests.projects import embed, prepare, train_everything, validate_log
 
+pytestmark = pytest.mark.system  # needs a run of several stages
+
 WRITER = 10_001  # a user with a profile and no event
 
 

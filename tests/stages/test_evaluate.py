@@ -22,6 +22,8 @@ from befriend.stages import evaluate
 from befriend.validation.validate_settings import ValidateSettings
 from tests.projects import PARAMS, train_everything, validate_log
 
+pytestmark = pytest.mark.system  # needs a run of several stages
+
 FOLDERS = ("prepared", "models", "reports")
 
 
@@ -169,7 +171,6 @@ def test_the_figure_shows_the_best_models_of_each_regime(
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(sorted(values)[-3:])
 
 
-@pytest.mark.system
 def test_a_second_run_gives_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("befriend.analysis.latency.MAX_LISTS", 1)
 

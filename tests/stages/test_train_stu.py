@@ -19,15 +19,15 @@ from befriend.stages import tokenize, train_stu
 from befriend.tokens import tokenizer as tokens_folder
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.training import loop
-from tests.projects import SMALL, prepare, train_tokens
+from tests.projects import SMALL
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    prepare(root, users=100, events=2000)
-    train_tokens(root, epochs=2)
-    return root
+def project(trained_project: Path) -> Path:
+    for folder in ("models/stu", "reports/training"):
+        shutil.rmtree(trained_project / folder)
+    train_again(trained_project, trained_project)
+    return trained_project
 
 
 def digests(root: Path) -> dict[str, str]:

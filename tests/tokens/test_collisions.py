@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -77,7 +77,6 @@ def test_stus_are_distinct_for_adversarial_vectors(vectors: Tensor) -> None:
     assert torch.equal(digits[:, :3], encode(vectors, books))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=40), st.integers(0, 40))
 def test_users_who_join_get_new_stus_that_do_not_depend_on_later_users(points: list[tuple[int, int]], cut: int) -> None:
     vectors = torch.tensor(points, dtype=torch.float32).view(-1, 2)

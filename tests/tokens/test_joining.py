@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from torch import nn
 
@@ -187,7 +186,6 @@ later_posts = st.lists(st.tuples(any_user, st.integers(0, 7), gaps), max_size=12
 
 @pytest.mark.parametrize("source", ["graph", "text", "auto"])
 @pytest.mark.parametrize("collisions", ["reassign", "digit"])
-@hypothesis(max_examples=60, deadline=None)
 @given(events=later_events, posts=later_posts, share=st.floats(0, 1))
 def test_nothing_later_changes_an_stu_or_a_vector(
     collisions: Any, source: Any, events: list[Any], posts: list[Any], share: float

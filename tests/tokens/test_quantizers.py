@@ -61,6 +61,11 @@ def test_equal_vectors_are_quantised_to_the_same_codes(vectors: Tensor) -> None:
     assert torch.equal(quantizer.codes(vectors), quantizer.codes(vectors[:1]).expand(len(vectors), 2))
 
 
+def test_no_vectors_have_no_codes_though_the_encoder_changes_the_width() -> None:
+    quantizer = Quantizer((torch.zeros(4, 2), torch.zeros(4, 2)), nn.Linear(5, 2), nn.Linear(2, 5))
+    assert quantizer.codes(torch.zeros(0, 5)).shape == (0, 2)
+
+
 def test_the_rqvae_begins_without_dead_codes() -> None:
     objective = RqVaeObjective(blobs(), (8, 8), settings())
     codes = objective.quantizer().codes(blobs())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,7 +39,6 @@ def test_the_nodes_of_a_small_table_match_those_built_by_hand() -> None:
     assert [bounds.tolist() for bounds in trie.leaf_range(0, torch.tensor([0, 1]))] == [[0, 2], [2, 5]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(tables)
 def test_the_paths_are_the_stus_and_lead_to_their_users(table: list[tuple[int, int, int]]) -> None:
     stus = torch.tensor(table)
@@ -49,7 +48,6 @@ def test_the_paths_are_the_stus_and_lead_to_their_users(table: list[tuple[int, i
     assert torch.equal(trie.users[trie.find(stus)].long(), torch.arange(len(stus)))
 
 
-@settings(max_examples=60, deadline=None)
 @given(tables, st.integers(0, 30))
 def test_inserting_users_gives_the_trie_of_all_users(table: list[tuple[int, int, int]], cut: int) -> None:
     stus, cut = torch.tensor(table), min(cut, len(table) - 1)
@@ -63,7 +61,6 @@ def test_inserting_users_gives_the_trie_of_all_users(table: list[tuple[int, int,
     assert torch.equal(inserted.users, of_all.users) and torch.equal(inserted.leaves, of_all.leaves)
 
 
-@settings(max_examples=60, deadline=None)
 @given(tables, st.lists(st.lists(st.integers(-1, 35), max_size=40), min_size=1, max_size=4))
 def test_counts_of_allowed_users_equal_those_of_brute_force(
     table: list[tuple[int, int, int]], requests: list[list[int]]

@@ -167,7 +167,7 @@ def test_two_processes_share_the_batches_and_end_with_equal_weights(tmp_path: Pa
     assert result.stderr.count("epoch 3 of 3") == 1
 
 
-@pytest.mark.system
+@pytest.mark.proof
 def test_two_killed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
     assert two_processes(tmp_path / "whole").returncode == 0
     assert two_processes(tmp_path / "killed", dies_at_loss=5).returncode != 0

@@ -1,8 +1,8 @@
 """Calibration of the models: whether predicted probabilities match the observed rate of contacts.
 
 The probability of a candidate is the softmax of the model's scores over all eligible candidates of the list. Users see
-only the top 10 of a list, so only these are measured: a reliability table with bins of equal size, and the expected
-calibration error (Naeini, Cooper and Hauskrecht, 2015; Guo et al., 2017).
+only the top 10 of a list, so only these are measured: a reliability table (predicted and observed rates, by bins of
+equal size), and the expected calibration error (Naeini, Cooper and Hauskrecht, 2015; Guo et al., 2017).
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ def measure_calibration(
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     """Calibration metrics, and the reliability table that they are computed from.
 
-    Measures at most MAX_LISTS evenly spaced lists per regime. Leaves out events whose target cannot be ranked.
+    Measures at most MAX_LISTS evenly spaced lists per regime. Leaves out cold events: those whose target has no event
+    before the cutoff, except first contacts with a target whom a text made eligible.
 
     Metrics: regime -> list -> model -> `lists`, their number; `predicted` and `observed`, the expected and the actual
     share of lists with the target in the top 10; `error`, the expected calibration error of the top 10 candidates.
 
-    Table: regime, list, model, bin (0 has the smallest probabilities), n, predicted, observed, and low and high, the
-    95 % Wilson interval of the observed share.
+    Table: regime, list, model, bin (0 has the smallest probabilities), n (pairs of list and candidate), predicted (mean
+    probability), observed (share of targets), and low and high, the 95 % Wilson interval of `observed`.
     """
     sampled_rows = {regime: _sampled_rows(q) for regime, q in queries.items()}
     next_row = dict.fromkeys(queries, 0)
@@ -64,7 +65,7 @@ def measure_calibration(
         sampled_request = request.select(np.concatenate(request_rows))
         if not len(sampled_request):
             continue
-        for model, top_rows, top_probability, top_users in _top_k_probabilities(recommender, sampled_request):
+        for model, top_rows, top_probability, top_users in _top_candidates(recommender, sampled_request):
             for row, probability, users in zip(top_rows, top_probability, top_users, strict=True):
                 regime, query_row = query_rows[row]
                 q = queries[regime]
@@ -91,12 +92,12 @@ def measure_calibration(
 
 
 def _sampled_rows(queries: EvalQueries) -> np.ndarray:
-    """int64: at most MAX_LISTS evenly spaced rows of the queries, among those whose target can be ranked."""
+    """int64: at most MAX_LISTS evenly spaced rows of the queries, among those of events that are not cold."""
     rows = np.flatnonzero(queries.row_segment != COLD)
     return rows[:: max(1, -(-len(rows) // MAX_LISTS))]
 
 
-def _top_k_probabilities(
+def _top_candidates(
     recommender: Recommender, request: RequestBatch
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Yields for each model and each cutoff of the request: model name, rows of the request, probabilities, users.

@@ -1,7 +1,7 @@
 """The gain in NDCG@10 from listing cold-start users: lists as served, against the same lists without these users.
 
-A cold-start user has no event before the cutoff, and is eligible only because of a text. Measured on all first
-contacts, including those whose target is a cold-start user.
+A cold-start user has no event before the cutoff, and is eligible (allowed on lists) only because of a text. Measured on
+all first contacts with eligible users, including those whose target is a cold-start user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import polars as pl
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.data.event_log import EventLog
 from befriend.data.split import FIRST_EVER
-from befriend.evaluation.metrics import UserBootstrap, per_list
+from befriend.evaluation.metrics import UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import EvalQueries, target_ranks
 
 TOP_K = 10  # users of each list that are measured
@@ -36,10 +36,10 @@ def measure_cold_start_gain(
     | column | meaning |
     |---|---|
     | n | number of first contacts |
-    | first_ever | number of first contacts whose target had no event yet |
+    | first_ever | number of first contacts whose target is a cold-start user |
     | shown, hidden | NDCG@10 with and without cold-start users on the lists |
     | difference, low, high | mean of shown minus hidden, and its bootstrap interval over users |
-    | share | share of cold-start users in the top 10 |
+    | share | share of cold-start users in the top 10 of the lists with them |
 
     protocol_lists_by_model (without cold-start users), served_lists_by_model (with them): model -> int32[R, k].
     """
@@ -54,7 +54,7 @@ def measure_cold_start_gain(
     table = []
     for model, lists in served_lists_by_model.items():
         shown, hidden = (
-            per_list(target_ranks(ids[rows], target))[0] for ids in (lists, protocol_lists_by_model[model])
+            metrics_per_list(target_ranks(ids[rows], target))[0] for ids in (lists, protocol_lists_by_model[model])
         )
         low, high = bootstrap.intervals((shown - hidden)[None], all_lists)[0]
         top_users = lists[rows, :TOP_K]

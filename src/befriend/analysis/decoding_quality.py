@@ -1,18 +1,19 @@
 """Decoding quality of the STU model: token accuracy, beam search against exhaustive scoring, sampling against ranking.
 
-STU: social tokenized user id, a user as a sequence of tokens that identifies the user (a semantic ID).
+STU: social tokenized user id, the semantic ID of a user: a sequence of tokens, one a level, that identifies the user.
 
 | key | value |
 |---|---|
 | accuracy_<level> | share of targets whose token at this level is the most likely one, given their tokens before it |
-| overall_accuracy | share of targets for which this is so at all levels |
-| beam_recall | share of the exact top 10 that beam search also returns |
+| overall_accuracy | share of targets whose token is the most likely one at all levels |
+| beam_recall | share of the top 10 by scores of all candidates that beam search also returns, mean over lists |
 | invalid | share of the users listed by beam search or sampling who are not allowed on the list |
-| coverage_beam | share of all candidates who are in the top 10 of at least one list by beam search |
+| coverage_beam | number of users in the top 10 of any list by beam search, divided by that of eligible users |
 | coverage_sampled | the same, of lists sampled at temperature 1 |
-| lists | number of lists measured |
+| lists | number of lists measured, without empty ones |
 
-Accuracies are over eligible targets. Without any, these keys are absent.
+Eligible users may be recommended at the cutoff; for the coverage, their largest number at any cutoff counts. Accuracies
+are over the eligible targets; without any, these keys are absent.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def measure_decoding_quality(
 ) -> dict[str, Any]:
     """Decoding quality on at most ROWS_PER_BATCH lists of each batch of requests, as key -> value (see the module).
 
-    requests: batches of B requests, each with the events to predict, int64[B], positions in the log.
+    requests: batches of B requests, each with the events to predict, int64[B], indices into the log.
     recommender: its STU model scores every candidate. beam_retriever: the same model with beam search.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,7 @@
-"""Metrics of ranked lists by model, list and slice of the events, with confidence intervals; coverage and exposure."""
+"""Metrics of ranked lists by model, kind of list and slice of the events, with confidence intervals; and exposure.
+
+"Model" means a model, a heuristic or a ranker. A cold-start user has a text, but no event before the cutoff.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from befriend.analysis.groups import ACTIVITY_GROUPS, TRAINING_GROUPS, UNSEEN, a
 from befriend.data.columns import USER_ID
 from befriend.data.event_log import EventLog
 from befriend.data.split import COLD, FIRST_EVER, SEGMENTS, Split, contact_times
-from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
+from befriend.evaluation.metrics import METRICS, UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import EvalQueries, target_ranks
 from befriend.features.histories import Histories
 
 NEWCOMERS, FIRST_CONTACTS = "newcomers", "first contacts"
 METRIC_COLUMNS = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 SliceMasks = dict[tuple[str, str, str], np.ndarray]
-"""(list, by, slice) -> bool[R]"""
+"""(kind of list, attribute of the events, its value: the slice) -> bool[R], the rows in the slice"""
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,15 @@ class RegimeMetrics:
     """Metrics of one regime."""
 
     metrics: dict[str, Any]
-    """list -> segment -> model -> n, each metric, and the bounds of NDCG@10. There are three segments in addition to
-    those of the protocol: `newcomers`, events of actors unseen in training; `first ever`, events whose target had no
-    event yet; `first contacts`, the union of `first ever` and `new`. The last two are measured on lists as served"""
+    """kind of list -> segment -> model -> n, each metric, and the bounds of NDCG@10. In addition to SEGMENTS there are:
+    `all`; `newcomers`, events of actors unseen in training; `first contacts`, the union of `new` and `first ever`. Only
+    `first ever` and `first contacts` are measured on lists as served, with cold-start users"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: by segment and by every other attribute of the events"""
     exposure: pl.DataFrame
-    """as of `measure_exposure`"""
+    """see `measure_exposure`"""
     exposure_by_group: pl.DataFrame
-    """as of `exposure_by_group`"""
+    """see `exposure_by_group`"""
 
 
 def metrics_schema(*labels: str) -> dict[str, Any]:
@@ -57,15 +60,17 @@ def compute_metrics(
 ) -> RegimeMetrics:
     """Metrics of one regime.
 
-    lists_by_model: model -> int32[R, k], a list for each row of the queries; candidates are users with events.
-    served_lists_by_model: the same as served, cold-start users included.
+    lists_by_model: model -> int32[R, k], a list for each row of the queries; candidates are users with an event before
+    the cutoff. served_lists_by_model: lists with cold-start users, of the models that can list them.
     """
     q = queries
     events = q.events[q.row_event]
     bootstrap = UserBootstrap(log.actor[events], settings.bootstrap, settings.confidence, settings.seed)
     empty = np.empty((0, len(events)))
     values_by_source = {
-        source: np.concatenate([empty, *(per_list(target_ranks(ids, log.target[events])) for ids in by_model.values())])
+        source: np.concatenate(
+            [empty, *(metrics_per_list(target_ranks(ids, log.target[events])) for ids in by_model.values())]
+        )
         for source, by_model in (("lists", lists_by_model), ("served", served_lists_by_model))
     }  # float64[models * METRICS, R]: all metrics of the first model, then of the second, and so on
     metrics: dict[str, Any] = {}
@@ -95,7 +100,7 @@ def compute_metrics(
     return RegimeMetrics(
         metrics,
         pl.DataFrame(rows, metrics_schema("list", "by", "slice", "model")),
-        measure_exposure(new_lists, is_candidate=log.first_seen < q.cutoff[-1]),
+        measure_exposure(new_lists, is_eligible=log.first_seen < q.cutoff[-1]),
         exposure_by_group(log, histories, split, queries, lists_by_model),
     )
 
@@ -103,8 +108,7 @@ def compute_metrics(
 def _slice_masks(log: EventLog, histories: Histories, split: Split, q: EvalQueries) -> SliceMasks:
     """Which rows of the queries are in each slice.
 
-    Events whose target had no event yet are only in the slices `cold` (the target cannot be ranked), `first ever` and
-    `first contacts`.
+    Events whose target has no event before the cutoff are only in the slices `cold`, `first ever` and `first contacts`.
     """
     events, segment = q.events[q.row_event], q.row_segment
     actor, target = log.actor[events], log.target[events]
@@ -130,13 +134,13 @@ def _slice_masks(log: EventLog, histories: Histories, split: Split, q: EvalQueri
 
 
 def _is_reciprocated(log: EventLog, events: np.ndarray) -> np.ndarray:
-    """bool[n]: whether the target contacts the actor later in the log. events: int64[n]."""
+    """bool[n]: whether the target contacts the actor later in the log. events: int64[n], indices into the log."""
     reverse_pair = log.target[events].astype(np.int64) * log.num_users + log.actor[events]
     return contact_times(log.last_contacts, reverse_pair, missing=-1) > log.timestamp[events]
 
 
 def predictions_table(log: EventLog, queries: EvalQueries, lists: np.ndarray) -> pl.DataFrame:
-    """The lists of a single model as a table: event (position in the log), list, users (external ids, best first).
+    """The lists of a single model as a table: event (index into the log), list, users (external ids, best first).
 
     Has only the rows that the protocol scores. lists: int32[R, k], -1 past the end of a list.
     """

@@ -1,4 +1,7 @@
-"""Compares two runs on the events that both evaluated: differences with paired intervals, and the largest changes."""
+"""Compares two runs on the events that both evaluated: differences of metrics, and the events that changed most.
+
+A run is a prepared log with the models that were trained on it, and their reports.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES, Regime
 from befriend.data.split import COLD, SEGMENTS, read_split, segments
 from befriend.errors import DataError
-from befriend.evaluation.metrics import METRICS, UserBootstrap, per_list
+from befriend.evaluation.metrics import METRICS, UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import event_cutoffs
 
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
 EVENT_KEY = ["actor", "action", "target", "timestamp", "occurrence", "list"]
-"""identifies a list by its event, whatever the event's position in the log; occurrence: 0 for the first of several
-events that are equal in all other columns, and so on"""
+"""columns that identify a list by its event, whatever the event's index in the log; occurrence: 0 for the first of
+several events that are equal in all other columns, 1 for the next"""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class PairedComparison:
     """The metrics of two runs on the same events."""
 
     metrics: pl.DataFrame
-    """regime, list, segment, n; and for each metric: a, b, difference, and low and high, the interval of the difference
-    by bootstrap over users"""
+    """regime, list, segment, n; and for each metric: a, b, difference (b minus a), and low and high, the confidence
+    interval of the mean difference by bootstrap over users"""
     events: pl.DataFrame
     """regime, list, actor, action, target, timestamp, rank_a, rank_b (null: not on the list), change of NDCG@10; the
     largest changes first"""
@@ -39,9 +42,9 @@ def compare_runs(
 ) -> PairedComparison:
     """Compares the lists of `model` in run a with those of `model_b` (`model` if None) in run b.
 
-    a, b: folders with prepared/ and reports/ of a run; max_events: length of the table of changed events. Only events
-    that both runs evaluated on the same list are compared, in the segments of run b. Raises DataError if there are
-    none.
+    a, b: folders with prepared/ and reports/ of a run; max_events: maximum length of the table of changed events. Only
+    events that both runs evaluated on the same kind of list are compared. Their segments are those of run b. Raises
+    DataError if there are none.
     """
     metrics, events = [], []
     runs = [(run, name, EventLog.read(run / "prepared")) for run, name in ((a, model), (b, model_b or model))]
@@ -54,7 +57,7 @@ def compare_runs(
         )
         if not paired.height:
             continue
-        values_a, values_b = (per_list(paired[name].to_numpy()) for name in ("rank_a", "rank"))
+        values_a, values_b = (metrics_per_list(paired[name].to_numpy()) for name in ("rank_a", "rank"))
         bootstrap = UserBootstrap(paired["actor"].rank("dense").to_numpy(), RESAMPLINGS, CONFIDENCE, seed)
         for list_kind, segment, mask in _slice_masks(paired):
             if not mask.any():
@@ -85,7 +88,10 @@ def compare_runs(
 
 
 def _slice_masks(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """(list, segment, bool[R]): which rows of the table are in each list and segment of metrics.json."""
+    """(list, segment, bool[R]): which rows of the table are in each list and segment of metrics.json.
+
+    Without segment cold, and without the segments that are measured on lists as served (with cold-start users).
+    """
     is_new, segment = (paired["list"] == "new").to_numpy(), paired["segment"].to_numpy()
     masks = [("new", "new", is_new), ("any", "all", ~is_new & (segment != COLD))]
     masks += [("any", name, ~is_new & (segment == k)) for k, name in enumerate(SEGMENTS) if k != COLD]
@@ -98,7 +104,7 @@ def _slice_masks(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _ranks(run: Path, model: str, log: EventLog, regime: Regime) -> pl.DataFrame | None:
-    """EVENT_KEY, segment, is_newcomer and rank of the target (inf: not on the list), for each list of a model.
+    """A row for each list of a model: EVENT_KEY, segment, is_newcomer (the actor), rank of the target (or inf).
 
     Returns None if the run did not evaluate the regime. Raises DataError if it has no lists of the model.
     """

@@ -1,4 +1,7 @@
-"""Parity of evaluation and serving: repeats requests of an evaluation the way applications send them."""
+"""Serving parity: whether an application gets the lists that the evaluation measured.
+
+Sends requests of an evaluation once more, the way applications do, and compares the lists.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from befriend.evaluation.run_rankers import RegimeLists
 from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
 
 ServingInterface = Callable[[pl.DataFrame, str], pl.DataFrame]
-"""(requests, model) -> lists, with columns request, rank, recommended and more, as of `Befriend.recommend_requests`"""
+"""(requests, model) -> lists: tables as `Befriend.recommend_requests` takes and returns them; of the lists, only the
+columns request, rank and recommended are used"""
 
 
 def request_rows(log: EventLog, queries: Mapping[Regime, EvalQueries]) -> pl.DataFrame:
@@ -52,8 +56,9 @@ def count_differing_lists(
 ) -> dict[str, int]:
     """Counts the lists whose users or order differ between evaluation and serving.
 
-    served_lists: the lists of the evaluation; num_requests: how many requests to draw at random. Each is sent for every
-    model through every interface. Returns `requests`, the number of lists compared, and `differ`, how many differ.
+    served_lists: the lists of the evaluation, with all users that may be recommended; num_requests: how many requests
+    to draw at random. Each is sent for every model through every interface. Returns `requests`, the number of lists
+    compared, and `differ`, how many of them differ.
     """
     rows = request_rows(log, queries)
     sampled_rows = np.random.default_rng(seed).permutation(rows.height)[:num_requests]

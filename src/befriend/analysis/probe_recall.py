@@ -1,4 +1,7 @@
-"""Recall when a query searches only a share of the users, for any partition of the users into inverted lists."""
+"""Recall when a query searches only a share of the users, for any partition of the users into inverted lists.
+
+As in an inverted-file index (IVF), each user is on one list, and a query scores the users of the most promising lists.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,21 @@ SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TOP_K = 10  # recall is measured at this rank
 COLUMNS = ("share", "searched", "recall", "relative_recall")
 Partition = Callable[[ModelView], tuple[Tensor, int]]
-"""Model view -> int64[E], the index of the list of each row of the view; and the number of lists"""
+"""view (vectors of the E users that are eligible at a cutoff) -> int64[E], the list of each; and the number of lists"""
 CurvePoints = list[tuple[np.ndarray, np.ndarray]]
-"""for each of SHARES: bool[B], whether a query has its target in the top 10; float32[B], the share of users searched"""
+"""for each of SHARES: bool[B], whether the target is in the top 10 of a query; float32[B], share of users searched"""
 
 
 @dataclass(frozen=True)
 class _ScoredQueries:
-    """B queries of list `new` with the same cutoff, and which users a full search ranks above their targets."""
+    """B queries of list `new` with the same cutoff, and the users who score higher than their targets."""
 
     view: ModelView
     """of E eligible users"""
     vector: Tensor
     """float32[B, W], of the queries"""
     last_event: Tensor
-    """int64[E], position in the log of the last event of each user; -1 for none"""
+    """int64[E], index into the log of the last event of each user; -1 for none"""
     target_row: Tensor
     """int64[B], row of the view of each target, arbitrary where the target cannot be listed"""
     is_listable: Tensor
@@ -59,7 +62,7 @@ class _SearchLists:
     list_of_row: Tensor
     """int64[E], -1 for rows that are always searched"""
     position: Tensor
-    """int64[E], position of each row on its list"""
+    """int64[E], index of each row on its list"""
     is_always_searched: Tensor
     """bool[E]"""
 
@@ -98,8 +101,9 @@ def search_curve(
     """Recall@10 of list `new` by the share of users that a query searches, for each partition.
 
     A query searches the lists in the order of the mean score of their users, until it has searched the given share of
-    all users. Of the last list it searches only the most recently active users. Where `with_recent`, every query also
-    searches the `num_recently_active` most recently active users. Scores are exact. A share of 1 is the full search.
+    all eligible users. Of the last list it searches only the most recently active users. Where `with_recent` is true,
+    every query also searches the `num_recently_active` most recently active users. The score is the inner product of
+    query and user, without the pointer term of users in the actor's own history. A share of 1 is the full search.
 
     Columns: partition; with_recent; share, as in SHARES; searched, the mean share of users searched, recently active
     ones included; recall; relative_recall, divided by the recall of the full search.
@@ -119,7 +123,7 @@ def search_curve(
 def _scored_queries(
     retriever: TwoTowerRetriever, log: EventLog, queries: EvalQueries, regime: Regime
 ) -> Iterator[_ScoredQueries]:
-    """Yields the scored `new` rows of the queries, grouped by cutoff."""
+    """Yields the `new` rows of the queries that the protocol scores, grouped by cutoff."""
     first_row = 0
     view: ModelView | None = None
     for request, events, _ in make_requests(log, retriever.activity.histories, {regime: queries}):
@@ -141,7 +145,7 @@ def _scored_queries(
 def _score(
     retriever: TwoTowerRetriever, view: ModelView, vector: Tensor, request: RequestBatch, target: Tensor
 ) -> _ScoredQueries:
-    """vector: float32[B, W], of the queries of B requests; target: int64[B], internal ids."""
+    """Scores all users of the view. vector: float32[B, W], of B queries; target: int64[B], internal ids."""
     snapshot = view.snapshot
     scores = vector @ view.vectors.T  # float32[B, E]
     excluded = ExcludedPairs.of(request).with_pairs(torch.arange(len(request)), torch.from_numpy(request.user))

@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 for commands in (stage_commands, recommend_commands, log_commands, reading_commands, operating_commands):
     app.add_typer(commands.app)
-app.add_typer(text_commands.app, name="text", rich_help_panel="People")
+app.add_typer(text_commands.app, name="text", rich_help_panel="Texts")
 app.add_typer(token_commands.app, name="tokens", rich_help_panel="Tokens")
 
 

@@ -1,8 +1,8 @@
-"""The attributes of users in memory: label codes and numbers, encoded with the vocabulary and scale of a model.
+"""Attributes of users, such as country or age, in memory: codes of labels, and numbers.
 
-The vocabulary and the scale of a model come from its training users (`training_vocabulary`, `fit_scale`). The model
-stores both and applies them to every later table (`with_vocabulary`, `standardise`). A label that no training user has
-counts as unknown.
+A model takes its vocabulary (the labels of each column) and its scale (mean and standard deviation) from the users that
+it is trained on (`training_vocabulary`, `fit_scale`). It stores both and applies them to every later table
+(`with_vocabulary`, `standardise`). A label that no training user has counts as unknown.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Attributes:
     def fit_scale(self, is_training_user: np.ndarray) -> dict[str, tuple[float, float]]:
         """Numeric column -> mean and standard deviation over the training users who have a value.
 
-        The mean is 0 if no training user has a value, and the deviation is 1 if all values are equal.
-        is_training_user: bool[N].
+        Without any value, the mean is 0 and the deviation 1. If all values are equal, up to rounding errors, the
+        deviation is 1. is_training_user: bool[N].
         """
         scale = {}
         for name, column in zip(self.numeric_names, self.numeric.T, strict=True):
@@ -125,7 +125,10 @@ def _stack_columns(columns: list[np.ndarray], num_rows: int, dtype: type) -> np.
 
 
 def _require_columns(trained: Mapping[str, object], available: Mapping[str, object] | Sequence[str], kind: str) -> None:
-    """Raises a DataError if a column that the model was trained with is missing. kind: categorical or numeric."""
+    """Raises a DataError if a column that the model was trained with is missing.
+
+    trained, available: names of the columns of the model and of the table. kind: categorical or numeric.
+    """
     missing = [name for name in trained if name not in available]
     if missing:
         raise DataError(

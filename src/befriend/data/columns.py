@@ -1,4 +1,7 @@
-"""The names of table columns, the roles of actions, and the reasons why rows are rejected."""
+"""The names of table columns, the roles of actions, and the reasons why rows are rejected.
+
+Readers and row rules use the same names for the fields of raw rows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Final, Literal
 
 import polars as pl
 
+# columns of events
 ACTOR: Final = "actor_id"
 ACTION: Final = "action"
 TARGET: Final = "target_id"
@@ -13,17 +17,23 @@ TIMESTAMP: Final = "timestamp"
 ROLE: Final = "role"
 EVENT_FIELDS: Final = (ACTOR, ACTION, TARGET, TIMESTAMP)
 
+# columns of users and of their attributes
 USER: Final = "user"
+"""internal id, a number from 0 to N - 1"""
 USER_ID: Final = "user_id"
+"""external id, as in the raw log"""
 CATEGORICAL: Final = "categorical"
 NUMERIC: Final = "numeric"
+"""with CATEGORICAL, the two prefixes of the fields of raw attributes, such as categorical.country or numeric.age"""
 FIRST_SEEN: Final = "first_seen"
 LAST_SEEN: Final = "last_seen"
 EVENTS_DONE: Final = "events_done"
 EVENTS_RECEIVED: Final = "events_received"
 DEGREE: Final = "degree"
+"""number of distinct contacts"""
 OPTED_OUT: Final = "opted_out"
 
+# columns of texts, and of statements about users
 PLATFORM: Final = "platform"
 TEXT: Final = "text"
 TITLE: Final = "title"
@@ -33,6 +43,7 @@ CONTEXT: Final = "context"
 TAG_STATEMENT: Final = "interested in {}"
 """the statement that a tag becomes"""
 
+# columns of rejected rows
 FILE: Final = "file"
 ROW: Final = "row"
 REASON: Final = "reason"
@@ -43,6 +54,8 @@ CONTACT: Final = "contact"
 SIGNAL: Final = "signal"
 EXCLUDE: Final = "exclude"
 ROLES: Final = pl.Enum([CONTACT, SIGNAL, EXCLUDE])
+"""roles of actions: contact makes two users contacts, and can be a target of prediction (a message); signal is history
+only (a view); exclude keeps the two off each other's lists (a block)"""
 
 REASONS: Final[dict[str, str]] = {  # code of a reason -> what reports and messages say
     "invalid_utf8": "the line is not valid UTF-8",

@@ -1,6 +1,6 @@
-"""The contracts of prepared tables, as pandera schemas. `check_contract` checks a table against its contract.
+"""The contracts of the prepared tables, which stage `validate` writes: columns, types and checks, as pandera schemas.
 
-These are the tables that stage `validate` writes. Raw rows are checked by `befriend.validation.row_rules`.
+`check_contract` checks a table against its contract. Raw rows are checked by `befriend.validation.row_rules`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from befriend.data.columns import (
 )
 from befriend.errors import DataError
 
-EVENTS_PER_CHECK = 5_000_000
+EVENTS_PER_CHECK = 5_000_000  # rows of events.parquet that are checked at once
 
 
 def _in_time_order(data: pa.PolarsData) -> pl.LazyFrame:
@@ -186,10 +186,11 @@ def read_table(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
 
 
 def check_contract(table: pl.DataFrame, contract: pa.DataFrameSchema, path: Path) -> pl.DataFrame:
-    """Returns the table if it satisfies its contract; else raises a DataError that lists every violation.
+    """Returns the table if it satisfies its contract; else raises a DataError that lists the failed checks.
 
-    Events are checked in slices, to bound memory. Each slice starts with the last row of the slice before it, so that
-    time order is also checked across slices.
+    Events are checked in slices, to bound memory; the error lists the failed checks of the first bad slice. Each slice
+    starts with the last row of the slice before it, so that time order is also checked across slices. path: of the
+    table, for the message.
     """
     slice_rows = EVENTS_PER_CHECK if contract is EVENTS else max(table.height, 1)
     for start in range(0, max(table.height, 1), slice_rows):

@@ -1,7 +1,8 @@
 """Erased users, who asked to be deleted: prepared/forgotten.txt holds the erasure digest of each one.
 
-The digest is a hash of the external id, so that the file, which is committed with the code, does not list ids in plain
-text. It is not a secret: anyone who has the ids can hash and compare them. A parameter `erased` is a set of digests.
+The digest is a hash of the external id (the id in the raw log), so that the file, which is committed with the code,
+does not list ids in plain text. Digests are no secrets: anyone who has the ids can hash and compare them. A parameter
+`erased` is a set of digests.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ def erasure_digest(user: Any) -> str:
     return hashlib.sha256(str(user).encode()).hexdigest()
 
 
-def read_erasure_digests(prepared: Path) -> frozenset[str]:
+def read_erasure_digests(folder: Path) -> frozenset[str]:
     """The digests in forgotten.txt of a folder; empty if there is no such file."""
-    path = prepared / ERASED_FILE
+    path = folder / ERASED_FILE
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def add_erasure_digests(prepared: Path, erased: Iterable[str]) -> None:
-    """Adds digests to forgotten.txt of a folder, which stays sorted."""
-    digests = sorted(read_erasure_digests(prepared) | set(erased))
-    files.write_text(prepared / ERASED_FILE, "\n".join([FILE_HEADER, *digests, ""]))
+def add_erasure_digests(folder: Path, erased: Iterable[str]) -> None:
+    """Adds digests to forgotten.txt of a folder. The file stays sorted; it is created if it does not exist."""
+    digests = sorted(read_erasure_digests(folder) | set(erased))
+    files.write_text(folder / ERASED_FILE, "\n".join([FILE_HEADER, *digests, ""]))
 
 
 def is_erased(ids: pl.Series, erased: frozenset[str]) -> pl.Series:

@@ -1,4 +1,7 @@
-"""The prepared event log in memory: one array per field, in time order, and the external id of each user."""
+"""The prepared event log in memory: one array per field, in time order, and the external id of each user.
+
+An external id is a user's id in the raw log. An internal id is a number from 0 to N - 1 that stage `validate` assigns.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ class EventLog:
     action: np.ndarray
     """uint8[M], index into `actions`"""
     role: np.ndarray
-    """uint8[M], index into the roles contact, signal, exclude"""
+    """uint8[M], index into `ROLES`: a contact event (a message) makes the two users contacts, a signal event (a view)
+    is history only, an exclude event (a block) keeps the two off each other's lists"""
     actions: tuple[str, ...]
     """action labels"""
     user_ids: pl.Series
@@ -85,12 +89,12 @@ class EventLog:
 
     @cached_property
     def is_contact(self) -> np.ndarray:
-        """bool[M], contact events"""
+        """bool[M], whether each event is a contact event"""
         return self.role == ROLES.categories.to_list().index(CONTACT)
 
     @cached_property
     def is_exclude(self) -> np.ndarray:
-        """bool[M], exclude events"""
+        """bool[M], whether each event is an exclude event"""
         return self.role == ROLES.categories.to_list().index(EXCLUDE)
 
     @cached_property
@@ -100,12 +104,15 @@ class EventLog:
 
     @cached_property
     def first_contacts(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 keys of ordered pairs, actor * num_users + target, ascending; int64 UTC second of the first contact."""
+        """The ordered pairs with a contact event, and the UTC second of the first one of each; both int64.
+
+        Pairs are keys, actor * num_users + target, in ascending order.
+        """
         return self._contacts(np.flatnonzero(self.is_contact))
 
     @cached_property
     def last_contacts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same keys; int64 UTC second of the last contact."""
+        """As `first_contacts`, with the UTC second of the last contact event of each pair."""
         return self._contacts(np.flatnonzero(self.is_contact)[::-1])
 
     def _contacts(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,10 +157,10 @@ class EventLog:
         return np.searchsorted(self.timestamp, timestamp)
 
     def lineage(self, num_users: int | None = None) -> str:
-        """Digest of the first `num_users` external ids (default: all).
+        """SHA-256, in hexadecimal, of the first `num_users` external ids (default: all).
 
-        Internal ids are never reassigned, so a later version of a log starts with the users of the earlier one: both
-        give the same digest for the number of users of the earlier one.
+        It identifies a later version of a log in which all users keep their internal ids: that version starts with the
+        users of the earlier one, so both give the same digest for the number of users of the earlier one.
         """
         ids = self.user_ids[: self.num_users if num_users is None else num_users]
         return hashlib.sha256("\n".join(ids.cast(pl.String)).encode()).hexdigest()
@@ -161,8 +168,8 @@ class EventLog:
     def check_lineage(self, num_users: int, lineage: str, artifact: str, remedy: str) -> None:
         """Raises a DataError unless this log is the one that an artifact was made from, or a later version of it.
 
-        num_users, lineage: of the log of the artifact. artifact: its name in the message. remedy: what to do, a
-        sentence without a full stop.
+        num_users, lineage: those of the log that the artifact was made from. artifact: its name in the message. remedy:
+        what to do, a sentence without a full stop.
         """
         own_lineage = self.lineage(num_users) if self.num_users >= num_users else "shorter"
         if own_lineage != lineage:

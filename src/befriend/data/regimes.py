@@ -1,12 +1,13 @@
 """The regimes in which a list is made: which events are visible, and whether the user's next action is known.
 
-Visible are the events before the list's *cutoff*, a UTC second that `cutoffs` computes.
+An evaluated list predicts the target of one event of the requesting user. The events before the *cutoff* of the list, a
+UTC second that `cutoffs` computes, are visible: scores depend on no other event.
 
 regime      visible events                     next action   use case
-streaming   all before the event               known         a service that is called within an action
-live        all before the event               hidden        a page of suggestions that a user opens
+streaming   all before the predicted event     known         a service that is called when the user begins an action
+live        all before the predicted event     hidden        a page of suggestions that a user opens
 daily       all before the event's UTC day     hidden        a nightly list
-frozen      none after training                hidden        a model that is never refreshed
+frozen      all before the evaluated part      hidden        a model whose log is never updated
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from befriend.data.event_log import DAY
 
 Regime = Literal["streaming", "live", "daily", "frozen"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
+"""from the freshest to the oldest cutoff"""
 EVENT_TIME_REGIMES: tuple[Regime, ...] = ("streaming", "live")
 """regimes whose cutoff is the event's own second; the cutoff of the others is the start of a day or of a part"""
 UNKNOWN_ACTION = -1
@@ -26,13 +28,13 @@ UNKNOWN_ACTION = -1
 
 
 def cutoffs(timestamps: np.ndarray, regime: Regime, part_start: int | None = None) -> np.ndarray:
-    """int64[n]: the UTC second before which events are visible when each of n events is predicted in a regime.
+    """int64[n]: the cutoffs of the lists that predict n events in a regime, UTC seconds.
 
     streaming, live: the event's own second. daily: the start of its UTC day, but not before `part_start`. frozen:
     `part_start`.
 
-    timestamps: int64[n], UTC seconds of the events; part_start: UTC second of the first event of the part of the log
-    that is evaluated, None: the cutoffs of daily have no lower bound. Raises a ValueError for frozen without it.
+    timestamps: int64[n], UTC seconds of the events. part_start: UTC second of the first event of the evaluated part of
+    the log; None: daily cutoffs have no lower bound, and frozen raises a ValueError.
 
     A part starts on 1 January 1970 at 18:00. Its events are at 18:00 and 23:00, and at 01:00 of the next day:
 

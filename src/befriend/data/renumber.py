@@ -1,7 +1,8 @@
 """Rewrites a prepared log with the internal ids of an earlier log, so that models of the earlier log can read it.
 
-Internal ids are assigned in order of first events, so late events and erased users shift them, but a model knows users
-only by internal id. Here all users of the earlier log keep their internal ids, even those who are no longer in the log.
+A user's internal id is a number from 0 to N - 1, in order of first events. A model knows users only by this number, but
+events that arrive late and erased users shift it from one log to the next. Here all users of the earlier log keep their
+internal ids, even those who are no longer in the log.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from befriend.errors import DataError
 def renumber(prepared: Path, earlier_ids: pl.Series, out: Path) -> None:
     """Writes the log in the folder `prepared` to the folder `out`, with the internal ids of an earlier log.
 
-    earlier_ids: the external ids of the earlier log, by internal id. New users get the internal ids after these, in
-    the order that they have in `prepared`.
+    earlier_ids: the external ids of the earlier log (ids as in the raw log), by internal id. New users get the internal
+    ids after these, in the order that they have in `prepared`. Raises a DataError if the two logs have ids of different
+    types.
     """
     users, events = read_table(prepared / USERS_FILE, USERS), read_table(prepared / EVENTS_FILE, EVENTS)
     if users[USER_ID].dtype != earlier_ids.dtype:

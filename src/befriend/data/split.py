@@ -1,4 +1,7 @@
-"""The global time split into train, validation and test, and the segment of an event, such as repeat or new."""
+"""The global time split into train, validation and test, and the segment of an event, such as repeat or new.
+
+A segment is the kind of an event by what happened before between its two users, see `segments`.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,10 @@ class Split:
 
 
 def split_by_time(timestamps: np.ndarray, train_until: float, validation_until: float) -> Split:
-    """Splits at the timestamps of the events at two shares of the log. Events of the same second stay together.
+    """Validation begins in the second of event `int(M * train_until)`, test in that of `int(M * validation_until)`.
 
-    timestamps: int64[M], ascending, M >= 1. train_until, validation_until: shares of the M events.
+    Events of the same second stay together. timestamps: int64[M], ascending, M >= 1. train_until, validation_until:
+    shares of the M events, from 0 to 1, without 1.
     """
     num_events = len(timestamps)
     t_validation, t_test = (int(timestamps[int(num_events * share)]) for share in (train_until, validation_until))
@@ -63,12 +67,13 @@ def segments(
     repeat: the actor contacted the target before; reply: only the target contacted the actor before; new: neither. Only
     contact events before the event's own timestamp count, whatever the cutoff.
 
-    Two other segments are for events whose target has no event before the cutoff. first ever: a text made the target
-    eligible before the cutoff, and the event is the first contact of the two; cold: all others, since no model can rank
-    their target.
+    Two other segments take precedence, for events whose target has no event before the cutoff. first ever: a text made
+    the target eligible (allowed on lists) before the cutoff, and neither of the two contacted the other before; cold:
+    all others.
 
-    events: event indices. cutoffs: int64, UTC second of the cutoff of each event. eligible_since: int64[N], UTC second
-    after which each user is eligible; None: that of the user's first event.
+    events: int64, indices into the log. cutoffs: int64, the cutoff of each event, a UTC second: models see only what
+    happened before it. eligible_since: int64[N], UTC second after which each user is eligible; None: that of the user's
+    first event, so that no event is first ever.
     """
     actor, target = log.actor[events].astype(np.int64), log.target[events].astype(np.int64)
     timestamp = log.timestamp[events]
@@ -95,7 +100,7 @@ def contact_times(contacts: tuple[np.ndarray, np.ndarray], query_pairs: np.ndarr
 
 
 def read_split(prepared: Path, log: EventLog) -> Split:
-    """Reads the split that stage `validate` wrote next to a log; DataError if it is damaged or of another log."""
+    """Reads the split next to a log, from stage `validate`; DataError if it is missing, damaged or of another log."""
     path = prepared / SPLIT_FILE
     if not path.is_file():
         raise DataError(f"there is no {path}. Run `dvc repro validate` first.")
@@ -114,7 +119,7 @@ def read_split(prepared: Path, log: EventLog) -> Split:
 def sample_events(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
     """int64: indices of at most `size` evenly spaced contact events of a part, which is train, validation or test.
 
-    These are every ceil(n / size)-th of the n contact events of the part.
+    These are every ceil(n / size)-th of the n contact events of the part. Raises a DataError if there are none.
     """
     events = np.arange(*split.part(part))
     events = events[log.is_contact[events]]

@@ -7,8 +7,8 @@ import numpy as np
 METRICS = ("ndcg@10", "hit@10", "mrr@100")
 
 
-def per_list(ranks: np.ndarray) -> np.ndarray:
-    """float64[len(METRICS), R]: the metrics of R lists.
+def metrics_per_list(ranks: np.ndarray) -> np.ndarray:
+    """float64[len(METRICS), R]: the metrics of R lists, in the order of METRICS.
 
     ranks: float64[R], the rank of each target, 1 for the first of a list; inf if the target is not on the list.
     """
@@ -25,17 +25,18 @@ class UserBootstrap:
     """
 
     def __init__(self, users: np.ndarray, resamplings: int, confidence: float, seed: int):
-        """users: int[R], the user of each list; resamplings: number of bootstrap samples."""
+        """users: int[R], the user who gets each list; resamplings: number of bootstrap samples."""
         unique_users, self.user_of_list = np.unique(users, return_inverse=True)
         draws = np.random.default_rng(seed).integers(0, len(unique_users), (resamplings, len(unique_users)))
-        # float64, so that six digits do not depend on the order in which threads add up.
+        # float64, so that results with six digits do not depend on the order in which threads add up.
         self.weights = np.stack([np.bincount(draw, minlength=len(unique_users)) for draw in draws]).astype(np.float64)
         self.levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
 
     def intervals(self, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """float64[M, 2]: lower and upper bounds of M means over the lists in the mask.
 
-        values: float64[M, R], the values of each list; mask: bool[R].
+        values: float64[M, R], M values of each list; mask: bool[R]. Bootstrap samples without a list in the mask are
+        left out.
         """
         num_users = self.weights.shape[1]
         user_of_list = self.user_of_list[mask]
@@ -47,7 +48,7 @@ class UserBootstrap:
 
 
 def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of non-negative counts: 0 if all are equal, near 1 if all but one are 0."""
+    """Gini coefficient of non-negative counts: 0 if all are equal, near 1 if only one of many is not 0."""
     ordered = np.sort(counts).astype(float)
     n, total = len(ordered), ordered.sum()
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else 0.0

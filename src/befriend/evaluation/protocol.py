@@ -1,8 +1,10 @@
 """The evaluation protocol: which events are predicted, what is visible, who is eligible, which lists are scored.
 
-Events are split by time, once for all users. Every list ranks all users seen so far (no sampled negatives). The regime
-says what is visible when a list is made. There are two kinds of lists: `any` has all candidates; `new` excludes
-existing contacts (people you may know). The protocol does not depend on any model.
+A query is an event whose target a list should contain, as close to its top as possible. Events are split by time, once
+for all users. Every list ranks all users with an event before its cutoff (no sampled negatives). The regime says which
+cutoff that is, and whether the actor's action is known (`befriend.data.regimes`). There are two kinds of lists: `any`
+leaves out only users with an exclude event between them and the actor, such as a block; `new` also leaves out existing
+contacts (people you may know). The protocol does not depend on any model.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ class EvalQueries:
     """The evaluated events of one part of the log in one regime, and a row for each of their lists."""
 
     events: np.ndarray
-    """int64[E], positions in the log"""
+    """int64[E], indices into the log"""
     segment: np.ndarray
-    """int8[E], index into SEGMENTS"""
+    """int8[E], index into SEGMENTS: the kind of an event by what happened before between its two users"""
     cutoff: np.ndarray
     """int64[E], UTC second before which events are visible"""
     row_event: np.ndarray
-    """int64[R], index into `events`: every event has a row for list `any`, a first contact also one for list `new`"""
+    """int64[R], index into `events`: every event has a row for list `any`; one of segment new or first ever, which is a
+    first contact, has another row for list `new`"""
     row_excludes_contacts: np.ndarray
     """bool[R], whether it is a row for list `new`"""
 
@@ -41,7 +44,7 @@ class EvalQueries:
 
     @property
     def is_scored_new_list(self) -> np.ndarray:
-        """bool[R], the `new` rows that the protocol scores: first contacts with users who had events before."""
+        """bool[R], the `new` rows that the protocol scores: first contacts with users who have a visible event."""
         return self.row_excludes_contacts & (self.row_segment == NEW)
 
 
@@ -55,7 +58,8 @@ def make_eval_queries(
 ) -> EvalQueries:
     """At most `max_events` evenly spaced events of a part, and a row for each of their lists.
 
-    eligible_since: as in `segments`. Without it, a first contact with a user who has no event yet has no `new` list.
+    eligible_since: as in `segments`. Without it, a first contact with a user who has no event before the cutoff has no
+    `new` list.
     """
     events = sample_events(log, split, part, max_events)
     cutoff = event_cutoffs(log, split, part, events, regime)
@@ -69,10 +73,12 @@ def make_eval_queries(
 def make_requests(
     log: EventLog, histories: Histories, queries: Mapping[Regime, EvalQueries], batch_events: int = 256
 ) -> Iterator[tuple[RequestBatch, np.ndarray, list[tuple[Regime, slice]]]]:
-    """The queries of several regimes on the same events, as batches of `batch_events` events each, in order of time.
+    """The queries of several regimes on the same events, as batches of at most `batch_events` events each.
 
-    Yields (requests, events, slices): B requests; the event of each, int64[B], positions in the log; and which of the
-    B rows belong to which regime. Regimes with equal cutoffs share a batch, so that each snapshot is computed once.
+    Yields (requests, events, slices): B requests; the event of each, int64[B], indices into the log; and which of the B
+    rows belong to which regime. Regimes with equal cutoffs, streaming and live, share batches, so that the features of
+    all users at a cutoff are computed once. Their batches come first, then those of each other regime; each time in the
+    order of the queries.
 
     Example: streaming, live and frozen, in batches of one event. The first event, e0, has lists `any` and `new`; the
     second, e1, only `any`. The function yields:
@@ -113,7 +119,7 @@ def _build_batch(
     return builder.build(
         user=log.actor[events].astype(np.int64),
         cutoff=np.concatenate([q.cutoff[q.row_event[rows]] for _, q, rows in rows_of_regime]),
-        filter_at=log.timestamp[events],  # exclusion is applied at request time in every regime
+        filter_at=log.timestamp[events],  # in every regime a list is filtered when it is shown: at the event
         action=np.where(regime == REGIMES.index("streaming"), log.action[events].astype(np.int64), UNKNOWN_ACTION),
         regime=regime,
         exclude_contacts=np.concatenate([q.row_excludes_contacts[rows] for _, q, rows in rows_of_regime]),

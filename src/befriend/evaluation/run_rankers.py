@@ -16,7 +16,8 @@ from befriend.retrieval.recommender import HasEventsFilter, Recommender
 
 EVENTS_PER_BATCH = 256
 RegimeLists = dict[Regime, dict[str, np.ndarray]]
-"""regime -> model -> int32[R, LIST_DEPTH], a list of internal ids for each row of the queries"""
+"""regime -> name of a model, heuristic or ranker -> int32[R, LIST_DEPTH], a list for each row of the queries: internal
+ids of users, best first, padded with -1"""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class EvaluationLists:
     """The lists of an evaluation, once as the protocol scores them and once as an application gets them."""
 
     protocol: RegimeLists
-    """of all models; candidates are users with events"""
+    """of all models, heuristics and rankers; candidates are users with an event before the cutoff"""
     served: RegimeLists
-    """of models that can rank cold-start users; these users are candidates too"""
+    """only of those that can list cold-start users, who have a text but no event before the cutoff: the models and the
+    ranker `both`; these users are candidates too"""
 
 
 def run_rankers(
@@ -39,7 +41,7 @@ def run_rankers(
 ) -> EvaluationLists:
     """Ranks users for every row of the queries, by each of the models, heuristics and rankers in `names`.
 
-    label: text of the progress bar.
+    A ranker orders the candidates of models and heuristics. label: text of the progress bar.
     """
     has_events = HasEventsFilter(log.first_seen)
     cold_start_names = [name for name in names if name in recommender.retrievers or name == "both"]
@@ -51,7 +53,7 @@ def run_rankers(
             if name in cold_start_names:
                 protocol_lists = ranking.top(name, list_filter=has_events)
                 ids_by_kind = {"protocol": protocol_lists.ids, "served": ranking.top(name).ids}
-            else:  # heuristics never list users without events
+            else:  # heuristics, and a ranker of these alone, never list users without events
                 ids_by_kind = {"protocol": ranking.top(name).ids}
             for kind, ids in ids_by_kind.items():
                 for regime, rows in slices:

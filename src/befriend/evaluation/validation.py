@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from befriend.data.split import COLD, Split
-from befriend.evaluation.metrics import METRICS, per_list
+from befriend.evaluation.metrics import METRICS, metrics_per_list
 from befriend.evaluation.protocol import make_eval_queries, target_ranks
 from befriend.evaluation.run_rankers import run_rankers
 from befriend.features.feature_view import FeatureView
@@ -26,9 +26,11 @@ METRIC = "ndcg@10"
 
 
 def validation_ndcg(retriever: Retriever[Any], split: Split, settings: RetrievalSettings) -> dict[str, float]:
-    """NDCG@10 on the validation part by list and regime (`<list>_<regime>`), and their geometric mean as `ndcg@10`.
+    """NDCG@10 on the validation part by kind of list and regime (`<list>_<regime>`), and the geometric mean, `ndcg@10`.
 
-    The geometric mean counts a relative gain the same in every list and regime, so that none dominates.
+    List `any` without cold events, whose target has no event before the cutoff; `new` of first contacts. In the
+    geometric mean, a relative gain counts the same for every list and regime, so that none dominates; values below 1e-4
+    count as 1e-4.
     """
     feature_view, metrics = retriever.feature_view, {}
     log, metric_index = feature_view.log, METRICS.index(METRIC)
@@ -39,7 +41,7 @@ def validation_ndcg(retriever: Retriever[Any], split: Split, settings: Retrieval
     ).protocol
     for regime, q in queries.items():
         (model_lists,) = lists[regime].values()
-        ndcg = per_list(target_ranks(model_lists, log.target[q.events[q.row_event]]))[metric_index]
+        ndcg = metrics_per_list(target_ranks(model_lists, log.target[q.events[q.row_event]]))[metric_index]
         is_rankable = q.row_segment != COLD
         for list_kind, rows in (("any", ~q.row_excludes_contacts & is_rankable), ("new", q.row_excludes_contacts)):
             if rows.any():
@@ -51,20 +53,20 @@ def validation_ndcg(retriever: Retriever[Any], split: Split, settings: Retrieval
 def two_tower_validation(
     feature_view: FeatureView, split: Split, settings: TwoTowerSettings
 ) -> Callable[[NextTargetPredictionUserIDs], dict[str, float]]:
-    """The function that training calls after each epoch: computes `validation_ndcg` of a two-tower model on the CPU."""
+    """The function that training calls after each epoch: `validation_ndcg` of a two-tower model that is on the CPU."""
     return lambda model: validation_ndcg(TwoTowerRetriever(model, feature_view, settings), split, settings)
 
 
 def stu_validation(
     feature_view: FeatureView, split: Split, settings: StuSettings, stus: Tensor
 ) -> Callable[[NextTargetPredictionSTU], dict[str, float]]:
-    """The same for an STU model (STU: social tokenized user id, a user as L tokens).
+    """The same for an STU model (STU: social tokenized user id, a semantic ID of L tokens).
 
     stus: int64[N, L], the tokens of every user of the log.
     """
 
     def validate(model: NextTargetPredictionSTU) -> dict[str, float]:
-        model_copy = copy.deepcopy(model)  # the retriever changes the users of its model
+        model_copy = copy.deepcopy(model)  # the retriever sets the users of its model to those of the log
         return validation_ndcg(StuRetriever(model_copy, stus, feature_view, settings), split, settings)
 
     return validate

@@ -1,24 +1,25 @@
 """Point-in-time features of users and of pairs of users: ages, counts and decayed sums of events before any cutoff.
 
-The state of a user, and of each pair, is computed once after each event, in O(M log M). The features at a cutoff are
-then a lookup of the state after the last event before it. They are the same in training and in serving, and no event at
-or after the cutoff is read.
+The states of all users and pairs after each of their events are computed once, in O(M log M) in total. The features at
+a cutoff are then a lookup of the state after the last event before it. They are the same in training and in serving,
+and no event at or after the cutoff is read.
 
 Terms:
 
 cutoff         UTC second before which events are visible.
 num_visible    Number of events before a cutoff. The log is in time order, so they are its first `num_visible` events.
-               The age of an event is given in seconds, and in events of the log that came after it.
+age            Of an event at a cutoff: in seconds, or in events, the number of visible events since, with it included.
 entry          Row of `features.histories`: one event in the history of one user. Every event has two, one of its actor
                and one of its target. Entries are ordered by user, then time.
-neighbor       The other user of an entry.
-incoming       An entry is incoming if its user was the target of the event, and outgoing if its user was the actor.
-contact event  An event with an action that makes two users contacts, such as a message. Other events are signals, such
-               as a view, or exclude events, such as a block. An exclude event is no sign of interest: it is not counted
-               as a user's or a pair's last event.
+neighbor       The other user of an entry (`Histories.other_user`).
+incoming       An entry is incoming if its user was the target of the event (`Histories.received`), and outgoing if its
+               user was the actor.
+contact event  An event with an action that makes two users contacts, such as a message. Other events are signal events,
+               such as a view, or exclude events, such as a block. An exclude event is no sign of interest: it is never
+               the last incoming or outgoing event. It still has entries, and so can be the last entry.
 
 Letters of shapes: M events, N users, Q pairs of users with an event; I, O, P half-lives of incoming, outgoing and pair
-events; B, rows of a batch.
+events; B, rows of a batch; C, columns; H, half-lives of one kind.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from befriend.features.histories import Histories
 INCOMING_HALF_LIVES = (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 91 * DAY, 365 * DAY)
 OUTGOING_HALF_LIVES = (6 * HOUR, 7 * DAY, 91 * DAY)
 PAIR_HALF_LIVES = (HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY)
-MAX_AGE_SECONDS = 100 * 365 * DAY  # age of an event that never happened
-NEVER = -(2**62)  # UTC second, and index in the log, of an event that never happened
+MAX_AGE_SECONDS = 100 * 365 * DAY  # age of a last event that never happened
+NEVER = -(2**62)  # UTC second, and index in the log, of a last event that never happened: its age is the largest one
 MIN_DECAYED_SUM = 0.01  # added to a decayed sum before its logarithm: smaller sums hardly differ from 0
 # Columns of `Activity.user_last_events`: UTC second and index in the log of the user's last incoming event, the same of
 # the last outgoing one, then the UTC seconds of the user's first entry and of this entry.
 USER_IN_TIME, USER_IN_EVENT, USER_OUT_TIME, USER_OUT_EVENT, USER_FIRST_TIME, USER_ENTRY_TIME = range(6)
-# Columns of `Activity.pair_last_events`: the same for the events of the pair.
+# Columns of `Activity.pair_last_events`: the same for the events of the pair, without the first entry.
 PAIR_IN_TIME, PAIR_IN_EVENT, PAIR_OUT_TIME, PAIR_OUT_EVENT, PAIR_ENTRY_TIME = range(5)
 # Columns of `Activity.pair_stats` with the logarithms of 1 + number of contact events: outgoing, then incoming.
 PAIR_CONTACT_COUNTS = slice(3, 5)
@@ -87,7 +88,7 @@ class Activity:
 
     @classmethod
     def of(cls, log: EventLog, histories: Histories) -> Self:
-        """The states of a log. histories: with the entries of targets."""
+        """The states of a log. histories: of the same log, with received events."""
         m, n_entries = log.num_events, 2 * log.num_events
         user = np.repeat(np.arange(log.num_users), np.diff(histories.indptr.numpy()))
         neighbor, event = histories.other_user.numpy().astype(np.int64), histories.event.numpy()
@@ -124,7 +125,7 @@ class Activity:
 
         last_in, last_out = by_user.last(is_incoming & is_interest), by_user.last(~is_incoming & is_interest)
         user_last_events = [*time_and_event(last_in, last_out), timestamp[by_user.start], timestamp]
-        no_entry = np.array([[NEVER, NEVER, NEVER, NEVER, -NEVER, NEVER]])
+        no_entry = np.array([[NEVER, NEVER, NEVER, NEVER, -NEVER, NEVER]])  # -NEVER: the age of the first entry is 0
         counts = _log1p(by_user.sums(contact_out), by_user.sums(contact_in))
         user_stats = np.stack([np.ones(n_entries), last_in >= 0, last_out >= 0, *counts, *decayed], 1, dtype=np.float32)
         pair_counts = _log1p(
@@ -180,10 +181,10 @@ class Activity:
         return torch.where(entry >= 0, edge_type, 0)
 
     def user_features(self, entry: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
-        """float32[..., USER_FEATURES]: features of users at a cutoff, from the state after the last visible entry.
+        """float32[..., NUM_USER_FEATURES]: features of users at a cutoff, from the state after the last visible entry.
 
-        entry: int64[...], from `last_entries`; num_visible, cutoff: int64[...], broadcast against it. USER_FEATURES
-        lists the columns.
+        entry: int64[...], from `last_entries`; num_visible, cutoff: int64[...], broadcast against it. The docstring of
+        NUM_USER_FEATURES lists the columns.
         """
         last_events, stats = self.user_last_events[entry], self.user_stats[entry]
         now = torch.stack(torch.broadcast_tensors(cutoff, num_visible, cutoff, num_visible, cutoff, cutoff), -1)
@@ -197,11 +198,11 @@ class Activity:
         )
 
     def pair_features(self, entry: Tensor, end: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
-        """float32[..., PAIR_FEATURES]: features of pairs at a cutoff, from the state after their last visible entry.
+        """float32[..., NUM_PAIR_FEATURES]: features of pairs at a cutoff, by the state after the last visible entry.
 
         entry: int64[...], from `last_pair_entries`, -1 for a pair without events, whose features are 0; end:
         int64[...], one past the user's last visible entry; num_visible, cutoff: int64[...]. All are broadcast against
-        `entry`. PAIR_FEATURES lists the columns.
+        `entry`. The docstring of NUM_PAIR_FEATURES lists the columns.
         """
         has_history, row = entry >= 0, entry.clamp(min=0)
         last_events, stats = self.pair_last_events[row], self.pair_stats[row]
@@ -229,7 +230,7 @@ class Activity:
     def recent_distinct_entries(self, end: Tensor, users: Tensor, num_visible: Tensor, max_entries: int) -> Tensor:
         """int64[B, C]: the latest entry with each distinct neighbor among a user's last `max_entries` visible entries.
 
-        The latest comes first. Rows are padded with -1, and C is the largest number of neighbors of any of the users.
+        The latest comes first. Rows are padded with -1, and C is the largest number of such entries of any user.
         end: int64[B], one past the user's last visible entry; users, num_visible: int64[B].
         """
         h = self.histories
@@ -294,12 +295,12 @@ class Activity:
 
 
 _USER_HALF_LIVES = (*INCOMING_HALF_LIVES, *OUTGOING_HALF_LIVES)
-USER_FEATURES = 8 + 2 + len(_USER_HALF_LIVES)
+NUM_USER_FEATURES = 8 + 2 + len(_USER_HALF_LIVES)
 """number of columns of `Activity.user_features`. Ages, counts and sums are logarithms. Columns: 0, whether there is an
 entry; 1-2, age of the last incoming event in seconds and in events; 3, whether there is one; 4-6, the same for outgoing
 events; 7, age of the first entry in seconds; 8-9, numbers of outgoing and of incoming contact events; from 10, decayed
 sums of incoming, then of outgoing contact events"""
-PAIR_FEATURES = 9 + 2 + len(PAIR_HALF_LIVES)
+NUM_PAIR_FEATURES = 9 + 2 + len(PAIR_HALF_LIVES)
 """number of columns of `Activity.pair_features`. Ages, counts and sums are logarithms. Columns: 0-1, age of the pair's
 last incoming event in seconds and in events; 2, whether there is one; 3-5, the same for outgoing events; 6, number of
 the user's entries since the last one with this neighbor; 7, age of that entry in seconds; 8, whether it was incoming;
@@ -314,7 +315,8 @@ def _inverse(permutation: np.ndarray) -> np.ndarray:
 
 
 def _log1p(*counts: np.ndarray) -> list[np.ndarray]:
-    """Logarithms of 1 + count, by PyTorch as in `_log_ages`: NumPy's may differ in the last bit."""
+    """Logarithms of 1 + count, by PyTorch like those of ages: NumPy's differ in the last bit, and so would features of
+    models that are trained already."""
     return [torch.from_numpy(count).log1p().numpy() for count in counts]
 
 
@@ -322,9 +324,9 @@ def _log_ages(age: Tensor, now: Tensor) -> Tensor:
     """float32[..., 5]: logarithms of 1 + age.
 
     age: int64[..., 5], columns 1 and 3 in events, the others in seconds; now: int64[..., 5], the number of visible
-    events in columns 1 and 3, the cutoff in the others. An event that never happened gets the largest age:
+    events in columns 1 and 3, the cutoff in the others. A last event that never happened (NEVER) gets the largest age:
     MAX_AGE_SECONDS, and in events the number of visible ones. The number of all events of the log would leak the
-    future.
+    future. A first entry that never happened (-NEVER) gets the age 0.
     """
     is_in_events = torch.tensor([False, True, False, True, False], device=age.device)
     return torch.minimum(age.clamp(min=0), torch.where(is_in_events, now, MAX_AGE_SECONDS)).float().log1p()
@@ -341,7 +343,7 @@ def _log_decayed(sums: Tensor, half_lives: tuple[int, ...], age: Tensor) -> Tens
 
 
 class _Runs:
-    """Running values within runs of equal labels, such as the entries of a user. All arrays have one value per label.
+    """Running values within runs of equal labels, such as the entries of a user. Arrays have a value per index.
 
     is_first: bool, whether a run starts at an index; start: int64, the first index of the run at each index.
     """
@@ -360,7 +362,7 @@ class _Runs:
         return np.where(index >= self.start, index, -1)
 
     def sums(self, weight: np.ndarray) -> np.ndarray:
-        """float32: at each index, the sum of the weights of the run up to and with this index."""
+        """float32: at each index, the sum of the weights of the run up to and including this index."""
         total = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
         return (total[1:] - total[self.start]).astype(np.float32)
 

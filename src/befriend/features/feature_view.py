@@ -23,6 +23,7 @@ class FeatureView:
 
     log: EventLog
     activity: Activity
+    """features of users and pairs at any cutoff, from all events"""
     encoder_histories: Histories
     """what the history encoder reads: all events of a user, or only those that the user did"""
     texts: TextVectors
@@ -43,7 +44,7 @@ class FeatureView:
 
         received_events: whether the encoder's histories have received events; actions: labels that the model knows, in
         the order of its ids, None: those of the log. All other labels get one common id, the next after the last.
-        texts: None for a model without texts; activity: of the same log, if already computed, to save memory.
+        texts: None for a model without texts; activity: of the same log, if already computed, to save time and memory.
         """
         actions = log.actions if actions is None else actions
         model_action_id = torch.tensor([actions.index(a) if a in actions else len(actions) for a in log.actions])
@@ -70,7 +71,9 @@ class FeatureView:
         return has_event | self.texts.has_text(users, cutoff) if self.texts.width else has_event
 
     def features(self, users: Tensor, entry: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor:
-        """float32[..., F]: features of users at a cutoff, from their events and, if the log has texts, their texts.
+        """float32[..., features]: features of users at a cutoff, from their events and, if the view has texts, texts.
+
+        Columns: `Activity.user_features`; then, with texts, the statistics and the text vector of `TextVectors`.
 
         entry: int64[...], from `Activity.last_entries`; users, num_visible, cutoff: int64[...], broadcast against it.
         """
@@ -82,7 +85,7 @@ class FeatureView:
     ) -> tuple[Tensor, Tensor | None]:
         """As `features`, with rows of `texts.vectors` instead of the text vectors: int64[...], -1 without a text.
 
-        The rows are None if the log has no texts.
+        The rows are None if the view has no texts.
         """
         features = self.activity.user_features(entry, num_visible, cutoff)
         if not self.texts.width:

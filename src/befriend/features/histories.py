@@ -57,7 +57,7 @@ class Histories:
 
     @classmethod
     def of(cls, log: EventLog, received: bool = True) -> Self:
-        """The histories of a log, in O(M log M) by one sort. received: False leaves out the entries of targets."""
+        """The histories of a log, in O(M log M) by one sort. received: whether targets have entries, as actors do."""
         m = log.num_events
         user = np.concatenate([log.actor, log.target] if received else [log.actor])
         event = np.concatenate([np.arange(m), np.arange(m)])[: len(user)]
@@ -86,7 +86,7 @@ class Histories:
         return torch.searchsorted(self.key, users * (len(self.timestamp) + 1) + num_visible)
 
     def user_entries(self, user: int, num_visible: int) -> slice:
-        """The range of one user's entries among the first `num_visible` events of the log."""
+        """One user's entries among the first `num_visible` events of the log, as a range of indices of entries."""
         low, high = (int(end) for end in self.indptr[user : user + 2])
         return slice(low, low + int(np.searchsorted(self.event[low:high].numpy(), num_visible)))
 
@@ -99,9 +99,9 @@ class Histories:
         return self.before(users, self.end_offsets(users, num_visible), length)
 
     def before(self, users: Tensor, end: Tensor, length: int) -> HistoryBatch:
-        """The last `length` entries of each user before an entry.
+        """The last `length` entries of each user before the entry `end`.
 
-        users: int64[B]; end: int64[B], index of the entry among the 2M.
+        users: int64[B]; end: int64[B], index among all entries, as from `end_offsets`.
         """
         entry = end[:, None] + torch.arange(-length, 0, device=users.device)  # (B, L)
         mask = entry >= self.indptr[users][:, None]

@@ -1,5 +1,4 @@
-"""Feature snapshot: the features of all users as of one cutoff, and who is eligible. Shared by models and
-heuristics."""
+"""Feature snapshot: which users are eligible as of one cutoff, and their features. Shared by models and heuristics."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ class FeatureSnapshot:
 
     def __init__(self, feature_view: FeatureView, num_visible: int, cutoff: int, opted_out: Tensor | None = None):
         """num_visible: number of events before the cutoff; cutoff: UTC second; opted_out: bool[N], users who asked not
-        to be recommended, None: nobody did.
+        to be recommended, None: no one.
 
-        Eligible are users with an event or a text before the cutoff, without those who opted out.
+        A user is eligible who has an event or a text before the cutoff, and did not opt out.
         """
         self.feature_view, self.num_visible, self.cutoff = feature_view, num_visible, cutoff
         activity, texts = feature_view.activity, feature_view.texts
@@ -40,7 +39,7 @@ class FeatureSnapshot:
 
     @cached_property
     def user_features(self) -> Tensor:
-        """float32[E, USER_FEATURES]: `Activity.user_features` of `eligible_users`."""
+        """float32[E, NUM_USER_FEATURES]: `Activity.user_features` of `eligible_users`."""
         num_visible, cutoff = torch.tensor(self.num_visible), torch.tensor(self.cutoff)
         return self.feature_view.activity.user_features(self.last_entry[self.eligible_users], num_visible, cutoff)
 

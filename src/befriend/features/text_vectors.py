@@ -1,6 +1,7 @@
-"""Text vectors of users at any cutoff: for each post, its timestamp, and a vector of the user's posts up to it.
+"""Text vectors of users at any cutoff: for each post, its timestamp, and the vector of the user from this post on.
 
-Stage `embed_text` computes them. In training, evaluation and serving, only posts before the cutoff are used.
+Stage `embed_text` computes them. A vector is computed from the posts up to a post, but not again at every post: see
+`text.chunks.snapshot_counts`. In training, evaluation and serving, only posts before the cutoff (a UTC second) count.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class TextVectors:
 
     @property
     def width(self) -> int:
-        """E, 0 if no user has a post."""
+        """E, width of a vector; 0 in the table without posts, `none`."""
         return self.vectors.shape[1]
 
     @property
@@ -69,7 +70,7 @@ class TextVectors:
 
     @cached_property
     def _indptr(self) -> Tensor:
-        """int64[N + 1]: the posts of user x are _indptr[x] to _indptr[x + 1]."""
+        """int64[N + 1]: the posts of user x are _indptr[x] to _indptr[x + 1] - 1."""
         counts = torch.bincount(self.user, minlength=self.num_users)
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
@@ -89,7 +90,7 @@ class TextVectors:
         return self.last_posts(users, cutoff) >= 0
 
     def statistics_and_rows(self, users: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor]:
-        """Statistics of users' posts before `cutoff`, and the rows of their text vectors.
+        """Statistics of users' posts before `cutoff`, and the rows of their text vectors. users, cutoff: int64[...].
 
         float32[..., NUM_STATISTICS]: 1, log(1 + seconds since the last post), log(1 + number of posts); all 0 without a
         post. int64[...]: a row of `vectors`, -1 without a post.
@@ -114,7 +115,7 @@ class TextVectors:
         return self.vectors_at(self._row(self.last_posts(users, cutoff)))
 
     def without_users(self, erased: Tensor) -> Self:
-        """The table without the posts of some users. erased: bool[N]."""
+        """The table without the posts of some users; `vectors` keeps their rows, unused. erased: bool[N]."""
         remaining = ~erased[self.user]
         return replace(self, user=self.user[remaining], timestamp=self.timestamp[remaining], row=self.row[remaining])
 

@@ -1,8 +1,9 @@
-"""Inputs and queries of the models, as dataclasses of tensors: histories, positions, targets, pairs, queries.
+"""Inputs and queries of the models, as dataclasses of tensors: histories, positions, candidates, pairs, queries.
 
 A batch has B histories of actors, with N columns, one per event. A *position* is a place in a history at which the next
 target is predicted; a batch has P of them, several per history. Queries, scores and losses have one row per position,
-and `Positions.row` is the history of each. An actor contacts a target; a target or a negative is scored as a candidate.
+and `Positions.row` is the history of each. An actor contacts a target; a candidate, the target or another user, is
+scored as a target.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from befriend.nn.tensors import TensorBatch, used_rows
 
 @dataclass(frozen=True)
 class NextTargetPredictionBatch(TensorBatch):
-    """Histories of B actors, and for each actor its next event, the example. None: not known."""
+    """Histories of B actors, and for each actor the event to predict after it, the example."""
 
     actor_id: Tensor
     """int64[B]"""
@@ -30,18 +31,18 @@ class NextTargetPredictionBatch(TensorBatch):
     actor_history_mask: Tensor
     """bool[B, N], True where there is an event; histories are padded at the beginning"""
     example_action: Tensor
-    """int64[B], action of the next event, UNKNOWN_ACTION where unknown"""
+    """int64[B], action of the example, UNKNOWN_ACTION where unknown"""
     example_target: Tensor
-    """int64[B], target of the next event"""
+    """int64[B], target of the example"""
     actor_history_received: Tensor | None = None
-    """bool[B, N], True where the other user acted"""
+    """bool[B, N], True where the other user acted; None: nowhere"""
     actor_history_timestamps: Tensor | None = None
-    """int64[B, N], UTC seconds"""
+    """int64[B, N], UTC seconds; None: the encoder ignores time"""
 
 
 @dataclass(frozen=True)
 class STUBatch(TensorBatch):
-    """As `NextTargetPredictionBatch`, with users as STUs (social tokenized user ids), the semantic IDs of L tokens."""
+    """As `NextTargetPredictionBatch`, with users as STUs (social tokenized user ids): semantic IDs of L tokens each."""
 
     actor_stu: Tensor
     """int64[B, L]"""
@@ -52,13 +53,13 @@ class STUBatch(TensorBatch):
     actor_history_mask: Tensor
     """bool[B, N], True where there is an event; histories are padded at the beginning"""
     example_action: Tensor
-    """int64[B], action of the next event"""
+    """int64[B], action of the example, UNKNOWN_ACTION where unknown"""
     example_target_stu: Tensor
-    """int64[B, L], target of the next event"""
+    """int64[B, L], target of the example"""
     actor_history_received: Tensor | None = None
-    """bool[B, N], True where the other user acted"""
+    """bool[B, N], True where the other user acted; None: nowhere"""
     actor_history_timestamps: Tensor | None = None
-    """int64[B, N], UTC seconds"""
+    """int64[B, N], UTC seconds; None: the encoder ignores time"""
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,24 @@ class Positions(TensorBatch):
     row: Tensor
     """int64[P], the history of each position, as a row of the batch"""
     state: Tensor
-    """int64[P], 0 to N: the number of columns of the history that are visible. It is the index of the encoder state
-    that the position reads"""
+    """int64[P], 0 to N: the number of columns of the history, with padding, that are visible. It is the index of the
+    encoder state (the encoder's output after these columns) that the position reads"""
     action: Tensor
     """int64[P], action of the event to predict, UNKNOWN_ACTION where it is not known"""
     target: Tensor
     """int64[P], the true target"""
     regime: Tensor | None = None
-    """int64[P], index into `data.regimes.REGIMES`, which say how recent the visible events are; None: streaming"""
+    """int64[P], index into `data.regimes.REGIMES`, which say how recent the visible events are; None: the query does
+    not depend on a regime"""
     features: Tensor | None = None
-    """float32[P, F], activity features of the actor"""
+    """float32[P, F + E], features of the actor: F activity features, then, if the model uses texts, the text vector"""
     grad_mask: Tensor | None = None
     """bool[P], the positions that train user embeddings and history encoder; None: all"""
 
 
 @dataclass(frozen=True)
 class DedupedTextVectors(TensorBatch):
-    """Text vectors of users, each distinct vector stored once: a batch repeats the same users and cutoffs."""
+    """Text vectors of users, each vector stored once, because a batch repeats the same users and cutoffs."""
 
     index: Tensor
     """int64[...], row of `vectors` for each user, 0 for users without a text"""
@@ -106,7 +108,7 @@ class DedupedTextVectors(TensorBatch):
         return cls(index[1:].view(text_row.shape), F.pad(vectors[used[1:] - 1], (0, 0, 1, 0)))
 
     def concat(self, other: Self) -> Self:
-        """The text vectors of both, joined along the second dimension of `index`."""
+        """The text vectors of both, joined along the second dimension of `index`. A vector of both is stored twice."""
         other_index = torch.where(other.index > 0, other.index + len(self.vectors) - 1, 0)
         vectors = torch.cat([self.vectors, other.vectors[1:]])
         return replace(self, index=torch.cat([self.index, other_index], 1), vectors=vectors)
@@ -117,11 +119,12 @@ class DedupedTextVectors(TensorBatch):
 
 
 @dataclass(frozen=True)
-class Targets(TensorBatch):
-    """Inputs of users as candidates, as of the cutoff of a query: true targets and negatives alike. None: not known.
+class CandidateInputs(TensorBatch):
+    """Inputs of users as candidates, as of the cutoff of a query: true targets and negatives alike. None: unknown.
 
     The cutoff is the UTC second before which events are visible. Shapes [...]: [P, K] for K candidates of each
-    position, [C] for candidates that all positions share.
+    position. For C candidates that all positions share, `users` is [C], and the other fields are [P, C], because
+    positions have different cutoffs; with one cutoff for all, every field is [C].
     """
 
     users: Tensor
@@ -129,7 +132,7 @@ class Targets(TensorBatch):
     recent_neighbors: Tensor | None = None
     """int64[..., m], the other users of each candidate's last m events, padded with -1"""
     features: Tensor | None = None
-    """float32[..., F], activity features of the candidates"""
+    """float32[..., F], activity features of the candidates; unlike `Positions.features` without text vectors"""
     text_vectors: DedupedTextVectors | None = None
     """text vectors of the candidates"""
 
@@ -142,7 +145,8 @@ class PairFeatures(TensorBatch):
     """bool[...], whether the candidate is among the users of the actor's latest events: only these pairs get the
     pointer term of the score"""
     features: Tensor
-    """float32[..., F], ages, counts and decayed sums of the pair's events, see `Activity.pair_features`"""
+    """float32[..., number of pair features], ages, counts and decayed sums of the pair's events, see
+    `Activity.pair_features`"""
     edge_types: Tensor
     """int64[...], code of action and direction of the pair's last event, see `Activity.edge_types`; 0 without an
     event"""
@@ -152,12 +156,12 @@ class PairFeatures(TensorBatch):
 class Query(TensorBatch):
     """Queries of P positions: one vector for each term of the score of a candidate.
 
-    The score is the sum of the terms. `docs/glossary.md` defines them.
+    The score is the sum of the terms, which `models.query_tower` defines.
     """
 
     static: Tensor
-    """float32[P, D], for the static term. Two-tower model: multiplied with user embeddings; STU model: read by the
-    towers that score tokens"""
+    """for the static term. Two-tower model: float32[P, D], multiplied with user embeddings; STU model: float32[P, H],
+    read by the towers that score tokens"""
     neighbor: Tensor | None
     """float32[P, D], for the neighbor term: multiplied with the mean embedding of a candidate's recent neighbors"""
     dynamic: Tensor | None
@@ -167,8 +171,8 @@ class Query(TensorBatch):
     grad_mask: Tensor | None = None
     """bool[P], as in `Positions`"""
     dropped_targets: Tensor | None = None
-    """bool[P, users], users whose static score this training step replaces by that of a uniform choice; None: no
-    users"""
+    """bool[P, users], STU model: users whose static score this training step replaces by that of a uniform choice;
+    None: no users"""
 
     def select(self, rows: slice | Tensor) -> Query:
         """The queries of these positions, for inference: without `grad_mask` and `dropped_targets`."""
@@ -181,8 +185,10 @@ class Query(TensorBatch):
         return Query(self.static.to(dtype), neighbor, dynamic, self.hidden.to(dtype))
 
     def vector(self) -> Tensor:
-        """float32[P, W]: all terms but the pointer term. Scores are inner products with `target_vectors` of the
-        model."""
+        """float32[P, W]: all terms but the pointer term, of the two-tower model.
+
+        Scores are inner products with its `target_vectors`.
+        """
         return torch.cat([self.static, self.time_dependent()], -1)
 
     def time_dependent(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Settings of the models: the architecture of the two-tower model and of the STU model, and the search by clusters.
 
-STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer.
+STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer. The score of a
+target is a sum of terms (static, neighbor, dynamic, pointer), which `models.query_tower` explains.
 """
 
 from __future__ import annotations
@@ -62,20 +63,19 @@ class ModelSettings(Settings):
     id_dropout: Share = 0.3
     """share of users without their own embedding in a training step, so that the model also works for unseen users"""
     static_score_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """weight at inference of the static term, the score of a target by its embedding (in training: 1); below 1, because
-    embeddings are up to date in training and old afterwards, while the other terms stay up to date"""
+    """weight at inference of the static term, the score of a target by its embedding or tokens (in training: 1); below
+    1, because these are up to date in training and old afterwards, while the other terms stay up to date"""
     freshness: bool = True
     """score targets by how recently and how often they acted and were acted on (dynamic term)"""
     texts: bool = True
-    """query and dynamic term also use the texts of users, if there are any; needs freshness"""
+    """query and dynamic term also use the texts of users, if there are any; no effect without freshness"""
     recent_neighbors: Count = 4
     """number of a target's latest events whose other users describe it, even if it joined after training (neighbor
     term); 0: none"""
     pointer: bool = True
     """add a score for users in the actor's history, from when and how often the two had events (pointer term)"""
     history_candidates: Annotated[int, Field(ge=1)] = 100
-    """number of an actor's latest events whose users get the pointer term, and are negatives of the actor in
-    training"""
+    """number of an actor's latest events whose other users get the pointer term and are negatives in training"""
 
 
 class TwoTowerModelSettings(ModelSettings):
@@ -98,7 +98,8 @@ class StuModelSettings(ModelSettings):
     """share of users whose static score a training step replaces by that of a uniform choice, in queries of the daily
     regime, so that these learn to score users by their recent activity"""
     sibling_smoothing: Share = 0.0
-    """label smoothing of token_loss: share of a token's weight spread over all tokens possible after the same prefix"""
+    """label smoothing of the loss that token_loss weighs: share of a token's weight spread over all tokens possible
+    after the same prefix"""
 
 
 class ClusterSearchSettings(Settings):
@@ -109,6 +110,6 @@ class ClusterSearchSettings(Settings):
     history_entries: Annotated[int, Field(ge=1)] = 100
     """number of a user's latest events whose other users determine the user's cluster"""
     probe_share: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """share of all users that a search scores, from the best clusters down"""
+    """share of the eligible users that a search scores, from the best clusters down"""
     recently_active: Annotated[int, Field(ge=0)] = 500
     """number of the most recently active users, whom every search scores as well"""

@@ -17,12 +17,15 @@ from befriend.nn.tensors import TensorBatch
 
 @dataclass(frozen=True)
 class SharedNegatives(TensorBatch):
-    """C distinct users who are negatives of all P positions of a batch: the columns of a matrix of scores, [P, C]."""
+    """C distinct users who are negatives of all P positions of a batch, unless a mask excludes a user from a position.
+
+    They are the columns of a matrix of scores, [P, C].
+    """
 
     users: Tensor
     """int64[C], internal ids, ascending"""
     log_q: Tensor
-    """float32[C], log of the probability with which each user is drawn; 0 without log-Q correction"""
+    """float32[C], log of the probability that each user is drawn at least once; 0 without log-Q correction"""
 
     def columns(self, users: Tensor) -> Tensor:
         """int64[...]: the column of each user, -1 for a user who is not among the negatives. users: int64[...]."""
@@ -32,7 +35,7 @@ class SharedNegatives(TensorBatch):
     def mask_out(self, is_negative: Tensor, rows: Tensor, users: Tensor) -> None:
         """Removes users from the negatives of single positions: sets entries of `is_negative` to False, in place.
 
-        is_negative: bool[P, C]; rows, users: int64[n], user users[i] is no negative of position rows[i].
+        is_negative: bool[P, C]; rows, users: int64[n]: users[i] is no negative of position rows[i].
         """
         column = self.columns(users)
         has_column = column >= 0
@@ -51,13 +54,13 @@ def draw_negatives(
     """Draws the shared negatives of a batch.
 
     targets: int64[P], of the batch; popularity: float32[N], the share of each user among the targets from which the
-    batch was drawn; negative_pool: int64[U], the users from whom random negatives are drawn; negatives: `in_batch`, the
-    targets, `random`, `num_rand_negs` random users per position, or `mixed`, both (Yang et al. 2020); log_q: whether to
-    correct for how often a user is drawn; generator: for the random draws.
+    batch was drawn; negative_pool: int64[U], distinct users, from whom random negatives are drawn; negatives:
+    `in_batch` (the targets), `random` (`num_rand_negs` random users per position), or `mixed` (both: Yang et al. 2020);
+    log_q: whether to correct for how often a user is drawn; generator: for the random draws.
 
-    `SharedNegatives.log_q` is the log of the probability that a user is among the negatives at least once (Poisson
-    sampling). Divided by this probability, a sum over the negatives estimates the sum over all users (Horvitz and
-    Thompson 1952). This is the log-Q correction of Yi et al. 2019 for sets without repeated users.
+    `SharedNegatives.log_q` treats the draws of a user as a Poisson process. If each negative is weighted by 1 / its
+    probability, a sum over the negatives estimates the sum over all users (Horvitz and Thompson 1952). This is the
+    log-Q correction of Yi et al. 2019 for sets without repeated users.
     """
     expected_count = torch.zeros_like(popularity)
     drawn_users = []

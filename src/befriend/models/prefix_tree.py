@@ -1,7 +1,7 @@
-"""The tree of the distinct prefixes of all STUs, with the tokens and the users of each.
+"""The tree of the distinct prefixes of all STUs, with the tokens of each prefix and the number of users below it.
 
-STU stands for social tokenized user id: a user as L tokens, one for each level of a residual quantizer. A node of the
-tree is a distinct prefix, that is the first tokens of one or more STUs.
+STU stands for social tokenized user id: the semantic ID of a user, L tokens, one for each level of a residual
+quantizer. A node of the tree is a distinct prefix, that is the first tokens of one or more STUs.
 
 The model computes probabilities with this tree: it needs the node of each prefix of a user, and for each node the
 counts of all V next tokens. Beam search uses the trie of `tokens.trie`: it needs the existing children of a node, and

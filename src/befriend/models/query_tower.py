@@ -1,21 +1,23 @@
-"""The query tower, the base class of both models: from actor, action and history to a query, and from it to scores.
+"""The query tower, the base class of both models: makes a query from actor, action and history, and scores candidates.
 
-A query is made as of a *cutoff*, the UTC second before which events are visible. This module sees only tensors: the
-code that builds a batch selects the visible events. The score of a target is the sum of up to four terms
-(`model_inputs.Query` has a query vector for each):
+A query predicts the target of an actor's next event, as of a *cutoff*, the UTC second before which events are visible.
+This module sees only tensors: the code that builds a batch selects the visible events. A candidate, the true target or
+another user, is scored as a target. The score is the sum of up to four terms (`model_inputs.Query` has a vector for
+each):
 
 term      what it scores                                                                  changes with new events
 static    the target itself: its embedding (two-tower model), or its tokens (STU model)   no
-neighbor  the users of the target's latest events, its `recent_neighbors`                 yes
+neighbor  the other users of the target's latest events, its `recent_neighbors`           yes
 dynamic   how recently and how often the target was active, and its texts                 yes
 pointer   past events between actor and target, if the target is in the actor's history   yes
 
-A *position* is a place in a history at which a target is predicted. There, the history encoder has a *state*: its
-output after the visible events. A *regime* says how recent the visible events are, and is an input of the query.
+The STU model predicts the target's STU (social tokenized user id: the semantic ID of a user, as in TIGER). A *position*
+is a place in a history at which a target is predicted. There, the history encoder has a *state*: its output after the
+visible events. A *regime* says how recent the visible events are, and is an input of the query.
 
 Shapes: B histories of N events; P positions; K candidates of each position, or C candidates shared by all; m recent
-neighbors; D, width of a user embedding; S, of a state; F, of activity features; E, of a text vector; T, of the dynamic
-term.
+neighbors; D, width of a user embedding; S, of a state; F, of activity features, with texts also of statistics of the
+posts; E, of a text vector; T, of the dynamic term.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch.nn import functional as F
 from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.models.history_encoders import MeanPooling, SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
-from befriend.models.model_inputs import NextTargetPredictionBatch, PairFeatures, Positions, Query, Targets
+from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, PairFeatures, Positions, Query
 from befriend.models.model_settings import HistoryEncoderName
 from befriend.models.score_terms import DynamicTargetFeatures, Pointer
 from befriend.models.user_embedding import EmbeddingLookup, UserEmbedding
@@ -43,7 +45,7 @@ class QueryTowerConfig:
     """Architecture of a query tower, apart from its users, its actions and the widths of its layers."""
 
     recent_neighbors: bool = False
-    """whether the score has a neighbor term, from the users of a target's latest events"""
+    """whether the score has a neighbor term"""
     dropout: float = 0.1
     """share of hidden units dropped in training"""
     history_encoder_type: HistoryEncoderName = "transformer"
@@ -68,7 +70,8 @@ class QueryTowerConfig:
     """add the elementwise products actor x history and actor x action to the inputs of the interaction (latent cross:
     Beutel et al. 2018)"""
     num_user_features: int = 0
-    """number of features of a user as of a cutoff: F activity features, then the text vector; 0: no dynamic term"""
+    """F + E, number of features of a user as of a cutoff: activity features, then the text vector; 0: no dynamic
+    term"""
     num_pair_features: int = 0
     """number of features of the past events between two users; 0: no pointer term"""
     text_width: int = 0
@@ -76,8 +79,8 @@ class QueryTowerConfig:
     id_dropout: float = 0.0
     """share of users without their own embedding in a training step"""
     static_score_weight: float = 1.0
-    """weight of the static term at inference; 1 in training. Embeddings are up to date in training and old afterwards,
-    so a weight below 1 lets the terms that change with time decide more"""
+    """weight of the static term at inference (STU model: of token scores, before their softmax); 1 in training.
+    Embeddings are up to date in training and old afterwards, so a weight below 1 lets the other terms decide more"""
 
 
 class QueryTower(nn.Module):
@@ -86,8 +89,8 @@ class QueryTower(nn.Module):
     def __init__(
         self, users: UserEmbedding, num_actions: int, hidden_dim: int, static_dim: int, config: QueryTowerConfig
     ):
-        """users: static vectors of users, of width D; hidden_dim: width of hidden layers; static_dim: width of the
-        static query.
+        """users: static vectors of users, of width D; num_actions: number of action labels; hidden_dim: width of the
+        interaction's hidden layers; static_dim: width of the static query vector.
 
         Do not reorder the layers: each draws its initial weights from torch's global generator, so another order gives
         other weights for the same seed.
@@ -157,8 +160,8 @@ class QueryTower(nn.Module):
     def encode(self, batch: NextTargetPredictionBatch, other_vectors: Tensor) -> Tensor:
         """As `encode_history`. other_vectors: float32[B, N, D], the static vector of the other user of each event.
 
-        State i is the encoder's output in column i - 1. Where that column is padding, the state is the learned vector
-        `empty`, like state 0.
+        State i is the encoder's projected output in column i - 1. Where that column is padding, the state is the
+        learned vector `empty`, like state 0.
         """
         mask, timestamp = batch.actor_history_mask.bool(), batch.actor_history_timestamps
         b = len(mask)
@@ -229,9 +232,10 @@ class QueryTower(nn.Module):
         )
 
     def _dynamic_query(self, hidden: Tensor, text: Tensor) -> Tensor | None:
-        """float32[P, T]: the query vectors of the dynamic term. Scores are inner products with `dynamic_vectors`.
+        """float32[P, T]: the query vectors of the dynamic term, None for a model without it.
 
-        hidden: float32[P, D], output of the interaction; text: float32[P, E], the text vectors of the actors.
+        Scores are inner products with `dynamic_vectors`. hidden: float32[P, D], output of the interaction; text:
+        float32[P, E], the text vectors of the actors.
         """
         if self.to_dynamic is None:
             return None
@@ -246,11 +250,11 @@ class QueryTower(nn.Module):
         return self.dynamic.width + self.text_width if self.dynamic is not None else 0
 
     def _split_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The activity features, float32[..., F], and the text vectors, float32[..., E], in the features of users."""
+        """Splits float32[..., F + E] into activity features, float32[..., F], and text vectors, float32[..., E]."""
         width = features.shape[-1] - self.text_width
         return features[..., :width], features[..., width:]
 
-    def dynamic_vectors(self, targets: Targets) -> Tensor:
+    def dynamic_vectors(self, targets: CandidateInputs) -> Tensor:
         """float32[..., T]: the vectors of targets for the dynamic term, from activity and texts; 0 where unknown."""
         features, text_vectors = targets.features, targets.text_vectors
         if self.dynamic is None or features is None:
@@ -261,7 +265,7 @@ class QueryTower(nn.Module):
         no_text = dynamic.new_zeros(*dynamic.shape[:-1], self.text_width)
         return torch.cat([dynamic, no_text if text_vectors is None else text_vectors.vectors[text_vectors.index]], -1)
 
-    def dynamic_scores(self, query: Tensor, targets: Targets) -> Tensor:
+    def dynamic_scores(self, query: Tensor, targets: CandidateInputs) -> Tensor:
         """float32[P, K]: dynamic scores, the inner products of queries with the `dynamic_vectors` of K targets each.
 
         query: float32[P, T].
@@ -274,7 +278,7 @@ class QueryTower(nn.Module):
     def neighbor_vectors(self, recent_neighbors: Tensor, lookup: EmbeddingLookup) -> Tensor:
         """float32[..., D]: the mean embedding of the recent neighbors of each target; 0 without any.
 
-        recent_neighbors: int64[..., m], the users of the target's latest events, -1 where there are fewer.
+        recent_neighbors: int64[..., m], the other users of the target's latest events, -1 where there are fewer.
         """
         mask = recent_neighbors >= 0
         weight = mask.to(lookup.table.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
@@ -298,16 +302,16 @@ class QueryTower(nn.Module):
         scores = products.gather(1, index.flatten(1)).view(index.shape)
         return (scores * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    def static_per_query(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         """float32[P, K]: static scores of the K targets of each query. targets: shape [P, K]."""
         raise NotImplementedError
 
-    def static_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
-        """float32[P, C]: static scores of C targets shared by all queries. targets: users [C]."""
+    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
+        """float32[P, C]: static scores of C targets shared by all queries. Only `users`, [C], of targets is read."""
         raise NotImplementedError
 
     def score_per_query(
-        self, query: Query, targets: Targets, pairs: PairFeatures | None, lookup: EmbeddingLookup
+        self, query: Query, targets: CandidateInputs, pairs: PairFeatures | None, lookup: EmbeddingLookup
     ) -> Tensor:
         """float32[P, K]: scores with all terms, of the K targets of each query. targets, pairs: shape [P, K]."""
         score = self._add_time_dependent_terms(self.static_per_query(query, targets, lookup), query, targets, lookup)
@@ -318,15 +322,15 @@ class QueryTower(nn.Module):
             score = score.index_put(pair, pointer_scores, accumulate=True)
         return score
 
-    def score_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def score_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         """float32[P, C]: scores of C targets shared by all queries, without the pointer term.
 
-        targets: users [C]; recent_neighbors [P, C, m]; features [P, C, F].
+        targets: users [C]; recent_neighbors [P, C, m]; features [P, C, F]; index of text vectors [P, C].
         """
         return self._add_time_dependent_terms(self.static_shared(query, targets, lookup), query, targets, lookup)
 
     def _add_time_dependent_terms(
-        self, score: Tensor, query: Query, targets: Targets, lookup: EmbeddingLookup
+        self, score: Tensor, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup
     ) -> Tensor:
         """score, float32[P, K] or [P, C], plus the neighbor and dynamic terms, if model and targets have them."""
         if query.neighbor is not None and targets.recent_neighbors is not None:
@@ -351,7 +355,7 @@ def _interaction(width: int, hidden: int, out: int, config: QueryTowerConfig) ->
 
 
 def zero_init_(*layers: nn.Linear | None) -> None:
-    """Sets all weights to 0, so that the layers add nothing to the score before training."""
+    """Sets weights and biases to 0, so that the layers add nothing to the score before training."""
     for layer in layers:
         if layer is not None:
             nn.init.zeros_(layer.weight)
@@ -382,9 +386,9 @@ def shared_dot(query: Tensor, users: Tensor, grad_mask: Tensor | None) -> Tensor
 
 
 def detach_unless(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The same values; gradients flow only through the rows where `mask` is True. None: through all.
+    """The same values; gradients flow only through the rows where `mask` is True.
 
-    values: float32[P, ...]; mask: bool[P].
+    values: float32[P, ...]; mask: bool[P], None: gradients flow through all rows.
     """
     if mask is None:
         return values

@@ -1,7 +1,7 @@
 """Sampled softmax: a softmax over a sample of negatives that estimates the softmax over all users.
 
-A row is a position, at which one target is predicted. Row candidates are negatives of a single row, shared negatives
-those of all rows of a batch.
+A row is a position, at which one target is predicted. Row candidates are candidates of a single row besides its target,
+shared negatives those of all rows of a batch. Both are negatives unless a mask excludes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class SoftmaxLoss:
     loss: Tensor
     """float32[P], cross-entropy of the target"""
     rank: Tensor
-    """float32[P], from 1, rank of the target among all its negatives; negatives with an equal score count half"""
+    """float32[P], from 1, rank of the target among its negatives, by scores without log-Q correction; negatives with an
+    equal score count half"""
 
 
 def softmax_loss(
@@ -30,7 +31,7 @@ def softmax_loss(
     positive: float32[P], scores of the targets; candidates, candidate_mask: float32[P, K] and bool[P, K], scores of the
     row candidates, and which of them are negatives; shared, shared_mask: float32[P, C] and bool[P, C], the same of the
     shared negatives; log_q: float32[C], of `SharedNegatives`: a user who is drawn with probability p counts as 1 / p
-    users. Masked entries have no gradient.
+    users. Scores where a mask is False have no effect and no gradient.
     """
     lowest = torch.finfo(positive.dtype).min
     candidates = candidates.masked_fill(~candidate_mask, lowest)

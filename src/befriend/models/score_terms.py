@@ -2,7 +2,7 @@
 
 The dynamic term scores a target's recent activity. It is an inner product, so a nearest-neighbor index can serve it: as
 time passes, only the vectors of targets are computed again. The pointer term scores an actor and a target who have had
-events with each other. Few targets of an actor have, so it is computed for these pairs alone.
+events with each other. An actor has had events with few users, so it is computed for these pairs alone.
 
 Shapes: P queries; K targets of each; F features.
 """
@@ -17,7 +17,7 @@ from befriend.nn.layers import Standardise
 
 
 class DynamicTargetFeatures(nn.Module):
-    """Vector of a target as of a cutoff: its standardised activity features, then a hidden layer computed from them."""
+    """Vector of a target as of a cutoff: standardised activity features, concatenated with a hidden layer of them."""
 
     def __init__(self, num_features: int, hidden_dim: int = 32):
         super().__init__()
@@ -33,8 +33,9 @@ class DynamicTargetFeatures(nn.Module):
     def scores(self, query: Tensor, features: Tensor) -> Tensor:
         """float32[P, K]: inner products of queries with the vectors of targets.
 
-        query: float32[P, width]; features: float32[P, K, F], of the targets. The two parts of the vectors are never
-        concatenated: the features, the larger part, need no gradient.
+        query: float32[P, width]; features: float32[P, K, F], of the targets. Equal to products with the output of
+        `forward`, but does not concatenate the features, which need no gradient, with the hidden layer, which does. So
+        no gradient of the features is computed.
         """
         features = self.standardise(features)
         feature_query, hidden_query = query.split([features.shape[-1], self.hidden.out_features], -1)
@@ -48,7 +49,7 @@ def row_wise_dot(query: Tensor, vectors: Tensor) -> Tensor:
 
 
 class Pointer(nn.Module):
-    """Pointer term: extra score of a user in the actor's history, from the events between the two and the query.
+    """Pointer term: extra score of a user in the actor's history, from the query and from the past events of the two.
 
     Like a pointer network (Vinyals et al. 2015), it points into the history, with one score for each distinct user
     instead of one for each event.
@@ -58,7 +59,7 @@ class Pointer(nn.Module):
         super().__init__()
         self.standardise = Standardise(num_features)
         self.first = nn.Linear(num_features, hidden_dim)
-        self.kind = nn.Embedding(num_edge_types, hidden_dim)
+        self.kind = nn.Embedding(num_edge_types, hidden_dim)  # of the edge type
         self.query = nn.Linear(query_dim, hidden_dim)
         self.second = nn.Linear(hidden_dim, 1)
         nn.init.normal_(self.kind.weight, std=0.1)

@@ -5,10 +5,11 @@ as in TIGER (Rajput et al. 2023). The probability of a user is the product of th
 p(t1 | query, t0) ... On each level a tower (two small networks) scores the next token by a sum of two parts: the query
 scores depend on the query alone, the prefix scores on the tokens before. So the softmax denominators of all prefixes
 are one matrix product, and the probabilities of all users cost about as much as inner products with all users. Tokens
-that lead to no existing user have probability 0.
+that lead to no eligible user (one who may be recommended) have probability 0.
 
-The log-probability is the static term of a user's score: no new event changes it. The base class `QueryTower` makes the
-query of each position (a place in an actor's history at which a target is predicted), and adds the other terms.
+The log-probability is the static term of a user's score: new events do not change a user's tokens. The base class
+`QueryTower` makes the query of each position (a place in an actor's history at which a target is predicted), and adds
+the other terms.
 
 Shapes: B histories of N events; P positions and their queries; K candidates of one query, C shared by all; L levels of
 V tokens; U distinct prefixes; D, width of an embedding; H, width of a static query; S, width of an encoder state.
@@ -26,7 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from befriend.data.regimes import REGIMES
-from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query, STUBatch, Targets
+from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, Query, STUBatch
 from befriend.models.model_settings import TowerName
 from befriend.models.prefix_tree import PrefixTree
 from befriend.models.query_tower import QueryTower, QueryTowerConfig, last_own_events
@@ -47,7 +48,7 @@ class NextTargetPredictionSTU(QueryTower):
         embedding_dim: D, width of a token embedding; the embedding of a user is the mean of those of its tokens.
         hidden_dim: H, width of hidden layers and of the static query vectors that the towers read.
         device: Device of the parameters.
-        stus: int64[users, L], the STUs of the users by internal id; None: any combination of tokens may be a user.
+        stus: int64[users, L], the STUs of the users by internal id; None: none, only methods with `STUBatch` work.
         tower_type: linear, mlp, or moe (with `num_experts`): the query head of a tower.
         tied: Score tokens by inner products with their embeddings, instead of by separate output weights.
         sibling_smoothing: Label smoothing: share of a token's weight spread over all tokens possible after its prefix.
@@ -55,8 +56,11 @@ class NextTargetPredictionSTU(QueryTower):
             queries of the daily regime.
         categories, numeric: Numbers of labels of the users' categorical attributes; number of numeric inputs.
         temporal_weight: Weight in the loss of a position inside a history; the example itself has weight 1.
-        temporal_positions: Number of the latest positions of a history that predict their next target; None for all.
+        temporal_positions: Number of an actor's latest own events whose targets are predicted; None for all.
         query_tower_options: Fields of `QueryTowerConfig`; history_encoder_type is mean_pooling by default here.
+
+    The temporal parameters are for methods with `STUBatch`. The example is the event after the history, and positions
+    inside a history predict the targets of events of the history.
     """
 
     def __init__(
@@ -124,9 +128,9 @@ class NextTargetPredictionSTU(QueryTower):
         return self._prefix_tree
 
     def predict_token(self, user_action_repr: Tensor, previous_tokens: Tensor, token_idx: int) -> Tensor:
-        """float32[..., V]: logits of the token on level `token_idx`.
+        """float32[..., V]: logits of all V tokens on level `token_idx`, whether or not they lead to a user.
 
-        user_action_repr: float32[..., H]; previous_tokens: int64[..., token_idx].
+        user_action_repr: float32[..., H], static query vectors; previous_tokens: int64[..., token_idx].
         """
         return self.query_scores(token_idx, user_action_repr) + self._previous_token_scores(token_idx, previous_tokens)
 
@@ -178,30 +182,30 @@ class NextTargetPredictionSTU(QueryTower):
         query = super().query(batch, positions, states, lookup)
         if not (self.token_dropout and self.training) or positions.regime is None:
             return query
-        # Streaming and live queries (all events before the query are visible) train the tokens, and frozen ones (no
-        # event after training) depend on them. From daily queries, tokens would learn who is popular on that day. The
-        # dynamic term, which scores recent activity, can learn the same, and stays right when the weights grow old.
+        # In training, token scores know who is popular today; when the weights grow old, they no longer do. Without the
+        # static score, daily queries learn this from recent activity (the dynamic term), which stays up to date. Other
+        # queries keep it: streaming and live ones train the tokens, and frozen ones see no recent activity.
         dropped_targets = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
         return replace(query, dropped_targets=dropped_targets & (positions.regime == DAILY)[:, None])
 
-    def static_per_query(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         static = self.log_probs(query.static, targets.users, query.grad_mask)
         if query.dropped_targets is None:
             return static
         is_dropped = query.dropped_targets.gather(1, targets.users.expand(len(static), -1))
         return torch.where(is_dropped, -math.log(query.dropped_targets.shape[1]), static)
 
-    def static_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         return self.static_per_query(query, targets, lookup)
 
     def log_probs(
         self, query: Tensor, users: Tensor, grad_mask: Tensor | None = None, prefix_tree: PrefixTree | None = None
     ) -> Tensor:
-        """float32[P, C] or [P, K]: log-probabilities of users. Those of all eligible users sum to 1; others have -inf.
+        """float32[P, C] or [P, K]: log-probabilities of users; -inf for users who are not eligible.
 
-        query: float32[P, H], static query vectors; users: int64[C] for all queries, or int64[P, K]; grad_mask: bool[P],
-        the queries that train tokens and towers, None: all; prefix_tree: the tree whose `log_num_users` counts the
-        eligible users, None: that of `set_users`.
+        The probabilities of all eligible users sum to 1. query: float32[P, H], static query vectors; users: int64[C]
+        for all queries, or int64[P, K]; grad_mask: bool[P], the queries that train tokens and towers, None: all;
+        prefix_tree: the tree whose `log_num_users` counts the eligible users, None: that of `set_users`.
         """
         prefix_tree = self.prefix_tree if prefix_tree is None else prefix_tree
         if grad_mask is None:
@@ -215,7 +219,7 @@ class NextTargetPredictionSTU(QueryTower):
         return torch.cat(log_probs)[order.argsort()]
 
     def _log_probs(self, query: Tensor, users: Tensor, prefix_tree: PrefixTree, detach_tower: bool) -> Tensor:
-        """As `log_probs`. detach_tower: no query trains tokens and towers."""
+        """As `log_probs`. detach_tower: whether tokens and towers are detached, so that no query trains them."""
         total = query.new_zeros(())
         for level in range(self.num_codebooks):
             token = self.tokens.stus[users, level]
@@ -293,7 +297,7 @@ class NextTargetPredictionSTU(QueryTower):
         return self._query_vectors(batch, states, row, torch.full_like(row, n), batch.example_action)
 
     def train_forward_with_target(self, batch: STUBatch) -> dict[str, Tensor]:
-        """Loss of the examples alone, over all V tokens of each level, with teacher forcing.
+        """Loss of the examples alone, over all V tokens of each level; the tokens before are the true ones.
 
         Keys: `loss_i` and `accuracy_i` of each level i; `loss`, the sum of the `loss_i`; `overall_accuracy`, the share
         of targets with all tokens correct.
@@ -301,7 +305,7 @@ class NextTargetPredictionSTU(QueryTower):
         return self._token_metrics(self(batch), batch.example_target_stu)
 
     def temporal_pretraining_loss(self, batch: STUBatch) -> Tensor:
-        """Mean loss of the positions inside the histories: predicts each event's target from the events before it."""
+        """Mean loss of the positions inside the histories, each predicted from the events before it; 0 if none."""
         return self._inner_metrics(batch, self._states(batch))["loss"]
 
     def train_forward(self, batch: STUBatch) -> dict[str, Tensor]:
@@ -326,7 +330,7 @@ class NextTargetPredictionSTU(QueryTower):
         histories = NextTargetPredictionBatch(
             actor_id=unused,
             actor_history_actions=batch.actor_history_actions,
-            actor_history_targets=batch.actor_history_actions,
+            actor_history_targets=batch.actor_history_actions,  # not read: `encode` takes vectors of the other users
             actor_history_mask=batch.actor_history_mask.bool(),
             example_action=batch.example_action,
             example_target=unused,
@@ -338,7 +342,8 @@ class NextTargetPredictionSTU(QueryTower):
     def _query_vectors(self, batch: STUBatch, states: Tensor, row: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """float32[P, H]: static query vectors of positions. row, state, action: int64[P], as in `Positions`."""
         actor = self.tokens.mean(batch.actor_stu)[row]
-        return self.query_from_actor_vectors(Positions(row, state, action, row), states, actor).static
+        positions = Positions(row, state, action, target=row)  # a placeholder: the query does not read the target
+        return self.query_from_actor_vectors(positions, states, actor).static
 
     def _inner_metrics(self, batch: STUBatch, states: Tensor) -> dict[str, Tensor]:
         """Mean losses and accuracies of the positions inside the histories; `positions`: how many there are."""

@@ -12,15 +12,16 @@ from befriend.nn.layers import MLP
 class TokenTower(nn.Module):
     """The two heads that score the tokens of one level: one reads the query, the other the tokens before.
 
-    A level is one step of the residual quantizer, and one token of a user's STU (social tokenized user id).
+    A level is one step of the residual quantizer. It gives one token of a user's STU (social tokenized user id: the
+    semantic ID of a user).
     """
 
     def __init__(
         self, tower_type: TowerName, hidden_dim: int, prefix_dim: int, out: int, num_experts: int, dropout: float
     ):
-        """hidden_dim: width of the query; prefix_dim: width of the concatenated embeddings of the tokens before, 0 on
-        the first level; out: width of the output, the number of tokens, or with tied embeddings their width;
-        num_experts: of a mixture of experts (moe)."""
+        """tower_type: network of the query head, linear, mlp, or moe (a mixture of `num_experts` MLPs); hidden_dim:
+        width of the query; prefix_dim: width of the concatenated embeddings of the tokens before, 0 on the first level;
+        out: number of tokens, or width of a token embedding, if tokens are scored by their embeddings."""
         super().__init__()
         self.query_head = (
             nn.Linear(hidden_dim, out)
@@ -30,7 +31,7 @@ class TokenTower(nn.Module):
             else InteractionMoE(hidden_dim, hidden_dim, out, num_experts, "gelu", dropout)
         )
         self.prefix_head = nn.Linear(prefix_dim, out, bias=False) if prefix_dim else None
-        # Output layers start at 0, so that all tokens score alike: the model would have to unlearn random scores.
+        # Output layers start at 0, so that all tokens score alike: random scores would have to be unlearned first.
         mlp_outputs: list[nn.Module] = [module.out for module in self.query_head.modules() if isinstance(module, MLP)]
         output_layers = mlp_outputs or [self.query_head]
         for layer in output_layers if self.prefix_head is None else [*output_layers, self.prefix_head]:

@@ -1,6 +1,7 @@
-"""Trained models on disk: the weights in safetensors, and all else that is needed to use a model in model.json.
+"""Trained models on disk: weights in safetensors; settings, actions, encoding of attributes and origin in model.json.
 
 STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer, as in TIGER.
+The STUs themselves are in the files of the tokenizer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from befriend import artifacts, files
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.errors import DataError
-from befriend.features.activity import PAIR_FEATURES, USER_FEATURES, Activity
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES, Activity
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import NUM_STATISTICS, TextVectors
 from befriend.models.model_settings import ModelSettings, StuModelSettings, TwoTowerModelSettings
@@ -43,13 +44,13 @@ class TrainedModel(Generic[M, S]):
     attribute_encoding: AttributeEncoding
     """how users' attributes are encoded for the model"""
     num_users: int
-    """number of users of the log"""
+    """number of users of the log that the model was trained on"""
     lineage: str
     """digest of the external ids of these users; a later version of the log begins with the same users"""
     events_digest: str
     """SHA-256 of the file of events that the model was trained on"""
     trained_until: int
-    """UTC second of the first event after the training part"""
+    """cutoff of training: the UTC second at which the validation part begins"""
     validation_metrics: dict[str, float]
     """metrics on the validation part, of the epoch whose weights these are"""
     stu_digest: str = ""
@@ -60,7 +61,7 @@ class TrainedModel(Generic[M, S]):
     def feature_view(self, log: EventLog, texts: TextVectors, activity: Activity | None = None) -> FeatureView:
         """A log and the texts of its users as this model reads them. activity: of the log, if already computed.
 
-        Raises a DataError if the text vectors have another width than in training.
+        Raises a DataError if the model uses texts and their vectors have another width than in training.
         """
         if self.text_width not in (0, texts.width):
             raise DataError(
@@ -77,7 +78,7 @@ class AttributeWidths(TypedDict):
     categories: tuple[int, ...]
     """number of labels of each categorical attribute, including index 0 for unknown labels"""
     numeric: int
-    """number of numeric inputs, two for each numeric attribute"""
+    """number of numeric inputs, two for each numeric attribute: its z-score, and whether it is missing"""
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class AttributeEncoding:
     """numeric attribute -> mean and standard deviation"""
 
     @classmethod
-    def of(cls, attributes: Attributes, trained: np.ndarray) -> AttributeEncoding:
-        """The encoding fitted to the users of the training part, trained: bool[N]."""
-        return cls(attributes.training_vocabulary(trained), attributes.fit_scale(trained))
+    def of(cls, attributes: Attributes, is_training_user: np.ndarray) -> AttributeEncoding:
+        """The encoding fitted to the users of the training part. is_training_user: bool[N]."""
+        return cls(attributes.training_vocabulary(is_training_user), attributes.fit_scale(is_training_user))
 
     def widths(self) -> AttributeWidths:
         return {
@@ -163,7 +164,7 @@ def used_text_width(settings: ModelSettings, texts: TextVectors) -> int:
 
 
 def _arguments(settings: ModelSettings, text_width: int) -> dict[str, Any]:
-    """The fields of `QueryTowerConfig`."""
+    """The fields of `QueryTowerConfig`, as arguments for building a model."""
     text_features = NUM_STATISTICS + text_width if text_width else 0
     return {
         "recent_neighbors": settings.recent_neighbors > 0,
@@ -178,16 +179,16 @@ def _arguments(settings: ModelSettings, text_width: int) -> dict[str, Any]:
         "shortcut": settings.shortcut,
         "history_scale": settings.history_scale,
         "latent_cross": settings.latent_cross,
-        "num_user_features": USER_FEATURES + text_features if settings.freshness else 0,
+        "num_user_features": NUM_USER_FEATURES + text_features if settings.freshness else 0,
         "text_width": text_width,
-        "num_pair_features": PAIR_FEATURES if settings.pointer else 0,
+        "num_pair_features": NUM_PAIR_FEATURES if settings.pointer else 0,
         "id_dropout": settings.id_dropout,
         "static_score_weight": settings.static_score_weight,
     }
 
 
 def save_model(folder: Path, trained: TrainedModel[Any, Any], name: str) -> None:
-    """Writes the folder of a model, completely or not at all. name: of the kind of model, such as two-tower."""
+    """Writes the folder of a model, completely or not at all. name: kind of the model, two-tower or stu."""
     metadata = {
         "users": trained.num_users,
         "lineage": trained.lineage,
@@ -224,7 +225,7 @@ def load_two_tower(folder: Path, log: EventLog, attributes: Attributes) -> TwoTo
 def load_stu(folder: Path, log: EventLog, attributes: Attributes, table: StuTable) -> StuModel:
     """A saved STU model. log: the one it was trained on, or a later version of it; table: the STUs of that training.
 
-    Raises a DataError if the model is missing, damaged, or of another log, or if the STUs are others.
+    Raises a DataError if the model is missing, damaged, or of another log, or if it was trained with other STUs.
     """
 
     def build(

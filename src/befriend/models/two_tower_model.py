@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query, Targets
+from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, Query
 from befriend.models.model_settings import NegativesName
 from befriend.models.negatives import draw_negatives
 from befriend.models.query_tower import QueryTower, QueryTowerConfig, detach_unless, last_own_events, shared_dot
@@ -21,14 +21,14 @@ from befriend.models.score_terms import row_wise_dot
 from befriend.models.user_clusters import SoftClusters
 from befriend.models.user_embedding import EmbeddingLookup, UserEmbedding
 
-TEMPERATURE = 0.1  # temperature of the softmax over clusters
+TEMPERATURE = 0.1  # of the softmax over clusters, see `SoftClusters`
 
 
 class NextTargetPredictionUserIDs(QueryTower):
-    """Two towers over user ids, histories, attributes and activity.
+    """Two towers over user ids, histories, attributes, activity and texts.
 
     Args:
-        num_users: Number of users with a row in the embedding table; users with a larger internal id have none.
+        num_users: N, number of users known to the model, with internal ids 0 to N - 1; later users have no embedding.
         num_actions: Number of action labels.
         embedding_dim: D, width of a user embedding.
         hidden_dim: Width of hidden layers.
@@ -37,10 +37,13 @@ class NextTargetPredictionUserIDs(QueryTower):
         clusters: Number of learned soft clusters, whose mixture of centres is added to a user's embedding; 0 for none.
         categories, numeric: Numbers of labels of the users' categorical attributes; number of numeric inputs.
         temporal_weight: Weight in the loss of a position inside a history; the example itself has weight 1.
-        temporal_positions: Number of the latest positions of a history that predict their next target; None for all.
+        temporal_positions: Number of an actor's latest own events whose targets are predicted; None for all.
         negatives, log_q: Kind of negatives (in_batch, mixed, random); whether the scores of negatives are corrected for
             how often they are drawn (log-Q correction).
         query_tower_options: Fields of `QueryTowerConfig`.
+
+    The temporal parameters, negatives and log_q are for the losses of this class. The example is the event after the
+    history, and positions inside a history predict the targets of events of the history.
     """
 
     def __init__(
@@ -69,13 +72,15 @@ class NextTargetPredictionUserIDs(QueryTower):
         self.negatives, self.log_q = negatives, log_q
         self.register_buffer("popularity", torch.full((num_users,), 1 / num_users))
         self.popularity: Tensor
+        """float32[N], the share of each user among the targets to learn from, for the log-Q correction"""
         self.to(device)
 
     def query_from_actor_vectors(self, positions: Positions, states: Tensor, actor: Tensor) -> Query:
+        """As in `QueryTower`. At inference, multiplies the static query vector by `static_score_weight`."""
         query = super().query_from_actor_vectors(positions, states, actor)
         return query if self.training else replace(query, static=self.static_score_weight * query.static)
 
-    def target_vectors(self, targets: Targets, lookup: EmbeddingLookup | None = None) -> Tensor:
+    def target_vectors(self, targets: CandidateInputs, lookup: EmbeddingLookup | None = None) -> Tensor:
         """float32[..., W]: target vectors, the static, neighbor and dynamic parts joined; unknown parts are 0.
 
         An inner product with `Query.vector` is a score without the pointer term.
@@ -91,11 +96,11 @@ class NextTargetPredictionUserIDs(QueryTower):
             terms.append(self.dynamic_vectors(targets))
         return torch.cat(terms, -1)
 
-    def static_per_query(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         users = detach_unless(self.users(targets.users, lookup), query.grad_mask)
         return row_wise_dot(query.static, users)
 
-    def static_shared(self, query: Query, targets: Targets, lookup: EmbeddingLookup) -> Tensor:
+    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
         return shared_dot(query.static, self.users(targets.users, lookup), query.grad_mask)
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:
@@ -115,7 +120,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         return _loss_and_metrics(result, result.loss.mean())
 
     def temporal_pretraining_loss(self, batch: NextTargetPredictionBatch, num_rand_negs: int = 0) -> Tensor:
-        """Mean loss of the positions inside the histories: predicts each event's target from the events before it."""
+        """Mean loss of the positions inside the histories, each predicted from the events before it; nan if none."""
         lookup = self.users.lookup(self.id_dropout)
         inner_positions = self._inner_positions(batch)
         return self._softmax(
@@ -143,9 +148,9 @@ class NextTargetPredictionUserIDs(QueryTower):
     def predict_top_k(self, batch: NextTargetPredictionBatch, k: int = 10) -> tuple[Tensor, Tensor]:
         """The k users with the best scores for each example, int64[B, k], and the scores, float32[B, k].
 
-        The actor is not among them.
+        Scores have the static term only. The actor's is -inf, so it comes last if k is at least the number of users.
         """
-        all_users = Targets(torch.arange(self.num_users, device=self.device))
+        all_users = CandidateInputs(torch.arange(self.num_users, device=self.device))
         scores = self(batch) @ self.target_vectors(all_users).T
         scores.scatter_(1, batch.actor_id[:, None], float("-inf"))
         best = scores.topk(min(k, self.num_users))
@@ -158,7 +163,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         return Positions(row, torch.full_like(row, n), batch.example_action, batch.example_target)
 
     def _inner_positions(self, batch: NextTargetPredictionBatch) -> Positions:
-        """The last `temporal_positions` events done by each actor, as positions."""
+        """The positions inside the histories: the last `temporal_positions` events done by each actor."""
         row, column = last_own_events(batch.actor_history_mask, batch.actor_history_received, self.temporal_positions)
         return Positions(
             row, column, batch.actor_history_actions[row, column], batch.actor_history_targets[row, column]
@@ -172,7 +177,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         lookup: EmbeddingLookup,
         num_rand_negs: int,
     ) -> SoftmaxLoss:
-        """Softmax loss of positions against shared negatives, as the settings of the model say.
+        """Softmax loss of positions against shared negatives, by the static term only.
 
         Positions that read the same state of the same history are one query with several targets: none of these is a
         negative of the others.
@@ -181,7 +186,7 @@ class NextTargetPredictionUserIDs(QueryTower):
         target = positions.target
         negative_pool = torch.arange(self.num_users, device=target.device)
         shared = draw_negatives(target, self.popularity, negative_pool, self.negatives, num_rand_negs, self.log_q)
-        scores = self.score_shared(query, Targets(shared.users), lookup)
+        scores = self.score_shared(query, CandidateInputs(shared.users), lookup)
         positive = torch.einsum("pd,pd->p", query.static, self.users(target, lookup))
         is_negative = shared.users != batch.actor_id[positions.row][:, None]
         query_id = positions.row * states.shape[1] + positions.state

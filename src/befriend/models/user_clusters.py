@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from befriend.features.contact_bags import ContactBags
+from befriend.features.neighbor_bags import NeighborBags
 
 PRIOR_EMA_DECAY = 0.95  # decay per batch of p(c), an exponential moving average
 
@@ -27,7 +27,8 @@ class SoftClusters(nn.Module):
     """C learned cluster embeddings, C being much smaller than the number of users."""
 
     def __init__(self, num_clusters: int, embedding_dim: int, temperature: float = 1.0):
-        """temperature: divides the logits of memberships; near 0, a user is in the nearest cluster alone."""
+        """temperature: divides the logits of memberships; near 0, a user is in the cluster with the largest logit
+        alone."""
         super().__init__()
         self.table = nn.Embedding(num_clusters, embedding_dim)
         nn.init.normal_(self.table.weight, std=embedding_dim**-0.5)
@@ -43,7 +44,7 @@ class SoftClusters(nn.Module):
         return F.normalize(self.table.weight, dim=1)
 
     def log_memberships(self, user_vectors: Tensor) -> Tensor:
-        """float32[..., C]: log p(c | user), a softmax of dot products. user_vectors: float32[..., D].
+        """float32[..., C]: log p(c | user), a softmax of dot products with the centres. user_vectors: float32[..., D].
 
         Two clusters, with centres (1, 0) and (0, 1). A user vector halfway between them has membership 0.5 in each:
 
@@ -66,7 +67,7 @@ class SoftClusters(nn.Module):
 
         name          shape  formula, in nats
         next_cluster  [P]    -log sum_c p(c | q) p(c | v) / p(c): minus the log of the factor in the module docstring
-        balance       []     sum_c p(c) log p(c) + log C: divergence of p(c) from uniform, 0 at best
+        balance       []     sum_c p(c) log p(c) + log C: KL divergence of p(c) from the uniform distribution
         entropy       []     mean over targets of -sum_c p(c | v) log p(c | v), 0 if each target is in one cluster
 
         In train mode, every call updates p(c). Two queries with targets in different clusters: each query makes its
@@ -93,9 +94,10 @@ class SoftClusters(nn.Module):
 
 
 class UserClusters(nn.Module):
-    """User vectors from a user's own embedding and those of its contacts, and cluster memberships from user vectors.
+    """User vectors from the embeddings of users and of their neighbors, and cluster memberships from user vectors.
 
-    Users who joined after training have no embedding: only their contacts describe them.
+    The neighbors of a user are the other users of its latest events, of all actions (setting `history_entries`), see
+    `NeighborBags`. Users who joined after training have no embedding: only their neighbors describe them.
     """
 
     def __init__(self, initial: Tensor, num_clusters: int, id_dropout: float = 0.0):
@@ -106,19 +108,19 @@ class UserClusters(nn.Module):
         self.clusters = SoftClusters(num_clusters, initial.shape[1])
         self.id_dropout = id_dropout
 
-    def forward(self, contacts: ContactBags) -> Tensor:
-        """float32[B, D]: user vectors of norm 1, in the direction of a user's embedding plus the mean of its
-        contacts'."""
-        last_row, mask = self.id_embedding.num_embeddings - 1, contacts.mask
-        embedding = self.id_embedding(contacts.users.clamp(max=last_row))
+    def forward(self, bags: NeighborBags) -> Tensor:
+        """float32[B, D]: user vectors of norm 1, in the direction of a user's embedding plus the mean embedding of its
+        neighbors; 0 for a user with neither."""
+        last_row, mask = self.id_embedding.num_embeddings - 1, bags.mask
+        embedding = self.id_embedding(bags.users.clamp(max=last_row))
         if self.training and self.id_dropout:
             embedding = embedding * (torch.rand(len(embedding), 1, device=embedding.device) >= self.id_dropout)
         weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(embedding.dtype)
-        contact_mean = F.embedding_bag(
-            contacts.other_users.clamp(max=last_row), self.id_embedding.weight, mode="sum", per_sample_weights=weight
+        neighbor_mean = F.embedding_bag(
+            bags.other_users.clamp(max=last_row), self.id_embedding.weight, mode="sum", per_sample_weights=weight
         )
-        return F.normalize(embedding + contact_mean, dim=1)
+        return F.normalize(embedding + neighbor_mean, dim=1)
 
-    def log_memberships(self, contacts: ContactBags) -> Tensor:
+    def log_memberships(self, bags: NeighborBags) -> Tensor:
         """float32[B, C]: log p(c | user) of the B users."""
-        return self.clusters.log_memberships(self(contacts))
+        return self.clusters.log_memberships(self(bags))

@@ -43,7 +43,7 @@ class StuEmbedding(nn.Module):
         return table.weight
 
     def tokens(self, stus: Tensor) -> Tensor:
-        """float32[..., l, D]: token embeddings of STUs or of prefixes with l tokens. stus: int64[..., l]."""
+        """float32[..., l, D]: the token embeddings of prefixes of l tokens, or of STUs (l = L). stus: int64[..., l]."""
         num_levels = stus.shape[-1]
         vectors = [table(stus[..., level]) for level, table in zip(range(num_levels), self.tables, strict=False)]
         return torch.stack(vectors, -2) if vectors else self.nobody.new_zeros(*stus.shape, self.embedding_dim)
@@ -61,9 +61,9 @@ class StuEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class EmbeddingLookup:
-    """The embeddings of all users in one training step: a table, and the row of each user.
+    """The embeddings of all users, in one training step or at inference: a table, and the row of each user.
 
-    A training step may drop embeddings of users; then their row is that of users without an embedding.
+    A user whose embedding a training step drops has the last row, like users without an embedding.
     """
 
     row_of_user: Tensor
@@ -81,7 +81,10 @@ class EmbeddingLookup:
 
 
 class UserEmbedding(nn.Module):
-    """Static vector of a user: the sum of the vectors of its embedding (if in training), attributes and clusters."""
+    """Static vector of a user: the sum of its own embedding, and the vectors of its attributes and clusters.
+
+    Users who joined after training have no embedding of their own, except with STUs.
+    """
 
     def __init__(
         self,
@@ -94,13 +97,13 @@ class UserEmbedding(nn.Module):
         """num_users: N, the users known in training; embedding: one row per user, and a last row for users without an
         embedding; a table with a single row means that no user has one.
 
-        categories, numeric: numbers of labels of the categorical attributes, and number of numeric inputs; clusters:
-        soft clusters of the same width as the embedding. The mixture of centres that a user belongs to is added.
+        categories: number of labels of each categorical attribute; numeric: number of numeric inputs; clusters: soft
+        clusters of the same width as the embedding. The mixture of cluster centres of a user is added to its vector.
         """
         super().__init__()
         width = embedding.embedding_dim
         self.id_embedding = embedding
-        # With STUs, each user with an STU has an embedding. That is known from their table, so it is not saved again.
+        # With STUs, all users of their table have an embedding, so `has_embedding` is not saved.
         has_embedding = torch.full((num_users,), embedding.num_embeddings > 1)
         self.register_buffer("has_embedding", has_embedding, persistent=isinstance(embedding, nn.Embedding))
         self.categories = nn.ModuleList(nn.Embedding(size, width) for size in categories)
@@ -118,7 +121,7 @@ class UserEmbedding(nn.Module):
     def lookup(self, dropout: float = 0.0) -> EmbeddingLookup:
         """The embeddings of all users, to be passed to `forward`. Call it once for each training step.
 
-        dropout: share of users who are without an embedding in this step; only in train mode.
+        dropout: share of users whose embeddings are dropped in this step (ID dropout); only in train mode.
         """
         last_row = self.id_embedding.num_embeddings - 1
         has_row = self.has_embedding
@@ -128,11 +131,11 @@ class UserEmbedding(nn.Module):
         return EmbeddingLookup(torch.cat([row_of_user, row_of_user.new_tensor([last_row])]), self.id_embedding.weight)
 
     def set_attributes(self, categorical: Tensor, numeric: Tensor) -> None:
-        """Sets the attributes of all users of the log.
+        """Sets the attributes of all users of the log. Users with larger ids get 0 in all columns.
 
         categorical: int64[users, C], label indices, 0 for unknown; numeric: float32[users, M], standardised inputs.
         """
-        self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.has_embedding.device)  # last row: users not in it
+        self.categorical = F.pad(categorical, (0, 0, 0, 1)).to(self.has_embedding.device)
         self.numeric_values = F.pad(numeric, (0, 0, 0, 1)).to(self.has_embedding.device)
 
     def forward(self, users: Tensor, lookup: EmbeddingLookup) -> Tensor:

@@ -1,7 +1,7 @@
 """The objective that trains soft clusters of users, from the contact events of the training part.
 
-Clusters start from the user embeddings of the two-tower model. A user is described by its *bag*, the set of users of
-its latest events as of a cutoff (UTC second before which events are visible).
+Clusters start from the user embeddings of the two-tower model. A user is described by its *bag*, the set of the
+other users of its latest events as of a cutoff (UTC second before which events are visible).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from befriend.data.split import NEW, Split, sample_events, segments
-from befriend.features.contact_bags import ContactBags
 from befriend.features.feature_view import FeatureView
+from befriend.features.neighbor_bags import NeighborBags
 from befriend.models.user_clusters import UserClusters
 from befriend.objectives.cluster_settings import ClusterSettings
 from befriend.tokens.user_vectors import normalized_adjacency
@@ -32,10 +32,12 @@ SUBSPACE_ITERATIONS = 6  # propagations of embeddings along the edges of the gra
 
 @dataclass(frozen=True)
 class PositivePairs:
-    """Contact events as pairs of bags, of their actors and of their targets, from the events before each."""
+    """B contact events: each is a pair of users, the actor and the target, and each of these is a bag of neighbors."""
 
-    actors: ContactBags
-    targets: ContactBags
+    actors: NeighborBags
+    """the actor of each event, with its neighbors in the events before this event"""
+    targets: NeighborBags
+    """the target of each event, with its neighbors in the events before this event"""
     progress: float
     """share of the training that is completed, 0 to 1"""
 
@@ -61,8 +63,8 @@ class ContactBatches(Sequence[PositivePairs]):
         log = self.objective.feature_view.log
         num_visible = log.count_before(log.timestamp[events])
         return PositivePairs(
-            self.objective.contact_bags(log.actor[events], num_visible),
-            self.objective.contact_bags(log.target[events], num_visible),
+            self.objective.neighbor_bags(log.actor[events], num_visible),
+            self.objective.neighbor_bags(log.target[events], num_visible),
             progress,
         )
 
@@ -83,7 +85,7 @@ def subspace_iteration(embeddings: Tensor, graph: csr_array) -> Tensor:
 
 
 class ClusterObjective:
-    """Learns soft clusters from contact events: users with similar contacts get the same clusters."""
+    """Learns soft clusters from contact events: targets of the same actors get the same clusters."""
 
     metric = "recall_at_share"
 
@@ -102,9 +104,9 @@ class ClusterObjective:
         torch.manual_seed(settings.seed)
         self.model = UserClusters(initial.clone(), settings.num_clusters(len(initial)), settings.id_dropout)
 
-    def contact_bags(self, users: np.ndarray, num_visible: np.ndarray) -> ContactBags:
-        """The bags of B users. users: int[B]; num_visible: int[B], numbers of visible events of the log."""
-        return ContactBags.of(
+    def neighbor_bags(self, users: np.ndarray, num_visible: np.ndarray) -> NeighborBags:
+        """The neighbors of B users. users: int[B]; num_visible: int[B], numbers of visible events of the log."""
+        return NeighborBags.of(
             self.feature_view.activity,
             torch.from_numpy(users.astype(np.int64)),
             torch.from_numpy(num_visible.astype(np.int64)),
@@ -143,7 +145,7 @@ class ClusterObjective:
 
         def log_memberships(users: np.ndarray) -> Tensor:
             """float32[B, C]: log p(c | user) as of the cutoff."""
-            return model.log_memberships(self.contact_bags(users, np.full(len(users), self.start)).to(device))
+            return model.log_memberships(self.neighbor_bags(users, np.full(len(users), self.start)).to(device))
 
         cluster_of_user = torch.cat(
             [

@@ -2,8 +2,10 @@
 
 A training query predicts the target of one event of an actor from the events before a cutoff, a UTC second.
 `num_visible` is the number of events before the cutoff; the log is in time order, so they are its first `num_visible`
-events. An *entry* is one event in the history of one user, its actor or its target. An entry of the actor is visible to
-a query if its event is. Regimes say how the cutoff follows from the event, see `data.regimes`.
+events. Regimes say how the cutoff follows from the event, see `data.regimes`.
+
+The history of a user has an *entry* for each event that the user did or received. Without the setting
+`received_events`, it has entries only for those that the user did. An entry is visible to a query if its event is.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from befriend.objectives.train_batch import TrainBatch, TrainingQueries
-    from befriend.objectives.training_queries import TrainingExamples
+    from befriend.objectives.training_queries import TrainingQueryBuilder
 
-# The training part is cut into the largest number of time chunks that these two limits allow.
+# The training part is cut into the largest number of time chunks that these two limits allow. The minimum holds for the
+# mean over all chunks: these have equal numbers of events, and only about equal numbers of queries.
 MAX_TIME_CHUNKS, MIN_BATCHES_PER_CHUNK = 32, 8
 MAX_QUERIES_PER_CONTEXT = 32  # in an epoch
 
@@ -30,14 +33,15 @@ class EpochBatches(Sequence["TrainBatch"]):
     - A context is what a query is predicted from: an actor, a regime and a number of visible events. Queries with the
       same context differ in their targets only. All these targets are positives, so none of them is a negative of
       another query of the context.
-    - A window is at most `temporal_positions` consecutive entries of one actor's history. It has all queries of one
-    time
-      chunk whose last visible entry of the actor is among these, of any context and regime. The history is encoded once
-      for the window, in one causal pass. Each query reads the encoder's output (its state) after its own last visible
-      entry.
-    - A time chunk is a range of consecutive events of the training part. In chronological order, batches go through the
-      chunks one after the other. In shuffled order, the whole training part is a single chunk.
-    - A batch has several whole windows of one time chunk, with about `positions_per_batch` queries in all.
+    - A time chunk has the queries whose numbers of visible events are in one range; all ranges are of equal length. So
+      the cutoff of a query decides its chunk, not its event, which can be later. In chronological order, batches go
+      through the chunks one after the other. In shuffled order, all queries are in a single chunk.
+    - A window has the queries of one actor and one time chunk, of any context and regime, whose numbers of visible
+      entries of the actor are in one range of `temporal_positions` consecutive numbers, or `history_length` if that is
+      smaller. A query without a visible entry has the number 0. The history is encoded once for the window, in one
+      causal pass. Each query reads the encoder's output (its state) after its own last visible entry. If the ranges
+      have a single number, each query has a window of its own.
+    - A batch has one or more whole windows of one time chunk, with about `positions_per_batch` queries in all.
 
     Example: user 0 contacts users 1 and 2. Event 0 gives no query, because its target has no earlier event, and so is
     not eligible: a user may be recommended from the first event or text on. Events 3 and 4 have the same timestamp, so
@@ -53,12 +57,12 @@ class EpochBatches(Sequence["TrainBatch"]):
     >>> from befriend.data.event_log import EventLog
     >>> from befriend.features.feature_view import FeatureView
     >>> from befriend.objectives.objective_settings import TwoTowerSettings
-    >>> from befriend.objectives.training_queries import TrainingExamples
+    >>> from befriend.objectives.training_queries import TrainingQueryBuilder
     >>> actor, target = np.array([1, 0, 0, 0, 0], np.int32), np.array([2, 1, 2, 1, 2], np.int32)
     >>> timestamp, zeros = np.array([10, 20, 30, 40, 40]), np.zeros(5, np.uint8)
     >>> log = EventLog(actor, target, timestamp, zeros, zeros, ("hi",), pl.Series(range(3)))
     >>> settings = TwoTowerSettings(regimes=["streaming"], temporal_positions=2, positions_per_batch=2)
-    >>> epoch = EpochBatches(TrainingExamples(FeatureView.of(log), end=5, settings=settings), epoch=1)
+    >>> epoch = EpochBatches(TrainingQueryBuilder(FeatureView.of(log), end=5, settings=settings), epoch=1)
 
     Each epoch draws at random where windows begin. In this epoch, one window has the queries with 0 or 1 visible
     entries of the actor, and the next one those with 2 or 3. In other epochs, the first has those with 0, the next one
@@ -73,19 +77,19 @@ class EpochBatches(Sequence["TrainBatch"]):
     ([1, 2, 1, 2], [0, 1, 2, 4])
     """
 
-    def __init__(self, examples: TrainingExamples, epoch: int):
-        self.examples, self.seed = examples, [examples.settings.seed, epoch]
+    def __init__(self, query_builder: TrainingQueryBuilder, epoch: int):
+        self.query_builder, self.seed = query_builder, [query_builder.settings.seed, epoch]
         rng = np.random.default_rng(self.seed)
         queries, context, self.context_targets, self.context_ptr = self._group_by_context(
-            examples.sample_queries(rng), rng
+            query_builder.sample_queries(rng), rng
         )
         """CSR: the distinct targets of context c are context_targets[context_ptr[c] : context_ptr[c + 1]], int64"""
         num_visible_entries = self._count_visible_entries(queries)
         num_chunks = self._count_time_chunks(len(context))
-        time_chunk = queries.num_visible * num_chunks // (examples.end + 1)
+        time_chunk = queries.num_visible * num_chunks // (query_builder.end + 1)
         window = self._assign_windows(queries, num_visible_entries, time_chunk, num_chunks, rng)
         window_order = self._order_windows(window, num_visible_entries, time_chunk, rng)[window]
-        sort_key = window_order * np.int64(examples.log.num_events + 1) + num_visible_entries
+        sort_key = window_order * np.int64(query_builder.log.num_events + 1) + num_visible_entries
         order = np.argsort(sort_key, kind="stable")
         self.queries = queries.take(order)
         """the queries of the epoch, by window; within a window, by the number of visible entries of the actor"""
@@ -103,7 +107,7 @@ class EpochBatches(Sequence["TrainBatch"]):
         history_index = np.unique(self.window[low:high], return_inverse=True)[1]
         other_positives = self._other_positives(queries, self.context[low:high])
         seed = int(np.random.SeedSequence([*self.seed, k]).generate_state(1)[0])
-        return self.examples.batch(queries, history_index, other_positives, self._popularity(low), seed)
+        return self.query_builder.batch(queries, history_index, other_positives, self._popularity(low), seed)
 
     def _group_by_context(
         self, queries: TrainingQueries, rng: np.random.Generator
@@ -113,7 +117,7 @@ class EpochBatches(Sequence["TrainBatch"]):
         Also returns the context of each query, int64, and the CSR arrays context_targets and context_ptr, with the
         targets of all queries, including those not drawn.
         """
-        log = self.examples.log
+        log = self.query_builder.log
         actor = log.actor[queries.event].astype(np.int64)
         order = np.lexsort((rng.random(len(actor)), queries.num_visible, actor, queries.regime))
         queries, actor = queries.take(order), actor[order]
@@ -126,16 +130,16 @@ class EpochBatches(Sequence["TrainBatch"]):
         return queries.take(is_drawn), context[is_drawn], context_targets, context_ptr
 
     def _count_visible_entries(self, queries: TrainingQueries) -> np.ndarray:
-        """int64: the number of visible entries of each query, in the actor's history as the history encoder reads
-        it."""
-        h = self.examples.encoder_histories
-        actor = self.examples.log.actor[queries.event].astype(np.int64)
+        """int64: the number of entries of the actor that are visible to each query, in the histories that the history
+        encoder reads: without the setting `received_events`, these have no entries of received events."""
+        h = self.query_builder.encoder_histories
+        actor = self.query_builder.log.actor[queries.event].astype(np.int64)
         end = h.end_offsets(torch.from_numpy(actor), torch.from_numpy(queries.num_visible)).numpy()
         return end - h.indptr.numpy()[actor]
 
     def _count_time_chunks(self, num_queries: int) -> int:
-        """The number of time chunks, at least 1."""
-        s = self.examples.settings
+        """The number of time chunks, at least 1. num_queries: of the epoch."""
+        s = self.query_builder.settings
         max_chunks = min(MAX_TIME_CHUNKS, num_queries // (MIN_BATCHES_PER_CHUNK * s.positions_per_batch))
         return max(1, max_chunks) if s.order == "chronological" else 1
 
@@ -147,12 +151,12 @@ class EpochBatches(Sequence["TrainBatch"]):
         num_chunks: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """int64: the window of each query, from 0. A random offset shifts where the windows of this epoch begin.
+        """int64: the window of each query, numbered from 0.
 
-        With windows of a single entry (`temporal_positions` or `history_length` 1), queries share no window: each has
-        one of its own, numbered at random.
+        A random offset shifts where the windows of this epoch begin. With windows of a single number of entries
+        (`temporal_positions` or `history_length` 1), each query has a window of its own, numbered at random.
         """
-        s, log = self.examples.settings, self.examples.log
+        s, log = self.query_builder.settings, self.query_builder.log
         stride = min(s.temporal_positions, s.history_length)
         if stride == 1:
             return rng.permutation(len(num_visible_entries))
@@ -163,15 +167,16 @@ class EpochBatches(Sequence["TrainBatch"]):
     def _order_windows(
         self, window: np.ndarray, num_visible_entries: np.ndarray, time_chunk: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """int64[windows]: the rank of each window in the order of training, from 0. Time chunks come one after the
-        other.
+        """int64[windows]: the rank of each window, from 0, in the order in which the epoch's queries are sorted.
 
-        Within a chunk, windows are sorted by the length of their histories, which saves padding. A random jitter of up
-        to 16 entries is added to the lengths, so that batches differ from epoch to epoch.
+        Time chunks come one after the other. Within a chunk, windows are sorted by the approximate length of their
+        histories, that of one of their queries: a batch, which has adjacent windows, then needs little padding. A
+        random jitter of up to 16 entries is added to the lengths, so that batches differ from epoch to epoch. The order
+        in which batches are trained is drawn later, in `_cut_into_batches`.
         """
         window_size = np.bincount(window)
         first = np.argsort(window, kind="stable")[window_size.cumsum() - window_size]  # a query of each window
-        length = np.minimum(num_visible_entries[first], self.examples.settings.history_length)
+        length = np.minimum(num_visible_entries[first], self.query_builder.settings.history_length)
         jitter = rng.random(len(window_size))
         order = np.lexsort((length + 16 * jitter, time_chunk[first]))
         rank = np.empty(len(window_size), np.int64)
@@ -179,11 +184,12 @@ class EpochBatches(Sequence["TrainBatch"]):
         return rank
 
     def _cut_into_batches(self, rng: np.random.Generator) -> np.ndarray:
-        """int64[batches, 2]: the queries cut into batches of about equal size, as in `batch_bounds`.
+        """int64[batches, 2]: the first query of each batch, and one past its last query, in the order of training.
 
-        Each batch has whole windows of one time chunk. The batches of a chunk are in random order; the chunks stay in
-        order. The queries are sorted by window, so a batch is a range of them. Example: one chunk with windows of 2, 3
-        and 3 queries, `positions_per_batch` 4.
+        Each batch has whole windows of one time chunk. So its size can differ from `positions_per_batch` by a window,
+        as in this example. The batches of a chunk are in random order; the chunks stay in order. The queries are sorted
+        by window, so a batch is a range of them. Example: one chunk with windows of 2, 3 and 3 queries,
+        `positions_per_batch` 4.
 
         1. The chunk has 8 queries, so it gets ceil(8 / 4) = 2 batches.
         2. The last queries of the windows are 1, 4 and 7. Each window goes to the batch that would have its last query
@@ -196,7 +202,7 @@ class EpochBatches(Sequence["TrainBatch"]):
         time_chunk = self.time_chunk[window_end - window_size]  # of each window
         chunk_size = np.bincount(time_chunk, window_size)  # queries of each chunk
         chunk_start = (chunk_size.cumsum() - chunk_size)[time_chunk]
-        num_batches = np.ceil(chunk_size / self.examples.settings.positions_per_batch)[time_chunk]
+        num_batches = np.ceil(chunk_size / self.query_builder.settings.positions_per_batch)[time_chunk]
         batch = (window_end - 1 - chunk_start) * num_batches // chunk_size[time_chunk]  # of each window, in its chunk
         first = np.flatnonzero((np.diff(batch, prepend=-1) != 0) | (np.diff(time_chunk, prepend=-1) != 0))
         bounds = np.concatenate([np.concatenate([[0], window_end])[first], [len(self.window)]])
@@ -208,13 +214,16 @@ class EpochBatches(Sequence["TrainBatch"]):
         row = np.repeat(np.arange(len(context)), size)
         index = np.arange(len(row)) - np.repeat(size.cumsum() - size, size) + self.context_ptr[context][row]
         user = self.context_targets[index]
-        is_own_target = user == self.examples.log.target[queries.event][row]
+        is_own_target = user == self.query_builder.log.target[queries.event][row]
         return row[~is_own_target], user[~is_own_target]
 
     def _popularity(self, query_index: int) -> Tensor:
-        """float32[N]: the share of each user among the targets of the time chunk that a query belongs to."""
+        """float32[N]: the share of each user among the targets of the queries in one time chunk, that of query_index.
+
+        An event counts once for each of its queries in the chunk, as batches are drawn from these.
+        """
         low, high = np.searchsorted(self.time_chunk, self.time_chunk[query_index] + np.arange(2))
-        log = self.examples.log
+        log = self.query_builder.log
         count = np.bincount(log.target[self.queries.event[low:high]], minlength=log.num_users)
         return torch.from_numpy((count / (high - low)).astype(np.float32))
 

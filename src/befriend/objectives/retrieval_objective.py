@@ -16,21 +16,21 @@ from torch import Tensor
 from befriend.data.attributes import Attributes
 from befriend.data.split import Split
 from befriend.features.feature_view import FeatureView
-from befriend.models.model_inputs import Query, Targets
+from befriend.models.model_inputs import CandidateInputs, Query
 from befriend.models.query_tower import QueryTower
 from befriend.models.sampled_softmax import softmax_loss
 from befriend.models.trained_model import AttributeEncoding
 from befriend.models.user_embedding import EmbeddingLookup
 from befriend.objectives.objective_settings import RetrievalSettings
 from befriend.objectives.train_batch import TrainBatch
-from befriend.objectives.training_queries import TrainingExamples
+from befriend.objectives.training_queries import TrainingQueryBuilder
 from befriend.training.objective import BatchLoss
 
 M = TypeVar("M", bound=QueryTower)
 
 
 class RetrievalObjective(Generic[M]):
-    """Predicts the target of every training event in every regime, by a softmax over a sample of candidates."""
+    """Predicts the targets of the training queries, by a softmax over a sample of candidates."""
 
     metric = "ndcg@10"
 
@@ -46,9 +46,9 @@ class RetrievalObjective(Generic[M]):
         """build: makes the model with initial weights, given the encoding of attributes; validate: metrics of a model
         on the validation part, `ndcg@10` among them."""
         self.feature_view, self.settings, self._validate = feature_view, settings, validate
-        self.examples = TrainingExamples(feature_view, split.part("train")[1], settings)
+        self.query_builder = TrainingQueryBuilder(feature_view, split.part("train")[1], settings)
         torch.manual_seed(settings.seed)
-        self.trained = self.examples.first_event < self.examples.end
+        self.trained = self.query_builder.first_event < self.query_builder.end
         """bool[N], users with an event in the training part"""
         self.attribute_encoding = AttributeEncoding.of(attributes, self.trained.numpy())
         self.model = build(self.attribute_encoding)
@@ -60,7 +60,7 @@ class RetrievalObjective(Generic[M]):
         return self.settings.dynamic_lr_mult if name.startswith(("dynamic.", "to_dynamic.")) else 1.0
 
     def batches(self, epoch: int) -> Sequence[TrainBatch]:
-        return self.examples.epoch(epoch)
+        return self.query_builder.epoch(epoch)
 
     def loss(self, batch: TrainBatch) -> BatchLoss:
         """Mean softmax loss of the queries of a batch.
@@ -74,9 +74,9 @@ class RetrievalObjective(Generic[M]):
         states = model.encode_history(batch.histories, lookup)
         query = model.query(batch.histories, batch.positions, states, lookup)
         if s.hard_negatives:
-            batch = self.examples.with_hard_negatives(batch, self._hard_negatives(query, lookup))
+            batch = self.query_builder.with_hard_negatives(batch, self._hard_negatives(query, lookup))
         candidates = model.score_per_query(query, batch.candidates, batch.pairs, lookup)
-        shared = model.score_shared(query, batch.shared_targets, lookup)
+        shared = model.score_shared(query, batch.shared_candidates, lookup)
         log_q, weight = batch.shared.log_q, batch.weight
         result = softmax_loss(
             candidates[:, 0], candidates[:, 1:], batch.candidate_mask, shared, batch.shared_mask, log_q
@@ -106,8 +106,8 @@ class RetrievalObjective(Generic[M]):
     @torch.no_grad()
     def _hard_negatives(self, query: Query, lookup: EmbeddingLookup) -> Tensor:
         """int64[P, H]: of the negative pool, the users with the best static scores for each query."""
-        negative_pool = self.examples.negative_pool.to(self.model.device)
-        scores = self.model.static_shared(query, Targets(negative_pool), lookup)
+        negative_pool = self.query_builder.negative_pool.to(self.model.device)
+        scores = self.model.static_shared(query, CandidateInputs(negative_pool), lookup)
         return negative_pool[scores.topk(min(self.settings.hard_negatives, len(negative_pool))).indices]
 
     def validate(self) -> dict[str, float]:
@@ -122,9 +122,9 @@ class RetrievalObjective(Generic[M]):
         for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:
             batch = epoch[int(k)]
             pairs.append(batch.pairs.features[batch.pairs.is_history_candidate])
-            if batch.candidates.features is not None and batch.shared_targets.features is not None:
+            if batch.candidates.features is not None and batch.shared_candidates.features is not None:
                 users += [batch.candidates.features[:, 1:][batch.candidate_mask], batch.candidates.features[:, 0]]
-                users.append(batch.shared_targets.features[batch.shared_mask])
+                users.append(batch.shared_candidates.features[batch.shared_mask])
         if self.model.dynamic is not None and users:
             self.model.dynamic.standardise.fit(torch.cat(users))
         if self.model.pointer is not None and pairs:

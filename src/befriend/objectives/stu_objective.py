@@ -1,4 +1,7 @@
-"""The objective of the STU model."""
+"""The training objective of the STU model.
+
+STU stands for social tokenized user id: the semantic ID of a user, L tokens of a residual quantizer, as in TIGER.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,11 @@ from befriend.training.objective import BatchLoss
 
 
 class StuObjective(RetrievalObjective[NextTargetPredictionSTU]):
-    """The shared objective, with users given by their tokens, plus a loss of the tokens alone, level by level."""
+    """The objective that both models share, with users given by their tokens, plus a token loss.
+
+    The token loss is the cross-entropy of the target's token on each level, given its tokens on the levels above. Only
+    the static term of the score, which reads tokens, is in this loss.
+    """
 
     def __init__(
         self,
@@ -34,8 +41,8 @@ class StuObjective(RetrievalObjective[NextTargetPredictionSTU]):
         stus: Tensor,
         validate: Callable[[NextTargetPredictionSTU], dict[str, float]],
     ):
-        """table: the STUs (social tokenized user ids, L tokens each) of the users of the training part; stus: int64[N,
-        L], the STUs of all users of the log; validate: see `RetrievalObjective`."""
+        """table: the STUs with which the model is built, those of the users of the training part; stus: int64[N, L],
+        the STUs of all users of the log, which begin with those of `table`; validate: see `RetrievalObjective`."""
         self.stu_settings = settings
         actions = len(feature_view.log.actions)
         super().__init__(
@@ -48,18 +55,21 @@ class StuObjective(RetrievalObjective[NextTargetPredictionSTU]):
             ),
             validate,
         )
-        # Users who joined after the training part come after the users of the table.
+        # All users get their STUs; probabilities sum to 1 over those eligible at the end of the training part.
         eligible = torch.zeros(len(stus), dtype=torch.bool)
-        eligible[self.examples.negative_pool] = True
+        eligible[self.query_builder.negative_pool] = True
         self.model.set_users(stus, eligible)
 
     def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
-        """Adds the token loss, and the shares of targets whose tokens are predicted correctly, by level and overall.
+        """Adds the token loss, of weight `token_loss`, and metrics.
 
-        Only of the queries that train user embeddings, the token tables and towers.
+        Both are computed only for queries in `grad_mask`: these train the embeddings of tokens, and the towers that
+        score tokens. Metrics: `tokens`, the token loss; `accuracy_0` to `accuracy_{L - 1}`, the share of targets whose
+        token of this level is predicted; `overall_accuracy`, the share with all tokens. Without such a query in the
+        batch, the first and the last are 0, and the others are left out.
         """
         grad_mask = batch.positions.grad_mask
-        static, target = query.static, batch.positions.target
+        static, target = query.static, batch.positions.target  # static: the query vectors that score tokens
         if grad_mask is not None:
             static, target = static[grad_mask], target[grad_mask]
         if not len(target):

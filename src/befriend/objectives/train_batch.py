@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from befriend.models.model_inputs import NextTargetPredictionBatch, PairFeatures, Positions, Targets
+from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, PairFeatures, Positions
 from befriend.models.negatives import SharedNegatives
 from befriend.nn.tensors import TensorBatch
 
@@ -28,22 +28,24 @@ class TrainBatch(TensorBatch):
     """float32[P], weight of each query in the loss"""
     is_first_contact: Tensor
     """bool[P], whether the event is a first contact: actor and target had no contact event with each other before"""
-    candidates: Targets
+    candidates: CandidateInputs
     """inputs [P, 1 + K]: of the target, then of the row candidates"""
     pairs: PairFeatures
     """[P, 1 + K], features of past events between the actor and each of `candidates`"""
     candidate_mask: Tensor
-    """bool[P, K], which row candidates are negatives; the others are the target, other positives, or padding"""
+    """bool[P, K], which row candidates are negatives. The others are the target, other positives, the actor, users who
+    are a candidate already, or padding"""
     candidate_is_contact: Tensor
-    """bool[P, K], which row candidates had a contact event with the actor before"""
+    """bool[P, K], which row candidates had a contact event with the actor before the cutoff"""
     shared: SharedNegatives
     """C users"""
-    shared_targets: Targets
+    shared_candidates: CandidateInputs
     """inputs of these users: users [C]; recent_neighbors [P, C, m]; features [P, C, F]; text index [P, C]"""
     shared_mask: Tensor
     """bool[P, C], which shared negatives are negatives of each query"""
     shared_is_contact: Tensor
-    """bool[P, C], which shared negatives had a contact event with the actor before"""
+    """bool[P, C], which shared negatives had a contact event with the actor before the cutoff; False also for a contact
+    who has no event among the actor's latest `training_queries.CONTACT_LOOKUP_ENTRIES` entries"""
     num_visible: Tensor
     """int64[P], number of events of the log before the query's cutoff"""
     cutoff: Tensor
@@ -71,7 +73,10 @@ class TrainingQueries:
 
 @dataclass(frozen=True)
 class RowCandidates:
-    """The target (column 0) and the K row candidates of P queries."""
+    """The target (column 0) and the K row candidates (the other columns) of P queries.
+
+    Row candidates are negatives unless `is_negative` excludes them: the target can be among them once more.
+    """
 
     users: Tensor
     """int64[P, 1 + K], internal ids"""
@@ -82,5 +87,5 @@ class RowCandidates:
     is_contact: Tensor
     """bool[P, 1 + K], which users had a contact event with the actor before"""
     is_valid: Tensor
-    """bool[P, 1 + K], which columns hold a user; the others are padding. Such a user is no shared negative of the query
-    as well"""
+    """bool[P, 1 + K]: False for padding, for the actor, and for a row candidate who has an earlier column among the row
+    candidates. Users of valid columns, the target among them, are not shared negatives of the query as well"""

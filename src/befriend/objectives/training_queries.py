@@ -9,25 +9,36 @@ contact event     An event with an action that makes two users contacts. Only th
                   events, such as views and blocks, are in histories only.
 cutoff            UTC second before which events are visible to a query; `num_visible` is their number. The log is in
                   time order, so they are its first `num_visible` events.
-regime            How the cutoff follows from the event, and whether the event's action is known: streaming, live, daily
-                  or frozen, see `data.regimes`. The fresher a regime, the later its cutoffs.
+regime            What a query sees: all events before its own, action known (streaming) or hidden (live); the events
+                  before its UTC day (daily); an older state of the log (frozen). In the last two, the action is hidden
+                  as well. The fresher a regime, the later its cutoffs. See `data.regimes`.
 entry             One event in the history of one user. Every event has two, one of its actor and one of its target.
-eligible          A user who may be recommended at a cutoff: one with an event or a text before it.
-window            Nearby entries of one actor's history. All queries whose visible history ends in a window share one
-                  pass of the history encoder, whatever their regime. Each reads the output of the encoder (its state)
+eligible          A user who may be recommended at a cutoff: one with an event or a text (such as a post) before it. In
+                  service, the user must not have opted out either.
+time chunk        The queries whose numbers of visible events are in one range; see `epoch_batches`.
+window            Queries of one actor and one time chunk, of any regime, whose visible histories end close to each
+                  other. They share one pass of the history encoder. Each reads the output of the encoder (its state)
                   after its own last visible entry.
+position          What a model calls a query: a state of an encoded history, from which it predicts a target.
 context           What a query is predicted from: an actor, a regime and a number of visible events. All targets of a
                   context are positives, so none of them is a negative of its queries.
-row candidates    Negatives of a single query: the users of the actor's latest entries (history candidates) and those of
-                  the latest events of the log. With the setting `hard_negatives`, also the users with the best scores.
-shared negatives  Negatives of all queries of a batch: its other targets, and random users of the negative pool.
+row candidates    Candidates of a single query besides its target: the users of the actor's latest entries (history
+                  candidates) and those of the latest events of the log. With the setting `hard_negatives`, also the
+                  users with the best static scores, by embeddings or tokens alone. They are negatives of the query
+                  unless a mask excludes them: the target and other positives can be among them, or a user twice.
+shared negatives  Negatives of all queries of a batch: its other targets, and random users of the negative pool. A mask
+                  excludes those that are no negatives of a single query.
 pointer term      Part of a candidate's score, computed from its past events with the actor; of history candidates only.
 
-Batches follow time in chronological order, as in a service that learns while it runs: when a query is trained, the user
-embeddings have learned from earlier events only. In shuffled order they have learned from later events as well. Then
-they predict better in training than they will for new events, and the model relies on them too much.
+In `candidate_mask` and `shared_mask`, False means that the user is *masked*: left out of the loss of the query.
 
-Shapes: P queries; B windows; K row candidates of each query; C shared negatives; N users.
+In chronological order, batches go through the time chunks one after the other, as in a service that learns while it
+runs. So in the first epoch, the embeddings that a query reads have learned from earlier chunks and from other batches
+of its own chunk, but not from later chunks. In shuffled order, and in later epochs, they have learned from later events
+too. Then embeddings predict better in training than for new events, and the model learns to rely too much on them.
+
+Shapes: P queries; B windows; K row candidates of each query; C shared negatives; H hard negatives of each query; F
+features of a user; N users; U users of the negative pool.
 """
 
 from __future__ import annotations
@@ -41,26 +52,36 @@ from torch import Tensor
 
 from befriend.data.event_log import first_seen
 from befriend.data.regimes import EVENT_TIME_REGIMES, REGIMES, UNKNOWN_ACTION, cutoffs
-from befriend.data.split import SEGMENTS, segments
+from befriend.data.split import FIRST_EVER, NEW, segments
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import first_known
-from befriend.models.model_inputs import DedupedTextVectors, NextTargetPredictionBatch, PairFeatures, Positions, Targets
+from befriend.models.model_inputs import (
+    CandidateInputs,
+    DedupedTextVectors,
+    NextTargetPredictionBatch,
+    PairFeatures,
+    Positions,
+)
 from befriend.models.negatives import SharedNegatives, all_as_negatives, draw_negatives
 from befriend.objectives.epoch_batches import EpochBatches
 from befriend.objectives.objective_settings import RetrievalSettings
 from befriend.objectives.train_batch import RowCandidates, TrainBatch, TrainingQueries
 
-FIRST_CONTACTS = (
-    SEGMENTS.index("new"),
-    SEGMENTS.index("first ever"),
-)  # segments of events between users new to each other
+# Segments of events between users without an earlier contact event. In first ever, only a text makes the target known.
+FIRST_CONTACTS = (NEW, FIRST_EVER)
 STREAMING = REGIMES.index("streaming")
-LIVE_ONE_IN = 4  # with streaming in training, only one in so many seconds is also queried in live, drawn at random
-CONTACT_LOOKUP_ENTRIES = 256  # latest entries of an actor's history that are searched for its contacts
+LIVE_ONE_IN = (
+    4  # if streaming is trained too, live queries are made for the events of a random 1 in LIVE_ONE_IN seconds
+)
+CONTACT_LOOKUP_ENTRIES = 256  # number of an actor's latest entries in which existing contacts are looked up
 
 
-class TrainingExamples:
-    """The training queries of one log, and their batches. Nothing in them depends on events at or after `end`."""
+class TrainingQueryBuilder:
+    """Makes the training queries of one log, and their batches.
+
+    They do not depend on events at or after `end`, apart from the second of event `end`, where the training part ends:
+    `first_event` and `eligible_since`, which are of the whole log, are only compared with times in the training part.
+    """
 
     def __init__(self, feature_view: FeatureView, end: int, settings: RetrievalSettings):
         """end: index of the first event after the training part."""
@@ -74,7 +95,7 @@ class TrainingExamples:
         self.first_event = torch.from_numpy(first_event_index)
         """int64[N], the index of each user's first event in the log; the largest int64 without one"""
         self.eligible_since = first_known(log, feature_view.texts)
-        """int64[N], the UTC second of each user's first event or text: the user is eligible at later cutoffs"""
+        """int64[N], UTC second of each user's first event or text: the user is eligible at later cutoffs"""
         self._eligible_since_tensor = torch.from_numpy(self.eligible_since)
         until = log.timestamp[end] if end < log.num_events else log.timestamp[-1] + 1
         counts = np.bincount(log.target[self.events], minlength=log.num_users)
@@ -88,11 +109,12 @@ class TrainingExamples:
         return EpochBatches(self, epoch)
 
     def sample_queries(self, rng: np.random.Generator) -> TrainingQueries:
-        """The queries of an epoch: every training event in every regime, if its target is eligible at the cutoff.
+        """The queries of an epoch.
 
-        Cutoffs are those of evaluation (`data.regimes.cutoffs`), except in the regime frozen. Live sees the same events
-        as streaming, and profits from what is learned there. So if both are trained, only the events of a random
-        quarter of the seconds are queried in live as well.
+        Each contact event of the training part is queried once in each regime of the setting `regimes`, if its target
+        is eligible at the cutoff. Live is an exception: it sees the same events as streaming, and profits from what is
+        learned there. So if both are trained, only the events of a random quarter of the seconds are queried in live.
+        Cutoffs are those of evaluation (`data.regimes.cutoffs`), except in the regime frozen.
 
         Example: an event of day 10, 15:00 (UTC) gives up to four queries, which differ in their cutoff:
 
@@ -128,57 +150,59 @@ class TrainingExamples:
     def batch(
         self,
         queries: TrainingQueries,
-        history_index: np.ndarray,
+        history_row: np.ndarray,
         other_positives: tuple[np.ndarray, np.ndarray],
         popularity: Tensor,
         seed: int,
     ) -> TrainBatch:
         """The batch of P queries.
 
-        history_index: int64[P], ascending, 0 to B - 1, the window of each query, and so the history that it reads;
-        other_positives: rows and users, int64[n] each: users[i] is another target in the context of query rows[i], and
-        so no negative of it; popularity: float32[N], the share of each user among the targets from which the batch was
-        drawn; seed: of the random negatives.
+        history_row: int64[P], ascending, 0 to B - 1: the window of each query, and so the row of `TrainBatch.histories`
+        that it reads; other_positives: query rows and users, int64[n] each: users[i] is another target in the context
+        of the query in row rows[i] of the batch, and so no negative of it; popularity: float32[N], the share of each
+        user among the targets from which the batch was drawn; seed: of the random negatives.
         """
         s, log = self.settings, self.log
         num_visible, cutoff = torch.from_numpy(queries.num_visible), torch.from_numpy(queries.cutoff)
         actor = torch.from_numpy(log.actor[queries.event]).long()
         target = torch.from_numpy(log.target[queries.event]).long()
         positives = torch.from_numpy(other_positives[0]), torch.from_numpy(other_positives[1])
-        end = self.activity.histories.end_offsets(actor, num_visible)
-        rows = torch.from_numpy(history_index)
-        histories, state = self._histories(actor, num_visible, rows)
-        positions = self._positions(queries, actor, target, rows, state)
-        row_candidates = self._row_candidates(actor, target, num_visible, cutoff, end, positives)
+        entry_end = self.activity.histories.end_offsets(actor, num_visible)
+        histories, state = self._histories(actor, num_visible, torch.from_numpy(history_row))
+        positions = self._positions(queries, actor, target, torch.from_numpy(history_row), state)
+        row_candidates = self._row_candidates(actor, target, num_visible, cutoff, entry_end, positives)
         shared = self._draw_shared(target, popularity, torch.Generator().manual_seed(seed))
         shared_mask = self._shared_mask(shared, actor, cutoff, row_candidates, positives)
-        is_last = torch.from_numpy(history_index != np.append(history_index[1:], -1))  # the last query of its window
+        is_last = torch.from_numpy(history_row != np.append(history_row[1:], -1))  # the last query of its window
         return TrainBatch(
             histories=histories,
             positions=positions,
-            weight=torch.where(is_last, 1.0, s.temporal_weight),
+            weight=torch.where(is_last, 1.0, s.temporal_weight),  # in the loss: the setting is for all but the last
             is_first_contact=torch.from_numpy(
                 np.isin(segments(log, queries.event, queries.cutoff, self.eligible_since), FIRST_CONTACTS)
             ),
+            # Column 0 of the next two is the target, which the two masks after them leave out.
             candidates=self.candidate_inputs(row_candidates.users, num_visible[:, None], cutoff[:, None]),
             pairs=row_candidates.pairs,
             candidate_mask=row_candidates.is_negative,
             candidate_is_contact=row_candidates.is_contact[:, 1:],
             shared=shared,
-            shared_targets=self.candidate_inputs(shared.users, num_visible[:, None], cutoff[:, None]),
+            shared_candidates=self.candidate_inputs(shared.users, num_visible[:, None], cutoff[:, None]),
             shared_mask=shared_mask,
-            shared_is_contact=self._shared_contact_mask(shared, actor, num_visible, end),
+            shared_is_contact=self._shared_contact_mask(shared, actor, num_visible, entry_end),
             num_visible=num_visible,
             cutoff=cutoff,
         )
 
     def _positions(
-        self, queries: TrainingQueries, actor: Tensor, target: Tensor, rows: Tensor, state: Tensor
+        self, queries: TrainingQueries, actor: Tensor, target: Tensor, history_row: Tensor, state: Tensor
     ) -> Positions:
-        """The positions of the queries in the histories. The action is hidden in all regimes but streaming.
+        """Where each query reads which history, its action (hidden in all regimes but streaming), and its other inputs.
 
-        rows, state: int64[P], the history and the encoder state that each query reads. In chronological order, only
-        queries of the freshest regimes in training train user embeddings: the others see fewer events.
+        history_row: int64[P], as in `batch`; state: int64[P], index of the encoder state that each query reads. In
+        chronological order, only queries of the freshest regimes in training (streaming and live, or else the freshest
+        one) train user embeddings and history encoder. A query of another regime is in the time chunk of its cutoff,
+        often long before its event. If it trained embeddings, they would learn of the event too early.
         """
         s = self.settings
         num_visible, cutoff = torch.from_numpy(queries.num_visible), torch.from_numpy(queries.cutoff)
@@ -187,9 +211,10 @@ class TrainingExamples:
         action = torch.where(regime == STREAMING, action, UNKNOWN_ACTION)
         features = self._features(actor, num_visible, cutoff)
         event_time_regimes = [REGIMES.index(name) for name in s.regimes if name in EVENT_TIME_REGIMES]
+        # REGIMES begins with the freshest.
         freshest = torch.tensor(event_time_regimes or [min(REGIMES.index(name) for name in s.regimes)])
         grad_mask = torch.isin(regime, freshest) if s.order == "chronological" else None
-        return Positions(rows, state, action, target, regime, features, grad_mask)
+        return Positions(history_row, state, action, target, regime, features, grad_mask)
 
     def _row_candidates(
         self,
@@ -197,12 +222,12 @@ class TrainingExamples:
         target: Tensor,
         num_visible: Tensor,
         cutoff: Tensor,
-        end: Tensor,
+        entry_end: Tensor,
         other_positives: tuple[Tensor, Tensor],
     ) -> RowCandidates:
         """The target and the row candidates: history candidates of the actor, and users of the latest events.
 
-        end: int64[P], one past the actor's last visible entry; other_positives: rows and users, as in `batch`.
+        entry_end: int64[P], one past the actor's last visible entry; other_positives: as in `batch`.
 
         Example: the actor's history has users 7 and 8, the latest events are of users 8 and 9, and the target is 7. Of
         the two columns with user 8, the second one is masked:
@@ -214,28 +239,28 @@ class TrainingExamples:
             pointer term  yes      yes      yes       no       no
         """
         s, activity = self.settings, self.activity
-        history_entry = activity.recent_distinct_entries(end, actor, num_visible, s.history_candidates)
+        history_entry = activity.recent_distinct_entries(entry_end, actor, num_visible, s.history_candidates)
         history_users, history_mask = activity.neighbors(history_entry), history_entry >= 0
         recent_users, recent_mask = activity.recent_users(num_visible, s.recent_events)
         # The target and the users of the latest events. Some of them are history candidates as well.
         users = torch.cat([target[:, None], recent_users], 1)
         entry = activity.last_pair_entries(actor[:, None], users, num_visible[:, None])
-        in_history = entry >= (end[:, None] - s.history_candidates).clamp(min=0)
-        recent_mask &= (recent_users != actor[:, None]) & ~in_history[:, 1:]
+        is_history_candidate = entry >= (entry_end[:, None] - s.history_candidates).clamp(min=0)
+        recent_mask &= (recent_users != actor[:, None]) & ~is_history_candidate[:, 1:]
         # Now all columns: the target, the history candidates, the users of the latest events.
         users = torch.cat([users[:, :1], history_users, users[:, 1:]], 1)
         entry = torch.cat([entry[:, :1], history_entry, entry[:, 1:]], 1)
         is_negative = torch.cat([history_mask, recent_mask], 1) & (users[:, 1:] != target[:, None])
         is_contact = activity.has_contact_event(entry)
         # The pointer term is for history candidates only; the target gets it if it is one.
-        entry = torch.cat([torch.where(in_history[:, :1], entry[:, :1], -1), entry[:, 1:]], 1)
-        has_pointer = torch.cat([in_history[:, :1], history_mask, torch.zeros_like(recent_mask)], 1)
-        features = activity.pair_features(entry, end[:, None], num_visible[:, None], cutoff[:, None])
+        entry = torch.cat([torch.where(is_history_candidate[:, :1], entry[:, :1], -1), entry[:, 1:]], 1)
+        has_pointer = torch.cat([is_history_candidate[:, :1], history_mask, torch.zeros_like(recent_mask)], 1)
+        features = activity.pair_features(entry, entry_end[:, None], num_visible[:, None], cutoff[:, None])
         pairs = PairFeatures(has_pointer, features, activity.edge_types(entry))
         row, user = other_positives
-        positive_index = (users[row, 1:] == user[:, None]).nonzero()  # int64[., 2], index into `row`, column
+        positive_index = (users[row, 1:] == user[:, None]).nonzero()  # int64[., 2]: index into `row`, row candidate
         is_negative[row[positive_index[:, 0]], positive_index[:, 1]] = False
-        is_valid = torch.cat([torch.ones_like(in_history[:, :1]), history_mask, recent_mask], 1)
+        is_valid = torch.cat([torch.ones_like(is_history_candidate[:, :1]), history_mask, recent_mask], 1)
         return RowCandidates(users, pairs, is_negative, is_contact, is_valid)
 
     def _draw_shared(self, target: Tensor, popularity: Tensor, generator: torch.Generator) -> SharedNegatives:
@@ -258,7 +283,7 @@ class TrainingExamples:
     ) -> Tensor:
         """bool[P, C]: the shared negatives that are negatives of each query.
 
-        These are eligible users other than the actor, the target, its row candidates and its other positives.
+        These are the eligible users who are not the actor, the target, a row candidate or another positive.
         """
         mask = (self._eligible_since_tensor[shared.users] < cutoff[:, None]) & (shared.users != actor[:, None])
         users, is_valid = row_candidates.users, row_candidates.is_valid
@@ -267,12 +292,15 @@ class TrainingExamples:
         shared.mask_out(mask, *other_positives)
         return mask
 
-    def _shared_contact_mask(self, shared: SharedNegatives, actor: Tensor, num_visible: Tensor, end: Tensor) -> Tensor:
-        """bool[P, C]: which shared negatives had a contact event with the actor, within its latest entries.
+    def _shared_contact_mask(
+        self, shared: SharedNegatives, actor: Tensor, num_visible: Tensor, entry_end: Tensor
+    ) -> Tensor:
+        """bool[P, C]: which shared negatives had a contact event with the actor before the cutoff.
 
-        num_visible: int64[P]; end: int64[P], one past the actor's last visible entry.
+        A contact is recognised by an event among the actor's latest CONTACT_LOOKUP_ENTRIES visible entries, of whatever
+        action. num_visible: int64[P]; entry_end: int64[P], one past the actor's last visible entry.
         """
-        entry = self.activity.recent_distinct_entries(end, actor, num_visible, CONTACT_LOOKUP_ENTRIES)
+        entry = self.activity.recent_distinct_entries(entry_end, actor, num_visible, CONTACT_LOOKUP_ENTRIES)
         column = shared.columns(self.activity.neighbors(entry))
         row = torch.arange(len(actor))[:, None].expand_as(column)
         is_shared_contact = self.activity.has_contact_event(entry) & (column >= 0)
@@ -283,8 +311,9 @@ class TrainingExamples:
     def with_hard_negatives(self, batch: TrainBatch, users: Tensor) -> TrainBatch:
         """The batch with hard negatives as additional row candidates.
 
-        users: int64[P, H], distinct in each row. Users who are row candidates already, or may not be negatives of the
-        query, are masked.
+        users: int64[P, H], distinct in each row. Masked are the actor, users who are not eligible, the query's target
+        and row candidates, and users who are masked in `shared_mask`. An other positive who is in none of these is not
+        recognised. The hard negatives that remain are masked in `shared_mask`, so that no user counts twice.
         """
         device = users.device
         users, num_visible = users.cpu().contiguous(), batch.num_visible.cpu()[:, None]
@@ -297,17 +326,17 @@ class TrainingExamples:
             & (users != actor)
             & (users[:, :, None] != candidates[:, None]).all(-1)
         )
-        # A user who is masked as a shared negative is no row candidate either.
+        # A user who is masked as a shared negative is no hard negative either.
         is_unmasked = batch.shared_mask.cpu().gather(1, column.clamp(min=0))
         is_negative &= (column < 0) | is_unmasked
         shared_mask = batch.shared_mask.cpu().clone()
         row = torch.arange(len(users))[:, None].expand_as(users)
         shared.mask_out(shared_mask, row[is_negative], users[is_negative])
         entry = self.activity.last_pair_entries(actor, users, num_visible)
-        end = self.activity.histories.end_offsets(actor, num_visible)
-        features = self.activity.pair_features(entry, end, num_visible, cutoff)
+        entry_end = self.activity.histories.end_offsets(actor, num_visible)
+        features = self.activity.pair_features(entry, entry_end, num_visible, cutoff)
         is_contact = self.activity.has_contact_event(entry)
-        has_pointer = entry >= (end - self.settings.history_candidates).clamp(min=0)
+        has_pointer = entry >= (entry_end - self.settings.history_candidates).clamp(min=0)
         inputs = self.candidate_inputs(users, num_visible, cutoff).to(device)
         pairs = PairFeatures(has_pointer, features, self.activity.edge_types(entry)).to(device)
         return replace(
@@ -319,9 +348,10 @@ class TrainingExamples:
             shared_mask=shared_mask.to(device),
         )
 
-    def candidate_inputs(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> Targets:
-        """The inputs of users as candidates, as of the cutoff of each query, as the settings of the model need them.
+    def candidate_inputs(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> CandidateInputs:
+        """The inputs of users as candidates, as of the cutoff of each query.
 
+        Setting `freshness` turns on the dynamic term, which reads features and texts. Without it, they are None.
         users: int64[P, K], or int64[C] for candidates of all queries; num_visible, cutoff: int64[P, 1].
         """
         s, activity = self.settings, self.activity
@@ -335,36 +365,35 @@ class TrainingExamples:
             )
         if s.recent_neighbors:
             recent_neighbors = activity.recent_neighbors(users.expand_as(entry), entry + 1, s.recent_neighbors)
-        return Targets(users, recent_neighbors, features, text_vectors)
+        return CandidateInputs(users, recent_neighbors, features, text_vectors)
 
     def _features(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor | None:
-        """float32[P, F]: features of users as of a cutoff; None if the model uses none. All parameters: int64[P]."""
+        """float32[P, F]: features of users as of a cutoff; None without a dynamic term. All parameters: int64[P]."""
         if not self.settings.freshness:
             return None
         return self.feature_view.features(users, self.activity.last_entries(users, num_visible), num_visible, cutoff)
 
-    def _histories(self, actor: Tensor, num_visible: Tensor, rows: Tensor) -> tuple[NextTargetPredictionBatch, Tensor]:
-        """The history of each window up to the last entry that one of its queries sees; int64[P], the state of each
-        query.
+    def _histories(self, actor: Tensor, num_visible: Tensor, row: Tensor) -> tuple[NextTargetPredictionBatch, Tensor]:
+        """Returns the histories of the B windows, and int64[P], the index of the encoder state that each query reads.
 
-        rows: int64[P], the history of each query. The histories have as many columns as the longest visible one of the
-        batch, at most `history_length`.
+        The history of a window ends at the last entry that one of its queries sees. All are padded to the length of the
+        longest, which is at most `history_length`. row: int64[P], the window of each query, `history_row` of `batch`.
         """
         h, n = self.encoder_histories, self.settings.history_length
-        end = h.end_offsets(actor, num_visible)
-        num_histories = int(rows[-1]) + 1
-        user = torch.zeros(num_histories, dtype=torch.long).scatter_(0, rows, actor)
-        high = torch.zeros(num_histories, dtype=torch.long).scatter_reduce_(0, rows, end, "amax")
-        length = int((high - h.indptr[user]).max().clamp(1, n))
-        histories = h.before(user, high, length)
+        entry_end = h.end_offsets(actor, num_visible)  # of each query
+        num_histories = int(row[-1]) + 1
+        user = torch.zeros(num_histories, dtype=torch.long).scatter_(0, row, actor)
+        window_end = torch.zeros(num_histories, dtype=torch.long).scatter_reduce_(0, row, entry_end, "amax")
+        length = int((window_end - h.indptr[user]).max().clamp(1, n))
+        histories = h.before(user, window_end, length)
         batch = NextTargetPredictionBatch(
-            user,
-            histories.action,
-            histories.other_user,
-            histories.mask,
-            torch.full_like(user, UNKNOWN_ACTION),
-            user,
-            histories.received,
-            histories.timestamp,
+            actor_id=user,
+            actor_history_actions=histories.action,
+            actor_history_targets=histories.other_user,
+            actor_history_mask=histories.mask,
+            example_action=torch.full_like(user, UNKNOWN_ACTION),  # not used, nor are targets: see `Positions`
+            example_target=user,
+            actor_history_received=histories.received,
+            actor_history_timestamps=histories.timestamp,
         )
-        return batch, length - (high[rows] - end)
+        return batch, length - (window_end[row] - entry_end)

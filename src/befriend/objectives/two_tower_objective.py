@@ -49,12 +49,12 @@ class TwoTowerObjective(RetrievalObjective[NextTargetPredictionUserIDs]):
             validate,
         )
         self.model.users.has_embedding &= self.trained
-        self.model.popularity.copy_(self.examples.popularity)
+        self.model.popularity.copy_(self.query_builder.popularity)
 
     def add_model_losses(self, losses: BatchLoss, batch: TrainBatch, query: Query) -> BatchLoss:
         """If the model has clusters, adds the loss that predicts the target's cluster.
 
-        Only of the queries that train user embeddings.
+        It is computed only for queries in `grad_mask`, which train user embeddings.
         """
         clusters = self.model.users.clusters
         if clusters is None:

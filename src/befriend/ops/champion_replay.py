@@ -29,12 +29,15 @@ SERVED_MODEL = "both"
 def replay_champion(run: Path, prepared: Path, settings: EvaluateSettings, out: Path) -> None:
     """Makes lists for evaluation events of the log in `prepared`, with the trained models of the champion.
 
-    run: folder of the champion; settings: part, number of events and regimes of the evaluation. Writes the folder `out`
-    in the layout of a run: prepared/ is the log with the internal ids of the champion's models, and
-    reports/predictions/both/ has the lists. DataError if the champion's models cannot be loaded.
+    run: folder of the champion; prepared: the challenger's log; settings: part, number of events and regimes of the
+    evaluation. Writes the folder `out` in the layout of a run: prepared/ is the challenger's log with other internal
+    ids, and reports/predictions/both/ has the lists. In that log, all users of the champion's log have the internal ids
+    by which the champion's models know them, and users who are new get the numbers after these.
+
+    Raises DataError if the champion's models cannot be loaded.
     """
-    ids = read_table(run / "prepared" / USERS_FILE, USERS)[USER_ID]
-    renumber(prepared, ids, out / "prepared")
+    external_ids = read_table(run / "prepared" / USERS_FILE, USERS)[USER_ID]
+    renumber(prepared, external_ids, out / "prepared")
     log = EventLog.read(out / "prepared")
     split = read_split(out / "prepared", log)
     models, boosters = (
@@ -45,9 +48,10 @@ def replay_champion(run: Path, prepared: Path, settings: EvaluateSettings, out: 
         regime: make_eval_queries(log, split, settings.part, settings.events, regime) for regime in settings.regimes
     }
     recommender = models.recommender(boosters)
-    lists = run_rankers(
+    evaluation_lists = run_rankers(
         recommender, log, models.activity.histories, queries_by_regime, (SERVED_MODEL,), "lists of the champion"
-    ).protocol
+    )
+    lists = evaluation_lists.protocol  # as the challenger's lists were scored: without cold-start users
     with files.atomic(out / "reports" / "predictions") as folder:
         (folder / SERVED_MODEL).mkdir(parents=True)
         for regime, queries in queries_by_regime.items():

@@ -1,6 +1,7 @@
 """`befriend drift`: measures how the current prepared log differs from the champion's; writes a report and a figure.
 
-The champion is the promoted run that is served; its log is the one that its models were trained on.
+The champion is the promoted run that is served. It holds the log on which its models were trained, so drift shows how
+far new events differ from what the models have learned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def measure_drift(root: Path, champion: PromotedRun, settings: DriftSettings) ->
 
     Returns the content of drift.json. Its keys:
         champion       number of the champion in the registry
-        limits         the settings of section drift
+        limits         the settings of section drift: above which value a measure is a warning, or severe
         data           SHA-256 of the current events
         compared       the events that were compared, in words; or why the logs cannot be compared
         events_a_day   mean number of events a day before and now
@@ -70,9 +71,9 @@ def measure_drift(root: Path, champion: PromotedRun, settings: DriftSettings) ->
 
 
 def _windows(root: Path, champion: PromotedRun, settings: DriftSettings) -> tuple[tuple[LogWindow, LogWindow], str]:
-    """The windows of the champion's log and of the current log that are compared, and a description of them in words.
+    """The periods of the champion's log and of the current log that are compared, and a description of them in words.
 
-    Both use the champion's internal ids, and users that came later get ids after these.
+    Both use the champion's internal ids (numbers of users); users that came later get ids after these.
     """
     before = EventLog.read(champion.folder / layout.PREPARED)
     with tempfile.TemporaryDirectory() as name:

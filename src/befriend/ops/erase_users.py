@@ -1,6 +1,6 @@
-"""`befriend forget`: erases users from all lists at once, and searches for traces of them.
+"""`befriend forget`: erases users who asked to be deleted, and searches for traces of them.
 
-The users are recorded as erased. Everything that serves lists leaves recorded users out, and the next `dvc repro`
+The users are recorded as erased. From then on, everything that serves lists leaves them out. The next `dvc repro`
 removes them from the prepared log, the models and the reports.
 """
 
@@ -21,6 +21,8 @@ from befriend.ops import caches
 from befriend.ops.registry import promoted_runs, registry_lock, remove_incomplete_runs
 
 SEARCHED_FOLDERS = (layout.PREPARED, layout.MODELS, layout.REPORTS, layout.RUNS)
+"""for traces of users; without promoted runs (they leave erased users out of lists), and without the simulated tiny
+log, which is a source"""
 MAX_NAMED_FILES = 3  # in each folder
 EXTERNAL_ID_COLUMNS = (USER_ID, "users", "recommended")
 """columns of external ids; a column `user` has external ids in a table of lists, and internal ids elsewhere"""
@@ -30,9 +32,9 @@ TEXT_SUFFIXES = (".json", ".md", ".html", ".csv", ".txt", ".js")
 def erase(root: Path, users: list[str]) -> None:
     """Records users as erased, removes them from the file of lists, and removes all caches.
 
-    users: external ids. They are recorded in the project and in every promoted run. CallError if an id is in no log.
-    BusyError if stages are running or lists are being written: the users are recorded as erased, but the file of lists
-    and the caches are unchanged.
+    users: external ids. They are recorded in the project and in every promoted run. CallError if an id is in none of
+    their logs; then no user is recorded. BusyError if stages are running or lists are being written: the users are
+    recorded as erased, but the file of lists and the caches are unchanged.
     """
     folders = [root / layout.PREPARED, *(run.folder / layout.PREPARED for run in promoted_runs(root))]
     tables = [folder / USERS_FILE for folder in folders if (folder / USERS_FILE).is_file()]
@@ -61,7 +63,10 @@ def erase(root: Path, users: list[str]) -> None:
 
 
 def _remove_from_lists(lists: Path, users: list[str]) -> None:
-    """Removes users from the file of lists, and removes the finished blocks of a file that is still being written."""
+    """Removes users from the file of lists, and removes the finished blocks that an interrupted command left.
+
+    BusyError if lists are being written.
+    """
     blocks = layout.list_blocks_folder(lists)
     with files.folder_lock(blocks, f"{lists} is being written"):
         if lists.is_file():
@@ -77,7 +82,7 @@ def _remove_from_lists(lists: Path, users: list[str]) -> None:
 
 
 def verify_erasure(root: Path, users: list[str]) -> None:
-    """Searches all files that runs wrote for users, and prints the result. CallError if a file names one of them."""
+    """Searches SEARCHED_FOLDERS and the caches for users, and prints the result. CallError if there is a trace."""
     paths_by_user = {user: find_traces(root, user) for user in users}
     for user, paths in paths_by_user.items():
         typer.echo(f"{user}: {'traces are left' if paths else 'no trace'}")
@@ -104,18 +109,18 @@ def _describe(folder: Path, paths: list[str]) -> str:
 
 
 def find_traces(root: Path, user: str) -> list[str]:
-    """Paths of the project's files that contain a user's external id, and of caches that may contain data of the user.
+    """Paths of files in SEARCHED_FOLDERS with a user's external id, and of caches that may contain data of the user.
 
     In tables, all columns of external ids are compared with the id. Rejected rows are stored as raw text, which is
-    searched for the id as a whole word. A table that cannot be read counts as a trace. Text files are searched only for
-    ids that are not numbers: a number in a report may be anything, and all ids in reports come from the tables.
+    searched for the id as a whole word. A table that cannot be read counts as a trace, with a note. Text files are
+    searched only for ids that are not numbers: a number in a report may be anything, and all ids in reports come from
+    the tables.
     """
     word = re.compile(rf"(?<!\w){re.escape(user)}(?!\w)")
     paths = []
     for folder in SEARCHED_FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             relative = path.relative_to(root)
-            # promoted runs leave erased users out of lists, and the tiny log is a source, not made by stages
             is_skipped = relative.is_relative_to(layout.REGISTRY) or relative.is_relative_to(layout.TINY_LOG)
             if not path.is_file() or is_skipped:
                 continue

@@ -8,16 +8,21 @@ replace the champion only if every check passes:
     validation              no critical check of the event log failed
     metrics are current     the metrics were computed from the challenger's own models and log
     serving parity          `befriend recommend` makes exactly the lists that were evaluated
-    floor                   NDCG@10 is not clearly below `gate.floor` times that of the best heuristic
+    floor                   the confidence interval of NDCG@10 reaches `gate.floor` times the NDCG@10 of the best
+                            heuristic
     never rolled back       this run was not served and rolled back before
-    drift                   the new events do not differ too much from those of the champion
-    fall                    NDCG@10 is not far below what the champion had when it was promoted
-    against the champion    the champion does not make clearly better lists for the same events
+    drift                   the new events do not differ more from those of the champion than `gate.drift` allows
+    fall                    NDCG@10 is at most the share `gate.fall` below what the champion had when it was promoted
+    against the champion    for the same events, NDCG@10 is at most the share `gate.tolerance` below the champion's, or
+                            the confidence interval of the difference does not lie wholly below 0
 
-The last four need a champion. The checks of NDCG@10 are made for each kind of list and each regime. There are two kinds
-of lists: `new` excludes the user's existing contacts and is scored on first contacts, `any` includes them and is scored
-on all events whose target can be ranked. A regime says how fresh the log is when a list is made; its four values are in
-`befriend.data.regimes`.
+The last four need a champion. There are two kinds of lists: `new` excludes the user's existing contacts and is scored
+on first contacts, `any` includes them and is scored on all events whose target can be ranked. A regime says how fresh
+the log is when a list is made; its four values are in `befriend.data.regimes`.
+
+The checks `floor` and `fall` are made for each kind of list in each regime of `gate.regimes`, and the check `against
+the champion` for each of COMPARED_SLICES in each of these regimes. A combination without metrics, because it has no
+events for example, is skipped: it has no check, and does not keep the challenger from being promoted.
 """
 
 from __future__ import annotations
@@ -45,23 +50,25 @@ COMPARED_SLICES = (
     ("new", "newcomers", "newcomers, list new"),
     ("any", "all", "list any"),
 )
-"""(kind of list, segment of its events, title) in which champion and challenger are compared; newcomers are users who
-have no event in the training part of the challenger's log"""
+"""(kind of list, segment of metrics.json, title) in which champion and challenger are compared. The segments are those
+events that count on a list: `new`, all scored events of list `new`, that is first contacts; `newcomers`, those of them
+whose actor, the user who gets the list, has no event in the training part of the challenger's log; `all`, all scored
+events of list `any`"""
 
 
 @dataclass(frozen=True)
 class GateCheck:
-    """The outcome of one check."""
+    """The outcome of one check. In decision.json, a check is an element of `rules`."""
 
     name: str
     passed: bool
     observed: str
-    """what the challenger has, in words"""
+    """what the challenger has, in words; called `found` in decision.json"""
     required: str
     """what it needs to pass, in words"""
 
     def to_json(self) -> dict[str, Any]:
-        """The check as in decision.json, where `observed` is called found."""
+        """The check as an element of `rules` in decision.json."""
         return {"name": self.name, "passed": self.passed, "found": self.observed, "required": self.required}
 
 
@@ -116,7 +123,7 @@ def to_markdown(decision: dict[str, Any]) -> str:
     compared = "no champion yet" if decision["champion"] is None else f"compared with champion {decision['champion']}"
     lines = [f"# Gate: {decision['verdict']}", "", f"Run {decision['run'][:12]}, {compared}.", ""]
     if decision["rules"]:
-        lines += ["| rule | verdict | found | required |", "|---|---|---|---|"]
+        lines += ["| check | verdict | observed | required |", "|---|---|---|---|"]
         for check in decision["rules"]:
             verdict = "ok" if check["passed"] else "**not met**"
             observed = " ".join(check["found"].split())
@@ -135,6 +142,7 @@ def _check_validation(root: Path) -> GateCheck:
 
 def _check_metrics_are_current(root: Path) -> GateCheck:
     """Whether the metrics were computed from the current models and the current log."""
+    # Stage evaluate writes this file: {"of": fingerprint of the log and the models that it measured}.
     path = root / layout.FINGERPRINT
     is_current = path.is_file() and files.read_json(path)["of"] == run_fingerprint(
         root / layout.PREPARED, root / layout.MODELS
@@ -145,6 +153,7 @@ def _check_metrics_are_current(root: Path) -> GateCheck:
 
 def _check_serving_parity(root: Path) -> GateCheck:
     """Whether serving makes the lists that were evaluated. Stage evaluate makes a sample of them in both ways."""
+    # metrics.json has a key for each regime, and `served` for this comparison.
     parity = files.read_json(root / layout.METRICS).get("served")
     observed = f"{parity['differ']:,} of {parity['requests']:,} lists differ" if parity else "no list was compared"
     required = "no served list differs from the evaluated one"
@@ -154,7 +163,7 @@ def _check_serving_parity(root: Path) -> GateCheck:
 def _check_floor(root: Path, params: Params) -> list[GateCheck]:
     """Whether NDCG@10 reaches `gate.floor` times that of the best heuristic, or could within its confidence interval.
 
-    A check for each regime and kind of list.
+    One check for each regime and kind of list that has metrics of the served ranker and of a heuristic.
     """
     metrics = files.read_json(root / layout.METRICS)
     checks = []
@@ -176,14 +185,20 @@ def _check_floor(root: Path, params: Params) -> list[GateCheck]:
 
 
 def _check_never_rolled_back(root: Path, digest: str) -> GateCheck:
-    """Whether the run with this digest was never rolled back. Otherwise the next nightly job would promote it again."""
+    """Whether the run with this digest was never rolled back.
+
+    Without this check, the next nightly job would promote a run again that you have just rolled back.
+    """
     numbers = [run.number for run in rolled_back_runs(root) if run.manifest["run"] == digest]
     observed = f"rolled back as champion {numbers[0]}" if numbers else "never rolled back"
     return GateCheck("never rolled back", not numbers, observed, "a run that was not rolled back")
 
 
 def _check_drift(root: Path, champion: PromotedRun, params: Params) -> GateCheck:
-    """Whether new events are distributed as the champion's were, up to the verdict that `gate.drift` allows."""
+    """Whether the drift from the champion's events to the new ones is at most the level `gate.drift`.
+
+    The levels are ok, warning and severe.
+    """
     drift = read_or_measure_drift(root, champion, params.drift)
     passed = VERDICTS.index(drift["verdict"]) <= VERDICTS.index(params.gate.drift)
     # without measures, `compared` says why the logs could not be compared
@@ -192,10 +207,10 @@ def _check_drift(root: Path, champion: PromotedRun, params: Params) -> GateCheck
 
 
 def _check_fall(root: Path, champion: PromotedRun, params: Params) -> list[GateCheck]:
-    """Whether NDCG@10 is less than the share `gate.fall` below what the champion had when it was promoted.
+    """Whether NDCG@10 is at most the share `gate.fall` below what the champion had when it was promoted.
 
-    The two are measured on different events, so the limit is wide. A larger fall means that the data has changed. A
-    check for each regime and kind of list.
+    The two are measured on different events, so the limit is wide. A larger fall means that the data has changed. One
+    check for each regime and kind of list for which both have the metric.
     """
     metrics = files.read_json(root / layout.METRICS)
     checks = []
@@ -214,9 +229,10 @@ def _check_fall(root: Path, champion: PromotedRun, params: Params) -> list[GateC
 def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -> list[GateCheck]:
     """Whether the challenger is not clearly worse than the champion on the challenger's evaluation events.
 
-    The champion's models make lists for these events with today's histories. A check fails if the loss of NDCG@10
-    exceeds the share `gate.tolerance` and the confidence interval of the paired difference lies below 0. A check for
-    each regime and slice; a single failed one if the champion's models cannot make lists for these events.
+    The champion's models make lists for these events with the histories of the challenger's log. A check fails if the
+    loss of NDCG@10 exceeds the share `gate.tolerance` and the confidence interval of the paired difference lies wholly
+    below 0. One check for each regime and slice that has events; a single failed one if the champion's models cannot
+    make lists for these events.
     """
     regimes = _regimes(files.read_json(root / layout.METRICS), params)
     settings = params.evaluate.model_copy(update={"regimes": regimes})
@@ -233,6 +249,7 @@ def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -
             row = next(iter(metrics.filter(regime=regime, list=list_kind, segment=segment).iter_rows(named=True)), None)
             if row is None:
                 continue
+            # In the table, a is the champion and b the challenger.
             champion_ndcg, difference = row["ndcg@10 a"], row["ndcg@10 difference"]
             low, high = row["ndcg@10 low"], row["ndcg@10 high"]
             passed = difference >= -params.gate.tolerance * champion_ndcg or high >= 0
@@ -255,6 +272,7 @@ def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
 
 
 def _ndcg(metrics: dict[str, Any], regime: str, list_kind: str) -> float | None:
-    """NDCG@10 of the served model on a kind of list; None if it was not measured."""
-    metrics_by_model = metrics[regime].get(list_kind, {}).get(LISTS[list_kind][0], {})
+    """NDCG@10 of the served ranker on a kind of list; None if it was not measured."""
+    segment, _ = LISTS[list_kind]  # all events that count on this kind of list
+    metrics_by_model = metrics[regime].get(list_kind, {}).get(segment, {})
     return metrics_by_model[SERVED_MODEL]["ndcg@10"] if SERVED_MODEL in metrics_by_model else None

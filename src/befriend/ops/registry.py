@@ -1,9 +1,10 @@
-"""The registry of promoted runs: copies a run into it, serves a run, goes back to an earlier one, removes old ones.
+"""The registry of promoted runs: copies a run into it, makes it the served one, goes back, removes old runs.
 
 models/registry/<number>/ holds a complete run: its prepared log, its models, its metrics, and manifest.json, which says
 how to reproduce the run. models/champion is a symbolic link to the champion, the run that is served. The link is
-replaced in one step, so that a reader sees either run, and never a mixture. A promotion that is killed leaves at most a
-folder that is never served. models/registry/history.jsonl records every change of the champion, one a line.
+replaced in one step, so that a reader sees either run, and never a mixture. A promotion that is killed before this step
+leaves the champion as it was; an incomplete copy is removed later. models/registry/history.jsonl records every change
+of the champion, one a line.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class PromotedRun:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The content of manifest.json, see `_make_manifest`."""
+        """The content of manifest.json: the keys of `_make_manifest`, and `number`."""
         return files.read_json(self.folder / MANIFEST)
 
 
@@ -72,7 +73,7 @@ def promoted_runs(root: Path) -> list[PromotedRun]:
 
 
 def run_digest(root: Path) -> str:
-    """SHA-256 of the run in a folder: of its prepared log and its models. DataError if the run is not complete."""
+    """SHA-256 of the run in a folder: of PREPARED_FILES and of all models. DataError if the run is not complete."""
     paths = [root / layout.PREPARED / name for name in PREPARED_FILES]
     missing = [path for path in (*paths, root / layout.METRICS) if not path.is_file()]
     missing += [root / folder for folder in layout.MODEL_FOLDERS if not any((root / folder).glob("*"))]
@@ -86,7 +87,8 @@ def run_digest(root: Path) -> str:
 def promote(root: Path, decision: dict[str, Any], keep: int) -> PromotedRun:
     """Copies the project's current run into the registry, and serves the copy from now on.
 
-    decision: what the gate decided, for the manifest; keep: number of runs that stay in the registry.
+    decision: what the gate (the checks before a promotion) decided, for the manifest; keep: number of runs that stay in
+    the registry. DataError if the run is not complete, or changes while it is copied.
     """
     from befriend.data.erasure import ERASED_FILE, add_erasure_digests, read_erasure_digests
 
@@ -127,7 +129,10 @@ def rolled_back_runs(root: Path) -> list[PromotedRun]:
 
 
 def rollback(root: Path, to: int | None = None) -> PromotedRun:
-    """Serves the run that was served before the champion, or the run with number `to`. CallError if it is not there."""
+    """Serves the run with number `to`; if None, the one that was champion when the current champion was promoted.
+
+    CallError if that run is not in the registry.
+    """
     with registry_lock(root):
         number = to
         if number is None:
@@ -149,8 +154,8 @@ def rollback(root: Path, to: int | None = None) -> PromotedRun:
 def files_to_commit(root: Path) -> list[str]:
     """Files with changes to commit after a promotion, as git names them.
 
-    They are those of REPRODUCTION_FILES, prepared/ and reports/ that differ from the last commit. Outside a git
-    checkout, all of these that exist.
+    They are those of REPRODUCTION_FILES, prepared/ and reports/ that differ from the last commit; if none does, a
+    single line that says so. Outside a git checkout, all of these that exist.
     """
     tracked = [*REPRODUCTION_FILES, "prepared", "reports"]
     process = subprocess.run(
@@ -162,11 +167,11 @@ def files_to_commit(root: Path) -> list[str]:
 
 
 def tidy(root: Path, keep: int, commits: int) -> int:
-    """Removes what is not needed any more, and returns the number of bytes freed.
+    """Removes what is not needed any more, and returns the number of bytes freed. DataError if DVC fails.
 
     Removed are:
-    - promoted runs, except the last `keep` ones, the champion and the run before it
-    - checkpoints that no training has resumed or written for MAX_CHECKPOINT_AGE
+    - promoted runs, except the last `keep` ones, the champion and the run that `rollback` would serve
+    - checkpoints of unfinished trainings that were last written more than MAX_CHECKPOINT_AGE ago
     - caches that may contain data of erased users
     - files of DVC's cache, except those that the workspace, a branch, a tag, an experiment or one of the last `commits`
       commits needs
@@ -229,7 +234,10 @@ def remove_incomplete_runs(root: Path) -> None:
 
 
 def _remove_old_runs(root: Path, keep: int) -> None:
-    """Removes all but the last `keep` runs, but never the champion or the run that a rollback would serve."""
+    """Removes all but the last `keep` runs, but never the champion or the run that `rollback` would serve.
+
+    Removes incomplete runs too. The caller holds the registry's lock, and there is a champion.
+    """
     remove_incomplete_runs(root)
     champion = current_champion(root)
     assert champion is not None
@@ -251,7 +259,7 @@ def _make_manifest(root: Path, decision: dict[str, Any], previous: PromotedRun |
         params     SHA-256 of params.yaml
         dvc_lock   digest of each output in dvc.lock
         data       numbers of users and events, and the times of the first and last event
-        ndcg@10    NDCG@10 of the served model by regime and kind of list
+        ndcg@10    NDCG@10 of the served model, ranker `both`, by regime and kind of list
         decision   what the gate decided
     """
     from befriend.analysis.evaluation_report import headline  # heavy, and not needed for a rollback

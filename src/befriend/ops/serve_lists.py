@@ -1,4 +1,4 @@
-"""`befriend recommend` and `befriend export`: print or write the lists of the served run, and write its vectors."""
+"""`befriend recommend` and `befriend export`: print or write lists by the served run, and write its user vectors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCORE_DIGITS = 8
 
 @dataclass(frozen=True)
 class RequestSource:
-    """Who gets lists. Exactly one of the fields has to be given; CallError otherwise."""
+    """Who gets lists, by ids in the log. Exactly one of the fields has to be given; CallError otherwise."""
 
     user: str | None = None
     """id of one user"""
@@ -123,7 +123,7 @@ def recommend(
 
 
 def _check_call(source: RequestSource, options: RecommendOptions, output: OutputOptions) -> None:
-    """CallError for options of the command that exclude each other."""
+    """CallError for options of the command that do not fit together."""
     request_options = options.at, options.filter_at, options.regime, options.action, options.new_only
     if source.requests is not None and any(request_options):
         raise CallError(
@@ -177,8 +177,9 @@ def read_ids(path: Path) -> pl.Series:
 def served_run(run: Path | None, use_latest_log: bool = False) -> Befriend:
     """Loads the log and the models of the run that is served.
 
-    run: folder of a run; None: the champion, which is the promoted run, or without one, the run in this folder;
-    use_latest_log: load the champion's models with the log that was prepared last, instead of the champion's own log.
+    run: folder of a run; None: the champion, the promoted run that is served, or without one, the run in this folder;
+    use_latest_log: load the champion's models with the log that was prepared last, instead of the champion's own log
+    (CallError if `run` is given or there is no champion).
     """
     promoted = current_champion(Path()) if run is None else None
     if use_latest_log and promoted is None:
@@ -210,7 +211,10 @@ def _check_no_new_erasure(project: Befriend, erased: frozenset[str], out: Path) 
 
 
 def export(run: Path | None, out: Path) -> None:
-    """Writes vectors and STUs of all users to a Parquet file."""
+    """Writes the vectors and STUs (tokens of the semantic ID) of all users to a Parquet file, without erased users.
+
+    run: as in `served_run`.
+    """
     erased = read_erasure_digests(layout.PREPARED)
     project = served_run(run)
     vectors = project.vectors()

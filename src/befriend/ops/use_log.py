@@ -36,6 +36,7 @@ SAMPLE_DATA_SETTINGS: dict[str, Any] = {
     "texts": {"file": "texts.parquet", "platform": "platform"},
     "statements": {"file": "statements.parquet"},
 }
+"""section data of params.yaml for the sample of the project"""
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "train_two_tower": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
     "train_stu": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
@@ -44,7 +45,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "cluster": {"epochs": 3, "validation_events": 200},
     "report": {"examples": 2},
 }
-"""settings with which all stages take less than a minute on a log of 500 users"""
+"""settings for a quick run of all stages on a log of 500 users"""
 MAX_LISTED_ACTIONS = 50  # with more actions, setting data.actions stays empty, and any action is accepted
 
 
@@ -60,11 +61,12 @@ def use(
 ) -> None:
     """Makes the pipeline read `source`: a path, or a URL that DVC can import; None: the sample of the project.
 
-    columns: field -> column, for fields whose column is not detected automatically; unit, separator, header: format of
-    the source, detected if None; default_action: name of the action if the log has none; roles: action -> signal or
-    exclude; side_tables: settings of the side tables, as in data.attributes, data.texts and data.statements.
+    columns: field -> column, for fields whose column is not detected automatically; unit (of timestamps), separator,
+    header: format of the source, detected if None; default_action: name of the action if the log has none; roles:
+    action -> signal (history only) or exclude (a block); side_tables: settings of the side tables, as in
+    data.attributes, data.texts and data.statements. The sample ignores all of these.
 
-    CallError or SourceError if the source cannot be used; the log and the settings are then unchanged.
+    CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
     if not Path("dvc.yaml").is_file():
         raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
@@ -147,7 +149,7 @@ def use_tiny() -> None:
 
 
 def _import(source: str) -> None:
-    """Runs `dvc import-url`, and unfreezes data.dvc: DVC does not update a frozen import on `dvc repro`."""
+    """Runs `dvc import-url`, and unfreezes data.dvc, since `dvc repro` does not update a frozen import."""
     command = [str(Path(sys.executable).with_name("dvc")), "import-url", "--force", source, str(layout.DATA)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:

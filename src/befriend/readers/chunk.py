@@ -1,4 +1,7 @@
-"""Chunks of raw rows, which every reader yields, and the mapping from the columns of a file to the fields of a row."""
+"""Chunks of raw rows, which every reader yields, and the mapping from the columns of a file to the fields of a row.
+
+Fields have the names in `befriend.data.columns`, whatever the columns of the file are called.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Chunk:
     rows: pl.DataFrame
     """the fields of each row, not yet converted to their types, and two more columns:
     `row`: the line number in a text file (header included) or the row number in a Parquet file, from 1;
-    `reason`: why the row could not be split into fields, a key of REASONS; null if it could"""
+    `reason`: why the reader rejects the row, such as ragged_row, a key of REASONS; null if it does not"""
     raw: Any
     """the same rows in their original form: a polars Series of lines, or a pyarrow RecordBatch"""
 
@@ -65,7 +68,10 @@ def event_columns(settings: DataSettings) -> ColumnMapping:
 
 
 def attribute_columns(settings: AttributeSettings) -> ColumnMapping:
-    """The mapping for the table of users: the user id, and a field such as `categorical.country` for each attribute."""
+    """The mapping for the table of users: the user id, and a field such as `categorical.country` for each attribute.
+
+    The column that marks users who opted out is a categorical one.
+    """
     categorical = [*settings.categorical, *([settings.opt_out] if settings.opt_out else [])]
     columns_by_kind = {CATEGORICAL: categorical, NUMERIC: settings.numeric}
     attributes: dict[str, str | int] = {
@@ -111,7 +117,7 @@ def relative_name(file: Path, source: Path) -> str:
 
 
 def raise_damaged(error: Exception, problem: str) -> NoReturn:
-    """Raises a DataError with the text `problem`; a StorageError if the disk, not the file's content, caused the error.
+    """Raises a DataError with the text `problem`; another error, such as StorageError, if the content is not at fault.
 
     error: the exception of the library that read the file.
     """

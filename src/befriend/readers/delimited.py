@@ -24,7 +24,8 @@ _GZIP_MAGIC, _ZSTD_MAGIC, _PARQUET_MAGIC, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\x28
 def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
     """Yields the rows of a text file in order, without blank lines, comments and the header.
 
-    A row with another number of fields than the file has columns gets the reason `ragged_row`.
+    A row with another number of fields than the file has columns gets the reason `ragged_row`. Raises a DataError if
+    the file is damaged, or lacks a header or a column of the mapping.
     """
     columns = mapping.columns
     has_header = settings.format == "csv" and settings.header
@@ -35,7 +36,7 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
             pl.int_range(num_lines_read + 1, num_lines_read + rows.height + 1, dtype=pl.Int64).alias(ROW)
         )
         num_lines_read += rows.height
-        rows = rows.filter(~is_blank_or_comment(settings.format, is_first_block=num_columns is None, raw=rows[RAW]))
+        rows = rows.filter(~is_blank_or_comment(settings.format, is_before_rows=num_columns is None, raw=rows[RAW]))
         if not rows.height:
             continue
         if num_columns is None and has_header:
@@ -59,19 +60,20 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
         raise DataError(f"{file.name} is empty: not even a header line. Give a file with a header and rows.")
 
 
-def is_blank_or_comment(file_format: str, is_first_block: bool, raw: pl.Series) -> pl.Series:
+def is_blank_or_comment(file_format: str, is_before_rows: bool, raw: pl.Series) -> pl.Series:
     """bool for each line: whether it is blank or a comment.
 
-    In a CSV, only lines above the first row can be comments, since ids may begin with the same characters.
+    In a CSV, only lines above the header or the first row can be comments, since ids may begin with the same
+    characters. is_before_rows: whether all earlier lines of the file were blank or comments.
     """
     is_comment = raw.str.contains(COMMENT_PATTERN)
     if file_format == "csv":
-        is_comment = is_comment.cast(pl.Int8).cum_min().cast(pl.Boolean) if is_first_block else is_comment & False
+        is_comment = is_comment.cast(pl.Int8).cum_min().cast(pl.Boolean) if is_before_rows else is_comment & False
     return (raw.str.strip_chars(" ") == "") | is_comment
 
 
 def _most_common_num_fields(fields: pl.Series, columns: dict[str, str | int], file: Path) -> int:
-    """The most common number of fields of a line: the number of columns of a file without header.
+    """The most common number of fields of a line, the largest if there are several: the columns without a header.
 
     fields: the fields of each line. Raises a DataError if the mapping needs more columns.
     """
@@ -132,7 +134,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def blocks(file: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yields a file in blocks of whole lines, without a byte order mark. size: number of bytes of each read."""
+    """Yields a file in blocks of whole lines, decompressed and without a byte order mark. size: bytes of each read."""
     remainder, is_first = b"", True
     with _open(file) as handle:
         while True:
@@ -158,7 +160,7 @@ def blocks(file: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def decode_lines(block: bytes) -> pl.DataFrame:
-    """A table with a row for each line: `raw`, the line without its line end, and `reason`, invalid_utf8 or null."""
+    """A table with a row for each line: `raw`, the line without its line end, and `reason`, "invalid_utf8" or null."""
     body = block.removesuffix(b"\n")
     try:
         lines = pl.Series(RAW, [body.decode()]).str.split("\n").explode()

@@ -1,4 +1,4 @@
-"""Guesses how to read an event log: format, columns, type of the ids and time unit.
+"""Guesses how to read an event log: format, separator, header, columns, type of the ids and time unit.
 
 Only `befriend use` guesses. It writes the result to params.yaml, which you can correct and all other commands read.
 """
@@ -50,9 +50,9 @@ def detect(
 ) -> DataSettings:
     """Guesses the settings for the log at `source`; CallError if that is not possible.
 
-    given_columns: field -> column, for the fields whose column is not to be guessed. unit, separator, header: as in
-    DataSettings, or None to guess them. side_tables: settings from which the result takes the sections attributes,
-    texts and statements.
+    given_columns: field -> column, for the fields whose column is not to be guessed. unit (the timestamp_unit),
+    separator, header: as in DataSettings, or None to guess them; separator may be the two characters \\t. side_tables:
+    settings from which the result takes the sections attributes, texts and statements.
     """
     require_tables(side_tables, source)
     event_files = find_files(side_tables, source)
@@ -134,7 +134,7 @@ def _has_header(rows: list[list[str]]) -> bool:
 
 
 def _guess_columns(table: pl.DataFrame, given_columns: dict[str, str], has_column_names: bool) -> dict[str, str | int]:
-    """Field -> column, for all fields that are given or can be guessed; CallError names those that cannot.
+    """Field -> column, for all fields that are given or can be guessed; CallError if any but the action is missing.
 
     has_column_names: if False, the columns of the table are called "1", "2", ..., and the result has their numbers.
     """
@@ -175,7 +175,8 @@ def _guess_columns_by_content(table: pl.DataFrame, given_columns: dict[str, str]
     """Field -> column, guessed from the values of columns without names.
 
     The timestamp is the last column with dates or with a median of at least 10**8. The action is the first column
-    without integers that has at most 20 distinct values. Actor and target are the first two of the other columns.
+    without integers that has at most 20 distinct values, if there are more than two columns left. Actor and target are
+    the first two of the other columns.
     """
     columns = dict(given_columns)
     remaining = [name for name in table.columns if name not in columns.values()]

@@ -1,7 +1,7 @@
 """Finds the files of an event log and of its side tables (attributes, texts, statements), and reads them in chunks.
 
-The log is one file or a folder of files. The modules `delimited`, `parquet` and `jsonl` read the rows of one file;
-`befriend.validation.row_rules` checks them. No file is held in memory as a whole.
+The log, `source`, is one file or a folder of files. The modules `delimited`, `parquet` and `jsonl` read the rows of one
+file; `befriend.validation.row_rules` checks them. No file is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_FILES_SHOWN = 20  # in a message
 
 
 def find_files(settings: DataSettings, source: Path) -> list[Path]:
-    """The event files of the log in name order; SourceError if there are none or one is not readable.
+    """The event files of the log in name order; SourceError if there are none, or if one of its files is not readable.
 
     Links are followed, and a file that several links lead to is listed once. A link to a folder that contains the link
     is a SourceError. In a folder, files whose names begin with a dot or an underscore are not part of the log (the
@@ -74,8 +74,8 @@ def _list_files(settings: DataSettings, source: Path) -> tuple[list[Path], list[
     except PermissionError as error:
         raise _unreadable(error) from None
     if not event_files:
-        exception = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
-        raise SourceError(f"the event log {source} is a folder without files{exception}. Put the log's files into it.")
+        other_than = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
+        raise SourceError(f"the event log {source} is a folder without files{other_than}. Put the log's files into it.")
     return event_files, side_files
 
 
@@ -92,7 +92,7 @@ def require_log(settings: DataSettings, source: Path) -> None:
 
 
 def require_tables(settings: DataSettings, source: Path) -> None:
-    """Raises an error if a side table that the settings name is missing; not if there is no log at all."""
+    """Raises an error if a side table that the settings name is missing. Does nothing if there is no log."""
     for table in SIDE_TABLES:
         _side_table_files(settings, table, source)
 
@@ -134,7 +134,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 
 def _distinct(paths: Iterable[Path], source: Path) -> list[Path]:
-    """Each file once, in name order. Its path is its own if it lies in `source`, else that of the first link to it."""
+    """Each file once, in name order: by its own path if it lies in `source`, else by that of the first link to it."""
     real_paths = {path: Path(os.path.realpath(path)) for path in paths}
     real_source = Path(os.path.realpath(source))
     first_paths: dict[Path, Path] = {}
@@ -144,7 +144,10 @@ def _distinct(paths: Iterable[Path], source: Path) -> list[Path]:
 
 
 def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
-    """Yields the event rows of the log in order, file by file."""
+    """Yields the event rows of the log in order, file by file.
+
+    If the log has no column of actions, adds one: the start of the file's name, or the default action of the settings.
+    """
     mapping = event_columns(settings)
     for file in find_files(settings, source):
         label = file.name.split(".")[0] if settings.action_from_file_name else settings.default_action
@@ -156,7 +159,7 @@ def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
 
 
 def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
-    """Yields the rows of the table of users in order; nothing if there is none. Its content decides on the format."""
+    """Yields the rows of the table of users in order; nothing if there is none. It is Parquet or CSV by its content."""
     attributes = settings.attributes
     for file in _side_table_files(settings, "attributes", source):
         table_settings = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)

@@ -1,15 +1,15 @@
 """Ablation of scores: what a candidate would score, by a model or by the ranker, without one kind of fact.
 
 For a model, `ScoreAblation` leaves out a term of the score, input features or events. For the ranker, `RankerAblation`
-replaces the features that depend on the fact. The kinds of facts:
+replaces the features that depend most on the fact. The kinds of facts:
 
-- pair_history: the events between the requesting user and the candidate;
-- common_contacts: their common contacts;
-- bridge: all events with one contact of the requesting user (only in `RankerAblation`; see
-  `ScoreAblation.without_contact`);
+- pair_history: the events between the requesting user and the candidate. A model loses its pointer term;
+- common_contacts: their common contacts, which only the ranker has features of;
+- bridge: all events with one contact of the requesting user, who has contacts in common with the candidate (only in
+  `RankerAblation`; for a model, `ScoreAblation.without_contact`);
 - received, done: the events that the candidate received, and those that the candidate did;
-- joined: how long ago the candidate had the first event or text;
-- texts, attributes: the texts and the categorical attributes of the candidate.
+- joined: how long ago the candidate had the first event, and number and age of the candidate's texts;
+- texts, attributes: the text vector and the categorical attributes of the candidate, which only the models use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from befriend.features.activity import PAIR_FEATURES, USER_FEATURES
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
+from befriend.features.text_vectors import NUM_STATISTICS
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
 from befriend.models.score_terms import row_wise_dot
 from befriend.retrieval.ranker import SOURCES, CandidateLists
@@ -28,11 +29,11 @@ from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch
 from befriend.retrieval.retriever import ModelView, Retriever
 
-NUM_REFERENCES = 200  # eligible users whose mean score is subtracted from a candidate's score
+NUM_REFERENCES = 200  # eligible users whose mean score is subtracted from a candidate's score, see `without_contact`
 RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 21)], [7]
 """columns of `Activity.user_features` that describe received events, events done, and the time of the first event"""
-# Heuristics that depend on the contacts of the requesting user, on contacts of contacts, on the events that a candidate
-# received, and on those that a candidate did.
+# Heuristics that depend most on the contacts of the requesting user, on contacts of contacts, on the events that a
+# candidate received, and on those that a candidate did.
 CONTACT_SOURCES = ("recency-then-last-received", "base-level-then-attention")
 GRAPH_SOURCES = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
 RECEIVED_SOURCES = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
@@ -51,22 +52,22 @@ class ScoreAblation:
         candidates: np.ndarray,
         contacts: list[int],
     ):
-        """view: the model as of the cutoff of the request; query: the query of the model for the request; request: a
-        batch of one request; candidates: int64[n], internal ids; contacts: internal ids of contacts of the requesting
-        user, for `without_contact`."""
+        """view: the vectors of users by the model, as of the cutoff of the request; query: of the model for the
+        request; request: a batch of one request; candidates: int64[n], internal ids; contacts: internal ids of contacts
+        of the requesting user, for `without_contact`."""
         self.retriever, self.view, self.query = retriever, view, query
         self.candidates = torch.from_numpy(candidates)
         history = retriever.history_candidates(view, query, torch.from_numpy(request.user))
         is_candidate = (history.users[0][None] == self.candidates[:, None]) & history.mask[0]  # (n, C)
-        self.pointer = (is_candidate.double() * history.pointer_scores[0]).sum(1)
-        self.total = retriever.exact_scores(view, query, self.candidates[None])[0] + self.pointer
+        self.pointer_scores = (is_candidate.double() * history.pointer_scores[0]).sum(1)
+        self.total = retriever.exact_scores(view, query, self.candidates[None])[0] + self.pointer_scores
         snapshot = view.snapshot
         row = snapshot.row_of_user[self.candidates]
         features = snapshot.user_features[row]
-        feature_view, self.texts = retriever.feature_view, retriever.feature_view.texts.width > 0
-        self.features = torch.cat([features, snapshot.texts[0][row]], 1) if self.texts else features
+        feature_view, self.has_texts = retriever.feature_view, retriever.feature_view.texts.width > 0
+        self.features = torch.cat([features, snapshot.texts[0][row]], 1) if self.has_texts else features
         self.text_vectors = (
-            feature_view.texts.vectors_at(snapshot.texts[1][row]) if self.texts else torch.zeros(len(row), 0)
+            feature_view.texts.vectors_at(snapshot.texts[1][row]) if self.has_texts else torch.zeros(len(row), 0)
         )
         self.no_events = retriever.activity.user_features(
             torch.tensor(-1), torch.tensor(snapshot.num_visible), torch.tensor(snapshot.cutoff)
@@ -74,9 +75,9 @@ class ScoreAblation:
         self.drop_by_contact = self._drops_without_contacts(request, contacts) if contacts else {}
 
     def without(self, kind: str) -> Tensor:
-        """float64[n]: scores without a kind of fact; the full scores for a kind that the model does not use."""
+        """float64[n]: scores without a kind of fact, or the full scores if the model does not use it."""
         if kind == "pair_history":
-            return self.total - self.pointer
+            return self.total - self.pointer_scores
         if kind == "texts" and self.retriever.model.text_width:
             assert self.query.dynamic is not None
             text_query = self.query.dynamic[:, -self.retriever.model.text_width :]
@@ -89,8 +90,8 @@ class ScoreAblation:
             return self.total
         ablated = self.features.clone()
         ablated[:, columns] = self.no_events[columns]
-        if kind == "joined" and self.texts:
-            ablated[:, USER_FEATURES:] = 0
+        if kind == "joined" and self.has_texts:
+            ablated[:, NUM_USER_FEATURES:] = 0
         assert self.query.dynamic is not None
         dynamic_query = self.query.dynamic[:, : dynamic.width]
         change = dynamic(ablated.double()) - dynamic(self.features.double())
@@ -103,7 +104,7 @@ class ScoreAblation:
             return torch.zeros(len(self.candidates), dtype=torch.float64)
         labels = users.categorical[self.candidates.clamp(max=len(users.categorical) - 1)]
         added = torch.stack([table(labels[:, k]) for k, table in enumerate(users.categories)]).sum(0)
-        if added.shape[1] != self.query.static.shape[1]:  # STU model: it reads attributes of the requesting user only
+        if added.shape[1] != self.query.static.shape[1]:  # STU model: the static term scores tokens, not attributes
             return torch.zeros(len(self.candidates), dtype=torch.float64)
         return row_wise_dot(self.query.static, added[None])[0]
 
@@ -117,55 +118,60 @@ class ScoreAblation:
         The query itself changes, which may shift the scores of all users. So the drop is that of the difference to the
         mean score of NUM_REFERENCES eligible users.
         """
-        r, snapshot = self.retriever, self.view.snapshot
+        retriever, snapshot = self.retriever, self.view.snapshot
         user, num_visible, cutoff = (torch.from_numpy(x) for x in (request.user, request.num_visible, request.cutoff))
-        history = r.feature_view.encoder_histories.gather(user, num_visible, r.query_settings.history_length)
+        history = retriever.feature_view.encoder_histories.gather(
+            user, num_visible, retriever.model_settings.history_length
+        )
         # (1 + number of contacts, L): row 0 removes no event, row c all events with contacts[c - 1].
         is_removed = history.other_user == torch.tensor([-1, *contacts])[:, None]
         mask = history.mask & ~is_removed
         order = mask.long().argsort(dim=1, stable=True)  # moves the remaining events to the end of the history
         count = len(mask)
-        action = r.feature_view.actions(torch.from_numpy(request.action)).expand(count)
-        actions, others, received, second = (
+        action = retriever.feature_view.actions(torch.from_numpy(request.action)).expand(count)
+        actions, neighbors, received, timestamps = (
             x.expand(count, -1).gather(1, order)
             for x in (history.action, history.other_user, history.received, history.timestamp)
         )
         users = user.expand(count)
         batch = NextTargetPredictionBatch(
-            users, actions, others, mask.gather(1, order), action, users, received, second
+            users, actions, neighbors, mask.gather(1, order), action, users, received, timestamps
         )
         features = None
-        if r.query_settings.freshness:
-            entry = r.activity.last_entries(user, num_visible)
-            features = r.feature_view.features(user, entry, num_visible, cutoff).double().expand(count, -1)
+        if retriever.model_settings.freshness:
+            entry = retriever.activity.last_entries(user, num_visible)
+            features = retriever.feature_view.features(user, entry, num_visible, cutoff).double().expand(count, -1)
         row = torch.arange(count)
         regime = torch.from_numpy(request.regime).expand(count)
         state = torch.full_like(row, order.shape[1])
         positions = Positions(row, state, action, users, regime, features)
-        query = r.double_model.query(
-            batch, positions, r.double_model.encode_history(batch, r.double_rows), r.double_rows
+        query = retriever.double_model.query(
+            batch,
+            positions,
+            retriever.double_model.encode_history(batch, retriever.double_lookup),
+            retriever.double_lookup,
         )
         eligible = snapshot.eligible_users
         references = eligible[torch.linspace(0, len(eligible) - 1, min(len(eligible), NUM_REFERENCES)).long()]
-        scores = r.exact_scores(self.view, query, torch.cat([self.candidates, references]).expand(count, -1))
+        scores = retriever.exact_scores(self.view, query, torch.cat([self.candidates, references]).expand(count, -1))
         scores = scores[:, : len(self.candidates)] - scores[:, len(self.candidates) :].mean(1, keepdim=True)
         return dict(zip(contacts, scores[0] - scores[1:], strict=True))
 
 
 class RankerAblation:
-    """Replaces the features of the ranker that depend on one kind of fact.
+    """Replaces the features of the ranker that depend most on one kind of fact.
 
     The order of the features is that of `befriend.retrieval.ranker.ranker_features`.
     """
 
     def __init__(self, recommender: Recommender, model: str, no_events: np.ndarray):
-        """model: name of the ranker; no_events: float32[USER_FEATURES], features of a user without an event."""
+        """model: name of the ranker; no_events: float32[NUM_USER_FEATURES], features of a user without an event."""
         self.no_events = no_events
-        texts = 3 if recommender.feature_view.texts.width else 0
-        self.texts = slice(2 * USER_FEATURES, 2 * USER_FEATURES + texts)
-        self.pair = slice(self.texts.stop, self.texts.stop + PAIR_FEATURES)
+        texts = NUM_STATISTICS if recommender.feature_view.texts.width else 0
+        self.texts = slice(2 * NUM_USER_FEATURES, 2 * NUM_USER_FEATURES + texts)
+        self.pair = slice(self.texts.stop, self.texts.stop + NUM_PAIR_FEATURES)
         self.rank_column: dict[str, int] = {}
-        column = self.pair.stop + 3
+        column = self.pair.stop + 3  # after edge type, contact and regime
         for name in SOURCES[model]:
             self.rank_column[name] = column
             column += 3 if name in recommender.retrievers else 1
@@ -173,9 +179,10 @@ class RankerAblation:
     def ablated(self, rows: np.ndarray, kind: str, scores: dict[str, np.ndarray], lists: CandidateLists) -> np.ndarray:
         """float32[n, D]: the features of n candidates without one kind of fact.
 
-        rows: float32[n, D], the full features; scores: name of a model -> float64[n], its scores without the fact;
-        lists: the lists of the request, with one row. A candidate whose score by a model changes gets the rank that the
-        new score would have on the list of that model.
+        rows: float32[n, D], the full features; kind: empty for the full features; scores: name of a model ->
+        float64[n], its scores without the fact; lists: the lists of the request, with one row. A candidate whose score
+        by a model changes gets the rank that the new score would have on the list of that model; NaN, as for users who
+        are not on the list, if that is beyond its end.
         """
         out = rows.copy()
         missing = np.nan

@@ -1,8 +1,8 @@
 """Explains recommendations: facts from the log, each weighted by the drop in the candidate's score without it.
 
-The drop is measured by ablation: the candidate is scored again as if there were no events between the two users, no
-common contacts, no recent events of the candidate, no texts, or no events with one contact of the user. For the ranker,
-all features that depend on the fact change. The facts with the largest drops become sentences.
+The drop is measured by ablation: the candidate is scored again without the terms or features that depend most on the
+fact, see `ablation`. The facts with the largest drops become sentences. Contacts are users with a contact event, such
+as a message, between them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from befriend.retrieval.ranker import SOURCES
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch
 
-MAX_NAMED = 3  # reasons in an explanation, and users named in a reason
+MAX_NAMED = 3  # reasons that become sentences, users named in a reason, and bridges considered
 RECENT = 7 * DAY  # how long a first event, activity and received contacts count as recent, in seconds
 
 MEMBER_SINCE = "member_since"
-"""kind of the reason that is given if there is no other"""
+"""kind of the reason that is given if there is no better one"""
 GENERAL = ("contacted", "active", "joined", MEMBER_SINCE)
 """kinds of reasons that do not depend on the requesting user"""
 
@@ -39,8 +39,8 @@ class Reason:
 
     Kinds of reasons about both: pair_history, events between the two; common_contacts; bridge, a contact of the user
     and the candidate have contacts in common; statement, word, attribute, shared by both. Kinds of reasons about the
-    candidate alone: contacted, other users contacted the candidate recently; active, was active recently; joined, had
-    the first event or text recently; member_since, had it earlier.
+    candidate alone, where recently is within RECENT seconds: contacted, other users contacted the candidate recently;
+    active, was active recently; joined, had the first event or text recently; member_since, had it earlier.
     """
 
     kind: str
@@ -49,13 +49,15 @@ class Reason:
     pair_history: PairHistory | None = None
     """for kind pair_history"""
     users: tuple[Any, ...] = ()
-    """external ids. common_contacts: the common contacts, latest first; bridge: the contact of the user"""
+    """external ids. common_contacts: the MAX_NAMED latest common contacts, latest first; bridge: the contact of the
+    user"""
     count: int = 0
-    """common_contacts: number of common contacts; bridge: number of users in contact with both the contact and the
-    candidate; contacted: number of users who contacted the candidate recently"""
+    """common_contacts: number of common contacts; bridge: number of other users in contact with both the contact and
+    the candidate; contacted: number of other users who contacted the candidate recently"""
     second: int = 0
-    """UTC second. bridge: the user's last contact event with the contact; contacted: the last time that the candidate
-    was contacted; active: the candidate's last activity; joined, member_since: the candidate's first event or text"""
+    """UTC second. bridge: the user's last contact event with the contact; contacted: the last time that another user
+    contacted the candidate; active: the candidate's last event as an actor, or last text; joined, member_since: the
+    candidate's first event or text"""
     texts: tuple[str, ...] = ()
     """statement, word: the text; attribute: its name and value"""
 
@@ -75,7 +77,7 @@ class Explanation:
 
 
 Wording = Callable[[Explanation], list[str]]
-"""Turns an explanation into sentences: `sentences`, or a language model of your own."""
+"""Turns an explanation into sentences: `sentences`, or a function of your own, which may call a language model."""
 
 
 class Explainer:
@@ -89,7 +91,8 @@ class Explainer:
         """The explanation of each candidate on one list by a model or ranker.
 
         request: a batch of one request; user_id: external id of the requesting user; candidates: int64[n], internal
-        ids; all must be eligible as of the cutoff; model: name of the model or ranker.
+        ids, all of them eligible (with an event or text before the cutoff, and not opted out); model: name of the model
+        or ranker.
         """
         num_visible, cutoff, user = (int(x[0]) for x in (request.num_visible, request.cutoff, request.user))
         is_known = self.recommender.feature_view.has_event_or_text(
@@ -122,19 +125,22 @@ class Explainer:
         return explanations
 
     def _last_contacts(self, user: int, num_visible: int) -> dict[int, int]:
-        """Contact of the user -> UTC second of their last contact event, within the events that a model encodes."""
+        """Contact of the user, without blocked users -> UTC second of their last contact event.
+
+        Only for contact events among the user's last `history_length` events (setting of the first model).
+        """
         if user >= self.log.num_users:
             return {}
-        length = next(iter(self.recommender.retrievers.values())).query_settings.history_length
+        length = next(iter(self.recommender.retrievers.values())).model_settings.history_length
         entries = self.fact_finder.histories.user_entries(user, num_visible)
         entries = slice(max(entries.start, entries.stop - length), entries.stop)
         event = self.fact_finder.event[entries]
         is_contact = self.log.is_contact[event] & np.isin(
-            self.fact_finder.other[entries], self.fact_finder.contacts(user, num_visible)
+            self.fact_finder.neighbor[entries], self.fact_finder.contacts(user, num_visible)
         )
         return dict(
             zip(
-                self.fact_finder.other[entries][is_contact].tolist(),
+                self.fact_finder.neighbor[entries][is_contact].tolist(),
                 self.log.timestamp[event[is_contact]].tolist(),
                 strict=True,
             )
@@ -154,7 +160,7 @@ class Explainer:
         return counts
 
     def _facts(self, user: int, candidate: int, num_visible: int, cutoff: int) -> dict[str, dict[str, Any]]:
-        """Kind of reason -> fields of its `Reason`, except kind and weight. Only kinds for which there is a fact."""
+        """Kind of reason -> the other fields of its `Reason`, except weight. Only kinds for which there is a fact."""
         finder, ids = self.fact_finder, self.log.user_ids
         fields: dict[str, dict[str, Any]] = {}
         if user < self.log.num_users:
@@ -188,9 +194,10 @@ class Explainer:
     def _weights(
         self, request: RequestBatch, candidates: np.ndarray, model: str, contacts: list[int]
     ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
-        """By how much each candidate's score drops, float64[n]: without each kind of fact, and without each contact.
+        """By how much each candidate's score drops without a fact.
 
-        contacts: internal ids of contacts of the requesting user.
+        contacts: internal ids of contacts of the requesting user. Returns kind of fact -> float64[n], and contact ->
+        float64[n], for n candidates.
         """
         recommender = self.recommender
         ranking = recommender.rank(request, (model,))
@@ -239,7 +246,11 @@ _ABLATIONS = {
 
 
 def strongest_reasons(explanation: Explanation) -> list[Reason]:
-    """The MAX_NAMED reasons with the largest weights; at least one about both users, not `GENERAL`, if there is any."""
+    """The at most MAX_NAMED reasons with the largest weights above 0, without member_since.
+
+    If there is any reason about both users, which is not `GENERAL`, the result has one, whatever its weight. If the
+    result would be empty, it is the reason with the largest weight, or member_since if there is no other.
+    """
     reasons = explanation.reasons
     strongest = [reason for reason in reasons if reason.weight > 0 and reason.kind != MEMBER_SINCE][:MAX_NAMED]
     specific = [reason for reason in reasons if reason.kind not in GENERAL]
@@ -249,7 +260,7 @@ def strongest_reasons(explanation: Explanation) -> list[Reason]:
 
 
 def sentences(explanation: Explanation) -> list[str]:
-    """The strongest reasons as English sentences, from templates. They address the requesting user."""
+    """The strongest reasons as English sentences from templates, which address the requesting user."""
     return [_sentence(explanation, reason) for reason in strongest_reasons(explanation)]
 
 
@@ -305,7 +316,7 @@ def _pair_history_sentence(explanation: Explanation, reason: Reason) -> str:
 
 
 def _ago(cutoff: int, second: int) -> str:
-    """The age of a UTC second at a cutoff in words, in whole years, months, days, hours or minutes."""
+    """The time from a UTC second to a cutoff in words, in whole years, months (30 days), days, hours or minutes."""
     for unit, name in ((365 * DAY, "year"), (30 * DAY, "month"), (DAY, "day"), (HOUR, "hour"), (60, "minute")):
         count = (cutoff - second) // unit
         if count:

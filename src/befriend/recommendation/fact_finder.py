@@ -1,7 +1,8 @@
 """Looks up facts about a user and a candidate as of a cutoff, from which reasons for a recommendation are made.
 
-Facts about events come from the histories of the two users, without a scan of the whole log. Everywhere, a cutoff is a
-UTC second, and only events and texts before it count; num_visible is the number of events before it.
+Facts about events come from the histories of the two users, without a scan of the whole log. An *entry* is one event in
+the history of one user, done or received. Everywhere, a cutoff is a UTC second, and only events and texts before it
+count; num_visible is the number of events before it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from befriend.features.feature_view import FeatureView
 from befriend.retrieval.requests import RequestBuilder
 
 WORD = re.compile(r"[^\W\d_]{4,}")
-MAX_RARE_SHARE = 0.01  # a word that a larger share of the users with texts wrote is frequent, and no reason
-MAX_RARE_USERS = 2  # a word that at most this many users wrote is never frequent
-MAX_SAMPLED_TEXTS = 20_000  # size of the sample of texts in which the users of each word are counted
+# A word is frequent, and no reason, if a larger share than MAX_RARE_SHARE of the users with texts, and more than
+# MAX_RARE_USERS, wrote it. They are counted in a sample of the texts: between SAMPLED_TEXTS and twice as many, or all
+# if there are fewer.
+MAX_RARE_SHARE = 0.01
+MAX_RARE_USERS = 2
+SAMPLED_TEXTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,22 @@ class FactFinder:
         self.feature_view, self.attributes, self.prepared = feature_view, attributes, prepared
         self.log, histories = feature_view.log, feature_view.activity.histories
         self.histories = histories
-        self.other, self.event = histories.other_user.numpy(), histories.event.numpy()
+        # By entry: the other user, the event as an index into the log, whether the other user acted.
+        self.neighbor, self.event = histories.other_user.numpy(), histories.event.numpy()
         self.received = histories.received.numpy()
         self.request_builder = RequestBuilder(self.log, histories)
         self.contacts = lru_cache(maxsize=20_000)(self._contacts)
 
     def _contacts(self, user: int, num_visible: int) -> np.ndarray:
-        """int64: the contacts of a user, without users whom the user blocked or who blocked the user."""
+        """int64: the contacts of a user, ascending, without users whom the user blocked or who blocked the user."""
         entries = self.histories.user_entries(user, num_visible)
-        blocked = self.other[entries][self.log.is_exclude[self.event[entries]]]
+        blocked = self.neighbor[entries][self.log.is_exclude[self.event[entries]]]
         return np.setdiff1d(self.request_builder.contacts(user, num_visible), blocked)
 
     def pair_history(self, user: int, candidate: int, num_visible: int) -> PairHistory | None:
         """The events between the two, without exclude events (such as a block); None if there are none."""
         entries = self.histories.user_entries(user, num_visible)
-        is_pair = (self.other[entries] == candidate) & ~self.log.is_exclude[self.event[entries]]
+        is_pair = (self.neighbor[entries] == candidate) & ~self.log.is_exclude[self.event[entries]]
         if not is_pair.any():
             return None
         event, received = self.event[entries][is_pair], self.received[entries][is_pair]
@@ -91,7 +96,7 @@ class FactFinder:
             return []
         entries = self.histories.user_entries(user, num_visible)
         is_contact = self.log.is_contact[self.event[entries]]
-        latest_first = self.other[entries][is_contact][::-1]
+        latest_first = self.neighbor[entries][is_contact][::-1]
         users, first_index = np.unique(latest_first, return_index=True)
         recency = first_index[np.searchsorted(users, shared)]
         return shared[np.argsort(recency, kind="stable")].tolist()
@@ -114,7 +119,7 @@ class FactFinder:
         since: UTC second of the first event that counts. Returns 0, 0 without such an event.
         """
         entries = self.histories.user_entries(candidate, num_visible)
-        event, other = self.event[entries], self.other[entries]
+        event, other = self.event[entries], self.neighbor[entries]
         is_recent = self.received[entries] & self.log.is_contact[event] & (self.log.timestamp[event] >= since)
         is_recent &= other != user
         return len(np.unique(other[is_recent])), int(self.log.timestamp[event[is_recent]].max(initial=0))
@@ -135,11 +140,11 @@ class FactFinder:
     def _first_uses(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """When users first wrote each word, and when they first wrote at all, in a sample of all texts.
 
-        Returns word -> UTC seconds, one for each user who wrote it, ascending, without words of at most MAX_RARE_USERS
-        users; and UTC seconds, one for each user with a text, ascending.
+        Returns word -> UTC seconds, ascending, one for each user who wrote it, for words of more than MAX_RARE_USERS
+        users; and UTC seconds, ascending, one for each user with a text.
         """
         _, table = self._texts_by_user
-        sampled = table.gather_every(max(1, table.height // MAX_SAMPLED_TEXTS))
+        sampled = table.gather_every(max(1, table.height // SAMPLED_TEXTS))
         uses: dict[str, list[int]] = defaultdict(list)
         first_texts: list[int] = []
         for _, texts in sampled.group_by(USER, maintain_order=True):
@@ -154,7 +159,7 @@ class FactFinder:
         return first_uses, np.sort(np.array(first_texts, np.int64))
 
     def is_frequent_word(self, word: str, cutoff: int) -> bool:
-        """Whether a share of more than MAX_RARE_SHARE of the users who wrote before the cutoff wrote this word."""
+        """Whether a word is frequent, see MAX_RARE_SHARE, among the users who wrote before the cutoff."""
         first_uses, first_texts = self._first_uses
         num_users = np.searchsorted(first_uses.get(word, first_texts[:0]), cutoff)
         return bool(num_users > max(MAX_RARE_USERS, MAX_RARE_SHARE * np.searchsorted(first_texts, cutoff)))
@@ -187,7 +192,7 @@ class FactFinder:
         return min(shared, default=None), rare_word
 
     def shared_attribute(self, user: int, candidate: int) -> tuple[str, str] | None:
-        """Name and value of a categorical attribute that both share; of several, the one that fewest users share."""
+        """Name and value of a categorical attribute that both share; of several, the one whose value is rarest."""
         table = self.attributes.categorical
         if user >= len(table):
             return None
@@ -199,7 +204,7 @@ class FactFinder:
         return min(shared)[1:] if shared else None
 
     def first_seen(self, candidate: int, cutoff: int) -> int:
-        """UTC second of the candidate's first event or text; the cutoff if that is later."""
+        """UTC second of the candidate's first event or text, at most the cutoff."""
         texts = self.feature_view.texts
         first = int(self.log.first_seen[candidate])
         if texts.width:

@@ -19,16 +19,17 @@ MIN_POOL_SIZE = 100  # a diverse list is chosen from at least this many candidat
 
 @dataclass(frozen=True)
 class ListConstraints:
-    """The constraints that an operator sets for all lists of a run. The default is no constraint.
+    """The constraints that an operator sets for all lists of a job. The default is no constraint.
 
-    Users are given by external ids, their ids in the log. Raises CallError for values out of range.
+    A job is all lists of one command, which may be interrupted and resumed, or of one API call. Users are given by
+    external ids, their ids in the log. Raises CallError for values out of range.
     """
 
     min_age_days: float = 0.0
     """only users whose first event or text is at least this many days old"""
     same_attributes: tuple[str, ...] = ()
-    """names of categorical attributes: only users with the same values as the requesting user; an unknown value is
-    equal to none"""
+    """names of categorical attributes: only users with the same values as the requesting user; both values have to be
+    known"""
     different_attributes: tuple[str, ...] = ()
     """names of categorical attributes: only users with other values than the requesting user; both values have to be
     known"""
@@ -39,7 +40,7 @@ class ListConstraints:
     diversity: float = 0.0
     """0 to 1: weight of the dissimilarity to the users already on the list, see `diversify`; 0: order by score alone"""
     cap: int | None = None
-    """on how many lists of a run a user may be; lists are made in the order of their requests; None: no cap"""
+    """on how many lists of a job a user may be; lists are made in the order of their requests; None: no cap"""
 
     def __post_init__(self) -> None:
         if self.cap is not None and (not isinstance(self.cap, Integral) or self.cap < 1):
@@ -68,7 +69,7 @@ class ConstraintFilter:
         times_listed: np.ndarray,
     ):
         """eligible_since: int64[N], UTC second of each user's first event or text; times_listed: int64[N], number of
-        lists of the run that each user is on, which the caller updates in place after each list.
+        lists of the job that each user is on, which the caller updates in place after each list.
 
         Raises CallError for an attribute that the log does not have, and if `only` names no user of the log.
         """
@@ -117,8 +118,9 @@ def _internal_ids(log: EventLog, ids: Collection[Any]) -> np.ndarray:
 def diversify(ids: np.ndarray, scores: np.ndarray, k: int, weight: float, vectors: np.ndarray) -> np.ndarray:
     """Chooses diverse lists from pools of candidates by maximal marginal relevance (Carbonell and Goldstein 1998).
 
-    Each step takes the candidate with the largest (1 - weight) * relevance - weight * max cosine to the candidates
-    already on the list. Relevance is the score, scaled to fall from 1 to 0 over the pool.
+    Each step takes the candidate with the largest (1 - weight) * relevance - weight * similarity. Relevance is the
+    score, scaled to fall from 1 to 0 over the pool. Similarity is the largest cosine to a candidate already on the
+    list, 0 if it is negative or the list is empty.
 
     ids: int64[B, C], candidates, best first, padded with -1; scores: [B, C]; vectors: float32[N, D], of length 1, one
     for each user. Returns columns of `ids`, int64[B, k], in the order of the list, padded with -1.

@@ -1,4 +1,8 @@
-"""Makes lists of recommended users as tables; used by `befriend recommend`, the API and batch jobs."""
+"""Makes lists of recommended users as tables; used by `befriend recommend`, the API and batch jobs.
+
+A job is all lists that one `ListMaker` makes: those of one command, which may be interrupted and resumed, or of one API
+call.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from befriend.recommendation.sampling import gumbel, sample
 from befriend.retrieval.recommender import ListFilter, Ranking, Recommender
 from befriend.retrieval.requests import RequestBatch, RequestBuilder
 
-REQUESTS_PER_BLOCK = 1024  # lists that are made at a time
+REQUESTS_PER_BLOCK = 1024  # number of requests for which lists are made at a time
 LIST_SCHEMA: dict[str, Any] = {
     "request": pl.Int64,
     "user": pl.String,
@@ -38,7 +42,8 @@ LIST_SCHEMA: dict[str, Any] = {
 class ListMaker:
     """Ranks users for requests, applies options and constraints, and returns the lists as tables.
 
-    For the constraint `cap`, it counts on how many of its lists each user is.
+    The constraint `cap` limits on how many lists of a job a user may be. For it, the object counts how often it has
+    listed each user.
     """
 
     def __init__(
@@ -50,9 +55,9 @@ class ListMaker:
         vectors: np.ndarray,
         options: RecommendOptions,
     ):
-        """feature_view: the log, with the texts that make users eligible; eligible_since: int64[N], UTC second after
-        which each user may be listed, from `LoadedModels.eligible_since`; attributes: of all users; vectors: float32[N,
-        D], of length 1, whose inner product is the similarity of two users, for `options.constraints.diversity`."""
+        """feature_view: the histories, features and texts of the log; eligible_since: int64[N], UTC second after which
+        each user may be listed, from `LoadedModels.eligible_since`; attributes: of all users; vectors: float32[N, D],
+        of length 1, whose inner product is the similarity of two users, for `options.constraints.diversity`."""
         self.recommender, self.feature_view, self.options = recommender, feature_view, options
         self.log, self.vectors = feature_view.log, vectors
         self.request_builder = RequestBuilder(self.log, feature_view.activity.histories)
@@ -64,7 +69,13 @@ class ListMaker:
     def request_batch(self, table: pl.DataFrame) -> RequestBatch:
         """Checks a table of requests, with the columns `request_table.COLUMNS`, and converts it to a batch.
 
-        Raises CallError for invalid requests, and DataError for a cutoff before the first event; both name the row.
+        Column `at` is the cutoff of each list, a UTC second; null stands for the end of the log, one second after its
+        last event or text. Contacts and blocks before `filter_at`, a UTC second, decide who may be listed; null stands
+        for the cutoff. Column `list` is the kind of the list: "new" leaves out existing contacts of the user, "any"
+        does not.
+
+        Raises CallError for an invalid request, and DataError for a cutoff at or before the first event. If the table
+        has more than one row, the message names the row, counted from 1.
         """
         end = max(int(self.log.timestamp[-1]), self.feature_view.texts.last_timestamp) + 1
         at = table[AT].fill_null(end).to_numpy().astype(np.int64)
@@ -113,7 +124,7 @@ class ListMaker:
         )
 
     def make_lists(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The lists for a table of requests, at most REQUESTS_PER_BLOCK, because all of them are made in one batch.
+        """The lists for a table of at most REQUESTS_PER_BLOCK requests; they are all made in one batch.
 
         A row of the result is a recommended user. Columns:
 
@@ -122,31 +133,36 @@ class ListMaker:
         - known: False if there is no event or text of the requesting user before the cutoff (cold start);
         - rank: from 1, in order of score, or in the order of the draws if options.sampling is set;
         - recommended: the recommended user, external id;
-        - score: of a model, a log-probability up to a constant that is the same for the whole list;
+        - score: with options.model two-tower or stu, log-probability up to a constant that is the same for the whole
+          list; with both, the output of the ranker, of which only the order matters, and for the users after the
+          ranker's candidates the score of the two-tower model, shifted below those of the candidates;
         - contact: whether the two were in contact before the list is shown;
-        - last_active: when the recommended user last did or wrote something before the cutoff, UTC, null for never.
+        - last_active: UTC time of the recommended user's last text, or last event as its actor, before the cutoff; null
+          without one. Events of role exclude, such as blocks, do not count.
 
         Users are not recommended to themselves, nor to a user whom they blocked or who blocked them (an event whose
         action has the role exclude).
         """
-        request = self.request_batch(table)
+        requests = self.request_batch(table)
         if not table.height:
             return pl.DataFrame(
                 schema=LIST_SCHEMA | {"user": table[USER_ID].dtype, "recommended": self.log.user_ids.dtype}
             )
-        ranking = self.recommender.rank(request, (self.options.model,))
-        ids, scores = self._cut_lists(request, ranking)
+        ranking = self.recommender.rank(requests, (self.options.model,))
+        ids, scores = self._select_lists(requests, ranking)
         row, rank = np.nonzero(ids >= 0)
         recommended = ids[row, rank]
-        user, num_visible, cutoff = (torch.from_numpy(x) for x in (request.user, request.num_visible, request.cutoff))
+        user, num_visible, cutoff = (
+            torch.from_numpy(x) for x in (requests.user, requests.num_visible, requests.cutoff)
+        )
         is_known = self.feature_view.has_event_or_text(user, num_visible, cutoff).numpy()
-        num_until_shown = self.log.count_before(np.maximum(request.cutoff, table[FILTER_AT].fill_null(0).to_numpy()))
+        num_until_shown = self.log.count_before(np.maximum(requests.cutoff, table[FILTER_AT].fill_null(0).to_numpy()))
         is_contact = np.zeros(len(recommended), bool)
         for b in np.unique(row):
             in_list = row == b
-            contacts = self.request_builder.contacts(int(request.user[b]), int(num_until_shown[b]))
+            contacts = self.request_builder.contacts(int(requests.user[b]), int(num_until_shown[b]))
             is_contact[in_list] = np.isin(recommended[in_list], contacts)
-        last = last_active(self.feature_view, recommended, request.num_visible[row], request.cutoff[row])
+        last = last_active(self.feature_view, recommended, requests.num_visible[row], requests.cutoff[row])
         active = pl.Series(last, dtype=pl.Int64)
         return pl.DataFrame(
             {
@@ -163,29 +179,34 @@ class ListMaker:
             }
         )
 
-    def count_lists(self, lists: pl.DataFrame) -> None:
-        """Counts the users on lists that an earlier process made, because the cap holds for all lists of a run."""
+    def add_earlier_lists(self, lists: pl.DataFrame) -> None:
+        """Adds lists that an earlier process made for the same job to the counts, because the cap holds for the job."""
         self.times_listed += np.bincount(self.log.internal_ids(lists["recommended"]), minlength=len(self.times_listed))
 
-    def _cut_lists(self, request: RequestBatch, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-        """The listed users, int64[B, k], internal ids padded with -1, and their scores, float32[B, k]."""
-        rows = np.arange(len(request))
-        # Under a cap, who may be on a list depends on the lists before it, so that lists are cut one by one.
+    def _select_lists(self, requests: RequestBatch, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+        """Selects the users of each list from a ranking: sampling, constraints, diversity.
+
+        Returns internal ids, int64[B, k], padded with -1, and their scores, float32[B, k].
+        """
+        rows = np.arange(len(requests))
+        # Under a cap, who may be on a list depends on the lists before it, so the lists are made one by one.
         groups = rows[None] if self.options.constraints.cap is None else rows[:, None]
-        lists = [self._cut_rows(request, ranking, group) for group in groups]
+        lists = [self._select_for_rows(requests, ranking, group) for group in groups]
         return np.concatenate([ids for ids, _ in lists]), np.concatenate([scores for _, scores in lists])
 
-    def _cut_rows(self, request: RequestBatch, ranking: Ranking, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `_cut_lists`, for these rows of the request, int64[R]. Adds the listed users to `times_listed`."""
+    def _select_for_rows(
+        self, requests: RequestBatch, ranking: Ranking, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_select_lists`, for the requests in `rows`, int64[R]. Counts the listed users in `times_listed`."""
         options, diversity = self.options, self.options.constraints.diversity
         pool = max(MIN_POOL_SIZE, options.k) if diversity else options.k
         top = ranking.top(
-            options.model, pool if options.sampling is None else self.log.num_users, self.list_filter, requests=rows
+            options.model, pool if options.sampling is None else self.log.num_users, self.list_filter, rows
         )
         ids, scores = top.ids, top.scores
         relevance = scores
         if options.sampling is not None:
-            noise = [gumbel(self.log.num_users, generator=self._generator(request, int(b))) for b in rows]
+            noise = [gumbel(self.log.num_users, generator=self._generator(requests, int(b))) for b in rows]
             noise_of_ids = torch.stack(noise).gather(1, torch.from_numpy(ids).clamp(min=0))
             drawn = sample(torch.from_numpy(scores), pool, options.sampling, noise_of_ids).numpy()
             ids, scores = _take_columns(ids, scores, drawn)
@@ -196,10 +217,11 @@ class ListMaker:
         self.times_listed += np.bincount(ids[ids >= 0], minlength=len(self.times_listed))
         return ids, scores
 
-    def _generator(self, request: RequestBatch, row: int) -> torch.Generator:
+    def _generator(self, requests: RequestBatch, row: int) -> torch.Generator:
         """The random generator for one request. Its seed depends on the request, and not on other requests."""
         assert self.options.sampling is not None
-        columns = (request.user, request.cutoff, request.regime, request.action + 1)
+        # A seed must not be negative, and UNKNOWN_ACTION is -1.
+        columns = (requests.user, requests.cutoff, requests.regime, requests.action + 1)
         entropy = [self.options.sampling.seed, *(int(column[row]) for column in columns)]
         return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
@@ -230,7 +252,9 @@ def split_into_blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def last_active(
     feature_view: FeatureView, users: np.ndarray, num_visible: np.ndarray, cutoff: np.ndarray
 ) -> np.ndarray:
-    """int64[n]: UTC second in which each user last did or wrote something before a cutoff; NEVER or less if never.
+    """int64[n]: UTC second of each user's last text, or last event as its actor, before a cutoff; NEVER without one.
+
+    Events whose action has the role exclude, such as blocks, do not count.
 
     users: int64[n], internal ids; cutoff: int64[n], UTC seconds; num_visible: int64[n], number of events before each
     cutoff.

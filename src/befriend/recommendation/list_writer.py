@@ -30,7 +30,7 @@ def write_lists(
 
     digest: of everything that the lists depend on, including the requests; blocks that an earlier run made for another
     digest are deleted; finish: converts the lists of a block to the table that is written; check_valid: called before
-    each block and at the end; it raises an error if the lists must not be written any more.
+    each block and before the file is replaced; it raises an error if the lists must not be written any more.
 
     Raises BusyError if another process is writing to `path`, StorageError if finished blocks are missing at the end.
     """
@@ -49,7 +49,7 @@ def write_lists(
         ):
             check_valid()
             if block_path.is_file():
-                maker.count_lists(pl.read_parquet(block_path, columns=["recommended"]))
+                maker.add_earlier_lists(pl.read_parquet(block_path, columns=["recommended"]))
                 num_made_before += block.height
                 continue
             lists = finish(maker.make_lists(block).with_columns(pl.col("request") + first_row))

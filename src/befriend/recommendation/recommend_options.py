@@ -36,13 +36,14 @@ class RecommendOptions:
     k: int = 10
     """number of users on a list"""
     sampling: Sampling | None = None
-    """how to draw lists at random from the scores; None: the users with the best scores, in order"""
+    """how to draw lists at random from the scores; None: the users with the best scores, best first"""
     constraints: ListConstraints = NO_CONSTRAINTS
     """who may be on a list, how diverse a list has to be, and on how many lists a user may be"""
     approximate: bool = False
     """search faster and miss a few candidates: the two-tower model with an index, the STU model with beam search"""
     clusters: bool = False
-    """let the two-tower model search only the best clusters of users and the most recently active users"""
+    """let the two-tower model search only the best clusters of users and the most recently active users, instead of all
+    users or the index of `approximate`"""
     at: datetime | None = None
     """the cutoff: only events and texts before it count; in UTC without a time zone; None: the end of the log"""
     filter_at: datetime | None = None
@@ -50,8 +51,8 @@ class RecommendOptions:
     the time `at`"""
     regime: Regime | None = None
     """how the list is used, which models take as an input: streaming, a service that is called when the user has chosen
-    an action; live, a page that a user opens; daily, a list made at night; frozen, by a model that is never refreshed.
-    None: streaming with an action, live without"""
+    an action; live, a page that a user opens; daily, a list made at night; frozen, a list by a model that is never
+    refreshed. None: streaming with an action, live without"""
     action: str | None = None
     """the action that the user is about to do, in regime streaming"""
     new_only: bool = False

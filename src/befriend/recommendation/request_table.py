@@ -20,12 +20,13 @@ COLUMNS = (USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST)
 
 - user_id: the user who gets the list, by the id in the log (external id);
 - at: the cutoff, a UTC second: only events and texts before it count; null for the end of the log;
-- filter_at: UTC second; contacts and blocks before it decide who may be listed; null for the cutoff;
-- regime: how the list is used, one of `befriend.data.regimes.REGIMES`;
-- action: what the user is about to do, in regime streaming only;
+- filter_at: UTC second when the list is shown; contacts and blocks before it decide who may be listed; null for the
+  cutoff;
+- regime: how the list is used, one of `befriend.data.regimes.REGIMES`, an input of models;
+- action: what the user is about to do, in regime streaming only; null for other regimes;
 - list: "any", or "new" for a list without existing contacts."""
 
-YEAR_10000 = 253_402_300_800  # its first UTC second; a larger value has another unit
+YEAR_10000 = 253_402_300_800  # first UTC second of the year 10000; larger values are probably milliseconds
 
 
 def requests_table(
@@ -62,7 +63,8 @@ def read_requests(path: Path) -> pl.DataFrame:
     """Reads a table of requests, Parquet or JSON Lines, and adds the columns of `COLUMNS` that it lacks.
 
     Only user_id is required; missing columns and nulls get the default values of `requests_table`. Raises CallError for
-    a file that is missing, cannot be read or has no requests, and for columns with another name or type.
+    a file that is missing, cannot be read or has no requests, for columns with another name or type, and for invalid
+    times.
     """
     if not path.is_file():
         raise CallError(f"there is no file {path}.")

@@ -1,15 +1,19 @@
 """Beam search over the trie of semantic IDs: the top k users of the STU model for a batch of queries.
 
-An STU (social tokenized user id) is the semantic ID of a user, as in TIGER: L tokens of a residual quantizer, unique to
-the user. The trie holds the prefixes of all STUs, so that the search returns only users that exist. A user is *allowed*
-for a query if they may be recommended at the time of the query and are not excluded from its list (a blocked user, for
-example).
+The semantic ID of a user, as in TIGER, consists of L tokens from a residual quantizer and is unique to the user. The
+code calls it the user's STU, for "social tokenized user id". The trie holds the prefixes of all STUs, so that the
+search returns only users that exist.
 
-The score of a user is the log-probability of the STU given the query, plus an optional term of the user alone, which no
-prefix determines: the effect of the user's recent contacts and recent activity. On each level, the search scores the
-children of the W best prefixes so far, the beams, for all queries together. It ranks a prefix by log(mean probability
-of its users) + the largest term of its allowed users, so that a user with a large term is not lost at an improbable
-prefix. Prefixes without an allowed user are dropped.
+A user is *eligible* if they may be recommended as of the cutoff of the queries. A user is *allowed* for a query if they
+are eligible and not excluded from its list (a blocked user, for example).
+
+The score of a user is the log-probability of the STU given the query, plus an optional *term*: one number for each
+query and user. A term is not a sum over tokens, so a prefix does not determine it. It stands for the parts of the score
+that change with new events, such as those of the user's recent neighbors and recent activity.
+
+On each level, the search scores the children of the W best prefixes so far, the beams, for all queries together. It
+ranks a prefix by log(mean probability of its eligible users) + the largest term of its allowed users, so that a user
+with a large term is not lost at an improbable prefix. Prefixes without an allowed user are dropped.
 """
 
 from __future__ import annotations
@@ -29,31 +33,31 @@ from befriend.retrieval.knn import SearchResult
 from befriend.tokens.trie import ExclusionSet, Trie
 
 NEG_INF = -torch.inf
-MAX_TOKENS_PER_CHILD = 8  # a level is dense, see `DenseLevel`, if its tables have at most 8 cells for each child
+MAX_CELLS_PER_CHILD = 8  # a level is dense, see `DenseLevel`, if its tables have at most 8 cells for each child
 
 
 @dataclass(frozen=True)
 class BeamStep:
     """One step of the search for B queries: the children of W beams per query.
 
-    A beam is a node of the trie on the level above. A row of the tensors below holds the children of all beams of a
-    query, beam after beam, in C columns.
+    A beam is a node of the trie on the level above. Where fewer than W nodes have an allowed user, the remaining beams
+    are dead. A row of the tensors below holds the children of all beams of a query, beam after beam, in C columns.
     """
 
     parent_node: Tensor
-    """int64[B, W], the node of each beam; -1 for a dead beam, which has no allowed user. No node has the number -1, so
-    that no excluded pair (query, user) matches a dead beam"""
+    """int64[B, W], the node of each beam; -1 for a dead beam, so that `ExclusionBounds` matches no node with it"""
     child_nodes: Callable[[Tensor | None], Tensor]
-    """takes columns, int64[B, K], and returns the child node in each of them, int64[B, K]; with None, int64[B, C] for
-    all columns. The node is arbitrary where `log_prob` is -inf"""
+    """given columns, int64[B, K], returns the child node in each of them, int64[B, K]; given None, the child nodes in
+    all columns, int64[B, C]. The node is arbitrary where `log_prob` is -inf"""
     log_prob: Tensor
     """float32[B, C], log-probability of the prefix that ends in each child; -inf where there is no child"""
     log_num_users: Tensor
-    """float32[B, C], log of the number of users below each child"""
+    """float32[B, C], log of the number of eligible users below each child; on the last level not used, and often 0"""
     first_column: Tensor
-    """int64[B, W], the column of each beam's first child"""
+    """int64[B, W], the first column of each beam"""
     is_dense: bool
-    """True: a beam has one column for each token of the vocabulary; False: only for its existing children"""
+    """True: a beam has V columns, one for each token in order, whether or not a child has it; False: a beam has one
+    column for each child, in order"""
 
 
 class Bounds(Protocol):
@@ -65,7 +69,7 @@ class Bounds(Protocol):
 
 
 class ExclusionBounds:
-    """Bounds for scores without terms of single users, with a set of excluded pairs (query, user).
+    """Bounds for scores without terms: a set of excluded pairs (query, user) says who is not allowed.
 
     The cost does not grow with the number of users. A call overwrites `step.log_prob`: it becomes -inf where all users
     below a child are excluded.
@@ -73,8 +77,9 @@ class ExclusionBounds:
 
     def __init__(self, trie: Trie, excluded: ExclusionSet):
         self.trie = trie
+        # A key is row * number of leaves + leaf. The leaves are the nodes of the last level, where the loop starts.
         row, node = excluded.keys // max(len(trie.users), 1), excluded.keys % max(len(trie.users), 1)
-        # level -> (row, node, parent): the row of a query, a node whose users it excludes one and all, and its parent
+        # level -> (row, node, parent): the row of a query, a node all of whose users it excludes, the node's parent
         self.fully_excluded = []
         for child_ptr in reversed(trie.child_ptr):
             parent = torch.searchsorted(child_ptr.long(), node, right=True) - 1
@@ -106,7 +111,7 @@ class TermBounds:
         """terms: float32[leaves, B], the term of the user of each leaf; -inf for users who are not allowed."""
         self.max_term_by_level = [terms]  # level -> float32[nodes, B], the largest term of the users below each node
         for child_ptr in trie.child_ptr[:0:-1]:
-            # The children of a node are adjacent, and every node has some.
+            # The children of a node are adjacent, and every inner node has at least one.
             maxima = np.maximum.reduceat(self.max_term_by_level[-1].numpy(), child_ptr[:-1].numpy(), axis=0)
             self.max_term_by_level.append(torch.from_numpy(maxima))
         self.max_term_by_level.reverse()
@@ -120,34 +125,41 @@ class TermBounds:
 
 @dataclass(frozen=True)
 class DenseLevel:
-    """Lookup tables of a dense level: n parent nodes, each with children for a large share of the V tokens."""
+    """Lookup tables of a dense level, with a cell for each of n parent nodes and each of V tokens.
+
+    A level is dense if its parents have children for at least 1 / MAX_CELLS_PER_CHILD of the V tokens on average, so
+    that a scan of all V cells is faster than a gather of the children.
+    """
 
     scores: Tensor
-    """float32[n, V], prefix scores; -inf for tokens that lead to no user"""
+    """float32[n, V], prefix scores; -inf for tokens that lead to no eligible user"""
     child_nodes: Tensor
     """int64[n, V], the child of each token; 0 if there is none"""
     exp_scores: Tensor
-    """float32[n, V], exp(score - max_score of the parent), the terms of the softmax denominator"""
+    """float32[n, V], exp(prefix score - max_score of the parent). The denominator of the softmax over a query's tokens
+    is the sum of exp_scores * exp(query score) over the tokens, times a factor"""
     log_num_users: Tensor
-    """float32[n, V], log of the number of users below; 0 for tokens that lead to no user"""
+    """float32[n, V], log of the number of eligible users below each child; 0 for tokens that lead to none"""
 
 
 @dataclass(frozen=True)
 class PrefixScores:
-    """The prefix scores of all nodes of a trie, computed once for all queries.
+    """What the search needs of all nodes of a trie and does not depend on the query, so that it is computed once.
 
     The logit of a token after a prefix is the sum of two scores: one of the query and the token (query score), and one
-    of the prefix and the token (prefix score). Tokens that lead to no user have the logit -inf.
+    of the prefix and the token (prefix score). Tokens that lead to no eligible user have the logit -inf.
+
+    Each field has one element per level of the trie, L in all.
     """
 
     node_score: tuple[Tensor, ...]
-    """L times float32[nodes], the prefix score of each node's token after the prefix of its parent"""
+    """one float32[nodes] per level: the prefix score of each node's token after the prefix of its parent"""
     max_score: tuple[Tensor, ...]
-    """L times float32[parents], the largest prefix score of a token that leads to a user"""
+    """one float32[parents] per level: the largest prefix score of the tokens after each parent"""
     log_num_users: tuple[Tensor, ...]
-    """L times float32[nodes], log of the number of eligible users below each node; 0 for none"""
+    """one float32[nodes] per level: log of the number of eligible users below each node; 0 for none"""
     dense: tuple[DenseLevel | None, ...]
-    """L levels; None for levels that are not dense"""
+    """the tables of each level; None for a level that is not dense"""
 
     @classmethod
     @torch.no_grad()
@@ -167,7 +179,7 @@ class PrefixScores:
             max_score.append(scores.amax(1).clamp(min=MIN_SCORE))
             log_num_users.append(prefix_tree.log_num_users[level][parent, token].clamp(min=0))
             tables = None
-            if len(token) * MAX_TOKENS_PER_CHILD >= scores.numel():
+            if len(token) * MAX_CELLS_PER_CHILD >= scores.numel():
                 child_nodes = torch.zeros(scores.shape, dtype=torch.long)
                 child_nodes[parent, token] = torch.arange(len(token))
                 token_sizes = torch.zeros(scores.shape)
@@ -234,6 +246,7 @@ def _step(
     query_scores: float32[B, V].
     """
     query_max = query_scores.amax(1, keepdim=True)
+    # The node of a dead beam, -1, indexes the last node. Its `log_prob`, -inf, makes the scores of all children -inf.
     score_max = query_max + prefix_scores.max_score[level][node]
     tables = prefix_scores.dense[level]
     if tables is None:
@@ -300,7 +313,7 @@ def _gather_children(
     offset = torch.arange(len(node)).repeat_interleave(row_count) * query_scores.shape[1]
     score = query_scores.flatten().index_select(0, offset.add_(trie.tokens[level].index_select(0, children)))
     score.add_(prefix_scores.node_score[level].index_select(0, children))
-    score = _log_softmax(score, count.flatten(), log_prob.flatten(), score_max.flatten())
+    score = _joint_log_probs(score, count.flatten(), log_prob.flatten(), score_max.flatten())
     is_child = torch.arange(max(1, int(row_count.max()))) < row_count[:, None]
     scores = torch.full(is_child.shape, NEG_INF).masked_scatter_(is_child, score)
     row_start = (row_count.cumsum(0) - row_count)[:, None]
@@ -316,11 +329,14 @@ def _gather_children(
     return BeamStep(node, child_nodes, scores, log_num_users, count.cumsum(1) - count, False)
 
 
-def _log_softmax(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tensor) -> Tensor:
-    """Log-probabilities, float32[C], of children from their logits `score`, float32[C], which are overwritten.
+def _joint_log_probs(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tensor) -> Tensor:
+    """float32[n]: log-probability of the whole prefix of each child, beam plus last token.
 
-    Children are in the order of their beams. count: int64[B * W], number of children of each beam; log_prob:
-    float32[B * W], log-probability of each beam; score_max: float32[B * W], upper bounds of the logits.
+    It is the log-probability of the beam plus the log-softmax of the logits of the beam's children.
+
+    score: float32[n], the logits of the n children of all beams of all queries, beam after beam; they are overwritten;
+    count: int64[B * W], number of children of each beam; log_prob: float32[B * W], log-probability of each beam;
+    score_max: float32[B * W], an upper bound of the logits of each beam's children.
     """
     child_max = score_max.repeat_interleave(count)
     exp_sum = torch.segment_reduce((score - child_max).exp_(), "sum", lengths=count, unsafe=True)
@@ -328,12 +344,15 @@ def _log_softmax(score: Tensor, count: Tensor, log_prob: Tensor, score_max: Tens
 
 
 def _children(trie: Trie, level: int, node: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    """The children of all beams on a level: their number per beam, int64[B, W], and their nodes, int64[C], beam after
+    """The children of all beams on a level: their number per beam, int64[B, W], and the n nodes, int64[n], beam after
     beam. Dead beams, where log_prob, float32[B, W], is -inf, have no children."""
     child_ptr = trie.child_ptr[level]
+    # The node of a dead beam, -1, reads arbitrary pointers, which the count of 0 makes irrelevant.
     low = child_ptr[node].long()
     count = torch.where(log_prob > NEG_INF, child_ptr[node + 1].long() - low, 0)
     beam_count = count.flatten()
+    # The nodes of a beam's children are consecutive. A child at index j of the result has the node
+    # low + (j - index of the beam's first child): this adds low - index of the first child, then j.
     child_nodes = (low.flatten() - (beam_count.cumsum(0) - beam_count)).repeat_interleave(beam_count)
     return count, child_nodes.add_(torch.arange(len(child_nodes)))
 

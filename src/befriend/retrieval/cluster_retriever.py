@@ -1,8 +1,9 @@
 """Cluster search with the two-tower model: an inverted-file index (IVF) whose lists are learned clusters of users.
 
-A query scores the centroids of the clusters, then the users of the clusters with the best centroids, until it has
-scored a given share of all users. In addition, every query scores the most recently active users, whatever their
-cluster, because they are likely targets.
+A query scores the centroids (mean vectors) of the clusters, then the users of the clusters with the best centroids,
+until it has scored a given share of the users who may be listed. In addition, every query scores the most recently
+active users, whose last event, done or received, is the latest, whatever their cluster, because they are likely
+targets.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from befriend.features.contact_bags import ContactBags
 from befriend.features.feature_view import FeatureView
+from befriend.features.neighbor_bags import NeighborBags
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.models.model_inputs import Query
 from befriend.models.model_settings import ClusterSearchSettings, TwoTowerModelSettings
@@ -31,7 +32,8 @@ USERS_PER_BATCH = 2**14  # users assigned to clusters in one step
 class InvertedLists:
     """Inverted lists: for each list, its users and their vectors. A user is on one list or on none.
 
-    N is the number of users, M the number of those on a list, W the width of a vector.
+    A user is a number from 0 to N - 1: `ClusterView` uses rows of the view. M is the number of users on a list, W the
+    width of a vector.
     """
 
     users: Tensor
@@ -72,10 +74,11 @@ class InvertedLists:
         return self.offsets.diff()
 
     def probe_budget(self, vector: Tensor, total: int) -> Tensor:
-        """The probe budget, int64[B, lists]: how many users of each list a query scores; `total` in sum.
+        """The probe budget, int64[B, lists]: how many users of each list a query scores; `total` in sum, or all users.
 
-        A query, vector float32[B, W], scores lists in descending order of the inner product with their centroids, until
-        it has scored `total` users. Of its last list it may score a part: the most recently active users.
+        vector: float32[B, W], the queries. A query scores lists in descending order of the inner product with their
+        centroids, until it has scored `total` users. Of its last list it may score a part: the most recently active
+        users.
 
         Example: list 0 holds users 1 and 0, list 1 holds users 4, 2 and 3, most recently active first. The centroids
         are 2.5 and 11 / 3. The first query scores all of list 1, then one user of list 0; the second query starts with
@@ -165,20 +168,21 @@ class ClusterRetriever(TwoTowerRetriever):
         self,
         model: NextTargetPredictionUserIDs,
         feature_view: FeatureView,
-        query_settings: TwoTowerModelSettings,
+        model_settings: TwoTowerModelSettings,
         clusters: UserClusters,
         settings: ClusterSearchSettings,
     ):
-        """clusters: the model of p(cluster | user), learned on top of the two-tower model; settings: the share of
-        users that a query scores, and how many recently active users it scores in addition. Other parameters: as in
+        """clusters: the model of p(cluster | user), trained after the two-tower model; settings: the share of users
+        that a query scores, and how many recently active users it scores in addition. Other parameters: as in
         `TwoTowerRetriever`."""
-        super().__init__(model, feature_view, query_settings)
+        super().__init__(model, feature_view, model_settings)
         self.clusters, self.settings = clusters.eval(), settings
         self.num_clusters = len(clusters.clusters.prior)
 
     @torch.no_grad()
     def view_at(self, snapshot: FeatureSnapshot, previous: ModelView | None = None) -> ClusterView:
-        """As `Retriever.view_at`. Assigns users to clusters, or, with a previous view, only users with new events."""
+        """As `Retriever.view_at`. Assigns users to clusters; with a previous view, only those who were not eligible
+        then or had another last event."""
         view = super().view_at(snapshot, previous)
         cluster_of_user = torch.full_like(snapshot.last_entry, -1)
         changed = snapshot.eligible
@@ -216,17 +220,17 @@ class ClusterRetriever(TwoTowerRetriever):
         )
 
     def log_memberships(self, users: Tensor, snapshot: FeatureSnapshot) -> Tensor:
-        """float32[B, C]: log p(cluster | user) of users, int64[B], from their contacts before the cutoff."""
-        contacts = ContactBags.of(
+        """float32[B, C]: log p(cluster | user) of users, int64[B], from the other users of their latest events."""
+        bags = NeighborBags.of(
             self.activity, users, torch.full_like(users, snapshot.num_visible), self.settings.history_entries
         )
-        return self.clusters.log_memberships(contacts)
+        return self.clusters.log_memberships(bags)
 
     def propose(
         self, view: ModelView, query: Query, k: int, excluded: ExcludedPairs, allowed: Tensor | None
     ) -> SearchResult:
-        """As `Retriever.propose`. With `allowed`, the inverted lists are built again, of allowed users, so that a
-        search does not spend its budget on users who must not be listed."""
+        """As `Retriever.propose`, approximately. With `allowed`, the inverted lists are built again from the allowed
+        users, so that a search does not spend its budget on users who must not be listed."""
         assert isinstance(view, ClusterView)
         row = torch.cat([view.snapshot.row_of_user, torch.tensor([-1])])[excluded.user]
         excluded_pairs = excluded.row[row >= 0], row[row >= 0]

@@ -2,11 +2,15 @@
 
 There are three kinds. A *global* heuristic ranks users in the same order for everyone (popularity, last activity). A
 *contact* heuristic ranks the contacts of the requesting user first, by one of their features, then all other users by a
-global heuristic. A *graph* heuristic scores the neighbourhood of the requesting user in the contact graph (Adamic-Adar,
-personalized PageRank), then ranks all other users by their last activity.
+global heuristic. A *graph* heuristic scores the neighborhood of the requesting user in the contact graph (Adamic-Adar,
+personalized PageRank), then ranks all other users by their last activity. In a name, `a-x-b` is the product of a and b,
+and `a-then-b` means contacts by a, then all other users by b.
 
-All of them are computed exactly as of the cutoff of a list, a UTC second: only events before it count. Ties go to the
-user who was active more recently, then to the smaller id. Lists hold only users with an event, no cold-start users.
+A contact event, such as a message, makes two users contacts. All heuristics are computed as of the cutoff of a list, a
+UTC second: only events before it count. Ties go to the user whose last event, done or received, is later, then to the
+smaller external id. Lists hold only users with an event, no cold-start users.
+
+Shapes: N users of the log; n users of one list.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ from befriend.features.histories import Histories
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.retrieval.requests import CANDIDATE_DEPTH
 
-NEVER = -1  # UTC second of an event that never happened
+NEVER = -1  # UTC second of an event that never happened; `activity.NEVER` would overflow in `_order_and_rank`
+# The INCOMING_HALF_LIVES, in seconds, by name.
 HALF_LIVES = {"1h": 3600, "6h": 6 * 3600, "day": DAY, "3d": 3 * DAY, "week": 7 * DAY, "month": 30 * DAY}
 HALF_LIVES |= {"quarter": 91 * DAY, "year": 365 * DAY}
 DECAYED_DEGREE_HALF_LIVES = ("6h", "week", "quarter")
-# The heuristic `attention` weighs a received event by age ** -0.8, approximated by a sum of exponentials, which can be
-# updated event by event. The exponent, and the half-lives of the decayed in-degrees, were chosen on validation.
+# The heuristic `attention` sums the contact events that a user received, each weighted by age ** -0.8. A sum of
+# exponentials, which can be updated event by event, approximates this weight. The exponent, and the half-lives of the
+# decayed in-degrees, were chosen on the validation part.
 ATTENTION_DECAY = 0.8
 GLOBAL_HEURISTICS = (
     "popularity",
@@ -88,8 +94,9 @@ class HeuristicsSnapshot:
     ) -> list[dict[str, np.ndarray]]:
         """The lists for one user, once for each set of excluded users.
 
-        user: internal id; excluded: sets of internal ids, int64 each; names: heuristics. Returns for each set: name of
-        the heuristic -> int64[k], best first, padded with -1. The user is never on their own list.
+        user: internal id, N for a user who is not in the log; excluded: sets of internal ids, int64 each; names:
+        heuristics. Returns for each set: name of the heuristic -> int64[k], best first, padded with -1. The user is
+        never on their own list.
         """
         contacts = self.contact_features.scores_at(user, self.snapshot.num_visible, self.snapshot.cutoff)
         graph = self.graph.scores(user)
@@ -105,7 +112,7 @@ class HeuristicsSnapshot:
             for name in names:
                 head = heads[name]
                 listed = head[~masked[head]][:k]
-                if len(listed) < k <= len(head) - extra:  # too many users in the head may not be listed: rank them all
+                if len(listed) < k <= len(head) - extra:  # too many users of the head are not eligible: rank all users
                     head = dict(self._heads(contacts, graph, len(ineligible), frozenset([name])))[name]
                     listed = head[~masked[head]][:k]
                 lists[name] = np.full(k, -1)
@@ -116,7 +123,7 @@ class HeuristicsSnapshot:
     def _heads(
         self, contacts: ContactScores, graph: GraphScores, n: int, names: frozenset[str]
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Name -> the first n users by each heuristic in `names`, or a few more; all users if there are fewer."""
+        """Name and int64: the first n users, or more, by each heuristic in `names`; all users if there are fewer."""
         global_scores = self.global_scores
         for name in GLOBAL_HEURISTICS:
             if name in names:
@@ -158,6 +165,7 @@ class GlobalScores:
         self.last_incoming, self.last_outgoing = (
             np.maximum(last_events[:, column], NEVER) for column in (USER_IN_TIME, USER_OUT_TIME)
         )
+        # int64[N]: seconds since each user's last entry, at which the decayed sums in `stats` stand
         self.age = np.where(self.has_events, snapshot.cutoff - last_events[:, USER_ENTRY_TIME], 0)
         self.score_functions: dict[str, Callable[[], np.ndarray]] = {
             "popularity": lambda: self.popularity,
@@ -190,7 +198,7 @@ class GlobalScores:
     @property
     def order(self) -> np.ndarray:
         """int64: all users with an event, in the order that breaks ties: by the last event done or received, latest
-        first, then by external id."""
+        first, then by external id. Exclude events, such as a block, are not a last event."""
         return self._order_and_rank[0]
 
     @property
@@ -210,8 +218,8 @@ class GlobalScores:
     def factor(self, name: str) -> np.ndarray:
         """float64[N]: a factor that multiplies scores.
 
-        fresh: 1 / log(e + age of the user's last event as an actor, in seconds), 0 without one; attention: the
-        sum of all contact events received, weighted by about age ** -ATTENTION_DECAY.
+        fresh: 1 / log(e + age of the user's last event as an actor, in seconds), 0 without one; attention: the sum of
+        all contact events received, each weighted about in proportion to age ** -ATTENTION_DECAY.
         """
         if name not in self._factor:
             if name == "attention":
@@ -223,7 +231,7 @@ class GlobalScores:
         return self._factor[name]
 
     def best(self, name: str, n: int) -> np.ndarray:
-        """int64: the first n users by a global heuristic, or a few more."""
+        """int64: the first n users, or more, by a global heuristic."""
         head = self._best.get(name)
         if head is None or len(head) < min(n, len(self.order)):
             scores = self.score_functions[name]()[self.order]
@@ -231,7 +239,7 @@ class GlobalScores:
         return head
 
     def best_then_fallback(self, users: np.ndarray, scores: np.ndarray, fallback: np.ndarray, n: int) -> np.ndarray:
-        """int64: the first n users of a list with `users` by score, then the users of `fallback` in their order."""
+        """int64: the first n users of a list with `users` by score, then the other users of `fallback` in its order."""
         head = users[top_n_indices(scores, self.rank[users], n)]
         if len(head) >= n:
             return head
@@ -247,7 +255,7 @@ def top_n_indices(scores: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
 
 
 Scores = tuple[np.ndarray, np.ndarray]
-"""int64[n] users, internal ids, and float64[n], their scores; all other users score lower"""
+"""int64[n], users as internal ids, and int64[n] or float64[n], their scores; all other users are ranked after them"""
 
 
 @dataclass(frozen=True)
@@ -255,12 +263,12 @@ class ContactScores:
     """The contacts of a user, scored by each feature of the contact heuristics."""
 
     frequency: Scores
-    """number of contact events from the user to each contact"""
+    """number of contact events from the user to each contact, without contacts who have received none"""
     recency: Scores
     """UTC second of the last contact event with each contact, in either direction"""
     base_level: Scores
-    """base-level activation of the ACT-R theory of memory: the sum of (age in seconds) ** -0.5 over the contact events
-    with each contact, in either direction (Anderson and Schooler 1991)"""
+    """the sum of (age in seconds) ** -0.5 over the contact events with each contact, in either direction; its logarithm
+    is the base-level activation of the ACT-R theory of memory (Anderson and Schooler 1991)"""
 
 
 class ContactFeatures:
@@ -274,8 +282,8 @@ class ContactFeatures:
     def scores_at(self, user: int, num_visible: int, cutoff: int) -> ContactScores:
         """The contacts of a user before a cutoff, with their scores.
 
-        user: internal id, or the number of users for one who is not in the log and has no contacts; num_visible: number
-        of events before the cutoff, a UTC second.
+        user: internal id, N for a user who is not in the log and has no contacts; num_visible: number of events before
+        the cutoff, a UTC second.
         """
         if user >= self.log.num_users:
             empty = np.empty(0, np.int64), np.empty(0)
@@ -293,7 +301,7 @@ class ContactFeatures:
 
 @dataclass(frozen=True)
 class GraphScores:
-    """The scores of the graph heuristics; all other users have the score 0."""
+    """The scores of the graph heuristics that are not 0."""
 
     adamic_adar: Scores
     ppr: Scores
@@ -303,8 +311,8 @@ class GraphScores:
 class ContactGraph:
     """The undirected contact graph as of any cutoff: an edge between two users from their first contact event on.
 
-    Edges are stored in the order of first contacts. So the graph as of a cutoff is the first part of the list, and a
-    user's neighbours are the first ones of the user's adjacency list.
+    Edges are stored in the order of first contacts. So the graph as of a cutoff is a prefix of the list of edges, and a
+    user's neighbors are a prefix of the user's adjacency list.
     """
 
     def __init__(self, log: EventLog):
@@ -316,7 +324,7 @@ class ContactGraph:
         u, v = u[first], v[first]
         # The two directions of an edge are stored one after the other, so that a prefix of the list holds both.
         self.source, self.target = np.stack([u, v], 1).ravel(), np.stack([v, u], 1).ravel()
-        self.neighbour = self.target[np.argsort(self.source, kind="stable")]
+        self.neighbor = self.target[np.argsort(self.source, kind="stable")]
         self.indptr = np.concatenate([[0], np.bincount(self.source, minlength=n).cumsum()])
 
     def state_at(self, num_visible: int) -> ContactGraphSnapshot:
@@ -335,24 +343,24 @@ class ContactGraphSnapshot:
         """Scores of the users near a user, internal id; none for a user who is not in the log.
 
         Adamic-Adar: the sum of 1 / ln degree(w) over the common contacts w (Adamic and Adar 2003). PPR: the
-        probabilities of a random walk from the user after 1, 2 and 3 steps, weighted by 1/2, 1/4 and 1/8, which are the
-        first terms of personalized PageRank with restart probability 1/2.
+        probabilities of a random walk from the user after 1, 2 and 3 steps, weighted by 1/2, 1/4 and 1/8. That is twice
+        the terms of 1 to 3 steps of personalized PageRank with restart probability 1/2.
         """
         graph, n, degree = self.graph, len(self.degree), self.degree
-        neighbours = np.empty(0, np.int64)
+        neighbors = np.empty(0, np.int64)
         if user < n:
-            neighbours = graph.neighbour[graph.indptr[user] : graph.indptr[user] + degree[user]]
-        if not len(neighbours):
+            neighbors = graph.neighbor[graph.indptr[user] : graph.indptr[user] + degree[user]]
+        if not len(neighbors):
             return GraphScores(*2 * ((np.empty(0, np.int64), np.empty(0)),))
-        degrees = degree[neighbours]
-        # Neighbours of neighbours: of each neighbour w, the offsets indptr[w] ... indptr[w] + degree[w] - 1.
-        start = np.repeat(graph.indptr[neighbours] - (degrees.cumsum() - degrees), degrees)
-        second = graph.neighbour[start + np.arange(len(start))]
+        degrees = degree[neighbors]
+        # Neighbors of neighbors: of each neighbor w, the offsets indptr[w] ... indptr[w] + degree[w] - 1.
+        start = np.repeat(graph.indptr[neighbors] - (degrees.cumsum() - degrees), degrees)
+        second = graph.neighbor[start + np.arange(len(start))]
         weight = np.where(degrees > 1, 1 / np.log(np.maximum(degrees, 2)), 0)
         adamic_adar = np.bincount(second, np.repeat(weight, degrees), n)
         step1 = np.zeros(n)
-        step1[neighbours] = 1 / len(neighbours)
-        step2 = np.bincount(second, np.repeat(step1[neighbours] / degrees, degrees), n)
+        step1[neighbors] = 1 / len(neighbors)
+        step2 = np.bincount(second, np.repeat(step1[neighbors] / degrees, degrees), n)
         outflow = step2 / np.maximum(degree, 1)
         step3 = np.bincount(graph.target[: self.num_edges], outflow[graph.source[: self.num_edges]], n)
         ppr = step1 / 2 + step2 / 4 + step3 / 8

@@ -1,8 +1,10 @@
 """Maximum inner product search: for each query vector, the k target vectors with the largest inner product.
 
-`ExactIndex` scores every target. `IvfIndex` is approximate: it scores only the most promising inverted lists, with
-faiss; a query for which these give fewer than k results is repeated with an `ExactIndex`. Both return results best
+`ExactIndex` scores every target. `IvfIndex` is approximate: with faiss, it scores only the most promising inverted
+lists; a query for which these give fewer than k results is repeated with an `ExactIndex`. Both return results best
 first, ties by the smaller id, without excluded ids, and as many as there are, up to k.
+
+Shapes: B queries; N targets; D, width of a vector; P pairs.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from torch import Tensor
 from befriend.files import atomic
 
 QUERIES_PER_BATCH = 1024
-SCORES_PER_BLOCK = 2**20  # scores computed at a time: 4 MiB, which stay in the CPU cache while they are searched
+SCORES_PER_BLOCK = 2**20  # scores computed at a time: about 4 MiB, which stay in the CPU cache while searched
 GROUP_SIZE = 64  # adjacent scores that are skipped together when the largest of them is too small
-SAMPLES_PER_DIRECTION = 64  # number of vectors that k-means is trained on, per direction
-MAX_BANDS = 8  # of norms, see `IvfIndex`; the highest band holds 1 / 2^8 of the vectors
-MAX_PROBES = 192  # inverted lists that a query may score
+SAMPLES_PER_DIRECTION = 64  # number of vectors that k-means is trained on, per direction (cluster)
+MAX_BANDS = 8  # of norms, see `IvfIndex`; the highest of 8 bands holds 1 / 2^8 of the vectors
+MAX_PROBES = 192  # inverted lists that a query scores at most
 MAX_OVERFETCH = 4  # at most this many times k results are fetched in addition, to replace excluded ones
 
 Array = np.ndarray | Tensor
@@ -37,7 +39,7 @@ class SearchResult:
     ids: Tensor
     """int64[B, k], rows of the target vectors or ids of users"""
     scores: Tensor
-    """float32[B, k]: inner products; for beam search, log-probabilities plus the terms of the user"""
+    """[B, k]: inner products, or other scores of a search; float32 in the results of this module"""
 
 
 class ExactIndex:
@@ -57,9 +59,9 @@ class ExactIndex:
     ) -> SearchResult:
         """The k targets with the largest inner product for each of B queries.
 
-        queries: float32[B, D]; exclude_indptr, exclude: int64[B + 1] and int64, the ids that must not be returned to
-        query b, exclude[exclude_indptr[b]:exclude_indptr[b + 1]], where ids without a vector are ignored; allowed:
-        bool[N], targets that may be returned at all, None: all targets.
+        queries: float32[B, D]; exclude: int64, ids that must not be returned, those of query b at
+        exclude_indptr[b]:exclude_indptr[b + 1]; ids without a vector are ignored; exclude_indptr: int64[B + 1];
+        allowed: bool[N], targets that may be returned at all, None: all targets.
         """
         excluded = _ExcludedPairs.of(len(queries), exclude_indptr, exclude)
         allowed_ids = None if allowed is None else torch.as_tensor(allowed).nonzero().flatten()
@@ -100,9 +102,9 @@ class ExactIndex:
 class _RunningTopK:
     """Running top k of each row of a score matrix that arrives in blocks of columns.
 
-    Holds the k best scores of each row so far, sorted, and behind them, unsorted, all later scores above the k-th. To
-    sort every block would take longer than the inner products. Most blocks have few scores above the k-th, and a
-    whole group of GROUP_SIZE columns is skipped if its largest score is not above it.
+    Holds, for each row, the k best scores at the last sort, and behind them, unsorted, all later scores above the k-th
+    of these. To sort every block would take longer than the inner products. Most blocks have few scores above the k-th,
+    and a whole group of GROUP_SIZE columns is skipped if its largest score is not above it.
 
     Example: one row, k = 2, five users. The first block scores columns 0, 1 and 2, the second columns 64 and 65.
 
@@ -125,13 +127,13 @@ class _RunningTopK:
         self.k = k
         self.scores = torch.full((rows, 2 * k + width), -torch.inf)
         self.columns = torch.full((rows, 2 * k + width), -1)
-        self.used = torch.full((rows,), k)
+        self.used = torch.full((rows,), k)  # number of slots of each row that hold a score
 
     def add(self, block: Tensor, start: int) -> None:
         """Adds a block of scores, float32[B, width], of the columns start, start + 1, ...
 
-        `start` has to grow from call to call: then the smaller of two columns with equal scores wins, because a later
-        column is not added if its score only equals the k-th, and because sorting is stable.
+        `start` has to grow from call to call. Then the smaller of two columns with equal scores wins: a later column is
+        not added if its score only equals the k-th, and sorting is stable.
         """
         threshold = self.scores[:, self.k - 1]
         groups = block.view(len(block), -1, GROUP_SIZE)  # (B, width / GROUP_SIZE, GROUP_SIZE)
@@ -148,6 +150,7 @@ class _RunningTopK:
             self._sort()
 
     def _sort(self) -> None:
+        """Sorts each row and drops all but its k best scores."""
         k, end = self.k, int(self.used.max())
         scores, order = self.scores[:, :end].sort(dim=1, descending=True, stable=True)
         self.columns[:, :k] = self.columns[:, :end].gather(1, order[:, :k])
@@ -176,7 +179,7 @@ class IvfIndex:
 
         vectors: float32[N, D], referenced, not copied; directions: float32[L, D], of norm 1; edges: float32[R - 1], the
         norms that separate the R bands, ascending; radii: float32[R], the mean norm of each band; max_codes: number of
-        vectors that a query scores (as in faiss, where a stored vector is a code).
+        vectors after which a query stops (in faiss, a stored vector is a code); more if many results are excluded.
         """
         from faiss.contrib.ivf_tools import add_preassigned
 
@@ -197,10 +200,10 @@ class IvfIndex:
     def build(
         cls, vectors: Tensor, num_directions: int | None = None, max_codes: int | None = None, seed: int = 0
     ) -> IvfIndex:
-        """Trains the directions and the bands on vectors, float32[N, D], and puts them into lists.
+        """Trains the directions and the bands on vectors, float32[N, D], and puts the vectors into lists.
 
-        num_directions: by default sqrt(N); max_codes: number of vectors that a query scores, by default 6 sqrt(N) and
-        at least 4,000; seed: of the sample of vectors, and of k-means.
+        num_directions: by default sqrt(N), at most N; max_codes: as in `__init__`, by default 6 sqrt(N) and at least
+        4,000; seed: of the sample of vectors, and of k-means.
         """
         root = max(1, len(vectors)) ** 0.5
         count = min(num_directions or round(root), len(vectors))
@@ -216,11 +219,11 @@ class IvfIndex:
         return cls(vectors, torch.from_numpy(means.centroids), edges, radii, max_codes or max(4000, round(6 * root)))
 
     def refreshed(self, vectors: Tensor) -> IvfIndex:
-        """An index with the same directions and bands, filled with other vectors, float32[N', D]. Trains nothing."""
+        """An index of other vectors, float32[N', D], with the same directions and bands: nothing is trained."""
         return IvfIndex(vectors, self.directions, self.edges, self.radii, self.max_codes)
 
     def save(self, path: Path) -> None:
-        """Writes vectors, directions and bands as safetensors; equal indexes give equal bytes."""
+        """Writes the arguments of `__init__` as safetensors, `max_codes` as "looks"; equal indexes give equal bytes."""
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name).contiguous() for name in ("vectors", "directions", "edges", "radii")}
@@ -229,6 +232,7 @@ class IvfIndex:
 
     @classmethod
     def load(cls, path: Path) -> IvfIndex:
+        """Reads an index that `save` wrote."""
         from safetensors.torch import load_file
 
         tensors = load_file(path)
@@ -253,7 +257,7 @@ class IvfIndex:
         faiss = _faiss()
         fetch = k + min(most_excluded, MAX_OVERFETCH * k)
         max_codes, selector = max(self.max_codes, 4 * fetch), None
-        if allowed is not None:  # faiss counts skipped targets too: raise the limit by their share
+        if allowed is not None:  # max_codes also counts targets that are not allowed: raise it by their share
             max_codes = max_codes * len(allowed) // max(1, int(allowed.sum()))
             selector = faiss.IDSelectorBitmap(np.packbits(allowed.numpy(), bitorder="little"))
         lists, estimate = self._best_lists(queries)
@@ -279,7 +283,7 @@ class IvfIndex:
     def _best_lists(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """The P inverted lists with the largest estimated scores, int64[B, P], and these scores, float32[B, P].
 
-        It suffices to look at the P best directions: a list of any other direction has a smaller estimate than P lists
+        It suffices to look at the P best directions: a list of any other direction has no larger estimate than P lists
         of the same band.
         """
         probes = min(len(self.directions), MAX_PROBES)
@@ -300,8 +304,8 @@ def _faiss() -> Any:
 def _band_edges(norms: Tensor) -> Tensor:
     """float32[R - 1], ascending: the edges of R bands of norms, float32[N].
 
-    Edges are the quantiles above which the largest 1/4, 1/8, 1/16, ... of the norms lie. An edge is left out if it is
-    less than 10 % above the previous edge, or, for the first, above the median.
+    Edges are the quantiles above which the largest 1/4, 1/8, 1/16, ... of the norms lie. An edge is left out unless it
+    is more than 10 % above the edge before it, or, for the first edge, above the median.
     """
     edges: list[float] = []
     median, *upper = np.quantile(norms.numpy(), 1 - 0.5 ** np.arange(1, MAX_BANDS + 1))
@@ -313,7 +317,7 @@ def _band_edges(norms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _ExcludedPairs:
-    """Pairs (row of a batch of queries, id of a target that must not be returned to it), sorted by id, then row."""
+    """Pairs (row of a batch of queries, id that must not be returned to this query), sorted by id, then row."""
 
     row: Tensor
     """int64[P]"""
@@ -366,6 +370,7 @@ class _ExcludedPairs:
 def _in_batches(
     queries: Tensor, k: int, excluded: _ExcludedPairs, search: Callable[[Tensor, _ExcludedPairs], SearchResult]
 ) -> SearchResult:
+    """Calls `search` with at most QUERIES_PER_BATCH queries at a time, and joins the results."""
     batches = [
         search(
             queries[low : low + QUERIES_PER_BATCH],

@@ -26,25 +26,27 @@ from befriend.retrieval.heuristics import Heuristics
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.stu_retriever import BEAM_WIDTH, StuRetriever
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
-from befriend.tokens.tokenizer import load_tokenizer as load_tokens
+from befriend.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
 LoadedClusters = tuple[UserClusters, ClusterSearchSettings]
+"""the model of p(cluster | user), and the settings of the search by clusters"""
 
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """The two-tower model, the STU model with the STUs (semantic IDs) of all users, and the log as each model reads it.
+    """The two-tower model, the STU model, the STUs of all users, and the log as each model reads it.
 
-    N is the number of users of the log.
+    An STU (social tokenized user id) is the semantic ID of a user, as in TIGER: L tokens. N is the number of users of
+    the log.
     """
 
     two_tower: TwoTowerModel
     stu: StuModel
     stus: Tensor
-    """int64[N, L], the tokens of each user"""
+    """int64[N, L], the STU of each user"""
     feature_view: FeatureView
     """the log as the two-tower model reads it"""
     stu_feature_view: FeatureView
@@ -56,30 +58,31 @@ class LoadedModels:
 
     @classmethod
     def load(cls, prepared: Path, models: Path, log: EventLog, erased: np.ndarray | None = None) -> LoadedModels:
-        """Reads the tables of stage validate in `prepared`, and the models in the folder `models`.
+        """Reads attributes and users from `prepared`, the folder of stage validate, and models and texts from `models`.
 
-        erased: bool[N], users who asked to be deleted; their texts are left out.
+        log: the event log in `prepared`; erased: bool[N], users who asked to be deleted; their texts are left out.
         """
         attributes, texts = Attributes.read(prepared), TextVectors.read(models / "text", log)
         if erased is not None:
             texts = texts.without_users(torch.from_numpy(erased))
-        two_tower, tokens = (
+        two_tower, tokenizer = (
             load_two_tower(models / "two_tower", log, attributes),
-            load_tokens(models / "tokens", log, texts),
+            load_tokenizer(models / "tokens", log, texts),
         )
-        stu = load_stu(models / "stu", log, attributes, tokens.table)
+        stu = load_stu(models / "stu", log, attributes, tokenizer.table)
         feature_view = two_tower.feature_view(log, texts)
         stu_feature_view = stu.feature_view(log, texts, feature_view.activity)
         opted_out = read_table(prepared / USERS_FILE, USERS)[OPTED_OUT].to_numpy()
         return cls(
-            two_tower, stu, tokens.add_newcomers(log).table.stus, feature_view, stu_feature_view, texts, opted_out
+            two_tower, stu, tokenizer.add_newcomers(log).table.stus, feature_view, stu_feature_view, texts, opted_out
         )
 
     @cached_property
     def eligible_since(self) -> np.ndarray:
-        """int64[N], UTC second of each user's first event or text, after which the user may be recommended.
+        """int64[N], UTC second of each user's first event or text, from which on the user may be recommended.
 
-        The largest int64 for users without either, and for users who opted out and wrote before their first event.
+        The largest int64 for users without either, and for users who opted out and wrote a text before any event. The
+        recommender leaves out all users who opted out.
         """
         since = first_known(self.feature_view.log, self.texts)
         return np.where(self.opted_out & (self.feature_view.log.first_seen > since), np.iinfo(np.int64).max, since)
@@ -94,8 +97,8 @@ class LoadedModels:
         """The retrievers of both models.
 
         approximate: search with an approximate index (two-tower) and with beam search (STU), which is faster and misses
-        a few users; clusters: the two-tower model scores only the users of the best clusters, and the most recently
-        active users.
+        a few users; clusters: instead of that index, the two-tower model scores only the users of the best clusters,
+        and the most recently active users; None: it does not.
         """
         base, stu = self.two_tower, self.stu
         two_tower = (

@@ -39,23 +39,32 @@ RANKER_HEURISTICS = (
     "adamic-adar-x-fresh",
     "ppr-x-attention",
 )
-"""the heuristics that give candidates, explained in `befriend.retrieval.heuristics`"""
+"""The heuristics that give candidates. Parts of their names, which `befriend.retrieval.heuristics` explains in full:
+
+a-then-b      existing contacts by score a, then all other users by score b
+a-x-b         the product of two scores
+last-active   UTC second of the user's last event as an actor; last-received: of the last incoming event
+attention     sum over the contact events that a user received of about (age in seconds) ** -0.8, no neural attention
+base-level    base-level activation of ACT-R: sum over the contact events of two users of (age in seconds) ** -0.5
+fresh         1 / log(seconds since the user's last event as an actor)
+ppr           personalized PageRank on the graph of contacts"""
 MODELS = ("two-tower", "stu")
 """two-tower: embeddings of users; stu: generates the semantic ID of the target token by token"""
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
-"""name of a ranker -> its sources. `both` is the ranker that is served; `boosted`, without models, is a baseline"""
+"""Name of a ranker -> its sources. Both rankers are boosted trees. `both` is served, and is named for the two models
+among its sources; `boosted` has heuristics alone, and is a baseline"""
 CANDIDATES_PER_SOURCE = 30
 """how many users from the top of the list of each source are candidates"""
 
 
 @dataclass(frozen=True)
 class CandidateLists:
-    """The lists of models and heuristics for B requests."""
+    """The lists of models and heuristics for B requests, of k = `befriend.retrieval.requests.CANDIDATE_DEPTH` users."""
 
     ids: dict[str, np.ndarray]
-    """name of a model or heuristic -> int64[B, CANDIDATE_DEPTH], best first, padded with -1"""
+    """name of a model or heuristic -> int64[B, k], best first, padded with -1"""
     scores: dict[str, np.ndarray]
-    """name of a model -> float32[B, CANDIDATE_DEPTH]; heuristics have no scores"""
+    """name of a model -> float32[B, k]; heuristics have no scores"""
 
 
 def merge_candidates(
@@ -79,7 +88,7 @@ def merge_candidates(
 
 
 def ranker_features(
-    feature_view: FeatureView, request: RequestBatch, lists: CandidateLists, users: np.ndarray, names: Sequence[str]
+    feature_view: FeatureView, requests: RequestBatch, lists: CandidateLists, users: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
     """float32[B, K, D]: the ranker's features of candidates.
 
@@ -88,28 +97,32 @@ def ranker_features(
 
     | number of columns | feature | NaN where |
     |---|---|---|
-    | USER_FEATURES | activity of the candidate: ages, counts and decayed counts of events done and received | |
-    | USER_FEATURES | activity of the requesting user | |
+    | NUM_USER_FEATURES | activity of the candidate: ages, counts, decayed counts of outgoing and incoming events | |
+    | NUM_USER_FEATURES | activity of the requesting user | |
     | NUM_STATISTICS, if the log has texts | texts of the candidate: number, age of the last | there is no text |
-    | PAIR_FEATURES | ages and counts of the events between the two | there is no event between the two |
+    | NUM_PAIR_FEATURES | ages and counts of the events between the two | there is no event between the two |
     | 1 | edge type: action and direction of their last event, 0 without one | |
-    | 1 | whether they are in contact | |
+    | 1 | whether they had a contact event | |
     | 1 | regime of the request, index into REGIMES | |
-    | for each source, 1 | rank on its list, from 0 | the candidate is not on the list |
-    | for each model, 2 more | score; score minus the best score on the list | the candidate is not on the list |
+    | 1 or 3 for the first of `names` | see below | the candidate is not on its list |
+    | 1 or 3 for the second, and so on | | |
+
+    A heuristic has one column, the rank on its list, from 0. A model has three: rank; score; score minus the best score
+    on the list. The columns of NUM_USER_FEATURES and NUM_PAIR_FEATURES are explained in `befriend.features.activity`,
+    those of NUM_STATISTICS in `befriend.features.text_vectors`, and REGIMES in `befriend.data.regimes`.
 
     Where `users` is padded with -1, features are arbitrary.
     """
     activity = feature_view.activity
-    num_visible, cutoff = (torch.from_numpy(x)[:, None] for x in (request.num_visible, request.cutoff))
-    user = torch.from_numpy(request.user)[:, None]
+    num_visible, cutoff = (torch.from_numpy(x)[:, None] for x in (requests.num_visible, requests.cutoff))
+    user = torch.from_numpy(requests.user)[:, None]
     candidate = torch.from_numpy(users).clamp(min=0)
     user_features = activity.user_features(activity.last_entries(user, num_visible), num_visible, cutoff).numpy()
     feature_blocks = [
         activity.user_features(activity.last_entries(candidate, num_visible), num_visible, cutoff).numpy(),
         np.repeat(user_features, users.shape[1], 1),
     ]
-    if feature_view.texts.width:  # a cold-start user, without events, has no features but these
+    if feature_view.texts.width:  # of a cold-start user, who has no events, nothing else about the user is known
         statistics, _ = feature_view.texts.statistics_and_rows(candidate, cutoff.expand_as(candidate))
         feature_blocks.append(torch.where(statistics[..., :1] > 0, statistics, torch.nan).numpy())
     entry = activity.last_pair_entries(user, candidate, num_visible)
@@ -119,7 +132,7 @@ def ranker_features(
     columns = [
         activity.edge_types(entry).numpy(),
         activity.has_contact_event(entry).numpy(),
-        np.repeat(request.regime[:, None], users.shape[1], 1),
+        np.repeat(requests.regime[:, None], users.shape[1], 1),
     ]
     for name in names:
         rank = rank_in_list(lists.ids[name], users)
@@ -171,7 +184,7 @@ class RankerExamples:
 
 
 def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.Booster:
-    """Trains LambdaMART; the loss looks at the first 20 ranks of each list."""
+    """Trains LambdaMART. A pair of candidates has a loss if at least one of the two ranks among the first 20."""
     import lightgbm
 
     options = {
@@ -195,9 +208,10 @@ def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.B
 
 
 def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
-    """Reads the rankers that stage train_ranker wrote to `folder`: name in `SOURCES` -> trees.
+    """Reads the rankers that stage train_ranker wrote to `folder`.
 
-    Raises DataError if a file is missing or cannot be read.
+    Returns name of a ranker, as in `SOURCES` -> the ranker, a LightGBM booster (gradient-boosted trees). Raises
+    DataError if a file is missing or cannot be read.
     """
     import lightgbm
 

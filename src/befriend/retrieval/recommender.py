@@ -1,9 +1,16 @@
 """The recommender: retrieval, then ranking. Evaluation, batch jobs, the API and the command line all use it.
 
-For each request it ranks all eligible users, those who may be recommended as of the cutoff. A model ranks by its score,
-a heuristic by a formula without learned parameters. A ranker (second stage) orders candidates: the first users on the
-lists of its sources, which are models and heuristics. After the candidates of the ranker `both`, all other users follow
-in the order of the two-tower model. A ranking depends on its request alone; the length of a list, and constraints on
+A request is one list to make, as of a *cutoff*, the UTC second before which events and texts count. Users are
+*eligible* if they may be recommended as of the cutoff. There are three kinds of rankings:
+
+- A model ranks all eligible users by its score.
+- A heuristic ranks them by a formula without learned parameters. Its list has CANDIDATE_DEPTH users at most, and no
+  cold-start user, of whom only texts are known.
+- A ranker (second stage) orders candidates: the first users on the lists of its sources, which are models and
+  heuristics. After the candidates of the ranker `both`, all other eligible users follow in the order of the two-tower
+  model.
+
+On a given log, a ranking depends on its own request, and on no other request. The length of a list, and constraints on
 who is shown, only cut and filter it.
 """
 
@@ -31,7 +38,7 @@ from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever
 if TYPE_CHECKING:
     import lightgbm
 
-MAX_CACHED_STATES = 4
+MAX_CACHED_STATES = 4  # cutoffs for which vectors and features are kept in memory
 FALLBACK_MODEL = {"both": "two-tower"}  # ranker -> the model that ranks all users after the ranker's candidates
 
 
@@ -41,7 +48,8 @@ class ListFilter(Protocol):
     def allowed_mask(self, user: int, cutoff: int) -> np.ndarray:
         """bool[N]: the users who may be shown.
 
-        user: the requesting user's internal id, N for a user who is not in the log; cutoff: UTC second of the list.
+        user: the requesting user's internal id, or N, the number of users of the log, for a user who is not in it;
+        cutoff: UTC second.
         """
         ...
 
@@ -59,7 +67,7 @@ class HasEventsFilter:
 
 @dataclass(frozen=True)
 class RecommenderState:
-    """What models and heuristics need for lists as of one cutoff. Immutable, so threads may share it."""
+    """What models and heuristics need for lists as of one cutoff. Threads may share it: its results never change."""
 
     snapshot: FeatureSnapshot
     """eligible users, and the features of all users"""
@@ -80,9 +88,10 @@ class Recommender:
         opted_out: np.ndarray | None = None,
         feature_view: FeatureView | None = None,
     ):
-        """retrievers: one for each model; heuristics, boosters: None for a recommender without heuristics or rankers;
-        boosters: name of a ranker, as in `SOURCES` -> its trees; opted_out: bool[N], users who must not be listed;
-        feature_view: the log, with the texts that make users eligible, by default those of the first retriever."""
+        """retrievers: one for each model; heuristics: None for a recommender without; boosters: name of a ranker, as in
+        `SOURCES` -> its trees, None without rankers; opted_out: bool[N], users who must not be listed; feature_view:
+        histories, features and texts that decide who is eligible and that rankers read, by default those of the first
+        retriever."""
         self.retrievers = {retriever.name: retriever for retriever in retrievers}
         self.heuristics, self.boosters = heuristics, boosters or {}
         self.feature_view = feature_view or next(iter(self.retrievers.values())).feature_view
@@ -96,9 +105,10 @@ class Recommender:
         return (*self.boosters, *self.retrievers, *(HEURISTICS if self.heuristics else ()))
 
     def state_at(self, num_visible: int, cutoff: int) -> RecommenderState:
-        """The state as of a cutoff, with `num_visible` events before it; the latest MAX_CACHED_STATES are cached.
+        """The state as of a cutoff, with `num_visible` events before it. The last MAX_CACHED_STATES used are cached.
 
-        The first thread that needs a state computes it. Threads that need the same state wait for it, others do not.
+        The first thread that needs a state computes it. Threads that need the same state wait for it; threads that need
+        another one do not.
         """
         key = num_visible, cutoff
         with self._lock:
@@ -119,7 +129,7 @@ class Recommender:
         return future.result()
 
     def _make_state(self, num_visible: int, cutoff: int, previous: RecommenderState | None) -> RecommenderState:
-        """Computes a state. previous: the state of any cutoff, from which unchanged vectors are copied."""
+        """Computes a state. previous: that of any other cutoff, from which unchanged vectors are copied."""
         snapshot = FeatureSnapshot(self.feature_view, num_visible, cutoff, self.opted_out)
         views = {
             name: retriever.view_at(snapshot, previous.views[name] if previous else None)
@@ -127,18 +137,22 @@ class Recommender:
         }
         return RecommenderState(snapshot, views, self.heuristics.state_at(snapshot) if self.heuristics else None)
 
-    def rank(self, request: RequestBatch, names: Sequence[str]) -> Ranking:
-        """Ranks all eligible users for each request, by the models, heuristics and rankers with these names."""
+    def rank(self, requests: RequestBatch, names: Sequence[str]) -> Ranking:
+        """The rankings for each request by the models, heuristics and rankers with these names.
+
+        Searches for the CANDIDATE_DEPTH best users of each model and heuristic that they need. `Ranking.top` searches
+        again where a longer list is needed.
+        """
         sources = dict.fromkeys(source for name in names for source in SOURCES.get(name, (name,)))
         sources |= dict.fromkeys(FALLBACK_MODEL[name] for name in names if name in FALLBACK_MODEL)
-        queries = {name: self.retrievers[name].queries(request) for name in sources if name in self.retrievers}
+        queries = {name: self.retrievers[name].queries(requests) for name in sources if name in self.retrievers}
         heuristics = [name for name in sources if name not in self.retrievers]
-        ids = {name: np.full((len(request), CANDIDATE_DEPTH), -1) for name in sources}
-        scores = {name: np.full((len(request), CANDIDATE_DEPTH), -np.inf, np.float32) for name in queries}
-        groups = group_by_cutoff(request)
+        ids = {name: np.full((len(requests), CANDIDATE_DEPTH), -1) for name in sources}
+        scores = {name: np.full((len(requests), CANDIDATE_DEPTH), -np.inf, np.float32) for name in queries}
+        groups = group_by_cutoff(requests)
         for rows in groups:
-            state = self.state_at(int(request.num_visible[rows[0]]), int(request.cutoff[rows[0]]))
-            group, row_tensor = request.select(rows), torch.from_numpy(rows)
+            state = self.state_at(int(requests.num_visible[rows[0]]), int(requests.cutoff[rows[0]]))
+            group, row_tensor = requests.select(rows), torch.from_numpy(rows)
             excluded, user = ExcludedPairs.of(group), torch.from_numpy(group.user)
             for name, query in queries.items():
                 view = state.views[name]
@@ -151,29 +165,32 @@ class Recommender:
                     for b, lists in zip(user_rows, lists_of_rows, strict=True):
                         for name, users in lists.items():
                             ids[name][rows[b]] = users
-        return Ranking(self, request, queries, CandidateLists(ids, scores))
+        return Ranking(self, requests, queries, CandidateLists(ids, scores))
 
 
-def _by_user(request: RequestBatch) -> list[tuple[int, np.ndarray]]:
+def _by_user(requests: RequestBatch) -> list[tuple[int, np.ndarray]]:
     """The distinct requesting users, each with the rows of their requests, int64."""
-    order = np.argsort(request.user, kind="stable")
-    cuts = np.flatnonzero(np.diff(request.user[order])) + 1
-    return [(int(request.user[rows[0]]), rows) for rows in np.split(order, cuts)]
+    order = np.argsort(requests.user, kind="stable")
+    cuts = np.flatnonzero(np.diff(requests.user[order])) + 1
+    return [(int(requests.user[rows[0]]), rows) for rows in np.split(order, cuts)]
 
 
 class Ranking:
-    """The rankings of all eligible users for B requests, by models, heuristics and rankers. Users are internal ids."""
+    """The rankings for B requests by models, heuristics and rankers. Users are internal ids."""
 
     def __init__(
-        self, recommender: Recommender, request: RequestBatch, queries: dict[str, Query], lists: CandidateLists
+        self, recommender: Recommender, requests: RequestBatch, queries: dict[str, Query], lists: CandidateLists
     ):
-        """queries: name of a model -> query vectors of the requests; lists: the CANDIDATE_DEPTH best users for each
-        request by each model and heuristic."""
-        self.recommender, self.request, self.queries, self.lists = recommender, request, queries, lists
+        """queries: name of a model -> query vectors of the requests; lists: the CANDIDATE_DEPTH best users by each
+        model and heuristic."""
+        self.recommender, self.requests, self.queries, self.lists = recommender, requests, queries, lists
         self._ranked: dict[str, RankedLists] = {}
 
     def head(self, name: str) -> RankedLists:
-        """The head of a ranking: the CANDIDATE_DEPTH best users of a model or heuristic, all candidates of a ranker."""
+        """The head of a ranking: the CANDIDATE_DEPTH best users of a model or heuristic, all candidates of a ranker.
+
+        Heuristics have no scores: theirs are 0.
+        """
         if name not in self.recommender.boosters:
             ids = self.lists.ids[name]
             return RankedLists(ids, self.lists.scores.get(name, np.zeros(ids.shape, np.float32)))
@@ -189,19 +206,19 @@ class Ranking:
         return self._ranked[name]
 
     def features(self, name: str, users: np.ndarray) -> np.ndarray:
-        """float32[B, K, D]: the features that ranker `name` reads, of users, int64[B, K], for the B requests."""
-        return ranker_features(self.recommender.feature_view, self.request, self.lists, users, SOURCES[name])
+        """float32[B, K, D]: the features from which ranker `name` scores users, int64[B, K], see `ranker_features`."""
+        return ranker_features(self.recommender.feature_view, self.requests, self.lists, users, SOURCES[name])
 
     def top(
-        self, name: str, k: int = LIST_DEPTH, list_filter: ListFilter | None = None, requests: np.ndarray | None = None
+        self, name: str, k: int = LIST_DEPTH, list_filter: ListFilter | None = None, rows: np.ndarray | None = None
     ) -> RankedLists:
-        """The first k users of a ranking that `list_filter` allows; padded with -1 and -inf if there are fewer.
+        """The first k users of a ranking that `list_filter` allows; ids are padded with -1 if there are fewer.
 
-        requests: int64[R], the rows of the requests to return, by default all.
+        rows: int64[R], the requests whose lists to return, by default all.
 
-        If the head of a ranking has fewer than k allowed users, a model searches for the k best among all allowed
-        users. The ranker `both` appends all other users, in the order of the two-tower model. Lists of heuristics and
-        of other rankers end after their head. Example for `both` and k = 4, where users 7 and 3 are the candidates:
+        If fewer than k users of the head are allowed, a model searches for the k best among all allowed users. The
+        ranker `both` appends all other users, in the order of the two-tower model. Lists of heuristics and of other
+        rankers end after their head. Example for `both` and k = 4, where users 7 and 3 are the candidates:
 
             ranker           7: 2.0   3: 0.5
             two-tower        3: 8.0   9: 7.5   7: 7.0   5: 6.0
@@ -210,7 +227,7 @@ class Ranking:
         Users 9 and 5 keep the two-tower model's order. Their scores are shifted by 0.5 - 8.0, which moves that model's
         best score to the score of the last candidate, so that scores do not rise after the candidates.
         """
-        rows = np.arange(len(self.request)) if requests is None else requests
+        rows = np.arange(len(self.requests)) if rows is None else rows
         head = self.head(name)
         ids, scores = head.ids[rows], head.scores[rows]
         is_exhausted = (ids < 0).any(1)
@@ -222,40 +239,41 @@ class Ranking:
             scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
         if name in FALLBACK_MODEL or name in self.recommender.retrievers:
             for i in np.flatnonzero((ids < 0).any(1) & (~is_exhausted | (name in FALLBACK_MODEL))):
-                self._fill_from_fallback(name, int(rows[i]), ids[i], scores[i], list_filter)
+                self._complete_list(name, int(rows[i]), ids[i], scores[i], list_filter)
         return RankedLists(ids, scores)
 
     def _filter(
         self, ids: np.ndarray, scores: np.ndarray, rows: np.ndarray, list_filter: ListFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Drops the users whom the filter does not allow; those behind them move up, and the end is padded.
+        """Drops the users whom the filter does not allow. Those behind them move up, and the end is padded.
 
         ids, scores: [R, K], the lists of the requests in `rows`, int64[R].
         """
         is_allowed = np.zeros(ids.shape, bool)
-        for i, (user, cutoff) in enumerate(zip(self.request.user[rows], self.request.cutoff[rows], strict=True)):
+        for i, (user, cutoff) in enumerate(zip(self.requests.user[rows], self.requests.cutoff[rows], strict=True)):
             is_allowed[i] = list_filter.allowed_mask(int(user), int(cutoff))[ids[i]]
         is_allowed &= ids >= 0
         order = np.argsort(~is_allowed, 1, kind="stable")
         ids, scores = np.where(is_allowed, ids, -1), np.where(is_allowed, scores, np.float32(-np.inf))
         return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
 
-    def _fill_from_fallback(
+    def _complete_list(
         self, name: str, row: int, ids: np.ndarray, scores: np.ndarray, list_filter: ListFilter | None
     ) -> None:
-        """Fills the list of the request in `row` after the head of the ranking, in place; see `top` for an example.
+        """Completes, in place, the list of the request in `row`, whose head has fewer than k allowed users; see `top`.
 
-        ids: int64[k], scores: float32[k]: the allowed users of the head, then -1 and -inf.
+        ids: int64[k], scores: float32[k]: the allowed users of the head, then padding. The list of a model is searched
+        again as a whole; a ranker's list is continued with its fallback model.
         """
-        request, model = self.request, FALLBACK_MODEL.get(name, name)
-        user, cutoff = int(request.user[row]), int(request.cutoff[row])
+        requests, model = self.requests, FALLBACK_MODEL.get(name, name)
+        user, cutoff = int(requests.user[row]), int(requests.cutoff[row])
         allowed = None if list_filter is None else list_filter.allowed_mask(user, cutoff)
-        excluded, start, shift = request.excluded(row), 0, np.float32(0)
+        excluded, start, shift = requests.excluded(row), 0, np.float32(0)
         if name in FALLBACK_MODEL:
             head, model_ids = self.head(name), self.lists.ids[model][row]
             ranked = head.ids[row][head.ids[row] >= 0]
             start, excluded = int((ids >= 0).sum()), np.concatenate([excluded, ranked])
-            # Shift the scores of the model: its best score becomes that of the last candidate.
+            # Shift the scores of the fallback model: its best score becomes that of the last candidate.
             if len(ranked) and model_ids[0] >= 0:
                 shift = head.scores[row][len(ranked) - 1] - self.lists.scores[model][row, 0]
             is_next = (model_ids >= 0) & ~np.isin(model_ids, ranked)
@@ -266,11 +284,11 @@ class Ranking:
             scores[start : start + len(column)] = self.lists.scores[model][row, column] + shift
             if ids[-1] >= 0 or model_ids[-1] < 0:  # the list is full, or the model has no further users
                 return
-        state = self.recommender.state_at(int(request.num_visible[row]), cutoff)
+        state = self.recommender.state_at(int(requests.num_visible[row]), cutoff)
         result = self.recommender.retrievers[model].search(
             state.views[model],
             self.queries[model].select(torch.tensor([row])),
-            torch.from_numpy(request.user[row : row + 1]),
+            torch.from_numpy(requests.user[row : row + 1]),
             len(ids) - start,
             ExcludedPairs(torch.zeros(len(excluded), dtype=torch.long), torch.from_numpy(excluded)),
             None if allowed is None else torch.from_numpy(allowed),

@@ -1,7 +1,7 @@
 """Batches of requests for lists of recommended users, the same for evaluation and serving.
 
-A request holds everything that the ranking of all users depends on. The length of the list, and constraints on who is
-shown, are not part of it: they only cut and filter the ranking.
+A request holds everything, apart from log and models, that a ranking depends on. The length of the list, and
+constraints on who is shown, are not part of it: they only cut and filter the ranking.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from befriend.data.event_log import EventLog
 from befriend.features.histories import Histories
 
 LIST_DEPTH = 100
-"""length of the lists that are evaluated"""
+"""length of the lists that the evaluation scores"""
 CANDIDATE_DEPTH = 128
-"""number of candidates that each model and each heuristic gives, however short the list: some may be filtered out"""
+"""number of users that each model and each heuristic ranks, however short the list: some may be filtered out"""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class RequestBatch:
     user: np.ndarray
     """int64[B], the requesting users, internal ids; N, the number of users, for a user who is not in the log"""
     num_visible: np.ndarray
-    """int64[B], number of events before the cutoff; list b may depend on no other event"""
+    """int64[B], number of events before the cutoff; apart from `exclude`, list b depends on no later event"""
     cutoff: np.ndarray
     """int64[B], UTC second as of which the list is made: only events and texts before it count"""
     action: np.ndarray
     """int64[B], the action that the user is about to do, index into `EventLog.actions`; UNKNOWN_ACTION if not known"""
     regime: np.ndarray
-    """int64[B], how fresh and how informed the list is (daily, live, ...), index into `data.regimes.REGIMES`"""
+    """int64[B], index into `data.regimes.REGIMES`: which events are visible (daily, live, ...), an input of models"""
     exclude_indptr: np.ndarray
     """int64[B + 1], offsets into `exclude`"""
     exclude: np.ndarray
@@ -71,7 +71,7 @@ class RankedLists:
     ids: np.ndarray
     """int64[B, k], padded with -1"""
     scores: np.ndarray
-    """float32[B, k], padded with -inf"""
+    """float32[B, k], padded with -inf; 0 for users listed by a heuristic, which has no scores"""
 
 
 class RequestBuilder:
@@ -93,7 +93,7 @@ class RequestBuilder:
         """Builds a batch of B requests.
 
         user, action, regime: int64[B], as in `RequestBatch`; cutoff: int64[B], UTC second before which events count for
-        the ranking; filter_at: int64[B], UTC second before which events exclude users from the list, at or after the
+        the ranking; filter_at: int64[B], UTC second before which events exclude users from the list, not before the
         cutoff (a list that is made at night is filtered when it is shown); exclude_contacts: bool[B], whether the list
         leaves out existing contacts.
         """
@@ -138,15 +138,15 @@ class RequestBuilder:
         return self.neighbor[window].astype(np.int64), self.log.is_contact[event], self.log.is_exclude[event]
 
 
-def group_by_cutoff(request: RequestBatch) -> list[np.ndarray]:
+def group_by_cutoff(requests: RequestBatch) -> list[np.ndarray]:
     """The rows of the requests with the same cutoff, int64 each, cutoff by cutoff in order of time."""
-    order = np.lexsort((request.cutoff, request.num_visible))
-    num_visible, cutoff = request.num_visible[order], request.cutoff[order]
+    order = np.lexsort((requests.cutoff, requests.num_visible))
+    num_visible, cutoff = requests.num_visible[order], requests.cutoff[order]
     cuts = np.flatnonzero((np.diff(num_visible) != 0) | (np.diff(cutoff) != 0)) + 1
     return [rows for rows in np.split(order, cuts) if len(rows)]
 
 
-def request_tensors(request: RequestBatch) -> dict[str, torch.Tensor]:
+def request_tensors(requests: RequestBatch) -> dict[str, torch.Tensor]:
     """user, num_visible, cutoff, action and regime as tensors, int64[B]."""
     names = ("user", "num_visible", "cutoff", "action", "regime")
-    return {name: torch.from_numpy(np.ascontiguousarray(getattr(request, name))) for name in names}
+    return {name: torch.from_numpy(np.ascontiguousarray(getattr(requests, name))) for name in names}

@@ -1,20 +1,23 @@
 """Base class of the retrievers: candidate generation with a trained model, as of any point in time.
 
-A list is made as of a *cutoff*, a UTC second: only events before it count. A user is *eligible* if they may be
-recommended as of the cutoff: they have an event or a text before it, and did not opt out.
+A list is made as of a *cutoff*, a UTC second: only events and texts before it count. A user is *eligible* if they may
+be recommended as of the cutoff: they have an event or a text before it, and did not opt out.
 
-The score of a user is the sum of four terms:
+The score of a user is the sum of up to four terms:
 
 - static term: from the user's embedding or tokens, which no event changes after training;
-- neighbor term: from the embeddings of the users with whom the user was in contact most recently;
+- neighbor term: from the embeddings of the *recent neighbors*, the other users of the user's latest events;
 - dynamic term: from the user's recent activity and texts;
-- pointer term: only for *history candidates*, the users of the latest events of the requesting user; from what happened
-  between the two, as in a pointer network.
+- pointer term: from the past events between the user and the requesting user, as in a pointer network. Only *history
+  candidates*, the other users of the requesting user's latest events, get it.
 
-Neighbor and dynamic term are computed for each cutoff. A search has two steps. Matrix products in single precision
-propose users. Then the proposals and the history candidates are scored in double precision, and these exact scores,
-rounded once, decide who is listed and in which order. So a list does not depend on which other lists are requested in
-the same batch, although matrix products of different shapes round differently.
+The vectors of neighbor and dynamic term are computed for each cutoff. A search has two steps. Scores in single
+precision propose users. Then the proposals and the history candidates are scored in double precision, and these exact
+scores, rounded once, decide who is listed and in which order. So a list does not depend on which other lists are
+requested in the same batch, although matrix products of different shapes round differently.
+
+Shapes: B requests; N users of the log; E eligible users; K users of one request; C history candidates; P pairs; D,
+width of an embedding; W, width of the vectors that are multiplied.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ from befriend.retrieval.requests import RequestBatch, request_tensors
 
 M = TypeVar("M", bound=QueryTower)
 EXTRA_PROPOSALS = 32  # users proposed beyond the k to be listed
-ROUNDING_MARGIN = 1e-4  # scores in single and in double precision differ by less, relative to the score
-DOUBLES_PER_BATCH = 2**22  # elements of the largest tensor in double precision: 32 MiB
+ROUNDING_MARGIN = 1e-4  # scores in single and in double precision differ by less, relative to max(1, |score|)
+DOUBLES_PER_BATCH = 2**22  # elements of the vectors that are scored at a time in double precision: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ class ModelView:
     snapshot: FeatureSnapshot
     """the eligible users, and the features of all users as of the cutoff"""
     vectors: Tensor
-    """float32[E, W], one vector per eligible user. The inner product with a query vector is the score without the
-    pointer term; for the STU model, which computes the static term from tokens, without the static term too"""
+    """float32[E, W], one vector per eligible user. Two-tower model: the inner product with `Query.vector` is the score
+    without the pointer term. STU model, whose static term comes from tokens: the inner product with
+    `Query.time_dependent` is the neighbor plus the dynamic term"""
     neighbor_vectors: Tensor
-    """float32[N, D], the mean embedding of each user's recent neighbors; [0, 0] without a neighbor term"""
+    """float32[N, D], the mean embedding of each user's recent neighbors; float32[0, 0] without a neighbor term"""
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,20 @@ class ExcludedPairs:
     """int64[P]"""
 
     @classmethod
-    def of(cls, request: RequestBatch) -> ExcludedPairs:
+    def of(cls, requests: RequestBatch) -> ExcludedPairs:
         """The pairs that a batch of requests excludes."""
-        return cls(torch.from_numpy(request.exclude_row), torch.from_numpy(request.exclude))
+        return cls(torch.from_numpy(requests.exclude_row), torch.from_numpy(requests.exclude))
 
     def with_pairs(self, row: Tensor, user: Tensor) -> ExcludedPairs:
         """These pairs and the given ones. row, user: int64[P']."""
         return ExcludedPairs(torch.cat([self.row, row]), torch.cat([self.user, user]))
 
     def contains(self, users: Tensor, size: int) -> Tensor:
-        """bool[B, K]: whether row b excludes users[b, k]. users: int64[B, K], all ids below `size`."""
+        """bool[B, K]: whether row b excludes users[b, k]. users: int64[B, K]. All ids have to be below `size`."""
         rows = torch.arange(len(users))[:, None]
         return torch.isin(rows * size + users, self.row * size + self.user)
 
-    def of_rows(self, rows: Tensor) -> ExcludedPairs:
+    def select_rows(self, rows: Tensor) -> ExcludedPairs:
         """The pairs of these rows, int64, ascending; the rows are renumbered 0, 1, ..."""
         new_row = torch.searchsorted(rows, self.row).clamp(max=max(len(rows) - 1, 0))
         selected = rows[new_row] == self.row if len(rows) else torch.zeros(len(self.row), dtype=torch.bool)
@@ -90,39 +94,42 @@ class ExcludedPairs:
 
 @dataclass(frozen=True)
 class HistoryCandidates:
-    """The distinct users of the latest events of B requesting users. Only they get the pointer term."""
+    """The distinct other users of the latest events of B requesting users. Only they get the pointer term."""
 
     users: Tensor
-    """int64[B, C], internal ids"""
+    """int64[B, C], internal ids, 0 in the padding"""
     mask: Tensor
-    """bool[B, C], False where a row is padded"""
+    """bool[B, C], False in the padding"""
     pointer_scores: Tensor
-    """float64[B, C], the pointer term of each"""
+    """float64[B, C], the pointer term of each, arbitrary in the padding"""
 
 
 class Retriever(ABC, Generic[M]):
-    """A trained model on an event log. No method changes what it returns for a request, so threads may share it."""
+    """A trained model on an event log. Threads may share it.
+
+    The result for a request is always the same, but for an approximate index, which is trained on the first view.
+    """
 
     @torch.no_grad()
-    def __init__(self, name: str, model: M, feature_view: FeatureView, query_settings: ModelSettings):
+    def __init__(self, name: str, model: M, feature_view: FeatureView, model_settings: ModelSettings):
         """name: of the model, as in `befriend.retrieval.ranker.MODELS`; feature_view: the log as the model reads it;
-        query_settings: the settings with which the model was trained."""
-        self.name, self.model, self.feature_view, self.query_settings = name, model.eval(), feature_view, query_settings
+        model_settings: the architecture with which the model was trained."""
+        self.name, self.model, self.feature_view, self.model_settings = name, model.eval(), feature_view, model_settings
         self.activity = feature_view.activity
-        self.embedding_rows = model.users.lookup()
+        self.embedding_lookup = model.users.lookup()
         self.double_model = copy.deepcopy(model).double()
-        self.double_rows = self.double_model.users.lookup()
+        self.double_lookup = self.double_model.users.lookup()
 
     @abstractmethod
     def static_vectors(self, users: Tensor) -> Tensor:
-        """float32[E, W']: vectors of users, int64[E], for the static term, equal at every cutoff; W' may be 0.
+        """float32[E, W']: vectors of users, int64[E], for the static term, the same at every cutoff.
 
-        They are the first columns of `ModelView.vectors`.
+        They are the first W' columns of `ModelView.vectors`; W' may be 0.
         """
 
     @abstractmethod
     def static_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
-        """float64[B, K]: the static term of the scores of users, int64[B, K], for B queries."""
+        """float64[B, K]: the static term of the scores of eligible users, int64[B, K]. query: float64."""
 
     @abstractmethod
     def eligible_scores(self, view: ModelView, query: Query) -> Tensor:
@@ -134,15 +141,17 @@ class Retriever(ABC, Generic[M]):
     ) -> SearchResult:
         """The k best users for each of B queries, by score in single precision, without the pointer term.
 
-        query: float32; excluded: users not to return for a query; allowed: bool[N], users who may be listed at all,
-        None: all eligible users. The result holds internal ids, not rows of the view.
+        Subclasses search exactly or approximately. query: float32; excluded: users not to return for a query; allowed:
+        bool[N], users who may be listed at all, None: all eligible users. The result has width k, and holds internal
+        ids, not rows of the view.
         """
 
     @torch.no_grad()
     def view_at(self, snapshot: FeatureSnapshot, previous: ModelView | None = None) -> ModelView:
         """Computes the vectors of all eligible users as of the cutoff of a snapshot.
 
-        previous: the view of any cutoff, from which the neighbor vectors of users without new events are copied.
+        previous: the view of any other cutoff, from which the neighbor vectors of users with the same last event are
+        copied.
         """
         activity, model, ids = self.activity, self.model, snapshot.eligible_users
         blocks = [self.static_vectors(ids)]
@@ -155,9 +164,9 @@ class Retriever(ABC, Generic[M]):
                 neighbor = previous.neighbor_vectors.clone()
                 changed = (snapshot.last_entry != previous.snapshot.last_entry).nonzero().squeeze(1)
             recent_neighbors = activity.recent_neighbors(
-                changed, snapshot.last_entry[changed] + 1, self.query_settings.recent_neighbors
+                changed, snapshot.last_entry[changed] + 1, self.model_settings.recent_neighbors
             )
-            neighbor[changed] = model.neighbor_vectors(recent_neighbors, self.embedding_rows)
+            neighbor[changed] = model.neighbor_vectors(recent_neighbors, self.embedding_lookup)
             blocks.append(neighbor[ids])
         if model.dynamic is not None:
             has_texts = self.feature_view.texts.width > 0
@@ -174,32 +183,33 @@ class Retriever(ABC, Generic[M]):
         return view
 
     @torch.no_grad()
-    def queries(self, request: RequestBatch) -> Query:
+    def queries(self, requests: RequestBatch) -> Query:
         """The query vectors of B requests, in double precision.
 
         A user without an event or text before the cutoff gets the query of an unknown user.
         """
-        length, unknown = self.query_settings.history_length, self.feature_view.log.num_users
-        columns = request_tensors(request)
-        # Equal queries are computed once (a request with existing contacts on its list, and one without them). Requests
-        # of the same user with the same cutoff share one encoded history.
+        length, unknown = self.model_settings.history_length, self.feature_view.log.num_users
+        columns = request_tensors(requests)
+        # Requests that differ only in the users to exclude share one query. Requests of the same user with the same
+        # cutoff share one encoded history.
         distinct, query_of_request = torch.stack(list(columns.values())).unique(return_inverse=True, dim=1)
         user, _, _, action, regime = distinct
         (actor, num_visible, cutoff), row = distinct[:3].unique_consecutive(return_inverse=True, dim=1)
         actor = torch.where(self.feature_view.has_event_or_text(actor, num_visible, cutoff), actor, unknown)
         history = self.feature_view.encoder_histories.gather(actor, num_visible, length)
+        unused = actor  # the targets, and the action of the batch, have no effect on a query
         batch = NextTargetPredictionBatch(
-            actor, history.action, history.other_user, history.mask, actor, actor, history.received, history.timestamp
+            actor, history.action, history.other_user, history.mask, unused, unused, history.received, history.timestamp
         )
         features = None
-        if self.query_settings.freshness:
+        if self.model_settings.freshness:
             features = self.feature_view.features(
                 actor, self.activity.last_entries(actor, num_visible), num_visible, cutoff
             ).double()[row]
         state = torch.full_like(row, length)
-        positions = Positions(row, state, self.feature_view.actions(action), user, regime, features)
-        states = self.double_model.encode_history(batch, self.double_rows)
-        return self.double_model.query(batch, positions, states, self.double_rows).select(query_of_request)
+        positions = Positions(row, state, self.feature_view.actions(action), user, regime, features)  # user: unused
+        states = self.double_model.encode_history(batch, self.double_lookup)
+        return self.double_model.query(batch, positions, states, self.double_lookup).select(query_of_request)
 
     @torch.no_grad()
     def history_candidates(self, view: ModelView, query: Query, user: Tensor) -> HistoryCandidates:
@@ -208,7 +218,7 @@ class Retriever(ABC, Generic[M]):
         num_visible = torch.full_like(user, snapshot.num_visible)
         end = activity.histories.end_offsets(user, num_visible)
         entry = activity.recent_distinct_entries(
-            end, user, num_visible, self.query_settings.history_candidates if pointer is not None else 0
+            end, user, num_visible, self.model_settings.history_candidates if pointer is not None else 0
         )
         users = activity.neighbors(entry)
         if pointer is None:
@@ -236,9 +246,9 @@ class Retriever(ABC, Generic[M]):
 
     @torch.no_grad()
     def all_scores(self, view: ModelView, query: Query, user: Tensor, excluded: ExcludedPairs) -> Tensor:
-        """float32[B, E]: scores of all eligible users, with all terms, in single precision; -inf for excluded users.
+        """float32[B, E]: scores of all eligible users, with all terms, in single precision.
 
-        Parameters as in `search`.
+        -inf for excluded users, and for the requesting user. Parameters as in `search`.
         """
         total, history = self.eligible_scores(view, query), self.history_candidates(view, query, user)
         row_of_user = torch.cat([view.snapshot.row_of_user, torch.tensor([-1])])
@@ -261,21 +271,23 @@ class Retriever(ABC, Generic[M]):
     ) -> SearchResult:
         """The k best users for each of B queries, by score, ties by the smaller internal id.
 
-        query: from `queries`; user: int64[B], the requesting users, who are never on their own lists; excluded: users
-        not to return for a query; allowed: bool[N], users who may be listed at all, None: all eligible users.
+        They are the best of all eligible users if `propose` is exact. query: from `queries`; user: int64[B], the
+        requesting users, who are never on their own lists; excluded: users not to return for a query; allowed: bool[N],
+        users who may be listed at all, None: all eligible users.
         """
         history = self.history_candidates(view, query, user)
         rows = torch.arange(len(user))
-        hidden = excluded.with_pairs(rows, user)
+        excluded_or_self = excluded.with_pairs(rows, user)
         eligible = view.snapshot.eligible if allowed is None else view.snapshot.eligible & allowed
-        may_be_listed = history.mask & eligible[history.users] & ~hidden.contains(history.users, len(eligible) + 1)
+        is_excluded = excluded_or_self.contains(history.users, len(eligible) + 1)
+        may_be_listed = history.mask & eligible[history.users] & ~is_excluded
         scores = (self.exact_scores(view, query, history.users) + history.pointer_scores).masked_fill(
             ~may_be_listed, -torch.inf
         )
         row, column = history.mask.nonzero(as_tuple=True)
-        hidden = hidden.with_pairs(row, history.users[row, column])
+        not_proposed = excluded_or_self.with_pairs(row, history.users[row, column])
         scored_history = SearchResult(history.users, scores)
-        return self._search(view, query, k, EXTRA_PROPOSALS, scored_history, hidden, allowed)
+        return self._search(view, query, k, EXTRA_PROPOSALS, scored_history, not_proposed, allowed)
 
     def _search(
         self,
@@ -284,15 +296,16 @@ class Retriever(ABC, Generic[M]):
         k: int,
         extra: int,
         history: SearchResult,
-        hidden: ExcludedPairs,
+        not_proposed: ExcludedPairs,
         allowed: Tensor | None,
     ) -> SearchResult:
         """Proposes users in single precision, then ranks them and the history candidates by exact scores.
 
         extra: number of users proposed beyond k; history: the history candidates with their scores, float64[B, C], -inf
-        for those who must not be listed; hidden: pairs that must not be proposed, which include the history candidates.
+        for those who must not be listed; not_proposed: the excluded users, the requesting users and the history
+        candidates.
         """
-        proposals = self.propose(view, query.to_dtype(torch.float32), k + extra, hidden, allowed)
+        proposals = self.propose(view, query.to_dtype(torch.float32), k + extra, not_proposed, allowed)
         is_proposed = proposals.ids >= 0
         ids = proposals.ids.clamp(min=0)
         eligible_users = view.snapshot.eligible_users
@@ -300,14 +313,16 @@ class Retriever(ABC, Generic[M]):
         scored = torch.where(is_proposed, ids, eligible_users[:1]) if len(eligible_users) else ids
         exact = self.exact_scores(view, query, scored).masked_fill(~is_proposed, -torch.inf)
         result = best_of_each_row(torch.cat([history.ids, ids], 1), torch.cat([history.scores, exact], 1).float(), k)
-        # Up to rounding, users who were not proposed score at most as much as the last proposal. Where the last
-        # proposal scores almost as much as the k-th result, the search is repeated with more proposals.
+        # If `propose` is exact, users who were not proposed score at most as much as the last proposal, up to rounding.
+        # Where the last proposal scores almost as much as the k-th result, search again with more proposals.
         last_proposal, kth = proposals.scores[:, -1], result.scores[:, -1]
         in_doubt = is_proposed[:, -1] & (last_proposal >= kth - ROUNDING_MARGIN * kth.abs().clamp(min=1))
         if in_doubt.any():
             rows = in_doubt.nonzero().squeeze(1)
             subset = SearchResult(history.ids[rows], history.scores[rows])
-            retried = self._search(view, query.select(rows), k, 8 * extra, subset, hidden.of_rows(rows), allowed)
+            retried = self._search(
+                view, query.select(rows), k, 8 * extra, subset, not_proposed.select_rows(rows), allowed
+            )
             result.ids[rows], result.scores[rows] = retried.ids, retried.scores
         return result
 

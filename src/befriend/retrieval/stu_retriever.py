@@ -1,8 +1,8 @@
-"""Retrieval with the STU model: log-probabilities of users by their tokens, plus neighbor and dynamic terms.
+"""Retrieval with the STU model: log-probabilities of users by their tokens, plus neighbor, dynamic and pointer terms.
 
 An STU (social tokenized user id) is the semantic ID of a user, as in TIGER: L tokens of a residual quantizer, unique to
-the user. The model generates the STU of the next target token by token. The terms are those of
-`befriend.retrieval.retriever`.
+the user. The model generates the STU of the next target token by token. A *view* holds the vectors of all eligible
+users (those who may be recommended) as of one cutoff. Terms and views are explained in `befriend.retrieval.retriever`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from befriend.retrieval.knn import SearchResult
 from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever, rows_to_users
 from befriend.tokens.trie import Trie
 
-BEAM_WIDTH = 50  # prefixes per level that beam search continues
-SCORES_PER_BATCH = 2**24  # scores computed at a time, float32: 64 MiB
+BEAM_WIDTH = 50  # minimum number of prefixes that beam search continues per level; more if it returns more users
+SCORES_PER_BATCH = 2**24  # scores of users computed at a time, float32: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         model: NextTargetPredictionSTU,
         stus: Tensor,
         feature_view: FeatureView,
-        query_settings: StuModelSettings,
+        model_settings: StuModelSettings,
         beam_width: int | None = None,
     ):
-        """stus: int64[N, L], of all users of the log; feature_view: the log as the model reads it; query_settings: the
-        settings with which the model was trained; beam_width: number of beams, None to score all users."""
+        """stus: int64[N, L], of all users of the log, to be set in the model; feature_view: the log as the model reads
+        it; model_settings: the architecture with which the model was trained; beam_width: minimum number of beams, None
+        to score all users."""
         model.set_users(stus)
-        super().__init__("stu", model, feature_view, query_settings)
+        super().__init__("stu", model, feature_view, model_settings)
         self.beam_width, self.trie = beam_width, Trie.of(stus)
 
     def static_vectors(self, users: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class StuRetriever(Retriever[NextTargetPredictionSTU]):
         row_of_user = torch.cat([view.snapshot.row_of_user, torch.tensor([-1])])
         for low in range(0, len(query.static), rows):
             batch = query.select(slice(low, low + rows))
-            pairs = excluded.of_rows(torch.arange(low, low + len(batch.static)))
+            pairs = excluded.select_rows(torch.arange(low, low + len(batch.static)))
             column = row_of_user[pairs.user]
             row, column = pairs.row[column >= 0], column[column >= 0]
             if self.beam_width is None:

@@ -1,7 +1,8 @@
 """Retrieval with the two-tower model: maximum inner product search over the vectors of all eligible users.
 
-Without the pointer term, the score is an inner product, so that an index can propose the best users. The users in the
-requesting user's own history, who alone get the pointer term, are scored one by one; see `Retriever.search`.
+Eligible users are those who may be recommended as of the cutoff of a list. Without the pointer term, the score is an
+inner product, so that an index can propose the best users. History candidates, the users of the requesting user's
+latest events, who alone get the pointer term, are scored one by one; see `Retriever.search`.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
         self,
         model: NextTargetPredictionUserIDs,
         feature_view: FeatureView,
-        query_settings: TwoTowerModelSettings,
+        model_settings: TwoTowerModelSettings,
         approximate: bool = False,
     ):
-        """feature_view: the log as the model reads it; query_settings: the settings with which the model was trained;
-        approximate: search with inverted lists instead of scoring all users."""
-        super().__init__("two-tower", model, feature_view, query_settings)
+        """feature_view: the log as the model reads it; model_settings: the architecture with which the model was
+        trained; approximate: search an `IvfIndex` instead of scoring all users."""
+        super().__init__("two-tower", model, feature_view, model_settings)
         self.approximate = approximate
-        self.user_vectors = model.users(torch.arange(feature_view.log.num_users), self.embedding_rows)
+        self.user_vectors = model.users(torch.arange(feature_view.log.num_users), self.embedding_lookup)
         self.trained_index: IvfIndex | None = None
 
     def static_vectors(self, users: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class TwoTowerRetriever(Retriever[NextTargetPredictionUserIDs]):
     def prepare_view(self, view: ModelView) -> ModelView:
         if not self.approximate:
             return view
-        if self.trained_index is None:  # k-means runs once; for later cutoffs, only the lists are filled again
+        if self.trained_index is None:  # k-means runs once; for other cutoffs, only the lists are filled again
             self.trained_index = IvfIndex.build(view.vectors)
         trained = self.trained_index
         index = trained if trained.vectors is view.vectors else trained.refreshed(view.vectors)

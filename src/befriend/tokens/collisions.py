@@ -1,10 +1,14 @@
 """Distinct STUs for all users: the nearest codes level by level, and what happens when users would get the same STU.
 
-The capacity of a prefix is the number of STUs that begin with it. If a code is full, a user gets the nearest code with
-remaining capacity on that level (mostly the last level, where the capacity of a code is one user). When a table is
+An STU (social tokenized user id) is the semantic ID of a user: one code of each level of a residual quantizer. A code
+is a vector of the level's codebook, and its index there is the token. The capacity of a code, beneath a prefix of
+earlier codes, is the number of STUs that begin with prefix and code. If a code is full, a user gets the nearest code
+with remaining capacity on that level (mostly the last level, where the capacity of a code is one user). When a table is
 created, a full code keeps its nearest users and passes the others on (`assign_by_distance`); when users join the table,
 a full code passes on the later ones (`assign_in_order`). `append_digit` leaves the codes as they are and numbers the
 users who share them. Existing STUs never change.
+
+Shapes: n users; m existing users; L levels; K codes of a level; d, width of a vector of the quantizer.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ def assign_by_distance(vectors: Tensor, codebooks: Sequence[Tensor], balance: fl
     """int64[n, L]: distinct STUs of the first n users of a table; a full code keeps its nearest users.
 
     vectors: float32[n, d]; codebooks: L times float32[K, d]; balance: maximum number of users beneath a prefix, as a
-    multiple of the mean over all prefixes of its length; it does not bind users who join the table later.
+    multiple of the mean over all prefixes of its length; it does not bind users who join the table later. Raises
+    DataError if there are fewer STUs than users.
 
     The capacity of each of the two codes of the first level is three users:
 
@@ -57,7 +62,8 @@ def assign_in_order(vectors: Tensor, codebooks: Sequence[Tensor], existing_stus:
     """int64[n, L]: STUs of users who join a table one after the other, in the order of the rows.
 
     vectors: float32[n, d]; codebooks: L times float32[K, d]; existing_stus: int64[m, L]. On each level, a user gets the
-    nearest code that existing users and earlier rows have not filled, so no row depends on a later one.
+    nearest code that existing users and earlier rows have not filled, so no row depends on a later one. Raises
+    DataError if there are fewer STUs than users.
 
     Four users join a user with the STU 0 1. The capacity of each code of the first level is three users:
 
@@ -112,12 +118,12 @@ def append_digit(codes: Tensor, existing_stus: Tensor, vocabulary: int) -> Tenso
     return torch.cat([codes, digit[len(existing_stus) :, None]], 1)
 
 
-def _require_capacity(codebooks: Sequence[Tensor], users: int) -> list[int]:
+def _require_capacity(codebooks: Sequence[Tensor], num_users: int) -> list[int]:
     """Number of codes of each level. Raises DataError if they make fewer STUs than there are users."""
     sizes = [len(codebook) for codebook in codebooks]
-    if users > math.prod(sizes):
+    if num_users > math.prod(sizes):
         raise DataError(
-            f"{users:,} users need an STU, and {' x '.join(map(str, sizes))} codes make {math.prod(sizes):,}. "
+            f"{num_users:,} users need an STU, and {' x '.join(map(str, sizes))} codes make {math.prod(sizes):,}. "
             "Raise tokenize.codes or tokenize.num_codebooks."
         )
     return sizes
@@ -126,9 +132,10 @@ def _require_capacity(codebooks: Sequence[Tensor], users: int) -> list[int]:
 def _assign_by_distance(vectors: Tensor, codebook: Tensor, prefix: Tensor, capacity: int) -> Tensor:
     """int64[n]: the nearest code with remaining capacity for each vector, float32[n, d]; a full code keeps its nearest.
 
-    This is batched immediate acceptance (the Boston mechanism of matching): in rounds, each unassigned vector applies
-    to its nearest code that is not full, and each code accepts its nearest applicants for good. prefix: int64[n], index
-    of each vector's prefix on the levels above; capacity: maximum number of users of a cell, a code beneath a prefix.
+    This is immediate acceptance (the Boston mechanism of matching): in rounds, each unassigned vector applies to its
+    nearest code that is not full, and each code accepts its nearest applicants for good. After the first round, one
+    block of vectors after the other is assigned, to bound memory. prefix: int64[n], index of each vector's prefix on
+    the levels above; capacity: maximum number of users of a cell, a code beneath a prefix.
     """
     size = len(codebook)
     code = nearest(vectors, codebook)

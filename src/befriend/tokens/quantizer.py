@@ -1,6 +1,11 @@
 """Residual quantizer: encodes vectors as codes and decodes them; each level quantises the residual of those above.
 
 Residual k-means quantises the vectors themselves, an RQ-VAE the latents of its encoder; both give a `Quantizer`.
+
+A *code* is a row of a codebook, given by its number. The codes of a user's vector become the *tokens* of the user's STU
+(social tokenized user id, the semantic ID of a user, as in TIGER) after `collisions` has made them unique.
+
+Tensors are float32 in training. The float64 copy that `Quantizer.double` returns takes and returns float64 instead.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-BLOCK = 2**24  # distances per block: 64 MiB
+BLOCK = 2**24  # distances per block: 64 MiB in single precision, twice that in double
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Quantizer:
     """L codebooks in a latent space of width d, with an encoder into it and a decoder."""
 
     codebooks: tuple[Tensor, ...]
-    """L times float32[K, d]: row k is the vector of code k"""
+    """one float32[K, d] for each level, with a K of its own: row k is the vector of code k"""
     encoder: nn.Module
     """float32[n, D] -> float32[n, d]"""
     decoder: nn.Module
@@ -34,10 +39,10 @@ class Quantizer:
     @torch.no_grad()
     def latents(self, vectors: Tensor) -> Tensor:
         """float32[n, d]: the encoder's output for vectors, float32[n, D]; this is what the codebooks quantise."""
-        return torch.cat([self.encoder(block) for block in vectors.split(2**16)]) if len(vectors) else vectors
+        return torch.cat([self.encoder(block) for block in vectors.split(2**16)])
 
     def codes(self, vectors: Tensor) -> Tensor:
-        """int64[n, L]: the nearest codes of vectors, float32[n, D]; not unique."""
+        """int64[n, L]: the nearest codes of vectors, float32[n, D]. Several vectors may have the same L codes."""
         return encode(self.latents(vectors), self.codebooks)
 
     def double(self) -> Quantizer:
@@ -71,8 +76,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 def distances(vectors: Tensor, codebook: Tensor) -> Tensor:
     """float32[n, K]: squared distances minus the squared length of the vector, which is constant within a row.
 
-    With inputs in double precision, float64[n, d] and [K, d], the results do not depend on n. In single precision, the
-    last bits of a matrix product depend on its shape.
+    The last bits of a matrix product depend on its shape. With float64 inputs, the result is rounded to float32, which
+    hides them in practice, so the distances of a vector do not depend on the n - 1 others. With float32 inputs they do.
     """
     return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).float()
 

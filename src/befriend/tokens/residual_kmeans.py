@@ -1,8 +1,8 @@
 """Residual k-means: clusters the vectors, then their residuals, level by level; then refines all codebooks jointly.
 
-Fitted level by level, a codebook ignores the levels below. Refinement repeats two steps: set each code to the mean
-residual, after all other levels, of the users with this code; and encode the users again. This lowers the error at less
-cost than another level.
+The residual is what remains of a vector after subtracting its nearest code. Fitted level by level, a codebook ignores
+the levels below. Refinement repeats two steps: set each code to the mean residual, after all other levels, of the
+vectors with this code; and encode the vectors again. This mostly lowers the error, without another level.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from befriend.tokens.quantizer import Quantizer, decode, encode, nearest
 
-FIT_VECTORS_PER_CODE = 256
-INIT_VECTORS_PER_CODE = 64  # for the initial centroids, by k-means++ (Arthur and Vassilvitskii 2007)
+FIT_VECTORS_PER_CODE = 256  # at most, for k-means and refinement
+INIT_VECTORS_PER_CODE = 64  # at most, for the initial centroids, by k-means++ (Arthur and Vassilvitskii 2007)
 REFINEMENT_PASSES = 20
 JITTER_SCALE = 1e-3  # deviation of an extra code from a vector, as a share of the vectors' standard deviation
 
 
 def fit_residual_kmeans(vectors: Tensor, sizes: Sequence[int], iterations: int, seed: int, threads: int) -> Quantizer:
-    """A quantizer of vectors, float32[n, D]. sizes: number of codes of each level; iterations: of k-means."""
+    """A quantizer fitted to vectors, float32[n, D]. sizes: number of codes of each level; iterations: of k-means."""
     residual, codebooks = vectors, []
     for level, size in enumerate(sizes):
         codebooks.append(kmeans(residual, size, iterations, seed + level, threads))
@@ -30,7 +30,10 @@ def fit_residual_kmeans(vectors: Tensor, sizes: Sequence[int], iterations: int, 
 
 
 def refine_codebooks(vectors: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The codebooks, L times float32[K, D], refined jointly on vectors, float32[n, D]; those of the best pass."""
+    """The codebooks, L times float32[K, D], refined jointly on vectors, float32[n, D].
+
+    These are the codebooks with the least error, before refinement or after one of the passes.
+    """
     sample = evenly_spaced(vectors, FIT_VECTORS_PER_CODE * max(len(codebook) for codebook in codebooks))
     best, min_error, refined = tuple(codebooks), float("inf"), list(codebooks)
     for _ in range(REFINEMENT_PASSES + 1):
@@ -48,7 +51,7 @@ def refine_codebooks(vectors: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tens
 
 
 def kmeans(vectors: Tensor, size: int, iterations: int, seed: int, threads: int) -> Tensor:
-    """float32[size, D]: centroids of vectors, float32[n, D]; if n < size, the vectors and jittered copies of them."""
+    """float32[size, D]: centroids of vectors, float32[n, D]; if n <= size, the vectors and jittered copies of them."""
     import faiss
     from sklearn.cluster import kmeans_plusplus  # type: ignore[import-untyped]
 

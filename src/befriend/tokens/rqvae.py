@@ -46,7 +46,7 @@ class RqVae(nn.Module):
     """Encoder, residual quantizer and decoder."""
 
     def __init__(self, vectors: Tensor, sizes: Sequence[int], settings: TokenizeSettings):
-        """vectors: float32[n, D], used to initialise encoder, decoder and codebooks."""
+        """vectors: float32[n, D], to initialise encoder, decoder and codebooks; sizes: number of codes per level."""
         from vector_quantize_pytorch import ResidualVQ  # type: ignore[import-untyped]
 
         super().__init__()
@@ -90,7 +90,10 @@ class RqVae(nn.Module):
         return tuple(layer.codebook.detach().clone() for layer in self.quantizer.layers)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction error and weighted commitment, float32[], and codes, int64[n, L]. vectors: float32[n, D]."""
+        """Reconstruction error and weighted commitment loss, float32[] each, and codes, int64[n, L].
+
+        vectors: float32[n, D]. The commitment loss is the squared distance of latents to their codes.
+        """
         latents = self.encoder(vectors)
         quantised, codes, commitment = self.quantizer(latents)
         reconstructed = self.decoder(quantised)
@@ -139,6 +142,8 @@ class RqVaeObjective:
         return VectorBatches(self.vectors, [self.seed, epoch])
 
     def loss(self, batch: VectorBatch) -> BatchLoss:
+        """Reconstruction error plus commitment. Metrics: both, and `distinct`, the number of distinct codes in a batch
+        divided by its size, as the mean over levels."""
         reconstruction, commitment, codes = self.model(batch.vectors)
         used_share = torch.stack([len(column.unique()) / codes.new_tensor(len(column)) for column in codes.T]).mean()
         metrics = {"reconstruction": reconstruction, "commitment": commitment, "distinct": used_share}

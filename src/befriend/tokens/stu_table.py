@@ -1,8 +1,8 @@
 """The table of STUs: the tokens of each user, unique to the user.
 
-An STU (social tokenized user id) is the semantic ID (Rajput et al. 2023, TIGER) of a user. The row of a user is its
-internal id. Users are added to a table but never removed, so a later version of a table begins with the rows of the
-earlier one. The digest of the earlier rows identifies the earlier version.
+An STU (social tokenized user id) is the semantic ID (Rajput et al. 2023, TIGER) of a user: L tokens of a residual
+quantizer. The row of a user is its internal id. Users are added to a table but never removed, so a later version of a
+table begins with the rows of the earlier one. The digest of these rows identifies the earlier version.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from befriend.errors import DataError
 from befriend.files import atomic
 
-TOKEN = "token_{}"
+TOKEN_COLUMN = "token_{}"
 
 
 @dataclass(frozen=True)
 class StuTable:
-    """The STUs of the first N users of a log."""
+    """The STUs of the first N users of a log. Raises DataError if they are not distinct or not in the vocabulary."""
 
     stus: Tensor
     """int64[N, L]"""
@@ -47,25 +47,26 @@ class StuTable:
     def __len__(self) -> int:
         return len(self.stus)
 
-    def digest(self, users: int | None = None) -> str:
-        """SHA-256 of the first `users` STUs (default: all) and the vocabulary."""
-        rows = self.stus[: len(self) if users is None else users].numpy().astype("<i8")
+    def digest(self, num_users: int | None = None) -> str:
+        """SHA-256 of the first `num_users` STUs (default: all) and the vocabulary."""
+        rows = self.stus[: len(self) if num_users is None else num_users].numpy().astype("<i8")
         return hashlib.sha256(f"{self.vocabulary}".encode() + rows.tobytes()).hexdigest()
 
     def append(self, stus: Tensor) -> Self:
         """The table with n more users at the end. stus: int64[n, L]."""
         return type(self)(torch.cat([self.stus, stus]), self.vocabulary)
 
-    def users_with_same_prefix(self, user: int, tokens: int) -> Tensor:
-        """int64[n]: the other users whose first `tokens` tokens equal those of a user."""
-        has_prefix = (self.stus[:, :tokens] == self.stus[user, :tokens]).all(1)
+    def users_with_same_prefix(self, user: int, num_tokens: int) -> Tensor:
+        """int64[n]: the other users whose first `num_tokens` tokens equal those of a user."""
+        has_prefix = (self.stus[:, :num_tokens] == self.stus[user, :num_tokens]).all(1)
         has_prefix[user] = False
         return has_prefix.nonzero().squeeze(1)
 
     def write(self, path: Path, user_ids: pl.Series) -> None:
-        """Writes a Parquet file, with the external ids of the users for readers of the file."""
+        """Writes a Parquet file. user_ids: external ids of the users, which `read` ignores."""
         columns = {
-            TOKEN.format(level): pl.Series(column, dtype=pl.Int16) for level, column in enumerate(self.stus.T.numpy())
+            TOKEN_COLUMN.format(level): pl.Series(column, dtype=pl.Int16)
+            for level, column in enumerate(self.stus.T.numpy())
         }
         with atomic(path) as new:
             pl.DataFrame({"user_id": user_ids[: len(self)], **columns}).write_parquet(new)
@@ -73,5 +74,5 @@ class StuTable:
     @classmethod
     def read(cls, path: Path, vocabulary: tuple[int, ...]) -> Self:
         """The table that `write` wrote."""
-        rows = pl.read_parquet(path, columns=[TOKEN.format(level) for level in range(len(vocabulary))])
+        rows = pl.read_parquet(path, columns=[TOKEN_COLUMN.format(level) for level in range(len(vocabulary))])
         return cls(torch.from_numpy(rows.to_numpy().astype(np.int64)), vocabulary)

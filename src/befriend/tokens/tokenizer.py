@@ -1,4 +1,8 @@
-"""The tokenizer: the table of STUs, everything needed to assign STUs to users who join later, and its files."""
+"""The tokenizer: the table of STUs, everything needed to assign STUs to users who join later, and its files.
+
+An STU (social tokenized user id) is the semantic ID (Rajput et al. 2023, TIGER) of a user: the codes of the user's
+vector by a residual quantizer, made unique.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,7 @@ TABLE_FILE, TRIE_FILE, CODEBOOKS_FILE, ABOUT_FILE = (
 class StuTokenizer:
     """A table of STUs, and the quantizer and embedding that it comes from. Immutable: users are added to a copy.
 
-    An STU (social tokenized user id) is the semantic ID (Rajput et al. 2023, TIGER) of a user: the codes of the user's
-    vector by a residual quantizer, made unique.
+    Shapes: n users; m events; N users of a log; D, width of a user vector; L levels of an STU.
     """
 
     settings: TokenizeSettings
@@ -52,14 +55,15 @@ class StuTokenizer:
     events_digest: str
     """SHA-256 of the file of events that the vectors come from"""
     trained_until: int
-    """cutoff of training, a UTC second: the vectors use only earlier events and texts"""
+    """cutoff of training, a UTC second: embedding and quantizer are fitted to earlier events and texts only"""
     texts: TextVectors
-    """text vectors of the users"""
+    """text vectors of the users at any cutoff"""
 
     def vectors(self, log: EventLog, events: np.ndarray, users: np.ndarray) -> Tensor:
-        """float32[n, D]: vectors of users, int64[n], from their edges to users of the graph and their texts.
+        """float32[n, D]: vectors of users, int64[n], from their edges to users of the embedding, and their texts.
 
-        events: int64[m], indices of the events that make the edges; texts count up to the last of these events.
+        events: int64[m], indices of the events that make the edges. Texts count up to and including the second of the
+        last of these events.
         """
         last_timestamp = int(log.timestamp[events].max(initial=0))
         graph = InteractionGraph(self.settings.half_life, self.settings.action_weights)
@@ -69,7 +73,7 @@ class StuTokenizer:
     def first_vectors(self, log: EventLog, users: np.ndarray) -> Tensor:
         """float32[n, D]: vectors of users who join later, int64[n], each from the user's first event or text only.
 
-        Events do not decay: each has age 0.
+        If both are in the same second, both count. Events do not decay: each has age 0.
         """
         first = first_seen(log.actor, log.target, np.arange(log.num_events), log.num_users)[users]
         first, join_times = first.clip(max=log.num_events), self._join_times(log)[users]
@@ -79,18 +83,20 @@ class StuTokenizer:
         return self._vectors(edge_weights, log, users, join_times + 1)
 
     def _vectors(self, edge_weights: csr_array, log: EventLog, users: np.ndarray, cutoff: np.ndarray) -> Tensor:
-        """float32[n, D]: vectors of users, int64[n]. edge_weights: float64[n, N]; cutoff: int64[n], texts before it
-        count."""
+        """float32[n, D]: vectors of users, int64[n].
+
+        edge_weights: float64[n, N], of their edges; cutoff: int64[n], UTC seconds before which texts count.
+        """
         spectral = torch.from_numpy(self.spectrum.embed(edge_weights[:, : len(self.spectrum.basis)]))
         return user_vectors(spectral, self.settings, log, users, self.texts, cutoff)
 
     def _join_times(self, log: EventLog) -> np.ndarray:
-        """int64[N]: the UTC second of the first event or text (source: graph: event) of each user."""
+        """int64[N]: the UTC second of each user's first event or text; with `source: graph`, of the first event."""
         graph_only = self.settings.source == "graph"
         return (log.first_seen if graph_only else first_known(log, self.texts)).clip(max=FAR_FUTURE)
 
     def add_training_users(self, vectors: Tensor, log: EventLog) -> Self:
-        """A copy whose table, empty before, holds the training users. vectors: float32[n, D], of these users."""
+        """A copy whose table, empty before, holds the n training users. vectors: float32[n, D], of these users."""
         settings, quantizer = self.settings, self.quantizer
         if settings.collisions == "digit":
             return self._append_stus(append_digit(quantizer.codes(vectors), self.table.stus, settings.digits), log)
@@ -98,16 +104,20 @@ class StuTokenizer:
         return self._append_stus(stus, log)
 
     def add_newcomers(self, log: EventLog) -> Self:
-        """A copy whose table also holds all other users of a later log, in the order of their first event or text.
+        """A copy whose table also holds all other users of the log, which may be a later version.
 
-        Only a user's first event or text, and users who joined earlier, determine the STU, so it never changes. From
-        this event or text on, the user may be recommended.
+        STUs are assigned in the order of the users' first event or text. Only this event or text, and users who joined
+        earlier, determine the STU, so it never changes. From then on, the user may be recommended.
         """
         users = np.arange(len(self.table), log.num_users)
         return self._add_in_order_of_joining(log, users, self.first_vectors(log, users), self._join_times(log)[users])
 
     def add_users_until(self, log: EventLog, num_visible: int) -> Self:
-        """A copy whose table also holds the users of a log's first `num_visible` events, in the order of joining."""
+        """A copy whose table also holds the users of a log's first `num_visible` events.
+
+        STUs are assigned in the order of joining. Unlike in `add_newcomers`, all these events of a user, and the texts
+        up to the last of them, determine the STU. For a new training that keeps the STUs of an earlier one.
+        """
         events = np.arange(num_visible)
         num_users = int(max(log.actor[events].max(initial=-1), log.target[events].max(initial=-1))) + 1
         users = np.arange(len(self.table), max(num_users, len(self.table)))
@@ -118,10 +128,10 @@ class StuTokenizer:
     def _add_in_order_of_joining(
         self, log: EventLog, users: np.ndarray, vectors: Tensor, join_times: np.ndarray
     ) -> Self:
-        """A copy with n more users, the next internal ids, in the order of join time, then external id.
+        """A copy with n more users, the next internal ids. STUs are assigned in the order of join time, external id.
 
-        users, join_times: int64[n]. The order must not depend on internal ids: those of users who only have texts are
-        higher than those of all users with an event, and change with the first event of such a user.
+        users, join_times: int64[n]; vectors: float32[n, D]. The order must not depend on internal ids: those of users
+        who only have texts are higher than those of all users with an event, and change with the user's first event.
         """
         if not len(users):
             return self
@@ -151,7 +161,8 @@ def user_vectors(
 ) -> Tensor:
     """float32[n, D]: vectors of users, int64[n], from all sources of the settings, concatenated.
 
-    spectral: float32[n, dimensions]; cutoff: int64[n], UTC seconds before which texts count.
+    spectral: float32[n, dimensions], from the graph; cutoff: int64[n], UTC seconds before which texts count. Raises
+    DataError if the settings require texts and there are none.
     """
     source = ("both" if texts.width else "graph") if settings.source == "auto" else settings.source
     vectors = spectral
@@ -169,7 +180,8 @@ def with_extra_vectors(vectors: Tensor, settings: TokenizeSettings, user_ids: pl
     """float32[n, D + E]: vectors, float32[n, D], and those of the table in the settings, weighted by their shares.
 
     user_ids: external ids of all users of the log; users: int64[n]. Without a table, the vectors are unchanged. Users
-    without a row in the table have zeros. Raises DataError if no user of the log has a row.
+    without a row in the table have zeros. Raises DataError if the table cannot be read, lacks a column, has vectors of
+    several widths, or has no user of the log.
     """
     if settings.vectors is None:
         return vectors

@@ -1,11 +1,13 @@
-"""The trie of all STUs (token sequences of users): which tokens may follow a prefix, and the user of each full path.
+"""The trie of all STUs: which tokens may follow a prefix, and the user of each complete STU.
+
+An STU (social tokenized user id) is the semantic ID of a user: L tokens of a residual quantizer, unique to the user.
 
 Beam search uses it to follow existing tokens only. `models.prefix_tree.PrefixTree` has the same nodes, and serves the
 probabilities, which need the counts of all next tokens.
 
 STUs are sorted: the nodes of a level are in ascending order, the children of a node are adjacent, and the users below a
-node are a range of leaves. So one step of a search is one gather, and counting the allowed users below a node is a
-subtraction. The trie consists of tensors, on any device.
+node are a range of leaves. So one step of a search is one gather, and the number of users below a node is a difference
+of two indices. The trie consists of tensors, on any device.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ MAX_TOKENS = 2**15  # per level, because tokens are stored in 16 bits
 
 @dataclass(frozen=True)
 class ExclusionSet:
-    """Users that must not be recommended, for each of B requests."""
+    """Users that must not be recommended, for each of B requests, as leaves of a trie."""
 
     keys: Tensor
     """int64[n], request * number of leaves + leaf; ascending, distinct"""
@@ -31,20 +33,27 @@ class ExclusionSet:
 
 @dataclass(frozen=True)
 class Trie:
-    """Nodes of L levels, with indices from 0 on each level; a node of the last level is a leaf: one user."""
+    """Nodes of L levels, with indices from 0 on each level; a node of the last level is a leaf: one user.
+
+    A node is a prefix: on level l, the first l + 1 tokens of one or more STUs. The root, without tokens, is above
+    level 0.
+    """
 
     tokens: tuple[Tensor, ...]
-    """L times int16[n], the token of each node"""
+    """L times int16[nodes], the last token of each node"""
     child_ptr: tuple[Tensor, ...]
-    """L times int32[nodes of the level above + 1], first child of each node above; the root is above level 0"""
+    """L times int32[nodes of the level above + 1], CSR offsets: the children of node i of the level above are
+    child_ptr[i] to child_ptr[i + 1] - 1"""
     users: Tensor
     """int32[leaves], the user of each leaf"""
     leaves: Tensor
-    """int32[N], the leaf of each user, -1 for those without an STU"""
+    """int32[N], the leaf of each user up to the largest id, -1 for those without an STU"""
 
     @classmethod
     def of(cls, stus: Tensor, users: Tensor | None = None) -> Self:
         """The trie of distinct STUs, int[n, L]; users: int64[n], distinct, by default 0 to n - 1.
+
+        Raises DataError if two users have the same STU, or a token is not between 0 and MAX_TOKENS - 1.
 
         Three prefixes of one token, 0, 1 and 2, lead to five STUs:
 
@@ -106,7 +115,8 @@ class Trie:
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Children, on `level`, of nodes of the level above: int64[..., W] nodes, and bool[..., W] whether they exist.
 
-        nodes: int64[...], 0 (the root) for level 0. W is the largest number of children of these nodes.
+        nodes: int64[...], 0 (the root) for level 0. W is the largest number of children of these nodes. Where there is
+        no child, the node is 0.
 
         >>> trie = Trie.of(torch.tensor([[0, 2], [1, 0], [0, 1], [1, 1], [2, 0]]))
         >>> child, exists = trie.children(1, torch.tensor([0, 2]))  # of the prefixes 0 and 2
@@ -138,7 +148,7 @@ class Trie:
         return torch.where(has_prefix, node, -1)
 
     def leaf_range(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """int64[...], int64[...]: the range of leaves below nodes of a level, first and one past the last."""
+        """int64[...], int64[...]: the leaves below nodes of a level, as the first and one past the last."""
         low, high = nodes, nodes + 1
         for below in self.child_ptr[level + 1 :]:
             low, high = below[low].long(), below[high].long()
@@ -156,7 +166,7 @@ class Trie:
         return ExclusionSet((row[has_leaf] * len(self.users) + leaf[has_leaf]).unique())
 
     def count_allowed(self, level: int, nodes: Tensor, rows: Tensor, excluded: ExclusionSet) -> Tensor:
-        """int64[...]: number of users below nodes who are not excluded. nodes, rows (requests): int64[...]."""
+        """int64[...]: number of users below nodes who are not excluded. nodes, and rows, their requests: int64[...]."""
         low, high = self.leaf_range(level, nodes)
         first = rows * len(self.users)
         count = torch.searchsorted(excluded.keys, first + high) - torch.searchsorted(excluded.keys, first + low)

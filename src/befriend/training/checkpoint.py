@@ -40,7 +40,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`; None if there is no file, or if it is unusable. Then a line on stderr says why."""
+    """The checkpoint at `path`; None if there is no file, or if the file is unusable: a line on stderr says why."""
     from safetensors import SafetensorError, safe_open
 
     files.recover(path)

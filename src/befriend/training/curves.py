@@ -24,8 +24,9 @@ def write_curves(
 ) -> None:
     """Replaces the folder of curves.
 
-    history: one row per epoch, name -> value; "epoch" counts from 1, and a "/" in a name makes a subfolder. losses:
-    the rows of the loss curve, with "step", counted from 1 over all epochs, and "loss". best_epoch: from 1.
+    history: at least one row, one per epoch, name -> value; "epoch" counts from 1, and a "/" in a name makes a
+    subfolder. losses: the rows of the loss curve, with "step", counted from 1 over all epochs, and "loss". best_epoch:
+    from 1.
     """
     os.environ["DVC_STUDIO_OFFLINE"] = "true"  # sends no metrics to DVC Studio, a web service
     from dvclive.live import Live

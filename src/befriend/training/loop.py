@@ -127,7 +127,7 @@ class _Run(Generic[B]):
         self.means = RunningMeans()
         """sums over the current epoch, of this process alone"""
         self.positions_trained = self.seconds_trained = 0.0
-        """of all processes, since the run started or was resumed; their ratio is the speed"""
+        """positions of all processes, and wall-clock seconds, since the run started or was resumed"""
 
     @property
     def is_finished(self) -> bool:
@@ -199,8 +199,8 @@ class _Run(Generic[B]):
             nn.utils.clip_grad_norm_(self.objective.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         progress.step, progress.total_steps = step + 1, progress.total_steps + 1
-        # In the last step of an epoch, there may be fewer batches than processes. The others repeat one of the first
-        # batches, and the means do not count it.
+        # In the last step of an epoch, there may be fewer batches than processes. The other processes train on one of
+        # the first batches again, and the means do not count it.
         self.means.add(losses, losses.num_positions if self._batch_index(step) < len(batches) else 0)
 
     def _record_loss(self) -> None:
@@ -308,7 +308,7 @@ class _Run(Generic[B]):
         return self.state.progress.history[epoch - 1][f"validation/{self.objective.metric}"]
 
     def _speed(self) -> float:
-        """Positions per second."""
+        """Positions per second of all processes together; 0 before the first step."""
         return self.positions_trained / self.seconds_trained if self.seconds_trained else 0.0
 
     def _sums(self) -> dict[str, float]:

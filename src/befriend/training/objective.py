@@ -24,7 +24,7 @@ class BatchLoss:
     """The loss of one batch."""
 
     loss: Tensor
-    """float[], the mean over the positions (training examples) of the batch"""
+    """float[], a mean over the positions (training examples) of the batch"""
     num_positions: int
     """number of positions with a loss: the weight of the batch in the means of the epoch"""
     metrics: dict[str, Tensor]
@@ -36,8 +36,8 @@ class Objective(Protocol[B]):
     """What the training loop needs of a model: its batches, its loss and its validation.
 
     Implement it so that a resumed run repeats the same random draws. The loss may draw from torch's default generator:
-    the loop seeds it before each step. Batches are built ahead, in another thread. Draw in them from a generator that
-    you seed by epoch and batch. No generator may keep a state from one step to the next.
+    the loop seeds it before each step. A batch is built ahead, in another thread, so it must draw from a generator of
+    its own, seeded by epoch and batch. No generator may keep a state from one step to the next.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule."""
+"""AdamW and its learning-rate schedule: linear warm-up, then cosine decay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from befriend.training.training_settings import TrainingSettings
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The learning rate of a step: linear warm-up, then cosine decay. step: from 1 to `steps`."""
+    """The learning rate of a step. step: from 1 to `steps`, the number of steps of the whole training."""
     warmup_steps = round(settings.warmup * steps)
     if step <= warmup_steps:
         return settings.learning_rate * step / warmup_steps
@@ -24,10 +24,10 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
 def adamw(
     model: nn.Module, settings: TrainingSettings, lr_multiplier: Callable[[str], float] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW. Only matrices and embeddings have weight decay; biases, norms and scalars (below two dimensions) do not.
+    """AdamW. Parameters of two or more dimensions, such as matrices and embeddings, have weight decay, the others not.
 
-    lr_multiplier: name of a parameter -> factor on its learning rate; None: 1 for all. Each parameter group has it
-    under the key `lr_multiplier`. The training loop multiplies it with the learning rate of the step.
+    lr_multiplier: name of a parameter -> factor on its learning rate; None: 1 for all. Each parameter group has its
+    factor under the key `lr_multiplier`. The training loop multiplies it with the learning rate of the step.
     """
     learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     multipliers = {name: lr_multiplier(name) if lr_multiplier else 1.0 for name, _ in learned}

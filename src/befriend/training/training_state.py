@@ -65,7 +65,10 @@ class TrainingState:
         checkpoint.save(file, checkpoint.Checkpoint(tensors, asdict(self.progress)))
 
     def load_usable(self, file: Path) -> checkpoint.Checkpoint | None:
-        """The checkpoint at `file`, if this training can resume from it; else None, and a line on stderr says why."""
+        """The checkpoint at `file`, if this training can resume from it; else None.
+
+        If there is a checkpoint that it cannot resume from, a line on stderr says why.
+        """
         saved = checkpoint.load(file)
         reason = self._mismatch(saved) if saved else None
         if reason:
@@ -99,7 +102,8 @@ class TrainingState:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> parameter or buffer of the model. A tensor with several names appears once, under the first of them."""
+    """Name -> parameter or persistent buffer of the model. A tensor with several names appears once, under the
+    first."""
     named_tensors: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         named_tensors.setdefault(id(tensor), (name, tensor))

@@ -1,7 +1,8 @@
 """Turns a raw event log into the tables of events and users: checks rows, and assigns internal ids to users.
 
-Rejected rows are written to rejected.parquet. Self-loops are neither events nor rejected rows: they are only counted.
-The log is read once, in chunks. While it is read, memory holds 18 bytes per event and the ids of the users; sorting the
+Rejected rows are written to rejected.parquet. Self-loops, rows in which a user acts on themselves, are neither events
+nor rejected rows: they are only counted. Rows of erased users (who asked to be deleted) are counted and not stored. The
+log is read once, in chunks. While it is read, memory holds 18 bytes per event and the ids of the users; sorting the
 events and counting those of each user then takes about 90 bytes per event more.
 """
 
@@ -72,14 +73,15 @@ class IngestedEvents:
     settings_hint: str
     """which setting to change if a setting, not the log, looks wrong; else empty"""
     sampled_rows: pl.DataFrame
-    """every `stride`-th row of the log, with typed fields (null where unreadable) and reason, for Great Expectations"""
+    """every `stride`-th row of those read, with typed fields (null where unreadable) and the reason if it is rejected;
+    for Great Expectations, which checks them"""
     stride: int
 
 
 class _ProvisionalIds:
     """Assigns provisional ids to users, in order of first occurrence; the users of an earlier log come first.
 
-    Internal ids are in order of timestamps, so they cannot be assigned before the whole log is read.
+    Internal ids are in order of the users' first events, so they cannot be assigned before the whole log is read.
     """
 
     def __init__(self, earlier_ids: pl.Series):
@@ -139,7 +141,7 @@ def ingest(
 ) -> IngestedEvents:
     """Reads and checks the log at `source`; writes rejected rows to `writer`.
 
-    erased: digests of erased users; their rows are counted, but stored nowhere.
+    erased: digests of erased users.
     """
     earlier_ids = previous_ids(validate_settings.previous_users, data_settings)
     provisional_ids = _ProvisionalIds(earlier_ids.filter(~is_erased(earlier_ids, erased)) if erased else earlier_ids)
@@ -192,7 +194,7 @@ def ingest(
 
 
 def _action_codes(actions: pl.Series, label_codes: dict[str, int]) -> pl.Series:
-    """int16: the code of each action label. Adds labels that are new to `label_codes`, label -> code."""
+    """int16: the code of each action label. Adds new labels to `label_codes`, label -> code; DataError if too many."""
     for label in actions.unique().sort():
         label_codes.setdefault(label, len(label_codes))
     if len(label_codes) > MAX_ACTIONS:
@@ -211,7 +213,7 @@ def _assemble(
     data_settings: DataSettings,
     duplicates: str,
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """The table of events in time order, the table of users, and the number of duplicates of earlier events.
+    """The tables of events in time order and of users, and the number of events that repeat an earlier one exactly.
 
     chunk_arrays: emptied, to free memory. ids: external ids by provisional id; the first `num_previous` are those of an
     earlier log. label_codes: action label -> its code in `chunk_arrays`. duplicates: "keep" or "drop".
@@ -329,7 +331,10 @@ def _users_table(events: pl.DataFrame, ids: pl.Series, internal_ids: np.ndarray)
 
 
 def previous_ids(path: Path | None, data_settings: DataSettings) -> pl.Series:
-    """The external ids in the users.parquet of an earlier run, by internal id; empty if `path` is None."""
+    """The external ids in the users.parquet of an earlier run, by internal id; empty if `path` is None.
+
+    DataError if the file is missing, damaged or has ids of another type than the settings.
+    """
     dtype = pl.Int64 if data_settings.id_type == "integer" else pl.String
     if path is None:
         return pl.Series(USER_ID, [], dtype=dtype)

@@ -1,7 +1,7 @@
-"""Turns a raw table of users into one aligned with the log: one row for each of its users, in order of internal ids.
+"""Turns a raw table of users and their attributes into one with a row for each user of the log, by internal id.
 
-Rejected rows are written to rejected.parquet, like those of the log. Rows of users who are not in the log are counted
-and left out.
+Users of the log are all who have an internal id, also those known only by texts. Rows of others are only counted.
+Rejected rows are written to rejected.parquet, like those of the log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPT_OUT_VALUES = ("1", "1.0", "true", "yes")
 
 @dataclass(frozen=True)
 class IngestedAttributes:
-    """The attributes of N users, and counts of all other rows."""
+    """The attributes of N users, and counts of the rows that were not used."""
 
     table: pl.DataFrame
     """N rows: user Int32, an Enum for each categorical column, Float32 for each numeric one; null where missing"""
@@ -80,8 +80,8 @@ def ingest_attributes(
 ) -> IngestedAttributes:
     """Reads and checks the table of users next to the log at `source`; writes rejected rows to `writer`.
 
-    Of several rows of a user, the first is used and the others are rejected. user_ids: N external ids, by internal id.
-    erased: digests of erased users, whose rows are left out.
+    Of several valid rows of a user, the first is used and the others are rejected. user_ids: N external ids, by
+    internal id. erased: digests of erased users, whose rows are left out.
     """
     internal_ids = pl.DataFrame({USER_ID: user_ids, USER: pl.int_range(len(user_ids), dtype=pl.Int32, eager=True)})
     fields = [field for field in attribute_columns(data_settings.attributes).columns if field != USER_ID]

@@ -1,6 +1,8 @@
 """Turns raw tables of texts and statements into tables by internal id, and adds users who occur only in these tables.
 
-Rejected rows are written to rejected.parquet, like those of the log. All accepted texts are held in memory at once.
+A statement is something that may be true of a user, such as "interested in hiking"; titles and tags of texts become
+statements too. Rejected rows are written to rejected.parquet, like those of the log. All accepted texts are held in
+memory at once.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ from befriend.validation.row_rules import check_statement_rows, check_text_rows
 
 @dataclass(frozen=True)
 class IngestedTable:
-    """The texts of all users, or the statements about them, and counts of all other rows."""
+    """The texts of all users, or the statements about them, and counts of the rows read and rejected."""
 
     table: pl.DataFrame
-    """the table as in texts.parquet or statements.parquet"""
+    """the accepted rows"""
     num_rows_read: int
-    """number of rows read, without those of erased users"""
+    """number of rows read from the raw table, without those of erased users"""
     rejected_by_reason: dict[str, int]
     """reason -> number of rejected rows"""
     rejected_examples: pl.DataFrame
@@ -84,7 +86,8 @@ class IngestedTexts:
     texts: IngestedTable
     """user Int32, timestamp Int64, platform and text String; sorted by user and time, ties in file order"""
     statements: IngestedTable
-    """user Int32, timestamp Int64 (null: known at any time), statement and context String; sorted by user and time"""
+    """user Int32, timestamp Int64 (null: known at any time), statement and context String; sorted by user and time;
+    also those from titles and tags of texts. Of equal statements about a user, the first one in time"""
     users: pl.DataFrame
     """the users of the events, followed by users who occur only in texts or statements"""
 

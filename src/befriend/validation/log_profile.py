@@ -26,7 +26,7 @@ class LogProfile:
     by_month: pl.DataFrame
     """month, action, events"""
     degrees: np.ndarray
-    """int64[N], distinct contacts of each user"""
+    """int64, number of distinct contacts of each user who has an event"""
     event_gaps: np.ndarray
     """int64, seconds between consecutive events done by the same user"""
     reply_gaps: np.ndarray
@@ -38,7 +38,8 @@ def profile_log(
 ) -> LogProfile:
     """Computes the profile of an ingested log, with metrics of attributes, texts and statements if it has any.
 
-    log, split: the same events in memory, and their split; None for an empty log.
+    raw: the events, and counts of all other rows of the log; log: the same events in memory; split: None for an empty
+    log.
     """
     num_accepted = raw.num_rows_read - sum(raw.rejected_by_reason.values())
     event_gaps, reply_gaps, num_pairs = _event_gaps(log), *_reply_gaps(log)
@@ -107,7 +108,7 @@ def _event_gaps(log: EventLog) -> np.ndarray:
 
 
 def _reply_gaps(log: EventLog) -> tuple[np.ndarray, int]:
-    """Seconds from the first contact of two users to the reply, for all pairs with one; and number of ordered pairs."""
+    """Seconds from the first contact of two users to the reply, for each pair with one; and number of ordered pairs."""
     pairs, first_times = log.first_contacts
     num_users = max(log.num_users, 1)
     actor, target = pairs // num_users, pairs % num_users
@@ -117,7 +118,10 @@ def _reply_gaps(log: EventLog) -> tuple[np.ndarray, int]:
 
 
 def _split_metrics(log: EventLog, split: Split | None) -> dict[str, Any]:
-    """Number of events in each part, and shares of segments and newcomers among the contact events of the test part."""
+    """Numbers of events by part, and shares of segments and newcomers among the contact events of the test part.
+
+    A segment is the kind of an event by its past (`befriend.data.split`); a newcomer has no event in the training part.
+    """
     if split is None:
         return {"train": 0, "validation": 0, "test": 0}
     sizes = {name: int(np.subtract(*split.part(name)[::-1])) for name in ("train", "validation", "test")}

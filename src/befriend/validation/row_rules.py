@@ -30,13 +30,15 @@ USER_ID_CONDITIONS: list[tuple[pl.Expr, str]] = [
     (pl.col("_no_id"), "user_id_empty"),
     (pl.col(USER_ID).is_null(), "user_id_type"),
 ]
+"""conditions on the user id, each with its reason to reject a row"""
 
 
 def check_event_rows(rows: pl.DataFrame, settings: DataSettings, latest: int | None) -> pl.DataFrame:
     """Rows of events with typed fields and a `reason`, a key of REASONS, for each row to reject.
 
     Ids become Int64 or String, timestamps UTC seconds, actions their labels after renaming. A field that cannot be read
-    becomes null. rows: of a Chunk. latest: UTC second after which an event is rejected; None accepts any.
+    becomes null. rows: those of a `befriend.readers.chunk.Chunk`. latest: UTC second after which an event is rejected;
+    None accepts any.
     """
     dtypes = {field: rows[field].dtype for field in (ACTOR, ACTION, TARGET, TIMESTAMP)}
     read_id = _integer if settings.id_type == "integer" else _text
@@ -73,7 +75,7 @@ def check_attribute_rows(rows: pl.DataFrame, settings: DataSettings) -> pl.DataF
     """Rows of a table of users with typed fields and a `reason`, a key of REASONS, for each row to reject.
 
     The user id becomes Int64 or String, labels String, numbers Float32, which may be infinite or NaN. An empty field
-    becomes null. rows: of a Chunk.
+    becomes null. rows: those of a `befriend.readers.chunk.Chunk`.
     """
     attributes = [name for name in rows.columns if name not in (ROW, USER_ID, REASON)]
     categorical = [name for name in attributes if name.split(".")[0] == CATEGORICAL]
@@ -96,7 +98,8 @@ def check_text_rows(rows: pl.DataFrame, settings: DataSettings, latest: int | No
 
     The user id becomes Int64 or String, the timestamp UTC seconds, tags a list of strings, other fields text without
     leading and trailing blanks. An empty field becomes null. Fields that have no column in the settings are missing
-    from the result. rows: of a Chunk. latest: UTC second after which a text is rejected; None accepts any.
+    from the result. rows: those of a `befriend.readers.chunk.Chunk`. latest: UTC second after which a text is rejected;
+    None accepts any.
     """
     fields = [name for name in (PLATFORM, TEXT, TITLE, TAGS) if name in rows.columns]
     typed = rows.with_columns(
@@ -133,7 +136,7 @@ def _user_id(dtype: pl.DataType, settings: DataSettings) -> list[pl.Expr]:
 
 
 def _second(dtype: pl.DataType, settings: DataSettings) -> list[pl.Expr]:
-    """The timestamp in UTC seconds (`_second`), and whether the field is empty."""
+    """The timestamp in UTC seconds (`_second`), and whether the field is empty (`_no_timestamp`)."""
     if dtype.is_temporal() and settings.timestamp_unit != "iso":
         raise DataError(
             f"the timestamp column holds {dtype}, but data.timestamp_unit is {settings.timestamp_unit}. "
@@ -158,7 +161,7 @@ def _timestamp_conditions(latest: int | None) -> list[tuple[pl.Expr, str]]:
 
 
 def _tags(dtype: pl.DataType) -> pl.Expr:
-    """Tags as a list of strings, from a list or from text such as <a><b>; hyphens and underscores become spaces."""
+    """Tags as a list of strings, from a list or from text such as <a><b>; hyphens and underscores become blanks."""
     tags = pl.col(TAGS).cast(pl.List(pl.String))
     if not isinstance(dtype, pl.List):
         tags = pl.col(TAGS).cast(pl.String).str.extract_all(TAG_PATTERN)
@@ -191,7 +194,7 @@ def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _label(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as text; integers without a fraction, even if missing values have turned the column into floats."""
+    """The column as text. Missing values may have turned integers into floats: these get no fraction (3, not 3.0)."""
     if not dtype.is_float():
         return _stripped(name, dtype)
     number = pl.col(name).fill_nan(None)
@@ -206,7 +209,7 @@ def _float(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _integer_timestamp(dtype: pl.DataType) -> pl.Expr:
-    """Timestamps as Int64, from integers or from text, which may have a fraction of zeros, as some exports write it."""
+    """Timestamps as Int64, from numbers or text. A fraction of zeros, which some exports write, is accepted."""
     if dtype.is_integer() or dtype.is_float():
         return _integer(TIMESTAMP, dtype)
     return _stripped(TIMESTAMP, dtype).str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
@@ -225,7 +228,10 @@ def _iso_seconds(dtype: pl.DataType) -> pl.Expr:
 
 
 def finer_unit(settings: DataSettings, value: float) -> str | None:
-    """The coarsest unit, finer than that of the settings, in which a timestamp is not in the far future; else None."""
+    """The coarsest unit, finer than that of the settings, in which a timestamp is not in the far future; else None.
+
+    value: the timestamp as it is in the log.
+    """
     units = list(UNITS_PER_SECOND)
     if settings.timestamp_unit not in units:
         return None

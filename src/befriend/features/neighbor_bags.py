@@ -1,4 +1,4 @@
-"""The users with whom each user had recent events as of a cutoff, as unordered sets: the input of the user clusters."""
+"""The recent neighbors of users as of a cutoff, as unordered sets: the input of the user clusters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from befriend.features.activity import Activity
 
 
 @dataclass(frozen=True)
-class ContactBags:
-    """B users, and for each the distinct other users of its latest events as of a cutoff, C at most."""
+class NeighborBags:
+    """B users, and for each its recent neighbors: the distinct other users of its latest events, C at most."""
 
     users: Tensor
     """int64[B]"""
@@ -22,11 +22,11 @@ class ContactBags:
     """bool[B, C], False in the padding of `other_users`"""
 
     @classmethod
-    def of(cls, activity: Activity, users: Tensor, num_visible: Tensor, max_entries: int) -> ContactBags:
+    def of(cls, activity: Activity, users: Tensor, num_visible: Tensor, max_entries: int) -> NeighborBags:
         """The distinct other users of each user's last `max_entries` events among the first `num_visible` of the log.
 
-        users, num_visible: int64[B]; users that are not in the log have none. All events count, not only contacts: a
-        view of a profile is a sign of interest as well.
+        users, num_visible: int64[B]; users that are not in the log have no neighbors. Events of all actions count, not
+        only contact events: a view of a profile is a sign of interest as well.
         """
         in_log = users < len(activity.histories.indptr) - 1
         log_users, log_visible = torch.where(in_log, users, 0), torch.where(in_log, num_visible, 0)
@@ -37,5 +37,5 @@ class ContactBags:
             entry = entry.new_full((len(users), 1), -1)
         return cls(users, activity.neighbors(entry), entry >= 0)
 
-    def to(self, device: torch.device | str) -> ContactBags:
-        return ContactBags(self.users.to(device), self.other_users.to(device), self.mask.to(device))
+    def to(self, device: torch.device | str) -> NeighborBags:
+        return NeighborBags(self.users.to(device), self.other_users.to(device), self.mask.to(device))
