@@ -70,9 +70,8 @@ from befriend.objectives.train_batch import RowCandidates, TrainBatch, TrainingQ
 # Segments of events between users without an earlier contact event. In first ever, only a text makes the target known.
 FIRST_CONTACTS = (NEW, FIRST_EVER)
 STREAMING = REGIMES.index("streaming")
-LIVE_ONE_IN = (
-    4  # if streaming is trained too, live queries are made for the events of a random 1 in LIVE_ONE_IN seconds
-)
+# If streaming is trained too, live queries are made for the events of a random 1 in LIVE_ONE_IN seconds.
+LIVE_ONE_IN = 4
 CONTACT_LOOKUP_ENTRIES = 256  # number of an actor's latest entries in which existing contacts are looked up
 
 

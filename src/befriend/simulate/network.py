@@ -40,9 +40,8 @@ EVENTS_PER_STEP: Final = 40  # as few as speed allows, because the state that us
 MAX_STEPS: Final = 2400
 CONTACT_BUFFER_SIZE: Final = 32  # a user's latest contacts, from whom contacts of contacts are drawn
 CONVERSATION_BUFFER_SIZE: Final = 8  # the users of a user's latest messages, who are likely to get the next one
-REQUEST_TARGET_BUFFER_SIZE: Final = (
-    1024  # targets of a community's latest requests: a draw is proportional to in-degree
-)
+# Targets of a community's latest requests that are remembered: a draw among them is proportional to in-degree.
+REQUEST_TARGET_BUFFER_SIZE: Final = 1024
 ACTIVE_USER_BUFFER_SIZE: Final = 64  # a community's latest actors
 MAX_DRAWS: Final = 3  # draws of a stranger among contacts of contacts, and as many again in a community
 MAX_THREAD_LENGTH: Final = 50  # replies
