@@ -59,10 +59,10 @@ class StageOutcome:
 
 
 class StageError(BefriendError):
-    """A stage, or another command of a task, failed; the message is that of the command.
+    """A stage, or another command of a task, failed. The message is that of the stage, if it left one.
 
-    exit_code: exit code of the command; began: the stage was started, so files in reports/ may be from this run;
-    is_transient: the same command may succeed later although nothing is changed.
+    exit_code: exit code of the stage, 137 if it was killed, 1 if DVC itself failed; began: the stage was started, so
+    files in reports/ may be from this run; is_transient: the same command may succeed later although nothing is changed.
     """
 
     def __init__(self, message: str, exit_code: int = 1, began: bool = False, is_transient: bool = False) -> None:
@@ -133,8 +133,8 @@ def dvc_command(target: str, force: bool) -> list[str]:
 def stage_error(target: str, code: int, lines: list[str], record: Path | None) -> StageError:
     """The StageError for a failed `dvc repro`.
 
-    code: exit code of DVC, 255 for all failures, negative if a signal ended it; lines: its output; record: path of
-    runs/<stage>.json, in which a stage notes its status, if this run wrote it, else None.
+    code: exit code of DVC, the same for all failures of stages, negative if a signal ended it; lines: its output;
+    record: path of runs/<stage>.json, in which a stage notes its status, if this run wrote it, else None.
     """
     run_record = files.read_json(record) if record else {}
     if run_record.get("status") == "failed":

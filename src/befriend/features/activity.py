@@ -286,7 +286,7 @@ class Activity:
     def recent_neighbors(self, users: Tensor, end: Tensor, count: int) -> Tensor:
         """int64[..., count]: the neighbors of a user's last `count` entries before the entry `end`, oldest first.
 
-        -1 where there are fewer. users, end: int64[...]; for a user without entries, `end` may be any number.
+        -1 where there are fewer. users, end: int64[...]; without entries, `end` is at most `histories.indptr[user]`.
         """
         h = self.histories
         entry = end[..., None] + torch.arange(-count, 0, device=end.device)

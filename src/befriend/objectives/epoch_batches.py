@@ -104,10 +104,10 @@ class EpochBatches(Sequence["TrainBatch"]):
     def __getitem__(self, k: int) -> TrainBatch:  # type: ignore[override]
         low, high = self.batch_bounds[k]
         queries = self.queries.take(slice(low, high))
-        history_index = np.unique(self.window[low:high], return_inverse=True)[1]
+        history_row = np.unique(self.window[low:high], return_inverse=True)[1]
         other_positives = self._other_positives(queries, self.context[low:high])
         seed = int(np.random.SeedSequence([*self.seed, k]).generate_state(1)[0])
-        return self.query_builder.batch(queries, history_index, other_positives, self._popularity(low), seed)
+        return self.query_builder.batch(queries, history_row, other_positives, self._popularity(low), seed)
 
     def _group_by_context(
         self, queries: TrainingQueries, rng: np.random.Generator

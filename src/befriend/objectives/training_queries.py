@@ -12,7 +12,8 @@ cutoff            UTC second before which events are visible to a query; `num_vi
 regime            What a query sees: all events before its own, action known (streaming) or hidden (live); the events
                   before its UTC day (daily); an older state of the log (frozen). In the last two, the action is hidden
                   as well. The fresher a regime, the later its cutoffs. See `data.regimes`.
-entry             One event in the history of one user. Every event has two, one of its actor and one of its target.
+entry             One event in the history of one user. Every event has two, one of its actor and one of its target;
+                  the histories that the encoder reads lack the second if the setting `received_events` is off.
 eligible          A user who may be recommended at a cutoff: one with an event or a text (such as a post) before it. In
                   service, the user must not have opted out either.
 time chunk        The queries whose numbers of visible events are in one range; see `epoch_batches`.
@@ -26,11 +27,12 @@ row candidates    Candidates of a single query besides its target: the users of 
                   candidates) and those of the latest events of the log. With the setting `hard_negatives`, also the
                   users with the best static scores, by embeddings or tokens alone. They are negatives of the query
                   unless a mask excludes them: the target and other positives can be among them, or a user twice.
+negative pool     The users who are eligible at the end of the training part.
 shared negatives  Negatives of all queries of a batch: its other targets, and random users of the negative pool. A mask
                   excludes those that are no negatives of a single query.
+dynamic term      Part of a candidate's score, computed from its recent activity and its texts.
 pointer term      Part of a candidate's score, computed from its past events with the actor; of history candidates only.
-
-In `candidate_mask` and `shared_mask`, False means that the user is *masked*: left out of the loss of the query.
+masked            Left out of the loss of the query: False in `candidate_mask` or `shared_mask`.
 
 In chronological order, batches go through the time chunks one after the other, as in a service that learns while it
 runs. So in the first epoch, the embeddings that a query reads have learned from earlier chunks and from other batches
@@ -79,7 +81,7 @@ class TrainingQueryBuilder:
     """Makes the training queries of one log, and their batches.
 
     They do not depend on events at or after `end`, apart from the second of event `end`, where the training part ends:
-    `first_event` and `eligible_since`, which are of the whole log, are only compared with times in the training part.
+    `first_event` and `eligible_since` are of the whole log, but are only compared with events and times before it.
     """
 
     def __init__(self, feature_view: FeatureView, end: int, settings: RetrievalSettings):
@@ -108,12 +110,12 @@ class TrainingQueryBuilder:
         return EpochBatches(self, epoch)
 
     def sample_queries(self, rng: np.random.Generator) -> TrainingQueries:
-        """The queries of an epoch.
+        """The queries of an epoch, before `EpochBatches` keeps at most 32 of each context.
 
         Each contact event of the training part is queried once in each regime of the setting `regimes`, if its target
         is eligible at the cutoff. Live is an exception: it sees the same events as streaming, and profits from what is
         learned there. So if both are trained, only the events of a random quarter of the seconds are queried in live.
-        Cutoffs are those of evaluation (`data.regimes.cutoffs`), except in the regime frozen.
+        Cutoffs are those of `data.regimes.cutoffs`, except in the regime frozen.
 
         Example: an event of day 10, 15:00 (UTC) gives up to four queries, which differ in their cutoff:
 

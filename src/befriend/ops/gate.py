@@ -7,7 +7,7 @@ replace the champion only if every check passes:
     check                   passes if
     validation              no critical check of the event log failed
     metrics are current     the metrics were computed from the challenger's own models and log
-    serving parity          `befriend recommend` makes exactly the lists that were evaluated
+    serving parity          serving made a sample of the evaluated lists again, exactly
     floor                   the confidence interval of NDCG@10 reaches `gate.floor` times the NDCG@10 of the best
                             heuristic
     never rolled back       this run was not served and rolled back before
@@ -44,6 +44,7 @@ from befriend.ops.drift_check import VERDICTS, read_or_measure_drift
 from befriend.ops.registry import PromotedRun, current_champion, rolled_back_runs, run_digest
 from befriend.report.run_results import LEARNED
 
+# SERVED_MODEL is the ranker `both`; LEARNED has all names in metrics.json that are no heuristics.
 DECISION_FILE, REPORT_FILE = "decision.json", "decision.md"
 COMPARED_SLICES = (
     ("new", "new", "list new"),
@@ -152,7 +153,10 @@ def _check_metrics_are_current(root: Path) -> GateCheck:
 
 
 def _check_serving_parity(root: Path) -> GateCheck:
-    """Whether serving makes the lists that were evaluated. Stage evaluate makes a sample of them in both ways."""
+    """Whether serving makes the lists that were evaluated. Stage evaluate makes a sample of them in both ways.
+
+    The check fails if metrics.json, of an older version, does not say so.
+    """
     # metrics.json has a key for each regime, and `served` for this comparison.
     parity = files.read_json(root / layout.METRICS).get("served")
     observed = f"{parity['differ']:,} of {parity['requests']:,} lists differ" if parity else "no list was compared"
@@ -237,7 +241,7 @@ def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -
     regimes = _regimes(files.read_json(root / layout.METRICS), params)
     settings = params.evaluate.model_copy(update={"regimes": regimes})
     try:
-        # the folder contains all users of the champion's log, also erased ones, so it is removed at once
+        # The folder has all users of the champion's log, also those erased since, so it is removed at once.
         with tempfile.TemporaryDirectory() as name:
             replay_champion(champion.folder, root / layout.PREPARED, settings, Path(name) / "run")
             metrics = compare_runs(Path(name) / "run", root, SERVED_MODEL).metrics

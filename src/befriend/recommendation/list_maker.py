@@ -131,7 +131,8 @@ class ListMaker:
         - request: row of `table`;
         - user: the requesting user, external id;
         - known: False if there is no event or text of the requesting user before the cutoff (cold start);
-        - rank: from 1, in order of score, or in the order of the draws if options.sampling is set;
+        - rank: from 1, in order of score; of the draws if options.sampling is set; of maximal marginal relevance if
+          options.constraints.diversity is;
         - recommended: the recommended user, external id;
         - score: with options.model two-tower or stu, log-probability up to a constant that is the same for the whole
           list; with both, the output of the ranker, of which only the order matters, and for the users after the

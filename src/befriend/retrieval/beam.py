@@ -9,11 +9,14 @@ are eligible and not excluded from its list (a blocked user, for example).
 
 The score of a user is the log-probability of the STU given the query, plus an optional *term*: one number for each
 query and user. A term is not a sum over tokens, so a prefix does not determine it. It stands for the parts of the score
-that change with new events, such as those of the user's recent neighbors and recent activity.
+that change with new events, such as its recent activity and its recent neighbors (the users of its last
+events).
 
 On each level, the search scores the children of the W best prefixes so far, the beams, for all queries together. It
 ranks a prefix by log(mean probability of its eligible users) + the largest term of its allowed users, so that a user
 with a large term is not lost at an improbable prefix. Prefixes without an allowed user are dropped.
+
+Shapes: B queries of width H; W beams per query; C children, one column each; V tokens of a level.
 """
 
 from __future__ import annotations
@@ -65,14 +68,14 @@ class Bounds(Protocol):
 
     def __call__(self, level: int, step: BeamStep) -> Tensor:
         """Returns float32[B, C]: `log_prob` of each child plus the largest term of its allowed users; -inf if it has no
-        allowed user. For a leaf, this is the exact score of its user."""
+        allowed user (`ExclusionBounds` knows this only at leaves). For a leaf, this is the exact score of its user."""
 
 
 class ExclusionBounds:
     """Bounds for scores without terms: a set of excluded pairs (query, user) says who is not allowed.
 
-    The cost does not grow with the number of users. A call overwrites `step.log_prob`: it becomes -inf where all users
-    below a child are excluded.
+    For searches without terms, such as measurements of the decoding alone; `TermBounds` serves. A call overwrites
+    `step.log_prob`: it becomes -inf where all users below a child are excluded.
     """
 
     def __init__(self, trie: Trie, excluded: ExclusionSet):

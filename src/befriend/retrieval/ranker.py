@@ -1,10 +1,10 @@
-"""The ranker, the second stage: orders the candidates of all models and heuristics into one list.
+"""The ranker, the second stage: orders the candidates of both models and of eleven heuristics into one list.
 
 Its *sources* are models and heuristics (rankings without learned parameters, such as popularity); its candidates are
 the first users on the list of each source. The features of a candidate are the rank on each list, the scores of the
-models, and counts and ages of the events of candidate, requesting user and the two together. All of them are computed
-as of the cutoff of the list, a UTC second: only events before it count. LambdaMART (Burges 2010), as LightGBM's
-lambdarank, learns from validation events which candidate should have come first.
+models, the regime, and statistics of texts and events of candidate, requesting user and the two together. All of them
+are computed as of the cutoff of the list, a UTC second: only events before it count. LambdaMART (Burges 2010), as
+LightGBM's lambdarank, learns from validation events which candidate should have come first.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ RANKER_HEURISTICS = (
 
 a-then-b      existing contacts by score a, then all other users by score b
 a-x-b         the product of two scores
+recency       UTC second of the last contact event of two users
 last-active   UTC second of the user's last event as an actor; last-received: of the last incoming event
 attention     sum over the contact events that a user received of about (age in seconds) ** -0.8, no neural attention
-base-level    base-level activation of ACT-R: sum over the contact events of two users of (age in seconds) ** -0.5
-fresh         1 / log(seconds since the user's last event as an actor)
+base-level    sum over the contact events of two users of (age in seconds) ** -0.5, whose log is ACT-R's activation
+fresh         1 / log(e + seconds since the user's last event as an actor); 0 without one
 ppr           personalized PageRank on the graph of contacts"""
 MODELS = ("two-tower", "stu")
 """two-tower: embeddings of users; stu: generates the semantic ID of the target token by token"""

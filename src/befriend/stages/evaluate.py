@@ -1,4 +1,4 @@
-"""Stage evaluate: all models and baseline rules rank users for held-out events; writes their lists and metrics."""
+"""Stage evaluate: all models and heuristics rank users for held-out events; writes their lists and metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SHOWN_FILE, CALIBRATION_FILE = "shown.csv", "calibration.csv"
 class EvaluateResult:
     num_events: int
     best_models: dict[str, str]
-    """regime -> the model with the highest NDCG@10 on list new"""
+    """regime -> the model, ranker or heuristic with the highest NDCG@10 on list new"""
     measurements: dict[str, Any]
     """what differs from run to run: `latency`, milliseconds by model and percentile"""
 
@@ -70,6 +70,7 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     tables: dict[str, list[pl.DataFrame]] = {}
     with files.atomic(reports / "predictions") as predictions_folder:
         for regime, queries in queries_by_regime.items():
+            # The same lists without and with cold-start users, who have texts but no event.
             protocol, served = lists.protocol[regime], lists.served[regime]
             for name, model_lists in protocol.items():
                 (predictions_folder / name).mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _measure_decoding(
 ) -> dict[Regime, dict[str, Any]]:
     """regime -> decoding quality of the STU model."""
     log, histories = loaded.feature_view.log, loaded.activity.histories
-    beam_retriever = loaded.retrievers(approximate=True)[1]
+    _, beam_retriever = loaded.retrievers(approximate=True)
     decoding_metrics = {}
     for regime, queries in queries_by_regime.items():
         requests = make_requests(log, histories, {regime: queries}, EVENTS_PER_BATCH)
