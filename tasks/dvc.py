@@ -62,7 +62,7 @@ class StageError(BefriendError):
     """A stage, or another command of a task, failed. The message is that of the stage, if it left one.
 
     exit_code: exit code of the stage, 137 if it was killed, 1 if DVC itself failed; began: the stage was started, so
-    files in reports/ may be from this run; is_transient: the same command may succeed later although nothing is changed.
+    files in reports/ may be from this run; is_transient: the same command may succeed later without any change.
     """
 
     def __init__(self, message: str, exit_code: int = 1, began: bool = False, is_transient: bool = False) -> None:
