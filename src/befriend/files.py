@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, canonical JSON, digests, and locks between processes."""
+"""Atomic writes, canonical JSON, digests, and locks between processes."""
 
 from __future__ import annotations
 

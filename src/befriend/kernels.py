@@ -1,4 +1,4 @@
-"""Makes results bitwise reproducible on any x86 machine: limits numeric libraries to instructions that all have.
+"""Pins the CPU kernels of numeric libraries: equal bits on all Intel machines.
 
 PyTorch, MKL, oneDNN, OpenBLAS and NumPy choose their kernels by the processor, and a different order of operations
 rounds differently. Processors since 2013 have AVX2; AVX-512, which only some have, is not used. MKL has other kernels

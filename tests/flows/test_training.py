@@ -167,9 +167,16 @@ def test_training_goes_on_if_the_server_cannot_be_reached(monkeypatch: pytest.Mo
     monkeypatch.setattr(training_progress, "update_progress_artifact", fail)
     progress = training_progress.ProgressArtifact("train-two-tower-progress")
     progress.follow(OUTPUT_LINES[1])
-    monkeypatch.setattr(training_progress, "create_progress_artifact", lambda *_, **__: UUID(int=1))
+    created: list[float] = []
+
+    def create(percentage: float, **_: Any) -> UUID:
+        created.append(percentage)
+        return UUID(int=1)
+
+    monkeypatch.setattr(training_progress, "create_progress_artifact", create)
     progress.follow(OUTPUT_LINES[2])  # the server can be reached again
     progress.follow(OUTPUT_LINES[3])
+    assert len(created) == 1
 
 
 def test_report_has_every_curve_and_the_best_epoch_in_bold(tmp_path: Path) -> None:

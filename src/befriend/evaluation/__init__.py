@@ -1,1 +1,1 @@
-"""The evaluation protocol, ranking metrics, and the lists of all models and baseline rules under the protocol."""
+"""The evaluation protocol, ranking metrics, and the lists of all models and heuristics under the protocol."""

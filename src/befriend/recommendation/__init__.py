@@ -1,1 +1,1 @@
-"""From ranked candidates to lists: options, requests, business rules, sampling, reasons."""
+"""From ranked candidates to lists: options, requests, constraints, sampling, reasons."""

@@ -1,0 +1,1 @@
+"""STUs, the semantic IDs of users: user vectors, residual quantizers, unique tokens, the trie of all STUs."""
