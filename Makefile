@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help:
 	@echo "make run          set up, run the pipeline, print its metrics and where the reports are"
 	@echo "make test         set up, run the unit tests"
-	@echo "make test-system  set up, run the slow tests: fresh clone, full disk, Prefect server and worker"
+	@echo "make test-system  set up, run the slow tests: a fresh clone, faults, a Prefect server and worker"
 	@echo "make prove        the long proofs: the whole sample twice, kills by the dozen, thousands of random logs"
 	@echo "make check        ruff, mypy, and the import contracts of the layers"
 	@echo "make ui           the Prefect server with the deployments, and a worker (Ctrl-C ends all)"
@@ -44,14 +44,14 @@ debian:
 		echo "no chromium, chromedriver, faketime, qemu-user or PostgreSQL here: the tests that need them will be skipped"
 
 test-system: $(INSTALLED) debian
-	@pytest -m system -n auto --dist loadfile --no-loadscope-reorder
+	@pytest -m "system and not proof" -n auto --dist loadfile --no-loadscope-reorder
 
 prove: $(INSTALLED) debian
-	@pytest -m "proof or hypothesis" --hypothesis-profile prove --durations=0
+	@pytest -m "proof or hypothesis" --hypothesis-profile prove -n auto --dist loadfile --durations=0
 
 check: $(INSTALLED)
 	@ruff check .
-	@mypy
+	@mypy -n auto
 	@lint-imports
 
 ui: $(INSTALLED)

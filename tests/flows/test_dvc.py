@@ -15,6 +15,8 @@ import pytest
 from tasks.dvc import StageError, _NoTraceback, reproduce, run_streaming, should_retry
 from tests.flows.conftest import BIN
 
+pytestmark = pytest.mark.system  # starts DVC
+
 
 def reproduce_and_fail(target: str) -> StageError:
     with pytest.raises(StageError) as caught:
@@ -83,7 +85,6 @@ def test_bug_in_a_stage_is_not_retried(project: Path) -> None:
     assert not should_retry(None, None, State(ValueError("timed out")))
 
 
-@pytest.mark.system
 def test_stage_that_another_process_runs_is_retried(project: Path) -> None:
     with subprocess.Popen(
         [BIN / "dvc", "repro", "--single-item", "slow"],
@@ -102,7 +103,6 @@ def test_stage_that_another_process_runs_is_retried(project: Path) -> None:
     assert error.is_transient and not error.began
 
 
-@pytest.mark.system
 def test_cancelled_run_ends_all_child_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cancel(line: str) -> None:
         raise KeyboardInterrupt

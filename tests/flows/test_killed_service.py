@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows.checkout import Project, serving, small_checkout, started
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 
 def find_process(project: Project, command_part: str) -> int:
@@ -26,7 +26,7 @@ def find_process(project: Project, command_part: str) -> int:
     raise AssertionError(f"no {command_part} among {project.processes()}")
 
 
-@pytest.mark.parametrize("command_part", ["worker start", pytest.param("server start", marks=pytest.mark.proof)])
+@pytest.mark.parametrize("command_part", ["worker start", "server start"])
 def test_make_ui_works_again_after_its_worker_or_its_server_was_killed(command_part: str, tmp_path: Path) -> None:
     project = small_checkout(tmp_path, "")
     with started(project) as ui:

@@ -57,6 +57,7 @@ def test_message_about_a_failure_has_the_run_the_error_and_the_next_step(monkeyp
     assert text.startswith("retrain 3: the event log was refused\n") and "run it again" in text
 
 
+@pytest.mark.system
 def test_command_is_logged_and_fails_with_its_message(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_lines: list[str] = []
     logger: Any = SimpleNamespace(info=lambda _, line: log_lines.append(line))

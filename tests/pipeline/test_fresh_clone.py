@@ -117,6 +117,7 @@ def test_a_clone_that_pulls_from_s3_runs_nothing(clone: Path, tmp_path: Path) ->
         server.wait()
 
 
+@pytest.mark.proof
 def test_after_another_log_and_back_the_results_are_as_before(clone: Path, tmp_path: Path) -> None:
     log = pl.read_parquet(clone / "src/befriend/sample/log/events.parquet")
     log[:5000].write_parquet(tmp_path / "events.parquet")
@@ -181,6 +182,7 @@ def cached(root: Path, digest: str) -> Path:
     return root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(not shutil.which("faketime"), reason="needs Debian's package faketime")
 def test_a_clock_that_goes_backwards_changes_nothing(clone: Path) -> None:
     before = lock_of(clone)

@@ -47,10 +47,10 @@ def test_three_formats_of_one_log_give_the_same_events(checkout: Path, tmp_path:
     # A folder, and back to a file.
     (tmp_path / "folder").mkdir()
     table.drop("action").write_parquet(tmp_path / "folder" / "part.parquet")
-    for name in ("folder", "chat.parquet"):
-        call(checkout, "befriend", "use", str(tmp_path / name))
-        call(checkout, "dvc", "repro", "validate")
-        assert files.sha256(checkout / "prepared/events.parquet") in digests
+    call(checkout, "befriend", "use", str(tmp_path / "folder"))
+    call(checkout, "dvc", "repro", "validate")
+    assert files.sha256(checkout / "prepared/events.parquet") in digests
+    call(checkout, "befriend", "use", str(tmp_path / "chat.parquet"))
     later = table.drop("action").with_columns(pl.col("timestamp") + 86_400 * 400)
     pl.concat([table.drop("action"), later]).write_parquet(tmp_path / "chat.parquet")  # the log grows at its source
     assert "Running stage 'validate'" in call(checkout, "dvc", "repro", "validate").stdout

@@ -304,6 +304,7 @@ def test_every_setting_is_documented() -> None:
     assert all(field.description for field in SimulateSettings.model_fields.values())
 
 
+@pytest.mark.system
 def test_the_simulator_reproduces_the_committed_sample(tmp_path: Path) -> None:
     write(PROFILES["sample"], tmp_path)
     committed = Path(befriend.sample.__file__).parent

@@ -152,6 +152,7 @@ def test_internal_ids_are_in_order_of_first_events(project: Project) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.system
 def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
 

@@ -71,7 +71,9 @@ def test_epochs_of_any_length_each_cover_their_share_of_the_schedule(
 ) -> None:
     objective = Tiny(batches=20)
     objective.uneven = tuple(length - 20 for length in lengths)
-    settings = SETTINGS.model_copy(update={"epochs": 4, "warmup": warmup, "final_learning_rate": 0.1})
+    settings = SETTINGS.model_copy(
+        update={"epochs": 4, "warmup": warmup, "final_learning_rate": 0.1, "checkpoint_every": 100}
+    )
     rates: list[float] = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     try:

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, list[Any]], float, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("case", CASES)
 def test_great_expectations_gives_the_same_results_as_polars(case: str, tmp_path: Path) -> None:
     changed_columns, sign, data = CASES[case]
