@@ -45,6 +45,7 @@ SMALL: dict[str, Any] = {
     "recent_events": 4,
     "history_candidates": 4,
     "epochs": 1,
+    "regimes": ["streaming", "daily"],
     "validation_events": 20,
     "threads": 1,
 }
