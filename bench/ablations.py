@@ -27,7 +27,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES
 from befriend.data.split import read_split
-from befriend.evaluation.validation import stu_validation, two_tower_validation
+from befriend.evaluation.model_validation import stu_validation, two_tower_validation
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import TextVectors
 from befriend.objectives.objective_settings import StuSettings, TwoTowerSettings

@@ -34,8 +34,8 @@ from befriend.config import load_params
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.data.split import Split, read_split
+from befriend.evaluation.model_validation import two_tower_validation
 from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
-from befriend.evaluation.validation import two_tower_validation
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.features.text_vectors import TextVectors

@@ -26,9 +26,9 @@ from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES
 from befriend.data.split import Split, read_split, split_by_time
+from befriend.evaluation.model_validation import two_tower_validation
 from befriend.evaluation.protocol import make_eval_queries
 from befriend.evaluation.run_rankers import run_rankers
-from befriend.evaluation.validation import two_tower_validation
 from befriend.features.feature_view import FeatureView
 from befriend.features.histories import Histories
 from befriend.objectives.objective_settings import TwoTowerSettings

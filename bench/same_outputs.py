@@ -114,6 +114,9 @@ def main() -> None:
     parser.add_argument("--names", type=Path, default=Path(__file__).with_name("names.json"))
     arguments = parser.parse_args()
     names: Names = json.loads(arguments.names.read_text())
+    for folder in (arguments.old, arguments.new):
+        if not (folder / "reports" / "metrics.json").is_file():
+            parser.error(f"{folder} is no project with the results of a run")
     old_files = {names["files"].get(path, path): path for path in outputs(arguments.old)}
     new_files = set(outputs(arguments.new))
     differences = [f"{path}: only in one of the two" for path in sorted(old_files.keys() ^ new_files)]

@@ -15,7 +15,7 @@ from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES
 from befriend.data.split import split_by_time
-from befriend.evaluation.validation import two_tower_validation
+from befriend.evaluation.model_validation import two_tower_validation
 from befriend.features.feature_view import FeatureView
 from befriend.models.model_inputs import Query
 from befriend.objectives.objective_settings import TwoTowerSettings

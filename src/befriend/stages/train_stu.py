@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from befriend.data.event_log import EventLog
-from befriend.evaluation.validation import stu_validation
+from befriend.evaluation.model_validation import stu_validation
 from befriend.features.text_vectors import TextVectors
 from befriend.models.model_settings import StuModelSettings
 from befriend.objectives.objective_settings import StuSettings

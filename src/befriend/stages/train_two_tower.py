@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from befriend.evaluation.validation import two_tower_validation
+from befriend.evaluation.model_validation import two_tower_validation
 from befriend.models.model_settings import TwoTowerModelSettings
 from befriend.objectives.objective_settings import TwoTowerSettings
 from befriend.objectives.two_tower_objective import TwoTowerObjective
