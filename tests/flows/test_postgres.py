@@ -16,7 +16,7 @@ from tests.flows.checkout import serving, small_checkout
 
 INITDB_PATHS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 pytestmark = [
-    pytest.mark.system,
+    pytest.mark.proof,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not INITDB_PATHS, reason="needs Debian's package postgresql"),
 ]

@@ -49,6 +49,7 @@ def test_the_summary_shows_metrics_and_paths(clone: Path) -> None:
         assert (clone / path).is_file()
 
 
+@pytest.mark.proof
 def test_dvc_runs_an_experiment_and_shows_how_its_metrics_differ(clone: Path) -> None:
     call(clone, "git", "add", "-A")
     call(clone, "git", "commit", "-q", "-m", "results", "--allow-empty")

@@ -148,6 +148,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_partial_files(checkout: Path, tmp
     assert (tmp_path / "left").read_text() == ""
 
 
+@pytest.mark.proof
 def test_a_source_that_changes_during_a_run_is_read_by_the_next_run(checkout: Path, tmp_path: Path) -> None:
     """A stage reads the copy that DVC made, so that a run has one version of the log."""
     source = tmp_path / "chat.parquet"
