@@ -7,6 +7,8 @@ import pytest
 
 from befriend.text import text_encoder as encoding
 
+pytestmark = pytest.mark.system  # importing the encoders of texts takes seconds
+
 TEXTS = [" ".join(["tea", "kettle", "river", "stone"][k % 4 :] * (1 + k // 4)) for k in range(40)]
 
 

@@ -23,6 +23,8 @@ from befriend.text.saved_towers import load_tower
 from befriend.text.text_trainer import CACHE
 from befriend.training.loop import CHECKPOINT_FILE
 
+pytestmark = pytest.mark.system  # importing the encoders of texts takes seconds
+
 CONFIG = ModelConfig(
     user_model_name="random",
     item_model_name="random",

@@ -57,6 +57,7 @@ def statements_with(contexts: list[int]) -> StatementBatch:
 ONE_USER = users(torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, True]]), torch.tensor([[0.0, 1.0, 2.0]]))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("tuned", [0, 1])
 def test_the_towers_share_no_weight(tuned: int) -> None:
     towers = UniversalUserEmbedding(CONFIG.model_copy(update={"tuned_layers": tuned}), (32, 32), (0, 0))

@@ -178,7 +178,7 @@ class TrainingQueryBuilder:
         return TrainBatch(
             histories=histories,
             positions=positions,
-            weight=torch.where(is_last, 1.0, s.temporal_weight),  # in the loss: the setting is for all but the last
+            weight=torch.where(is_last, 1.0, s.temporal_weight),  # of earlier queries, which add to a window's last
             is_first_contact=torch.from_numpy(
                 np.isin(segments(log, queries.event, queries.cutoff, self.eligible_since), FIRST_CONTACTS)
             ),

@@ -17,7 +17,7 @@ replace the champion only if every check passes:
                             the confidence interval of the difference does not lie wholly below 0
 
 The last four need a champion. There are two kinds of lists: `new` excludes the user's existing contacts and is scored
-on first contacts, `any` includes them and is scored on all events whose target can be ranked. A regime says how fresh
+on first contacts, `any` includes them and is scored on all events whose target is eligible. A regime says how fresh
 the log is when a list is made; its four values are in `befriend.data.regimes`.
 
 The checks `floor` and `fall` are made for each kind of list in each regime of `gate.regimes`, and the check `against

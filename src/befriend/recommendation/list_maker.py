@@ -56,8 +56,9 @@ class ListMaker:
         options: RecommendOptions,
     ):
         """feature_view: the histories, features and texts of the log; eligible_since: int64[N], UTC second after which
-        each user may be listed, from `LoadedModels.eligible_since`; attributes: of all users; vectors: float32[N, D],
-        of length 1, whose inner product is the similarity of two users, for `options.constraints.diversity`."""
+        each user may be listed, from `LoadedModels.eligible_since`; attributes: those of all users, such as a town,
+        for constraints; vectors: float32[N, D], users of the two-tower model, of length 1, whose inner product is the
+        similarity of two users, for `options.constraints.diversity`."""
         self.recommender, self.feature_view, self.options = recommender, feature_view, options
         self.log, self.vectors = feature_view.log, vectors
         self.request_builder = RequestBuilder(self.log, feature_view.activity.histories)

@@ -169,8 +169,8 @@ class PrefixScores:
     def of(cls, model: NextTargetPredictionSTU, trie: Trie, prefix_tree: PrefixTree) -> PrefixScores:
         """Computes the prefix scores of all nodes of `trie`.
 
-        trie: the STUs of the users that are set in the model; prefix_tree: the same STUs, with the number of eligible
-        users (those who may be recommended) below each node.
+        trie: the STUs of all users whom the model knows since its last `set_users`; prefix_tree: the same STUs, with
+        the number of eligible users (those who may be recommended) below each node.
         """
         node_score, max_score, log_num_users = [], [], []
         dense: list[DenseLevel | None] = []

@@ -48,7 +48,8 @@ last-active   UTC second of the user's last event as an actor; last-received: of
 attention     sum over the contact events that a user received of about (age in seconds) ** -0.8, no neural attention
 base-level    sum over the contact events of two users of (age in seconds) ** -0.5, whose log is ACT-R's activation
 fresh         1 / log(e + seconds since the user's last event as an actor); 0 without one
-ppr           personalized PageRank on the graph of contacts"""
+ppr           personalized PageRank on the graph of contacts
+decayed-...   decayed in-degree: contact events that a user received, with a half-life of 6 hours or of a quarter"""
 MODELS = ("two-tower", "stu")
 """two-tower: embeddings of users; stu: generates the semantic ID of the target token by token"""
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
