@@ -45,6 +45,7 @@ def train_again(project: Path, root: Path) -> None:
     train_stu.run(settings, root / "prepared", root / "models", root / "reports", root / ".checkpoints")
 
 
+@pytest.mark.system
 def test_an_interrupted_and_resumed_training_gives_the_same_bytes(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_model_json_describes_the_model_and_its_training_data(project: Path) -> 
     assert not (project / ".checkpoints" / "train_two_tower").exists()
 
 
+@pytest.mark.system
 def test_an_interrupted_and_resumed_training_gives_the_same_bytes(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
