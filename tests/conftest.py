@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from befriend import artifacts, files
 from befriend.cli.main import main
 from befriend.data.columns import CONTACT, ROLES
 from befriend.data.event_log import EventLog
@@ -111,6 +112,13 @@ def raw_events() -> pl.DataFrame:
             "timestamp": np.sort(rng.integers(1_600_000_000, 1_608_640_000, 400)),
         }
     ).filter(pl.col("actor_id") != pl.col("target_id"))
+
+
+def file_digests(root: Path, *folders: str) -> dict[str, str]:
+    """Path relative to `root` -> SHA-256, of all files in some folders of it; there is at least one."""
+    paths = artifacts.files_in(*(root / folder for folder in folders))
+    assert paths
+    return {str(path.relative_to(root)): files.sha256(path) for path in paths}
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,17 @@ from pathlib import Path
 import pytest
 
 from befriend import files
-from tests.conftest import ROOT
+from tests.conftest import ROOT, file_digests
 from tests.projects import prepare
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(1800)]
 
 KILLS = 24
+OUTPUTS = ("models", "reports/training")
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SETTINGS = ["epochs=3", "threads=1", "checkpoint_every=5", "validation_events=60", "positions_per_batch=128"]
 TRAIN = ["befriend", "train-two-tower", *(part for item in SETTINGS for part in ("--set", item))]
-
-
-def output_digests(project: Path) -> dict[str, str]:
-    folders = [project / "models", project / "reports" / "training"]
-    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(project)): files.sha256(path) for path in paths}
 
 
 def checkpoint_time(project: Path) -> float:
@@ -73,7 +68,7 @@ def test_killed_training_writes_the_same_bytes_as_an_uninterrupted_one(tmp_path:
         assert child.wait() == -signal.SIGKILL
     assert not (tmp_path / "models" / "two_tower").exists()
     call(*TRAIN, cwd=tmp_path)
-    assert output_digests(tmp_path) == output_digests(uninterrupted) != {}
+    assert file_digests(tmp_path, *OUTPUTS) == file_digests(uninterrupted, *OUTPUTS)
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:

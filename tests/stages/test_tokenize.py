@@ -23,6 +23,7 @@ from befriend.tokens.token_figures import draw_code_usage, draw_map
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer
 from befriend.tokens.trie import Trie
+from tests.conftest import file_digests
 from tests.projects import prepare
 
 
@@ -32,9 +33,8 @@ def run(root: Path, **options: Any) -> tokenize.TokenizeResult:
 
 
 def digests(root: Path) -> dict[str, str]:
-    paths = [p for part in ("models/tokens", "reports/tokens") for p in (root / part).rglob("*") if p.is_file()]
-    assert paths
-    return {str(p.relative_to(root)): files.sha256(p) for p in [*paths, root / "reports" / "tokens.json"]}
+    metrics = files.sha256(root / "reports" / "tokens.json")
+    return file_digests(root, "models/tokens", "reports/tokens") | {"reports/tokens.json": metrics}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def another(project: Path, tmp_path: Path) -> Path:
 
 def load(folder: Path, log: EventLog) -> StuTokenizer:
     return load_tokenizer(folder, log, TextVectors.none(log.num_users))
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("pictures")
+def test_running_again_gives_the_same_pictures(another: Path) -> None:
+    run(another)
+    before = digests(another)
+    run(another)
+    assert digests(another) == before
 
 
 def test_running_again_gives_the_same_bytes(project: Path, another: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from befriend import files
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.errors import DataError
@@ -19,6 +18,7 @@ from befriend.stages import tokenize, train_stu
 from befriend.tokens import tokenizer as tokens_folder
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.training import loop
+from tests.conftest import file_digests
 from tests.projects import SMALL
 
 
@@ -31,9 +31,7 @@ def project(trained_project: Path) -> Path:
 
 
 def digests(root: Path) -> dict[str, str]:
-    paths = [p for part in ("models/stu", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
-    assert paths
-    return {str(p.relative_to(root)): files.sha256(p) for p in paths}
+    return file_digests(root, "models/stu", "reports/training")
 
 
 def train_again(project: Path, root: Path) -> None:

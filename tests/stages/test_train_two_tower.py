@@ -18,6 +18,7 @@ from befriend.models.trained_model import load_two_tower
 from befriend.readers.data_settings import DataSettings
 from befriend.training import loop
 from befriend.validation.validate_settings import ValidateSettings
+from tests.conftest import file_digests
 from tests.projects import SMALL, train, validate_log
 
 
@@ -41,9 +42,7 @@ def prepare(root: Path, until: float = 1.0) -> None:
 
 
 def digests(root: Path) -> dict[str, str]:
-    paths = [p for part in ("models", "reports/training") for p in (root / part).rglob("*") if p.is_file()]
-    assert paths
-    return {str(p.relative_to(root)): files.sha256(p) for p in paths}
+    return file_digests(root, "models", "reports/training")
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,7 @@ def test_internal_ids_are_in_order_of_first_events(project: Project) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("pictures")
 def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.DataFrame) -> None:
     raw_events.write_parquet(project.root / "log")
 
