@@ -176,7 +176,7 @@ class NextItemObjective(ABC):
                 torch.arange(n, device=model.device), torch.full_like(target, width), 0 * target, target
             )
             query = model.query(batch, positions, model.encode_history(batch, lookup), lookup)
-            scores = model.score_shared(query, all_items, lookup)
+            scores = model.static_scores(query, all_items.users, lookup)
             ranks.append((scores >= scores.gather(1, target[:, None])).sum(1))
         rank = torch.cat(ranks).double()
         hit = rank <= 10
@@ -196,12 +196,12 @@ class TwoTowers(NextItemObjective):
 
     def softmax(self, query: Query, target: Tensor, lookup: EmbeddingLookup) -> Tensor:
         all_items = torch.arange(self.num_items, device=target.device)
-        negatives = draw_negatives(target, self.model.popularity, all_items, "mixed", NUM_RAND_NEGS)
-        scores = self.model.score_shared(query, CandidateInputs(negatives.users), lookup)
+        negatives = draw_negatives(
+            target, self.model.popularity, all_items, "mixed", len(target) * NUM_RAND_NEGS
+        )
+        scores = self.model.static_scores(query, negatives.users, lookup)
         positive = torch.einsum("pd,pd->p", query.static, self.model.users(target, lookup))
-        no_candidates = scores.new_zeros(len(target), 0)
-        allowed = negatives.users != target[:, None]
-        return softmax_loss(positive, no_candidates, no_candidates.bool(), scores, allowed, negatives.log_q).loss
+        return softmax_loss(positive, scores, negatives.users != target[:, None], negatives.log_q).loss
 
 
 class Stu(NextItemObjective):

@@ -8,9 +8,10 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.dvc import StageOutcome, update_data
+from tasks.dvc import update_data
+from tasks.dvc_process import StageOutcome
 from tasks.notify import notify_failure
-from tasks.stage_tasks import TASKS
+from tasks.stage_tasks import STAGES, TASK_RUNNER, run_stages
 
 
 def _run_name() -> str:
@@ -21,6 +22,7 @@ def _run_name() -> str:
     name="pipeline",
     flow_run_name=_run_name,
     persist_result=False,
+    task_runner=TASK_RUNNER,
     on_failure=[notify_failure],
     on_crashed=[notify_failure],
 )
@@ -33,7 +35,7 @@ def pipeline(update: bool = True, force: bool = False) -> list[StageOutcome]:
     """
     with stage_lock(layout.STAGE_LOCK):
         outcomes = [update_data()] if update else []
-        return outcomes + [stage(force) for stage in TASKS.values()]
+        return outcomes + run_stages(list(STAGES), force)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas import State
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from befriend import layout
@@ -19,13 +21,32 @@ from tasks.gate_task import failed_checks, gate
 from tasks.notify import NEXT_STEP, notify_failure
 from tasks.notify import notify as send_notification
 from tasks.promotion import commit as commit_files
-from tasks.promotion import lists_are_current
+from tasks.promotion import lists_are_current, served_unchanged
 from tasks.promotion import promote as promote_run
 from tasks.promotion import recommend as recommend_to_all_users
 from tasks.promotion import tidy as free_disk_space
-from tasks.stage_tasks import TASKS
+from tasks.stage_tasks import STAGES, TASK_RUNNER, run_stages
 
-VALIDATE, *OTHER_STAGES = TASKS.values()
+STAGE_NAMES = list(STAGES)  # the first is validate
+
+
+def _nothing_has_changed(number: int) -> State[Any]:
+    message = f"nothing has changed: no stage had to run; champion {number} is this run"
+    get_run_logger().info(message)
+    return Completed(message=message)
+
+
+def _serve(decision: dict[str, Any], force: bool, notification: str | None) -> tuple[int, str]:
+    """Promotes the run. Returns the number of the champion, and its status in words.
+
+    notification: beginning of the message about it; None: no message is sent.
+    """
+    number = promote_run(force)
+    status = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
+    if notification is not None:
+        text = f"{notification}champion {number} {status}. To go back: befriend rollback"
+        send_notification(f"befriend: champion {number} is served", text)
+    return number, status
 
 
 def _run_name() -> str:
@@ -36,6 +57,7 @@ def _run_name() -> str:
     name="retrain",
     flow_run_name=_run_name,
     persist_result=False,
+    task_runner=TASK_RUNNER,
     on_failure=[notify_failure],
     on_crashed=[notify_failure],
 )
@@ -69,10 +91,15 @@ def retrain(
     """
     with stage_lock(layout.STAGE_LOCK):
         outcomes = [update_data()] if update else []
-        outcomes += [VALIDATE()] if validate else []
+        number = served_unchanged()
+        if number is not None and (lists_are_current(number) or not recommend):
+            if commit:
+                commit_files(number)
+            return _nothing_has_changed(number)
+        outcomes += run_stages(STAGE_NAMES[:1]) if validate else []
         if check_drift:
             drift()
-        outcomes += [stage() for stage in OTHER_STAGES] if train else []
+        outcomes += run_stages(STAGE_NAMES[1:]) if train else []
         stages_run = [outcome.stage for outcome in outcomes if outcome.ran]
         summary = f"ran {', '.join(stages_run)}" if stages_run else "nothing has changed: no stage ran"
         if not promote:
@@ -86,11 +113,7 @@ def retrain(
         if decision["verdict"] == "unchanged":
             number, status = decision["champion"], "is this run"
         else:
-            number = promote_run(force)
-            status = "is served" + (" by force" if decision["verdict"] == "refuse" else "")
-            if notify:
-                text = f"{summary}; champion {number} {status}. To go back: befriend rollback"
-                send_notification(f"befriend: champion {number} is served", text)
+            number, status = _serve(decision, force, f"{summary}; " if notify else None)
         if recommend and not lists_are_current(number):
             recommend_to_all_users()
         if commit:

@@ -8,9 +8,10 @@ from prefect import flow
 
 from befriend import layout
 from befriend.files import stage_lock
-from tasks.dvc import StageOutcome, update_data
+from tasks.dvc import update_data
+from tasks.dvc_process import StageOutcome
 from tasks.notify import notify_failure
-from tasks.stage_tasks import TASKS
+from tasks.stage_tasks import run_stages
 
 
 def _run_name() -> str:
@@ -33,7 +34,7 @@ def validate(update: bool = True, force: bool = False) -> list[StageOutcome]:
     """
     with stage_lock(layout.STAGE_LOCK):
         outcomes = [update_data()] if update else []
-        return [*outcomes, TASKS["validate"](force)]
+        return outcomes + run_stages(["validate"], force)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from tasks.dvc import TRANSIENT_FAILURE, StageError, environment_bin, error_message, run_streaming
+from tasks.dvc_process import TRANSIENT_FAILURE, StageError, environment_bin, error_message, run_streaming
 
 GATE_REFUSED = 3  # exit code of `befriend gate` if it refuses the run
 

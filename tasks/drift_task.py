@@ -8,7 +8,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from befriend import files, layout
-from befriend.ops.drift_check import DRIFT_FILE, REPORT_FILE
+from befriend.ops.drift_check import DRIFT_FILE, REPORT_FILE, describe_verdict
 from befriend.ops.registry import current_champion
 from tasks.command import run_befriend
 from tasks.dvc import stage_task
@@ -29,7 +29,8 @@ def publish() -> None:
     """Publishes the report and the measures in runs/drift/."""
     drift_report = files.read_json(layout.DRIFT / DRIFT_FILE)
     report = layout.DRIFT / REPORT_FILE
-    create_markdown_artifact(without_images(report), key=REPORT_KEY, description=f"Drift: {drift_report['verdict']}")
+    description = f"Drift: {describe_verdict(drift_report)}"
+    create_markdown_artifact(without_images(report), key=REPORT_KEY, description=description)
     if drift_report["measures"]:
         create_table_artifact(measure_rows(drift_report), key=MEASURES_KEY, description=drift_report["compared"])
     publish_link(report, FILES_KEY, "The report with its figure")
@@ -41,6 +42,6 @@ def measure_rows(drift_report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, measure in drift_report["measures"].items():
         warning, severe = measure["limits"]
-        row = {"measure": name, "verdict": measure["verdict"], "found": measure["value"]}
+        row = {"measure": name, "verdict": measure["verdict"], "measured": measure["value"]}
         rows.append(row | {"warning above": warning, "severe above": severe})
     return sorted(rows, key=lambda row: order[row["verdict"]])

@@ -7,12 +7,14 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from befriend import files, layout
-from befriend.ops.gate import DECISION_FILE, REPORT_FILE
+from befriend.ops.gate import DECISION_FILE, REPORT_FILE, failed_checks
 from tasks.command import run_befriend
 from tasks.dvc import stage_task
 from tasks.page_artifacts import without_images
 
-DECISION_KEY, RULES_KEY = "gate-decision", "gate-rules"
+__all__ = ["check_rows", "failed_checks", "gate", "publish"]  # failed_checks is for flows, which do not import ops
+
+DECISION_KEY, CHECKS_KEY = "gate-decision", "gate-checks"
 
 
 @stage_task("gate", "Check whether the run may replace the champion.", run_name="gate")
@@ -29,17 +31,11 @@ def publish() -> None:
     create_markdown_artifact(
         without_images(layout.GATE / REPORT_FILE), key=DECISION_KEY, description=f"The gate: {decision['verdict']}"
     )
-    if decision["rules"]:
-        create_table_artifact(check_rows(decision), key=RULES_KEY, description="The checks of the gate")
+    if decision["checks"]:
+        create_table_artifact(check_rows(decision), key=CHECKS_KEY, description="The checks of the gate")
 
 
 def check_rows(decision: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each check, failed ones first."""
-    rows = [{"verdict": "ok" if check["passed"] else "not met"} | check for check in decision["rules"]]
+    rows = [{"verdict": "ok" if check["passed"] else "not met"} | check for check in decision["checks"]]
     return sorted(rows, key=lambda row: row["passed"])
-
-
-def failed_checks(decision: dict[str, Any]) -> str:
-    """The failed checks, in one line."""
-    failed = (check for check in decision["rules"] if not check["passed"])
-    return "; ".join(f"{check['name']}: {check['found']}, required {check['required']}" for check in failed)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact
+from ruamel.yaml import YAML
+
+from tasks.dvc_process import environment_bin
 
 _IMAGE = re.compile(r"!\[([^]]*)\]\(([^)]+)\)")
 
@@ -25,10 +29,22 @@ def publish_link(path: Path, key: str, text: str) -> None:
     create_link_artifact(address, link_text=text, key=key, description=f"{text}: {address}")
 
 
+@cache
+def _cache_folder() -> Path:
+    """The folder of DVC's cache, which may be shared by several checkouts."""
+    command = [str(environment_bin() / "dvc"), "cache", "dir"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
+
+
 def read_committed(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file in the last commit; None if the commit does not have it, or without a git checkout."""
+    """Content of a JSON file of the run whose dvc.lock was committed last, from DVC's cache.
+
+    None if the cache does not have it, as in a fresh clone, or without a git checkout.
+    """
     try:
-        shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, check=True, timeout=30)
-        return json.loads(shown.stdout)
+        lock = subprocess.run(["git", "show", "HEAD:./dvc.lock"], capture_output=True, check=True, timeout=30).stdout
+        stages = YAML(typ="safe").load(lock.decode())["stages"]
+        (md5,) = (out["md5"] for stage in stages.values() for out in stage.get("outs", []) if out["path"] == str(path))
+        return json.loads((_cache_folder() / "files/md5" / md5[:2] / md5[2:]).read_text(encoding="utf-8"))
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

@@ -14,7 +14,8 @@ from prefect.artifacts import create_markdown_artifact
 from befriend import files, layout
 from befriend.ops import registry
 from tasks.command import run_befriend
-from tasks.dvc import StageError, stage_task
+from tasks.dvc import stage_task
+from tasks.dvc_process import StageError, changed_stages
 from tasks.page_artifacts import publish_link
 
 MANIFEST_KEY, LISTS_KEY = "champion-manifest", "lists"
@@ -52,6 +53,14 @@ def recommend(k: int = 20, new_only: bool = True, newest: bool = False) -> Path:
     files.write_json(layout.LISTS_OPTIONS, _lists_record(champion.number if champion else None, k, new_only, newest))
     publish_link(layout.LISTS, LISTS_KEY, "Lists for all users")
     return layout.LISTS
+
+
+def served_unchanged() -> int | None:
+    """The number of the champion, if it is the current run and no stage has to run; else None."""
+    champion = registry.current_champion(Path())
+    if champion is None or changed_stages() or champion.manifest["run"] != registry.run_digest(Path()):
+        return None
+    return champion.number
 
 
 def lists_are_current(number: int, k: int = 20, new_only: bool = True, newest: bool = False) -> bool:

@@ -5,14 +5,19 @@ STAGES has the description of each stage, and its publisher: the function that s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from befriend import layout
 from tasks import publishers
-from tasks.dvc import StageError, StageOutcome, reproduce, stage_task
+from tasks.dvc import reproduce, stage_task
+from tasks.dvc_process import StageError, StageOutcome, changed_stages
+from tasks.stage_graph import read_stage_graph, with_dependents
 from tasks.training_progress import ProgressArtifact
 
 
@@ -65,8 +70,32 @@ STAGES: dict[str, Stage] = {
 """in the order in which they run"""
 
 
-def run_stage(name: str, force: bool = False) -> StageOutcome:
-    """Brings a stage up to date, and publishes its results. force: run it also if nothing changed."""
+TASK_RUNNER = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=2))
+"""for flows: stages run at the same time, of which no more than two are ever ready"""
+
+
+def run_stages(names: Sequence[str], force: bool = False) -> list[StageOutcome]:
+    """Runs the tasks of stages in a flow, each as soon as those that it depends on have ended.
+
+    Stages that did not change, and depend on none that did, are not run: DVC is asked once for all of them.
+    """
+    graph = read_stage_graph()
+    out_of_date = with_dependents(changed_stages(), graph)
+    futures: dict[str, PrefectFuture[StageOutcome]] = {}
+    for name in names:
+        upstream = [futures[dependency] for dependency in graph[name] if dependency in futures]
+        futures[name] = TASKS[name].submit(force, not force and name not in out_of_date, wait_for=upstream)
+    return [future.result() for future in futures.values()]
+
+
+def run_stage(name: str, force: bool = False, is_up_to_date: bool = False) -> StageOutcome:
+    """Brings a stage up to date, and publishes its results.
+
+    force: run it also if nothing changed; is_up_to_date: DVC has said so, and is not asked again.
+    """
+    if is_up_to_date:
+        STAGES[name].publish(False)
+        return StageOutcome(name, False, 0.0)
     stage = STAGES[name]
     progress = ProgressArtifact(publishers.artifact_key(name, "progress")) if stage.trains else None
     try:
@@ -83,11 +112,11 @@ def run_stage(name: str, force: bool = False) -> StageOutcome:
 
 def _make_task(name: str) -> Task[..., StageOutcome]:
     @stage_task(name, STAGES[name].description, run_name=name)
-    def run(force: bool = False) -> StageOutcome:
-        return run_stage(name, force)
+    def run(force: bool = False, is_up_to_date: bool = False) -> StageOutcome:
+        return run_stage(name, force, is_up_to_date)
 
     return run
 
 
 TASKS: dict[str, Task[..., StageOutcome]] = {name: _make_task(name) for name in STAGES}
-"""name of a stage -> its task; `force`: run the stage also if nothing changed"""
+"""name of a stage -> its task, with the parameters of `run_stage`"""

@@ -75,13 +75,12 @@ def make_log(events: list[tuple[int, str, int, int]], roles: dict[str, str] | No
     """A log of (actor, action, target, second), already in time order."""
     labels = sorted({action for _, action, _, _ in events})
     actor, target, second = (np.array([event[k] for event in events]) for k in (0, 2, 3))
-    names = ROLES.categories.to_list()
     return EventLog(
         actor=actor.astype(np.int32),
         target=target.astype(np.int32),
         timestamp=second.astype(np.int64),
         action=np.array([labels.index(action) for _, action, _, _ in events], np.uint8),
-        role=np.array([names.index((roles or {}).get(action, CONTACT)) for _, action, _, _ in events], np.uint8),
+        role=np.array([ROLES.index((roles or {}).get(action, CONTACT)) for _, action, _, _ in events], np.uint8),
         actions=tuple(labels),
         user_ids=pl.Series(range(100, 100 + max(users, int(max(actor.max(), target.max())) + 1))),
     )

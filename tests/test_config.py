@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from befriend.config import Params, load_params
 from befriend.errors import SettingsError
-from befriend.settings import describe_settings
+from befriend.settings import describe_settings, parse
 from tests.conftest import ROOT
 
 
@@ -26,7 +26,7 @@ def test_all_problems_are_reported_at_once_with_the_valid_choices(tmp_path: Path
     assert "4 settings" in text
     assert "'parquet', 'csv' or 'whitespace'" in text
     assert "data.colums: there is no such setting. Did you mean columns?" in text
-    assert "validate.max_rejected: Input should be less than or equal to 1 (found 7)" in text
+    assert "validate.max_rejected: must be at most 1 (found 7)" in text
     assert "evalute: there is no such setting. Did you mean evaluate?" in text
 
 
@@ -49,7 +49,7 @@ def test_all_problems_are_reported_at_once_with_the_valid_choices(tmp_path: Path
         ("data: {texts: {file: a, title: text}}", "text is named more than once"),
         ("data: {statements: {context: bio}}", "data.statements: columns are named, but no file"),
         ("data: {statements: {file: ../a}}", "inside the folder of the log"),
-        ("evaluate: {regimes: []}", "at least 1 item"),
+        ("evaluate: {regimes: []}", "evaluate.regimes: must be a list of at least 1 value"),
         ("data: [", "not valid YAML"),
         ("- a", "must hold sections"),
     ],
@@ -88,3 +88,33 @@ def test_the_error_for_a_former_name_gives_the_current_one(tmp_path: Path) -> No
         load(tmp_path, "train_stu: {moment_rate: 2}")
     with pytest.raises(SettingsError, match=r"drift\.least_events: this setting is called min_events now"):
         load(tmp_path, "drift: {least_events: 100}")
+
+
+@pytest.mark.parametrize("value", [{"?": [1]}, "?", -1, 1e99, 0.5, [], True, None], ids=str)
+def test_messages_are_in_words_of_this_project(value: object) -> None:
+    """For every setting and all kinds of values; none falls back to a general phrase."""
+    num_messages = 0
+    for name, _, _ in describe_settings(Params):
+        raw: object = value
+        for part in reversed(name.split(".")):
+            raw = {part: raw}
+        try:
+            parse(Params, raw, "params.yaml")  # type: ignore[arg-type]
+        except SettingsError as error:
+            first, *lines = str(error).splitlines()
+            assert first == "params.yaml: 1 setting cannot be used"
+            assert not any(phrase in str(error) for phrase in ("Input", "Value error", "valid ", "another value")), error
+            assert len(lines) == 1 and lines[0].endswith(".")
+            num_messages += 1
+    assert num_messages > 50
+
+
+def test_the_types_of_a_value_are_named_together(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, "cluster: {clusters: 1}\ndata: {separator: ab, columns: {actor_id: [1]}, actions: [a, 1]}\n")
+    assert str(error.value).splitlines()[1:] == [
+        "  data.separator: must be text of at most 1 character (found 'ab').",
+        "  data.columns.actor_id: must be text or a whole number (found [1]).",
+        "  data.actions.1: must be text (found 1).",
+        "  cluster.clusters: must be 'auto' or at least 2 (found 1).",
+    ]

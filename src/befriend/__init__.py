@@ -15,10 +15,11 @@ def load(root: str | Path = ".") -> Befriend:
     """Loads a project after `dvc repro`, to recommend users, explain lists and export vectors. See `befriend.api`.
 
     root: the folder of the project. Lists equal those of the command line bit for bit, unless PyTorch was imported
-    before this call.
+    before this call. Raises `befriend.errors.CallError` if the folder is no project.
     """
-    from befriend import kernels
+    from befriend import kernels, layout
 
+    layout.require_project(Path(root))
     kernels.pin()
     from befriend.api import load  # here, since the command line starts without it
 

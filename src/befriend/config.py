@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from befriend import layout
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.errors import SettingsError
 from befriend.monitoring.monitoring_settings import DriftSettings, GateSettings, RegistrySettings
@@ -20,7 +21,8 @@ from befriend.text.text_settings import EmbedTextSettings
 from befriend.tokens.token_settings import TokenizeSettings
 from befriend.validation.validate_settings import ValidateSettings
 
-PARAMS_FILE = Path("params.yaml")
+PARAMS_FILE = layout.PARAMS
+_KINDS: dict[type, str] = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
 
 
 class Params(Settings):
@@ -62,21 +64,24 @@ def load_params(path: Path = PARAMS_FILE, overrides: list[str] | None = None, se
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    if path == PARAMS_FILE and not path.exists():
+        layout.require_project()
     try:
         raw = YAML(typ="safe").load(path) or {}
     except FileNotFoundError:
         raise SettingsError(
-            f"there is no {path} here ({Path.cwd()}). Run befriend in the project's root, where params.yaml is."
+            f"there is no settings file {path} in {Path.cwd()}. An empty file has the defaults: touch {path}"
         ) from None
     except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise SettingsError(f"{path} must hold sections (data:, validate:, ...), but holds a {type(raw).__name__}.")
+        kind = _KINDS.get(type(raw), raw)
+        raise SettingsError(f"{path} must hold sections (data:, validate:, ...), but holds {kind}.")
     raw = {name: {} if value is None else value for name, value in raw.items()}  # a section may be empty
     for item in overrides or []:
         name, value = split_override(item)
         _assign(raw, [*([section] if section else []), *name.split(".")], value)
-    return parse(Params, raw, str(path))
+    return parse(Params, raw, f"{path} with --set" if overrides else str(path))
 
 
 def _assign(raw: dict[str, Any], keys: list[str], value: Any) -> None:

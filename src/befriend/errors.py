@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import re
 import socket
+from collections.abc import Sequence
 
 __all__ = [
     "STOPPED",
@@ -29,6 +30,7 @@ __all__ = [
     "SourceError",
     "StorageError",
     "explain",
+    "one_of",
 ]
 
 
@@ -69,6 +71,11 @@ class NetworkError(BefriendError):
 
 class BusyError(BefriendError):
     """Another process is running stages in this project."""
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names for a message: "a, b or c"."""
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 _DISK_PROBLEMS = {

@@ -1,9 +1,13 @@
-"""The paths of the files and folders of a project, relative to its root."""
+"""The paths of the files and folders of a project, relative to its root, and what makes a folder a project."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from befriend.errors import CallError
+
+PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 DATA = Path("data")
 PREPARED = Path("prepared")
 REPORTS = Path("reports")
@@ -17,6 +21,8 @@ VALIDATION = REPORTS / "validation.json"
 VALIDATION_REPORT = REPORTS / "validation" / "report.md"
 DATA_DOCS = REPORTS / "data_docs" / "index.html"
 METRICS = REPORTS / "metrics.json"
+HEADLINE = REPORTS / "headline.json"
+REFERENCE = REPORTS / "reference.json"
 FINGERPRINT = REPORTS / "evaluation" / "fingerprint.json"
 EVALUATION_REPORT = REPORTS / "evaluation" / "report.md"
 PREDICTIONS = REPORTS / "predictions"
@@ -52,3 +58,25 @@ TOKEN_REPORT = REPORTS / "tokens" / "report.md"
 def list_blocks_folder(lists: Path) -> Path:
     """The folder for the finished blocks of a file of lists, while the other blocks are computed."""
     return lists.with_name(f"{lists.name}.parts")
+
+
+def is_project(folder: Path) -> bool:
+    """Whether a folder is the root of a project, or holds a run, which has a prepared log."""
+    return any((folder / path).exists() for path in (PARAMS, PIPELINE, PREPARED))
+
+
+def require_project(folder: Path = Path()) -> None:
+    """Raises CallError if a folder is no project; the message names a folder above it that is one."""
+    if is_project(folder):
+        return
+    if not folder.is_dir():
+        raise CallError(f"there is no folder {folder}. Name the folder of a project, the one with {PARAMS}.")
+    root = next((parent for parent in folder.resolve().parents if is_project(parent)), None)
+    step = (
+        f"Change to the project above it: cd {root}"
+        if root is not None
+        else f"Change to the folder of your project (cd FOLDER), the one with {PARAMS} and {PIPELINE}."
+    )
+    raise CallError(
+        f"{folder.resolve()} is no befriend project: it has no {PARAMS}, no {PIPELINE} and no {PREPARED}/. {step}"
+    )

@@ -17,6 +17,11 @@ def current_progress() -> str:
     return _current_progress
 
 
+def note(text: str) -> None:
+    """Prints what a command is doing, or what it left out, on standard error. Only errors begin with "befriend:"."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _record_progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     global _current_progress
     for k, item in enumerate(items):

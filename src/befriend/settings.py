@@ -6,7 +6,8 @@ The docstring of a field is its documentation, which `befriend settings` prints.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +15,35 @@ from befriend.errors import SettingsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 S = TypeVar("S", bound="Settings")
+MAX_SHOWN_VALUE = 60  # characters of a value in a message
+_WORDING = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must hold names and values, as in {{name: value}}",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller whole number",
+    "int_type": "must be a whole number",
+    "invalid_key": "must have a name that is text",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list, as in [a, b]",
+    "literal_error": "must be {expected}",
+    "missing": "has to be given",
+    "model_type": "must hold settings, as in {{name: value}}",
+    "path_type": "must be a path",
+    "string_too_long": "must be text of at most {max_length} character(s)",
+    "string_too_short": "must be text of at least {min_length} character(s)",
+    "string_type": "must be text",
+    "too_long": "must be a list of at most {max_length} value(s)",
+    "too_short": "must be a list of at least {min_length} value(s)",
+}
+"""type of an error of pydantic -> what the message says, with values of the error's context"""
 
 
 class Settings(BaseModel):
@@ -33,7 +63,11 @@ def parse(model: type[S], raw: dict[str, Any], source: str) -> S:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_describe_problem(model, problem) for problem in error.errors()]
+        problems: dict[tuple[str, ...], list[Any]] = {}
+        for problem in error.errors():
+            location, _ = _locate(model, problem["loc"])
+            problems.setdefault(tuple(location), []).append(problem)
+        lines = [_describe_problems(model, location, found) for location, found in problems.items()]
         raise SettingsError(
             f"{source}: {len(lines)} setting{'s' * (len(lines) > 1)} cannot be used\n" + "\n".join(lines)
         ) from None
@@ -53,39 +87,61 @@ def split_override(item: str) -> tuple[str, Any]:
         raise SettingsError(f"--set {item}: the value is not valid YAML.") from None
 
 
-def _describe_problem(model: type[Settings], problem: Any) -> str:
-    """One line of an error message, for one error of pydantic."""
-    location = [str(name) for name in problem["loc"]]
-    line = f"  {'.'.join(location)}: "
+def _locate(model: type[Settings], location: Sequence[int | str]) -> tuple[list[str], type[Settings]]:
+    """The names that lead to a setting, from the outermost section, and the settings class of the innermost section.
+
+    location: of an error of pydantic. If a setting may have values of several types, pydantic adds the name of the type
+    to it, which the result leaves out; it keeps the index in a list and the name in a mapping.
+    """
+    names = []
+    for depth, part in enumerate(location):
+        names.append(str(part))
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part not in fields:
+            break  # there is no such setting
+        annotation = fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            rest = location[depth + 1 : depth + 2]
+            names += [str(inner) for inner in rest if isinstance(inner, int) or get_origin(annotation) is dict]
+            break
+        model = annotation
+    return names, model
+
+
+def _describe_problems(model: type[Settings], location: tuple[str, ...], problems: list[Any]) -> str:
+    """One line of an error message. problems: the errors of pydantic for one setting, one for each type it may have."""
+    line, problem = f"  {'.'.join(location)}: ", problems[0]
     if problem["type"] == "extra_forbidden":
-        section_model = _model_at(model, location[:-1])
+        _, section_model = _locate(model, problem["loc"])
         if location[-1] in section_model.former_names:
             return f"{line}this setting is called {section_model.former_names[location[-1]]} now."
         names = _names(section_model)
         close = difflib.get_close_matches(location[-1], names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{line}there is no such setting.{hint} Valid here: {', '.join(names)}."
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in {"value_error", "missing"}:
-        return f"{line}{message}."
-    return f"{line}{message} (found {problem['input']!r})."
+    if problem["type"] in ("value_error", "missing"):
+        return f"{line if location else '  '}{describe_demand(problem)}."
+    demands = [describe_demand(problem).removeprefix("must be ") for problem in problems]
+    must = "" if demands[0].startswith("must ") else "must be "
+    value = repr(problem["input"])
+    shown = value if len(value) <= MAX_SHOWN_VALUE else f"{value[: MAX_SHOWN_VALUE - 3]}..."
+    return f"{line}{must}{' or '.join(dict.fromkeys(demands))} (found {shown})."
+
+
+def describe_demand(problem: Any) -> str:
+    """What a value must be, or what is wrong with it. problem: an error of pydantic, as in `ValidationError.errors`."""
+    kind = problem["type"]
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind.startswith(("date", "time")):
+        return "must be a time, as in 2024-05-31 or 2024-05-31T18:00:00"
+    limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in problem.get("ctx", {}).items()}
+    text = _WORDING.get(kind, "must be another value").format(**limits)
+    return text.replace("1 character(s)", "1 character").replace("1 value(s)", "1 value").replace("(s)", "s")
 
 
 def _names(model: type[BaseModel]) -> list[str]:
     return sorted(field.alias or name for name, field in model.model_fields.items())
-
-
-def _model_at(model: type[Settings], location: list[str]) -> type[Settings]:
-    """The settings class of a nested section. location: names of the sections, from the outermost."""
-    for section in location:
-        for name, field in model.model_fields.items():
-            if (
-                section in (name, field.alias)
-                and isinstance(field.annotation, type)
-                and issubclass(field.annotation, Settings)
-            ):
-                model = field.annotation
-    return model
 
 
 def describe_settings(model: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -31,28 +31,29 @@ def test_help_imports_no_heavy_package() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["validate"], 2, "there is no params.yaml here"),
+        (["validate"], 2, "is no befriend project: it has no params.yaml, no dvc.yaml and no prepared/"),
+        (["validate", "--params", "other"], 2, "An empty file has the defaults: touch other"),
         (["validate", "--params", "params", "--source", "nowhere"], 2, "the event log nowhere does not exist"),
         (["validate", "--params", "params", "--set", "max_rejectd=1"], 2, "Did you mean max_rejected?"),
-        (["evaluate", "--params", "params"], 1, "Run `dvc repro validate` first"),
+        (["evaluate", "--params", "params"], 1, "there is no prepared/events.parquet. Run `dvc repro` first"),
         (["simulate", "--out", "x", "--size", "huge"], 2, "Sizes: tiny, sample, regular, 4x"),
-        (["simulate", "--out", "x", "--users", "0"], 2, "users: Input should be greater than or equal to"),
+        (["simulate", "--out", "x", "--users", "0"], 2, "users: must be at least 10 (found 0)"),
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),
         (["evaluate", "--params", "params", "--set", "regimes=[daily"], 2, "the value is not valid YAML"),
         (["use", "x", "--texts", "t", "--text-column", "text"], 2, "--text-column text: write it as FIELD=COLUMN"),
         (["use"], 2, "give exactly one log: befriend use SOURCE, befriend use --sample, or befriend use --tiny"),
-        (
-            ["compare", "nowhere"],
-            2,
-            "nowhere is not a folder, and the results of a git revision of that name cannot be read",
-        ),
+        (["compare", "nowhere"], 2, "nowhere is neither a folder nor a git revision of this project"),
+        (["compare", "."], 2, ". has no outputs of a run: there is no prepared"),
         (
             ["settings", "nothing"],
             2,
             "Sections: data, validate, embed_text, tokenize, train_two_tower, train_stu, train_ranker, evaluate, cluster, report, drift, gate, registry, simulate",
         ),
-        (["summary"], 1, "Run `dvc repro` first"),
-        (["use", "nowhere"], 2, "there is no dvc.yaml here"),
+        (["summary"], 2, "is no befriend project"),
+        (["use", "nowhere"], 2, "is no befriend project"),
+        (["use", "x", "--unit", "min"], 2, "--unit min: the unit of timestamps is one of s, ms, us, ns, iso"),
+        (["use", "x", "--separator", "ab"], 2, "--separator ab: give a single character, or \\t for a tab"),
+        (["evaluate", "--params", "params", "--set", "regimes=[]"], 2, "must be a list of at least 1 value (found [])"),
     ],
 )
 def test_wrong_call_is_one_message_and_an_exit_code(
@@ -86,7 +87,7 @@ def test_ctrl_c_prints_where_it_stopped_and_what_to_do(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert errors.startswith("befriend: stopped")
+    assert "\nbefriend: stopped" in errors
     assert "Run the same command again" in errors and "Traceback" not in errors
     run_record = files.read_json(record)
     assert (run_record["exit_code"], run_record["error"][:17]) == (130, "stopped by Ctrl-C")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dvc import StageError, _NoTraceback, reproduce, run_streaming, should_retry
+from tasks.dvc import _NoTraceback, reproduce, should_retry
+from tasks.dvc_process import StageError, run_streaming
 from tests.flows.conftest import BIN
 
 pytestmark = pytest.mark.system  # starts DVC
@@ -99,7 +100,8 @@ def test_stage_that_another_process_runs_is_retried(project: Path) -> None:
             error = reproduce_and_fail("slow")
         finally:
             os.killpg(other.pid, 9)
-    assert str(other.pid) in str(error)
+    expected = f"slow has to wait: another DVC command uses its files, process {other.pid}: "
+    assert str(error).startswith(expected) and "A flow tries it again by itself" in str(error)
     assert error.is_transient and not error.began
 
 

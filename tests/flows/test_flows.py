@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,12 @@ import pytest
 
 from befriend import files, layout
 from befriend.errors import BusyError
-from tasks.dvc import StageError, StageOutcome
+from tasks.dvc_process import StageError, StageOutcome
 
 pytestmark = pytest.mark.system
 
 Runner = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
 def _only_ranker(stage: str) -> Callable[[bool], None]:
@@ -50,6 +52,8 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     for module in (dvc, stage_tasks):
         monkeypatch.setattr(module, "reproduce", reproduce)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.setattr(stage_tasks, "changed_stages", lambda: script.get("changed", {"data.dvc"}))
     quiet = {name: replace(stage, publish=_only_ranker(name)) for name, stage in stage_tasks.STAGES.items()}
     monkeypatch.setattr(stage_tasks, "STAGES", quiet)
     for task in (*stage_tasks.TASKS.values(), dvc.update_data):
@@ -57,23 +61,26 @@ def stages(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     return script
 
 
-def test_pipeline_updates_the_data_then_runs_each_stage_in_order(stages: dict[str, list[Any]]) -> None:
+def test_pipeline_updates_the_data_then_runs_each_stage_after_those_it_depends_on(stages: dict[str, list[Any]]) -> None:
     from flows.pipeline import pipeline
+    from tasks.stage_graph import read_stage_graph
 
     outcomes = pipeline(force=True)
-    assert [outcome.stage for outcome in outcomes] == [
-        "data.dvc",
-        "validate",
-        "embed_text",
-        "tokenize",
-        "train_two_tower",
-        "train_stu",
-        "train_ranker",
-        "evaluate",
-        "cluster",
-        "report",
-    ]
-    assert stages["order"] == [("data.dvc", False), *((outcome.stage, True) for outcome in outcomes[1:])]
+    assert [outcome.stage for outcome in outcomes] == list(graph := read_stage_graph())
+    order = [target for target, _ in stages["order"]]
+    assert sorted(order) == sorted(graph) and order[:3] == ["data.dvc", "validate", "embed_text"]
+    assert all(order.index(dependency) < order.index(name) for name in graph for dependency in graph[name])
+    assert all(forced for target, forced in stages["order"] if target != "data.dvc")
+
+
+def test_only_changed_stages_and_those_that_depend_on_them_are_run(stages: dict[str, list[Any]]) -> None:
+    from flows.pipeline import pipeline
+
+    stages["changed"] = ["cluster"]
+    outcomes = pipeline()
+    assert [target for target, _ in stages["order"]] == ["data.dvc", "cluster", "report"]
+    assert [outcome.stage for outcome in outcomes if outcome.ran] == ["data.dvc", "cluster", "report"]
+    assert len(outcomes) == 10
 
 
 def test_progress_of_a_training_is_one_artifact_that_is_updated(stages: dict[str, list[Any]]) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tasks import command, drift_task, gate_task, notify
-from tasks.dvc import StageError
+from tasks.dvc_process import StageError
 from tests.flows.checkout import Listener
 
 
 def test_failed_checks_of_the_gate_come_first() -> None:
-    check = {"found": "0.1", "required": "at least 0.2"}
-    decision = {"rules": [{"name": "a", "passed": True} | check, {"name": "b", "passed": False} | check]}
+    check = {"measured": "0.1", "required": "at least 0.2"}
+    decision = {"checks": [{"name": "a", "passed": True} | check, {"name": "b", "passed": False} | check]}
     assert [row["name"] for row in gate_task.check_rows(decision)] == ["b", "a"]
     assert gate_task.failed_checks(decision) == "b: 0.1, required at least 0.2"
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks import page_artifacts, publishers, stage_tasks
-from tasks.dvc import StageError, StageOutcome
+from tasks.dvc_process import StageError, StageOutcome
+from tests.flows.conftest import BIN
 
 
 def metrics(popular: float, recent: float) -> dict[str, Any]:
@@ -114,14 +115,21 @@ def test_model_without_a_committed_value_has_no_change() -> None:
     }
 
 
+@pytest.mark.system
 def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    page_artifacts._cache_folder.cache_clear()
     assert page_artifacts.read_committed(Path("reports/metrics.json")) is None
-    Path("reports").mkdir()
-    Path("reports/metrics.json").write_text(json.dumps(metrics(0.1, 0.2)))
+    Path("before.json").write_text(json.dumps(metrics(0.1, 0.2)))
+    Path("dvc.yaml").write_text(
+        "stages: {evaluate: {cmd: 'mkdir -p reports && cp before.json reports/metrics.json', "
+        "deps: [before.json], outs: [reports/metrics.json]}}"
+    )
     git = ["git", "-c", "user.email=a@example.org", "-c", "user.name=a"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "metrics"]):
-        subprocess.run([*git, *command], check=True, timeout=30)
+    commands = [[*git, "init", "-q"], [BIN / "dvc", "init", "-q"], [BIN / "dvc", "repro", "-q"]]
+    for command in (*commands, [*git, "add", "-A"], [*git, "commit", "-qm", "metrics"]):
+        subprocess.run(command, check=True, timeout=60)
+    Path("reports/metrics.json").unlink()
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.9, 0.9)))
     assert page_artifacts.read_committed(Path("reports/metrics.json")) == metrics(0.1, 0.2)
 

@@ -69,7 +69,7 @@ def test_first_retraining_is_promoted_and_does_not_run_at_the_same_time_as_a_val
     champion = project.champion()
     assert champion is not None and (champion["number"], champion["previous"]) == (1, None)
     assert champion["data"]["events"] == 5300
-    assert {rule["name"] for rule in champion["decision"]["rules"]} >= {"validation", "floor, list new, daily"}
+    assert {check["name"] for check in champion["decision"]["checks"]} >= {"validation", "floor, list new, daily"}
     assert [message["title"] for message in listener.messages] == ["befriend: champion 1 is served"]
     assert "People you may know" in project.call("befriend", "summary").stdout  # lists for all users are there too
 
@@ -91,7 +91,7 @@ def test_first_retraining_is_promoted_and_does_not_run_at_the_same_time_as_a_val
         "report-page",
         "report-model-card",
     }
-    others |= {"gate-decision", "gate-rules", "champion-manifest", "lists"}
+    others |= {"gate-decision", "gate-checks", "champion-manifest", "lists"}
     assert artifacts.keys() == checks | tokens | training | clusters | others
     assert artifacts["gate-decision"].startswith("# Gate: promote")
     table = json.loads(artifacts["evaluate-metrics"])
@@ -131,7 +131,7 @@ def test_retraining_on_new_events_with_shuffled_targets_is_refused_and_a_message
     assert artifacts["drift-report"].startswith("# Drift: ")
     measures = {row["measure"] for row in json.loads(artifacts["drift-measures"])}
     assert {"actions", "first tokens", "contacts a user", "answered pairs"} <= measures
-    checks = {row["name"]: row["passed"] for row in json.loads(artifacts["gate-rules"])}
+    checks = {row["name"]: row["passed"] for row in json.loads(artifacts["gate-checks"])}
     names = {"drift", "against the champion, list new, daily", "fall, list any, daily"}
     names.add("against the champion, newcomers, list new, streaming")
     assert names <= checks.keys()

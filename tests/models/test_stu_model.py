@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, STUBatch
+from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, STUBatch
 from befriend.models.stu_model import NextTargetPredictionSTU, log_sum_products
 
 CODES = 7
@@ -197,17 +197,14 @@ def test_token_dropout_gives_users_uniform_probability_in_daily_queries() -> Non
         *(torch.ones(3, 1).bool(), torch.tensor([0, 1, 1]), torch.tensor([4, 5, 6])),
     )
     query = m.query(histories, positions, m.encode_history(histories))
-    all_users = CandidateInputs(torch.arange(8))
-    scores = m.static_shared(query, all_users, m.users.lookup())
-    assert torch.equal(
-        scores, m.static_per_query(query, CandidateInputs(torch.arange(8).expand(3, -1)), m.users.lookup())
-    )
+    all_users = torch.arange(8)
+    scores = m.static_scores(query, all_users, m.users.lookup())
     assert (
         query.dropped_targets is not None
         and 0 < query.dropped_targets[0].sum() < 8
         and not query.dropped_targets[1:].any()
     )
-    undropped = m.log_probs(query.static, all_users.users)
+    undropped = m.log_probs(query.static, all_users)
     uniform = torch.full_like(undropped, -math.log(8))
     assert torch.equal(scores, torch.where(query.dropped_targets, uniform, undropped)) and not torch.allclose(
         undropped, uniform

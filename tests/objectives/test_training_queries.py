@@ -3,6 +3,7 @@ regime."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from befriend.data.split import split_by_time
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import TextVectors
 from befriend.objectives.epoch_batches import MIN_BATCHES_PER_CHUNK, EpochBatches
+from befriend.objectives.hard_negatives import with_hard_negatives
 from befriend.objectives.objective_settings import TwoTowerSettings
 from befriend.objectives.train_batch import TrainBatch
 from befriend.objectives.training_queries import TrainingQueryBuilder
@@ -86,7 +88,7 @@ def all_batches(builder: TrainingQueryBuilder) -> list[TrainBatch]:
     return [epoch[k] for k in range(len(epoch))]
 
 
-def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> None:
+def test_every_training_event_is_queried_in_streaming_and_a_share_of_them_in_each_other_regime(log: EventLog) -> None:
     builder = make_builder(log, positions_per_batch=37)
     queries = [
         (int(regime), int(actor), int(target), int(cutoff))
@@ -99,18 +101,27 @@ def test_every_training_event_is_queried_once_in_each_regime(log: EventLog) -> N
             strict=True,
         )
     ]
-    for k, regime in ((REGIMES.index(name), name) for name in ("streaming", "daily")):
-        cutoff = log.timestamp[: builder.end]
-        if regime == "daily":
-            cutoff = cutoff // DAY * DAY
-        expected = [
-            (k, int(log.actor[e]), int(log.target[e]), int(cutoff[e]))
+    second = log.timestamp[: builder.end]
+    for regime, cutoff, low, high in (
+        ("streaming", second, 1, 1),
+        ("live", second, 0.15, 0.35),
+        ("daily", second // DAY * DAY, 0.4, 0.6),
+    ):
+        all_events = [
+            (int(log.actor[e]), int(log.target[e]), int(cutoff[e]))
             for e in range(builder.end)
             if log.first_seen[log.target[e]] < cutoff[e]
         ]
-        assert sorted(expected) == sorted(query for query in queries if query[0] == k)
-    streaming, live = ([query[1:] for query in queries if query[0] == k] for k in (0, 1))
-    assert set(live) < set(streaming) and 0.1 * len(streaming) < len(live) < 0.4 * len(streaming)
+        queried = [query[1:] for query in queries if query[0] == REGIMES.index(regime)]
+        assert not Counter(queried) - Counter(all_events)
+        assert low <= len(queried) / len(all_events) <= high, regime
+
+
+def test_without_streaming_every_training_event_is_queried_in_each_regime(log: EventLog) -> None:
+    builder = make_builder(log, regimes=["daily"])
+    is_eligible = log.first_seen[log.target] < log.timestamp // DAY * DAY
+    queries = builder.sample_queries(np.random.default_rng(0))
+    assert np.array_equal(queries.event, np.flatnonzero(is_eligible[: builder.end]))
 
 
 def test_the_action_is_known_in_streaming_only(log: EventLog) -> None:
@@ -145,8 +156,7 @@ def test_a_user_with_a_text_and_no_event_is_a_target_and_a_negative_as_in_servic
     queries = {}
     for b in all_batches(builder):
         for k in range(len(b.weight)):
-            negatives = set(b.shared.users[b.shared_mask[k]].tolist())
-            negatives |= set(b.candidates.users[k, 1:][b.candidate_mask[k]].tolist())
+            negatives = set(b.candidates.users[k, 1:][b.is_negative[k]].tolist())
             queries[int(b.cutoff[k])] = int(b.positions.target[k]), bool(b.is_first_contact[k]), negatives
     assert queries[60][:2] == (3, True)  # a first contact, before any event of user 3
     assert any(4 in negatives for cutoff, (_, _, negatives) in queries.items() if cutoff > 10)
@@ -203,9 +213,7 @@ def test_no_candidate_is_a_true_target_the_actor_a_later_user_or_a_duplicate(log
     for b in batches:
         for p in range(len(b.weight)):
             actor, num_visible = int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p])
-            candidates = b.candidates.users[p, 1:][b.candidate_mask[p]].tolist()
-            shared = b.shared.users[b.shared_mask[p]].tolist()
-            candidates = candidates + shared
+            candidates = b.candidates.users[p, 1:][b.is_negative[p]].tolist()
             assert len(candidates) == len(set(candidates))
             assert actor not in candidates
             assert not true_targets[actor, num_visible, int(b.positions.regime[p])] & set(candidates)
@@ -219,8 +227,10 @@ def test_masks_of_existing_contacts_and_first_contacts_equal_those_of_the_log(lo
             actor, num_visible = int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p])
             window = builder.activity.histories.user_entries(actor, num_visible)
             contacts = set(builder.activity.histories.other_user[window].tolist())
-            assert set(b.candidates.users[p, 1:][b.candidate_is_contact[p]].tolist()) == contacts
-            assert set(b.shared.users[b.shared_is_contact[p]].tolist()) == contacts & set(b.shared.users.tolist())
+            num_shared = len(b.shared.users)
+            is_row_contact, is_shared_contact = b.is_contact[p, :-num_shared], b.is_contact[p, -num_shared:]
+            assert set(b.candidates.users[p, 1:-num_shared][is_row_contact].tolist()) == contacts
+            assert set(b.shared.users[is_shared_contact].tolist()) == contacts & set(b.shared.users.tolist())
             is_stranger = int(b.positions.target[p]) not in contacts
             if REGIMES[int(b.positions.regime[p])] in EVENT_TIME_REGIMES:
                 assert bool(b.is_first_contact[p]) == is_stranger
@@ -235,9 +245,11 @@ def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: Eve
         for p in range(len(b.weight)):
             window = h.user_entries(int(b.histories.actor_id[b.positions.row[p]]), int(b.num_visible[p]))
             latest = set(h.other_user[window][-SMALL["history_candidates"] :].tolist())
-            is_candidate = torch.cat([torch.ones(1, dtype=torch.bool), b.candidate_mask[p]])
+            is_candidate = torch.cat([torch.ones(1, dtype=torch.bool), b.is_negative[p]])
+            has_pointer = torch.zeros_like(is_candidate)
+            has_pointer[b.pairs.column[b.pairs.row == p]] = True
             users = b.candidates.users[p][is_candidate].tolist()
-            assert b.pairs.is_history_candidate[p][is_candidate].tolist() == [user in latest for user in users]
+            assert has_pointer[is_candidate].tolist() == [user in latest for user in users]
 
 
 def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:
@@ -309,20 +321,19 @@ def test_an_actor_without_an_earlier_event_is_queried() -> None:
     log = make_log([(k + 1, "hi", k, 1_600_000_000 + 50 * k) for k in range(60)])
     batches = all_batches(make_builder(log, 50, recent_events=0, regimes=["streaming"]))
     assert sum(len(b.weight) for b in batches) == 49
-    assert all(b.candidates.users.shape[1] == 1 and b.is_first_contact.all() for b in batches)
+    assert all(b.candidates.users.shape[1] == 1 + len(b.shared.users) and b.is_first_contact.all() for b in batches)
 
 
 def test_hard_negatives_are_added_without_duplicates(log: EventLog) -> None:
     builder = make_builder(log)
     b = all_batches(builder)[2]
     users = torch.argsort(torch.rand(len(b.weight), 25, generator=torch.Generator().manual_seed(0)), dim=1)[:, :6]
-    with_hard = builder.with_hard_negatives(b, users)
+    with_hard = with_hard_negatives(builder, b, users)
     assert with_hard.candidates.users.shape[1] == b.candidates.users.shape[1] + 6
     for p in range(len(b.weight)):
-        candidates = with_hard.candidates.users[p, 1:][with_hard.candidate_mask[p]].tolist()
-        candidates += with_hard.shared.users[with_hard.shared_mask[p]].tolist()
+        candidates = with_hard.candidates.users[p, 1:][with_hard.is_negative[p]].tolist()
         assert len(candidates) == len(set(candidates))
-        before = b.candidates.users[p, 1:][b.candidate_mask[p]].tolist() + b.shared.users[b.shared_mask[p]].tolist()
+        before = b.candidates.users[p, 1:][b.is_negative[p]].tolist()
         assert set(before) <= set(candidates) <= {*before, *users[p].tolist()}
         assert int(b.positions.target[p]) not in candidates
 
@@ -335,13 +346,11 @@ def test_the_same_epoch_gives_the_same_batches_and_another_epoch_different_ones(
     )
 
 
-def test_epochs_share_their_streaming_and_daily_queries_and_differ_in_the_number_of_batches() -> None:
-    """Each epoch draws its live queries, and the cutoffs of frozen ones, which decide whether a target is eligible."""
+def test_epochs_share_their_streaming_queries_and_differ_in_the_number_of_batches() -> None:
+    """Each epoch draws the events of its other queries."""
     builder = make_builder(random_log(users=200, events=3000, seed=1), positions_per_batch=16)
     epochs = [EpochBatches(builder, epoch) for epoch in range(3)]
-    resampled_regimes = [REGIMES.index(name) for name in ("live", "frozen")]
-    is_fixed = [~np.isin(epoch.queries.regime, resampled_regimes) for epoch in epochs]
-    events = [np.sort(epoch.queries.event[mask]) for epoch, mask in zip(epochs, is_fixed, strict=True)]
+    events = [np.sort(epoch.queries.event[epoch.queries.regime == REGIMES.index("streaming")]) for epoch in epochs]
     assert all(np.array_equal(events[0], events_of_epoch) for events_of_epoch in events)
     assert len({len(epoch) for epoch in epochs}) > 1
 

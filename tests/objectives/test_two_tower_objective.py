@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "layers": 1,
     "history_length": 10,
     "temporal_positions": 5,
-    "positions_per_batch": 64,
+    "positions_per_batch": 32,
     "recent_events": 4,
     "history_candidates": 6,
     "validation_events": 50,

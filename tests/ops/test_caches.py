@@ -149,8 +149,9 @@ def test_verification_lists_folders_and_names_the_first_files_of_each(
         "ann: traces are left",
         "  prepared: no trace",
         "  models: no trace",
-        "  reports: reports/predictions/00/note.txt, reports/predictions/01/note.txt, reports/predictions/02/note.txt "
-        "and 37 more",
+        "  reports: 40 files name this user",
+        *(f"    reports/predictions/{model:02}/note.txt" for model in range(5)),
+        "    and 35 more",
         "  runs: no trace",
         "  .cache/text: started while the user was in the prepared log; its content cannot be separated by user",
         "  .checkpoints: no trace",

@@ -14,8 +14,8 @@ import pytest
 
 from befriend import files, layout
 from befriend.data.erasure import erasure_digest, read_erasure_digests
-from befriend.errors import BusyError
-from befriend.ops.erase_users import erase, find_traces
+from befriend.errors import BusyError, CallError
+from befriend.ops.erase_users import erase, find_traces, verify_erasure
 
 BLOCKS = Path("runs/lists.parquet.parts")
 
@@ -39,6 +39,21 @@ def test_erasure_removes_the_user_from_lists_and_removes_unfinished_lists(projec
     erase(project, ["3"])
     assert rows(project) == [(1, 2), (2, 1)]
     assert not (project / BLOCKS).exists()
+
+
+def test_mistyped_id_erases_nobody_and_names_the_nearest_ids(project: Path) -> None:
+    with pytest.raises(CallError, match=r"no user with the id 33, 4, so nobody was erased\. Did you mean 3\?"):
+        erase(project, ["3", "33", "4"])
+    assert read_erasure_digests(project / layout.PREPARED) == set()
+    assert rows(project) == [(1, 2), (1, 3), (2, 1), (3, 1)]
+
+
+def test_verification_of_a_user_who_is_not_erased_says_how_to_erase_them(project: Path) -> None:
+    with pytest.raises(CallError, match=r"3 is not erased yet\. First: befriend forget 3"):
+        verify_erasure(project, ["3"])
+    erase(project, ["3"])
+    with pytest.raises(CallError, match="run `dvc repro`, then `befriend tidy`"):
+        verify_erasure(project, ["3"])
 
 
 def test_table_that_cannot_be_read_counts_as_a_trace(project: Path) -> None:

@@ -24,7 +24,8 @@ from befriend.ops import erase_users, gate
 from befriend.ops.champion_replay import replay_champion
 from befriend.ops.drift_check import measure_drift
 from befriend.ops.registry import current_champion, promote
-from befriend.ops.serve_lists import served_run
+from befriend.ops.serve_lists import load_run
+from befriend.ops.served_run import find_served_run
 from befriend.readers.data_settings import DataSettings
 from befriend.simulate.network import write
 from befriend.simulate.network_settings import SimulateSettings
@@ -67,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def failed_checks(decision: dict[str, Any]) -> set[str]:
-    return {check["name"] for check in decision["rules"] if not check["passed"]}
+    return {check["name"] for check in decision["checks"] if not check["passed"]}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def decision(project: Path) -> dict[str, Any]:
     return gate.decide(project, PARAMS)
 
 
-def test_decision_has_an_observed_and_a_required_value_for_each_check(decision: dict[str, Any], project: Path) -> None:
-    checks = {check["name"]: check for check in decision["rules"]}
+def test_decision_has_a_measured_and_a_required_value_for_each_check(decision: dict[str, Any], project: Path) -> None:
+    checks = {check["name"]: check for check in decision["checks"]}
     slices = ("list new, streaming", "list new, daily", "list any, streaming", "list any, daily")
     newcomer_slices = ("newcomers, list new, streaming", "newcomers, list new, daily")
     names = {
@@ -91,7 +92,7 @@ def test_decision_has_an_observed_and_a_required_value_for_each_check(decision: 
     assert checks.keys() == names
     assert decision["verdict"] == ("promote" if all(check["passed"] for check in checks.values()) else "refuse")
     report = (project / layout.GATE / "decision.md").read_text()
-    assert all(f"| {name} |" in report and checks[name]["found"] in report for name in names)
+    assert all(f"| {name} |" in report and checks[name]["measured"] in report for name in names)
 
 
 def test_champion_is_compared_on_the_evaluation_events_of_the_challenger(
@@ -108,8 +109,8 @@ def test_champion_is_compared_on_the_evaluation_events_of_the_challenger(
         assert row["n"] == cell["n"] > 0
         assert row["ndcg@10 b"] == pytest.approx(cell["ndcg@10"], abs=1e-6)
         name = f"against the champion, list new, {row['regime']}"
-        check = next(check for check in decision["rules"] if check["name"] == name)
-        assert check["found"].startswith(f"{row['ndcg@10 b']:.4f} against {row['ndcg@10 a']:.4f}")
+        check = next(check for check in decision["checks"] if check["name"] == name)
+        assert check["measured"].startswith(f"{row['ndcg@10 b']:.4f} against {row['ndcg@10 a']:.4f}")
 
 
 def test_challenger_with_reversed_lists_is_refused(project: Path) -> None:
@@ -144,9 +145,9 @@ def test_run_with_a_single_list_that_is_served_differently_is_refused(
         decision = gate.decide(project, PARAMS)
     finally:
         path.write_text(original)
-    check = next(check for check in decision["rules"] if check["name"] == "serving parity")
+    check = next(check for check in decision["checks"] if check["name"] == "serving parity")
     assert decision["verdict"] == "refuse" and not check["passed"]
-    assert check["found"] == ("1 of 300 lists differ" if parity else "no list was compared")
+    assert check["measured"] == ("1 of 300 lists differ" if parity else "no list was compared")
 
 
 def test_run_with_metrics_of_other_models_is_refused(project: Path) -> None:
@@ -167,8 +168,8 @@ def test_run_whose_log_cannot_be_compared_is_refused_with_a_reason(project: Path
     pl.read_parquet(users).with_columns(pl.col("user_id").cast(pl.String)).write_parquet(users)
     files.remove(root / layout.DRIFT)
     decision = gate.decide(root, PARAMS.model_copy(update={"gate": GateSettings()}))
-    checks = {check["name"]: check for check in decision["rules"]}
-    assert not checks["drift"]["passed"] and "they cannot be compared" in checks["drift"]["found"]
+    checks = {check["name"]: check for check in decision["checks"]}
+    assert not checks["drift"]["passed"] and "they cannot be compared" in checks["drift"]["measured"]
     assert not checks["against the champion"]["passed"]
 
 
@@ -185,7 +186,7 @@ def test_decision_about_another_run_is_an_error(project: Path) -> None:
 
 def test_champion_can_make_lists_from_newer_events(project: Path) -> None:
     with contextlib.chdir(project):
-        old, current = served_run(None), served_run(None, use_latest_log=True)
+        old, current = (load_run(find_served_run(None, use_latest_log=latest)) for latest in (False, True))
         lists = current.recommend(current.log.user_ids, k=5)
     assert (old.log.num_events, current.log.num_events) == (2400, 3000)
     assert (

@@ -24,7 +24,7 @@ from befriend.ops.registry import (
 )
 from tests.conftest import ROOT
 
-DECISION = {"verdict": "promote", "rules": []}
+DECISION = {"verdict": "promote", "checks": []}
 
 
 def write_run(root: Path, content: str) -> None:

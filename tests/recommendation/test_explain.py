@@ -174,7 +174,7 @@ def test_every_sentence_holds_in_the_log(model: Any, project: Path, loaded_proje
         tables = RawTables(project, cutoff)
         for new_only in (True, False):
             requests = requests_table(users, at, regime="daily", new_only=new_only)
-            options = RecommendOptions(model, 6)
+            options = RecommendOptions(model, 10)
             lists = loaded_project.recommend_requests(requests, options)
             explanations: list[Explanation] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_lists_for_a_file_of_users_are_those_for_all_users(project: Path, tmp_pa
     assert lists["user"].n_unique() == len(ids)
     assert not lists["contact"].any()
     done = call(project, "recommend", "--all", *options, str(tmp_path / "all"))
-    assert pl.read_parquet(tmp_path / "all").drop("user").equals(lists.drop("user"))  # ids of a text file are text
+    assert pl.read_parquet(tmp_path / "all").equals(lists)
     assert done.stdout.startswith(f"{len(ids):,} lists are in ")
 
 
@@ -138,7 +139,7 @@ def test_a_cluster_search_needs_clusters_and_the_two_tower_model(project: Path, 
     shutil.copytree(project / "models", tmp_path / "models", ignore=shutil.ignore_patterns("clusters"))
     command = ("recommend", "--user", most_active_user(project), "--clusters", "--model")
     missing = call(tmp_path, *command, "two-tower")
-    assert missing.returncode == 1 and "Run `dvc repro cluster` first" in missing.stderr
+    assert missing.returncode == 1 and "there is no models/clusters. Run `dvc repro` first" in missing.stderr
     wrong = call(tmp_path, *command, "stu")
     assert wrong.returncode == 2 and "--clusters is a search of the two-tower model" in wrong.stderr
 
@@ -186,10 +187,59 @@ def test_models_give_different_lists(project: Path) -> None:
     assert {len(rows) for rows in lists} == {10}
 
 
-def test_an_unknown_user_gets_the_cold_start_list_with_a_warning(project: Path) -> None:
-    done = call(project, "recommend", "--user", "987654321", "-k", "4", "--json")
-    assert done.returncode == 0 and len(json.loads(done.stdout)) == 4
+def test_an_unknown_user_is_an_error_with_the_nearest_ids(project: Path) -> None:
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    user = next(user for user in ids if user > 99 and user * 10 not in ids)
+    done = call(project, "recommend", "--user", f"{user}0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no user {user}0 in prepared. Did you mean " in done.stderr
+    assert str(user) in done.stderr.split("Did you mean")[1]
+    assert "--cold-start makes lists of users whom the log does not know" in done.stderr
+    word = call(project, "recommend", "--user", "anna", "--cold-start")
+    assert word.returncode == 2 and "anna can be no id of this log. Ids are whole numbers, such as" in word.stderr
+
+
+def test_cold_start_makes_the_list_of_an_unknown_user(project: Path) -> None:
+    done = call(project, "recommend", "--user", "987654321", "-k", "4", "--json", "--cold-start")
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0 and {row["user"] for row in rows} == {987654321} and len(rows) == 4
     assert "nothing is known of 987654321 at that time: this is a cold-start list" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--users", "--requests"])
+def test_unknown_users_of_a_file_are_counted_and_named(project: Path, tmp_path: Path, option: str) -> None:
+    known = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"][0]
+    users = [known, *range(900_001, 900_008)]
+    path, out = tmp_path / "users", tmp_path / "lists"
+    path.write_text("\n".join(str(user) if option == "--users" else json.dumps({"user_id": user}) for user in users))
+    command = ("recommend", option, str(path), "-k", "2", "--out", str(out))
+    done = call(project, *command)
+    assert done.returncode == 2 and not out.exists()
+    assert f"7 of 8 users in {path} are not in prepared: 900001, 900002, 900003, 900004, 900005, ..." in done.stderr
+    assert call(project, *command, "--cold-start").returncode == 0
+    assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == users
+
+
+def test_an_erased_user_is_unknown_and_is_not_suggested(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "prepared", tmp_path / "prepared")
+    (tmp_path / "models").symlink_to(project / "models")
+    ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
+    erased = int(ids[5])
+    add_erasure_digests(tmp_path / "prepared", [erasure_digest(erased)])
+    for user in (erased, f"{erased}0"):
+        done = call(tmp_path, "recommend", "--user", str(user))
+        problem, hint = done.stderr.split(" in prepared. ")
+        assert (done.returncode, problem) == (2, f"befriend: there is no user {user}")
+        assert str(erased) not in re.findall(r"\d+", hint)
+    assert call(tmp_path, "recommend", "--all", "-k", "1", "--out", str(tmp_path / "lists")).returncode == 0
+    assert sorted(pl.read_parquet(tmp_path / "lists")["user"].unique()) == sorted(user for user in ids if user != erased)
+
+
+def test_ids_have_the_type_of_the_log_and_notes_are_on_standard_error(project: Path) -> None:
+    done = call(project, "recommend", "--user", most_active_user(project), "-k", "2", "--json")
+    rows = json.loads(done.stdout)
+    assert done.stderr.splitlines() == ["as in regime live (--regime for another)", "loading models and histories ..."]
+    assert {(type(row["user"]), type(row["recommended"])) for row in rows} == {(int, int)}
 
 
 def test_a_time_before_the_log_is_an_error(project: Path) -> None:
@@ -202,12 +252,20 @@ def test_a_time_before_the_log_is_an_error(project: Path) -> None:
     [
         ([], 2, "name one user (--user ID), a file of users"),
         (["--user", "1", "--at", "yesterday"], 2, "write it as 2024-05-31"),
+        (["--user", "1", "--regime", "frozen"], 2, "add this time, as in --at 2024-05-31"),
+        (["--user", "1", "--regime", "streaming"], 2, "add --action, or choose another --regime"),
+        (["--user", "1", "--regime", "daily", "--action", "message"], 2, "leave out --action or --regime"),
+        (["--user", "1", "--at", "2024-02-01", "--filter-at", "2024-01-01"], 2, "give the same time or a later one"),
+        (["--user", "1", "--temperature", "2"], 2, "add --sample"),
+        (["--user", "1", "--json", "--out", "x"], 2, "leave out one of them"),
+        (["--all", "--out", "x", "--cold-start"], 2, "leave out one of them"),
+        (["--user", "1", "--run", "nowhere"], 2, "there is no folder nowhere. Name the folder of a project"),
+        (["--user", "1", "--newest"], 2, "promote a run first (befriend gate, befriend promote)"),
         (["--user", "1", "--action", "wave"], 2, "there is no action “wave”. There are: "),
         (["--users", "nowhere.txt"], 2, "there is no file nowhere.txt"),
         (["--users", "prepared/users.parquet", "--only", "prepared"], 2, "there is no file prepared"),
         (["--users", "models/two_tower/weights.safetensors"], 2, "Write one id per line, in UTF-8, or use Parquet"),
     ],
-    ids=["no user", "time", "action", "file", "folder", "bytes"],
 )
 def test_an_invalid_call_says_what_to_do(project: Path, arguments: list[str], code: int, message: str) -> None:
     done = call(project, "recommend", *arguments)
@@ -215,8 +273,8 @@ def test_an_invalid_call_says_what_to_do(project: Path, arguments: list[str], co
     assert message in done.stderr
 
 
-def test_a_missing_model_names_the_stage_that_makes_it(project: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_not_complete_is_an_error_before_anything_is_loaded(project: Path, tmp_path: Path) -> None:
     (tmp_path / "prepared").symlink_to(project / "prepared")
     done = call(tmp_path, "recommend", "--user", "1")
     assert done.returncode == 1
-    assert "models/text holds no text vectors. Run `dvc repro embed_text` first" in done.stderr
+    assert "there is no models/text. Run `dvc repro` first" in done.stderr

@@ -139,3 +139,67 @@ def test_the_page_fits_the_width_of_a_phone(browser: Any) -> None:
 
     widest = "return Math.max(...[...document.querySelectorAll('.chart svg')].map((svg) => svg.getBoundingClientRect().width))"
     WebDriverWait(browser, 20).until(lambda b: 200 < b.execute_script(widest) <= 390)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_in_the_opening_is_wider_than_its_box(browser: Any, width: int) -> None:
+    resize(browser, width, "light")
+    too_wide = browser.execute_script("""
+        const inside = (inner, outer) => inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+        return [...document.querySelectorAll(".opening .card")].flatMap((card) => {
+            const box = card.getBoundingClientRect();
+            return [...card.querySelectorAll("*")].filter((part) => !inside(part.getBoundingClientRect(), box))
+                .map((part) => part.outerHTML.slice(0, 80));
+        })""")
+    assert too_wide == []
+
+
+def test_the_first_screen_has_headline_verdict_figures_and_the_first_examples(browser: Any) -> None:
+    resize(browser, 1280, "light")
+    browser.execute_script("document.querySelectorAll('.opening details').forEach((part) => (part.open = false))")
+
+    def box(selector: str) -> dict[str, float]:
+        script = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
+        browser.execute_script("scrollTo({top: 0, behavior: 'instant'})")
+        return browser.execute_script(script, selector)
+
+    for selector in ("h1", ".answer", "#right", "#for-whom", "#verdict", ".example li b"):
+        assert box(selector)["bottom"] <= 800, selector
+    assert box("#right")["top"] == box("#for-whom")["top"] == box("#verdict")["top"]  # side by side
+    resize(browser, 390, "light")
+    for selector in ("h1", ".answer", "#right .figure"):
+        assert box(selector)["bottom"] <= 844, selector
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_label_of_a_chart_touches_or_repeats_the_next_or_is_cut_off(browser: Any, width: int) -> None:
+    resize(browser, width, "light")
+    wait_until_drawn(browser, "light")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    fits = "return [...document.querySelectorAll('.chart')].every((c) => Math.abs(c.clientWidth - c.querySelector('svg').clientWidth) <= 2)"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(fits))
+    collisions = browser.execute_script("""
+        const gap = 3;  // pixels between the labels of one line
+        const touches = (a, b) => a.left < b.right + gap && b.left < a.right + gap && a.top < b.bottom && b.top < a.bottom;
+        const found = [];
+        for (const chart of document.querySelectorAll(".chart")) {
+            const frame = chart.querySelector("svg").getBoundingClientRect();
+            for (const text of chart.querySelectorAll(".role-axis-title text, .role-legend text")) {
+                const box = text.getBoundingClientRect();
+                if (box.left < frame.left - 1 || box.right > frame.right + 1) found.push([chart.dataset.name, "cut", text.textContent]);
+            }
+            for (const axis of chart.querySelectorAll(".role-axis-label")) {
+                const labels = [...axis.querySelectorAll("text")]
+                    .filter((text) => text.textContent && text.getAttribute("opacity") !== "0" && !/rotate/.test(text.getAttribute("transform")))
+                    .map((text) => [text.textContent, text.getBoundingClientRect()]);
+                labels.forEach(([text, box], k) => {
+                    if (box.left < frame.left - 1 || box.right > frame.right + 1) found.push([chart.dataset.name, "cut", text]);
+                    for (const [other, otherBox] of labels.slice(k + 1)) {
+                        if (text === other || touches(box, otherBox)) found.push([chart.dataset.name, text, other]);
+                    }
+                });
+            }
+        }
+        return found;""")
+    assert collisions == []

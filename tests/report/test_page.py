@@ -14,6 +14,9 @@ import pytest
 
 from befriend import files
 from befriend.data.regimes import REGIMES
+from befriend.report.charts import make_charts
+from befriend.report.plain_words import per_hundred
+from befriend.report.run_results import LEARNED, RunResults
 from befriend.stages import report
 from tests.report.conftest import PARAMS
 
@@ -136,7 +139,7 @@ def test_the_page_refers_to_nothing_on_a_network(page: Page) -> None:
 
 def test_example_lists_have_reasons_and_no_existing_contacts(page: Page, project: Path) -> None:
     text = (project / "reports" / "report" / "index.html").read_text()
-    examples = re.findall(r'<div class="example"><b>User (\d+)</b>(.*?)</ol>', text, re.S)
+    examples = re.findall(r"<h3>For user (\d+) (.*?)</article>", text, re.S)
     assert len(examples) == PARAMS.report.examples
     events = pl.read_parquet(project / "prepared" / "events.parquet").filter(pl.col("role") == "contact")
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
@@ -145,9 +148,75 @@ def test_example_lists_have_reasons_and_no_existing_contacts(page: Page, project
         contacts = pl.concat(
             [events.filter(actor_id=user)["target_id"], events.filter(target_id=user)["actor_id"]]
         ).cast(pl.Int64)
-        recommended = [int(recommended_id) for recommended_id in re.findall(r"<li>(\d+)<small>", html)]
+        recommended = [int(recommended_id) for recommended_id in re.findall(r"<li><b>(\d+)</b><small>", html)]
         assert len(recommended) == PARAMS.report.people
         assert not set(recommended) & set(ids.gather(contacts).to_list())
+
+
+def test_the_opening_has_the_hit_rates_of_the_metrics(page: Page, project: Path) -> None:
+    """Hit@10 of `both` and of the best rule, from metrics.json; of each group, from slices.csv."""
+    text = (project / "reports" / "report" / "index.html").read_text()
+    opening = text[text.index('id="overview"') : text.index('id="contents"')]
+    metrics = files.read_json(project / "reports" / "metrics.json")
+    slices = pl.read_csv(project / "reports" / "evaluation" / "slices.csv").filter(list="new", model="both")
+    for regime, adjective in (("daily", "nightly"), ("live", "live")):
+        models = metrics[regime]["new"]["new"]
+        best_rule = max(m["hit@10"] for name, m in models.items() if name not in LEARNED)
+        card = opening.split(f"of 100 {adjective} lists <small>")[1].split("</table>")[0]
+        assert re.findall(r'<td class="number">(.*?)</td>', card)[:2] == [
+            per_hundred(models["both"]["hit@10"]),
+            per_hundred(best_rule),
+        ]
+        (row,) = (row for row in page.tables["hits"] if row[0][1] == regime)
+        assert [float(row[k][0] or "nan") for k in (1, 2, 4)] == pytest.approx(
+            [models["both"]["n"], models["both"]["hit@10"], best_rule], abs=1e-6
+        )
+        column = 1 + ("nightly", "live").index(adjective)
+        groups = {row[0][1]: row[column][1] for row in page.tables["user-groups"][1:]}
+        newcomers = slices.filter(regime=regime, by="actor", slice="unseen in training").row(0, named=True)
+        few = slices.filter(pl.col("slice").is_in(["1-4", "5-19"]), regime=regime, by="events of the actor")
+        for label, n, share in (
+            ("Newcomersjoined after training", newcomers["n"], newcomers["hit@10"]),
+            ("Few events1 to 19 so far", few["n"].sum(), (few["n"] * few["hit@10"]).sum() / few["n"].sum()),
+        ):
+            assert groups[label].startswith(f"{per_hundred(share)} ") and f"n = {n:,}" in groups[label]
+
+
+def test_hits_by_group_are_those_of_the_slices(page: Page, project: Path) -> None:
+    slices = pl.read_csv(project / "reports" / "evaluation" / "slices.csv").filter(list="new", by="actor")
+    newcomers = [row for row in page.tables["group-hits"][1:] if row[1][1] == "newcomers" and row[2][0] != "0"]
+    assert newcomers
+    for regime, _, n, both, rule, rule_hits in newcomers:
+        expected = slices.filter(regime=regime[1], slice="unseen in training")
+        for model, (value, _) in (("both", both), (rule[1], rule_hits)):
+            row = expected.row(by_predicate=pl.col("model") == model, named=True)
+            assert (float(n[0] or 0), float(value or 0)) == (row["n"], row["hit@10"])
+
+
+def test_every_link_within_the_page_has_a_target(page: Page, project: Path) -> None:
+    text = (project / "reports" / "report" / "index.html").read_text()
+    anchors = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert {"term-ndcg", "term-stu", "term-regime", "overview", "settings"} <= anchors
+    assert anchors - set(re.findall(r' id="([^"]+)"', text)) == set()
+
+
+def test_the_opening_needs_no_script_and_no_term_of_the_field(project: Path) -> None:
+    text = (project / "reports" / "report" / "index.html").read_text()
+    opening = text[text.index('id="overview"') : text.index('id="contents"')]
+    assert "<script" not in opening and 'class="chart"' not in opening
+    assert re.findall(r"NDCG|STU|regime|recall|embedding|adamic|two-tower|@10", opening) == []
+
+
+def test_charts_of_slices_say_how_many_events_each_slice_has(page: Page, project: Path) -> None:
+    slices = pl.read_csv(project / "reports" / "evaluation" / "slices.csv")
+    (rows,) = page.data["specs"]["activity_daily"]["datasets"].values()
+    expected = slices.filter(list="new", regime="daily", by="events of the actor", model="both")
+    assert {row["label"] for row in rows} == {
+        f"{name}|n = {n:,}" for name, n in expected.select("slice", "n").iter_rows()
+    }
+    curve = pl.read_csv(project / "reports" / "clusters" / "curve.csv")
+    text = (project / "reports" / "report" / "index.html").read_text()
+    assert f"Recall by size of the search space, {curve['n'][0]} first contacts</figcaption>" in text
 
 
 def test_settings_that_differ_from_their_defaults_are_listed_first(project: Path) -> None:
@@ -169,6 +238,11 @@ def test_the_model_card_shows_metrics_and_fairness(project: Path) -> None:
     )
     for row in shown.iter_rows(named=True):
         assert f"| {row['candidates']:.1%} | {row['contacted']:.1%} | {row['shown']:.1%} |" in card
+
+
+def test_every_chart_is_valid_vega_lite(project: Path) -> None:
+    for chart in make_charts(RunResults.read(project, PARAMS)):
+        assert chart.chart.to_dict(validate=True) == chart.spec
 
 
 def test_each_chart_is_also_an_svg_file(page: Page, project: Path) -> None:

@@ -68,10 +68,11 @@ def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, num_visibl
         m.set_users(m.tokens.stus, entry[0] >= 0)
     pair = a.last_pair_entries(one[:, None], users, visible)
     end = a.histories.end_offsets(one, visible[0])
-    pairs = PairFeatures(
-        pair >= end[:, None] - OWN, a.pair_features(pair, end[:, None], visible, cutoffs), a.edge_types(pair)
-    )
-    score = m.score_per_query(query, targets, pairs, m.users.lookup())[0]
+    row, column = (pair >= end[:, None] - OWN).nonzero(as_tuple=True)
+    entry_of_pair = pair[row, column]
+    features = a.pair_features(entry_of_pair, end[row], visible[0], cutoffs[0])
+    pairs = PairFeatures(row, column, features, a.edge_types(entry_of_pair))
+    score = m.score_candidates(query, targets, pairs, m.users.lookup())[0]
     return torch.where(entry[0] >= 0, score, -torch.inf)
 
 

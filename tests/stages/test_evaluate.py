@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from befriend import files
 from befriend.analysis.evaluate_settings import EvaluateSettings
-from befriend.analysis.evaluation_report import draw, headline
+from befriend.analysis.evaluation_report import draw
+from befriend.analysis.metric_tables import headline
 from befriend.analysis.paired_comparison import compare_runs
 from befriend.data.regimes import REGIMES
 from befriend.errors import DataError

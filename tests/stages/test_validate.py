@@ -172,7 +172,7 @@ def test_a_second_run_gives_the_same_bytes(project: Project, raw_events: pl.Data
     assert list((project.reports / "data_docs").rglob("index.html"))
     assert set(first_outputs) == {
         "events.parquet", "users.parquet", "attributes.parquet", "texts.parquet", "statements.parquet",
-        "rejected.parquet", "split.json", "validation.json", "report.md", "log.png", "events_by_month.csv",
+        "rejected.parquet", "split.json", "validation.json", "report.md", "log.png", "events_by_month.csv", "vega.js",
     }  # fmt: skip
     assert outputs() == first_outputs
 

@@ -21,6 +21,7 @@ from befriend.data.regimes import Regime
 from befriend.data.split import COLD
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.histories import Histories
+from befriend.kernels import parallel_map
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch, group_by_cutoff
 from befriend.retrieval.retriever import ExcludedPairs
@@ -51,21 +52,11 @@ def measure_calibration(
     Table: regime, list, model, bin (0 has the smallest probabilities), n (pairs of list and candidate), predicted (mean
     probability), observed (share of targets), and low and high, the 95 % Wilson interval of `observed`.
     """
-    sampled_rows = {regime: _sampled_rows(q) for regime, q in queries.items()}
-    next_row = dict.fromkeys(queries, 0)
+    sampled = list(_sampled_requests(log, histories, queries))
+    tops = parallel_map(lambda sample: list(_top_candidates(recommender, sample[0])), sampled)
     top_by_key: dict[tuple[Regime, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for request, _, slices in make_requests(log, histories, queries):
-        request_rows, query_rows = [], []
-        for regime, rows in slices:
-            offsets = np.arange(rows.stop - rows.start)
-            selected = offsets[np.isin(next_row[regime] + offsets, sampled_rows[regime])]
-            request_rows.append(rows.start + selected)
-            query_rows += [(regime, int(k)) for k in next_row[regime] + selected]
-            next_row[regime] += len(offsets)
-        sampled_request = request.select(np.concatenate(request_rows))
-        if not len(sampled_request):
-            continue
-        for model, top_rows, top_probability, top_users in _top_candidates(recommender, sampled_request):
+    for (_, query_rows), top in zip(sampled, tops, strict=True):
+        for model, top_rows, top_probability, top_users in top:
             for row, probability, users in zip(top_rows, top_probability, top_users, strict=True):
                 regime, query_row = query_rows[row]
                 q = queries[regime]
@@ -89,6 +80,24 @@ def measure_calibration(
         )
         tables.append(table.select(*labels, pl.all()))
     return metrics, pl.concat([pl.DataFrame(schema=SCHEMA), *tables])
+
+
+def _sampled_requests(
+    log: EventLog, histories: Histories, queries: Mapping[Regime, EvalQueries]
+) -> Iterator[tuple[RequestBatch, list[tuple[Regime, int]]]]:
+    """Batches of the requests whose lists are measured; and the regime, and row of its queries, of each request."""
+    sampled_rows = {regime: _sampled_rows(q) for regime, q in queries.items()}
+    next_row = dict.fromkeys(queries, 0)
+    for request, _, slices in make_requests(log, histories, queries):
+        request_rows, query_rows = [], []
+        for regime, rows in slices:
+            offsets = np.arange(rows.stop - rows.start)
+            selected = offsets[np.isin(next_row[regime] + offsets, sampled_rows[regime])]
+            request_rows.append(rows.start + selected)
+            query_rows += [(regime, int(k)) for k in next_row[regime] + selected]
+            next_row[regime] += len(offsets)
+        if query_rows:
+            yield request.select(np.concatenate(request_rows)), query_rows
 
 
 def _sampled_rows(queries: EvalQueries) -> np.ndarray:

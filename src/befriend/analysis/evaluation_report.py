@@ -9,31 +9,11 @@ import polars as pl
 
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.groups import UNSEEN
-from befriend.analysis.measure import metrics_schema
+from befriend.analysis.metric_tables import LISTS, headline
 from befriend.data.regimes import REGIMES
 from befriend.plots import LIGHT, saved_figure
 
 FIGURE = "headline.png"
-LISTS = {
-    "new": ("new", "People you may know: contacts excluded, scored on first contacts"),
-    "any": ("all", "All candidates: contacts included, scored on all events whose target can be ranked"),
-}
-
-
-def headline(metrics: dict[str, Any]) -> pl.DataFrame:
-    """list, regime, model, n, metrics and bounds of the headline cells (list x regime), best model first in each.
-
-    metrics: the content of metrics.json.
-    """
-    rows = [
-        {"list": list_kind, "regime": regime, "model": model} | model_metrics
-        for list_kind, (segment, _) in LISTS.items()
-        for regime, lists in metrics.items()
-        for model, model_metrics in sorted(
-            lists.get(list_kind, {}).get(segment, {}).items(), key=lambda item: (-item[1]["ndcg@10"], item[0])
-        )
-    ]
-    return pl.DataFrame(rows, metrics_schema("list", "regime", "model"))
 
 
 def write_report(

@@ -14,6 +14,7 @@ import polars as pl
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.exposure import exposure_by_group, measure_exposure
 from befriend.analysis.groups import ACTIVITY_GROUPS, TRAINING_GROUPS, UNSEEN, activity_group, training_group
+from befriend.analysis.metric_tables import metrics_schema
 from befriend.data.columns import USER_ID
 from befriend.data.event_log import EventLog
 from befriend.data.split import COLD, FIRST_EVER, SEGMENTS, Split, contact_times
@@ -22,7 +23,6 @@ from befriend.evaluation.protocol import EvalQueries, target_ranks
 from befriend.features.histories import Histories
 
 NEWCOMERS, FIRST_CONTACTS = "newcomers", "first contacts"
-METRIC_COLUMNS = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
 SliceMasks = dict[tuple[str, str, str], np.ndarray]
 """(kind of list, attribute of the events, its value: the slice) -> bool[R], the rows in the slice"""
 
@@ -41,12 +41,6 @@ class RegimeMetrics:
     """see `measure_exposure`"""
     exposure_by_group: pl.DataFrame
     """see `exposure_by_group`"""
-
-
-def metrics_schema(*labels: str) -> dict[str, Any]:
-    """Polars schema of a table of metrics: text columns `labels`, then METRIC_COLUMNS."""
-    columns: dict[str, Any] = dict.fromkeys(labels, pl.String)
-    return columns | {name: pl.Int64 if name == "n" else pl.Float64 for name in METRIC_COLUMNS}
 
 
 def compute_metrics(

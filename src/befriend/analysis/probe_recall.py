@@ -106,7 +106,7 @@ def search_curve(
     query and user, without the pointer term of users in the actor's own history. A share of 1 is the full search.
 
     Columns: partition; with_recent; share, as in SHARES; searched, the mean share of users searched, recently active
-    ones included; recall; relative_recall, divided by the recall of the full search.
+    ones included; recall; relative_recall, divided by the recall of the full search; n, the number of queries.
     """
     groups: dict[tuple[str, bool], list[CurvePoints]] = {}
     for scored in _scored_queries(retriever, log, queries, regime):
@@ -181,7 +181,8 @@ def _curve_table(groups: dict[tuple[str, bool], list[CurvePoints]]) -> pl.DataFr
     """
     table: list[dict[str, Any]] = []
     for (name, with_recent), points_by_cutoff in groups.items():
-        recalls = [np.concatenate([points[k][0] for points in points_by_cutoff]).mean() for k in range(len(SHARES))]
+        hits = [np.concatenate([points[k][0] for points in points_by_cutoff]) for k in range(len(SHARES))]
+        recalls = [hits_of_share.mean() for hits_of_share in hits]
         for k, share in enumerate(SHARES):
             searched = np.concatenate([points[k][1] for points in points_by_cutoff]).mean()
             metrics = {
@@ -192,5 +193,7 @@ def _curve_table(groups: dict[tuple[str, bool], list[CurvePoints]]) -> pl.DataFr
             table.append(
                 {"partition": name, "with_recent": with_recent, "share": share}
                 | {key: round(float(value), 6) for key, value in metrics.items()}
+                | {"n": len(hits[k])}
             )
-    return pl.DataFrame(table, {"partition": pl.String, "with_recent": pl.Boolean} | dict.fromkeys(COLUMNS, pl.Float64))
+    schema: dict[str, Any] = {"partition": pl.String, "with_recent": pl.Boolean} | dict.fromkeys(COLUMNS, pl.Float64)
+    return pl.DataFrame(table, schema | {"n": pl.Int64})

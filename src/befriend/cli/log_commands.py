@@ -7,8 +7,13 @@ from typing import Annotated
 
 import typer
 
+from befriend import layout
+from befriend.errors import CallError, SourceError
+
 app = typer.Typer(add_completion=False)
 
+UNITS = ("s", "ms", "us", "ns", "iso")
+"""values of setting data.timestamp_unit"""
 SourceArgument = Annotated[
     str | None, typer.Argument(help="Your event log: a file, a folder, or a URL that DVC can import.")
 ]
@@ -89,9 +94,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate the events of a social network, and write the log and its ground truth."""
-    from befriend.errors import CallError
     from befriend.settings import parse, split_override
-    from befriend.simulate import network as simulator
     from befriend.simulate.network_settings import PROFILES, SimulateSettings
 
     if size not in PROFILES:
@@ -100,6 +103,11 @@ def simulate(
     changes |= {name: value for name, value in {"users": users, "events": events}.items() if value is not None}
     profile = PROFILES[size].model_dump()
     settings = parse(SimulateSettings, profile | changes, "simulate")
+    if out.is_file():
+        raise CallError(f"--out {out} is a file: give a folder.")
+
+    from befriend.simulate import network as simulator  # after the checks, since it takes time
+
     simulator.write(settings, out)
     typer.echo(f"{settings.events:,} events of {settings.users:,} users are in {out}.")
     if settings.texts:
@@ -137,11 +145,15 @@ def use(
     statement_column: StatementColumnOption = None,
 ) -> None:
     """Make the pipeline read your event log, and show how it is understood."""
-    from befriend.errors import CallError
-    from befriend.ops import use_log as ops
-
     if sample + tiny + (source is not None) != 1:
         raise CallError("give exactly one log: befriend use SOURCE, befriend use --sample, or befriend use --tiny.")
+    _check_format(unit, separator)
+    text_columns = _parse_columns("--text-column", text_column)
+    statement_columns = _parse_columns("--statement-column", statement_column)
+    _check_source(source)
+
+    from befriend.ops import use_log as ops  # after the checks, since it takes time
+
     if tiny:
         ops.use_tiny()
         return
@@ -163,16 +175,29 @@ def use(
                 "numeric": numeric or [],
                 "opt_out": opt_out,
             },
-            "texts": {"file": texts, **_parse_columns("--text-column", text_column)},
-            "statements": {"file": statements, **_parse_columns("--statement-column", statement_column)},
+            "texts": {"file": texts, **text_columns},
+            "statements": {"file": statements, **statement_columns},
         },
     )
 
 
+def _check_source(source: str | None) -> None:
+    """Raises CallError outside a project, and SourceError for a path that does not exist."""
+    layout.require_project()
+    if source is not None and "://" not in source and not Path(source).exists():
+        raise SourceError(f"the event log {source} does not exist. Give a file, a folder, or a URL.")
+
+
+def _check_format(unit: str | None, separator: str | None) -> None:
+    """Raises CallError for a unit of timestamps or a separator of fields that no log has."""
+    if unit not in (None, *UNITS):
+        raise CallError(f"--unit {unit}: the unit of timestamps is one of {', '.join(UNITS)}.")
+    if separator is not None and len(separator.replace("\\t", "\t")) != 1:
+        raise CallError(f"--separator {separator}: give a single character, or \\t for a tab.")
+
+
 def _parse_columns(option: str, pairs: list[str] | None) -> dict[str, str]:
     """Field -> column, from the values of a repeatable option. CallError if one is not written as FIELD=COLUMN."""
-    from befriend.errors import CallError
-
     split_pairs = [pair.partition("=") for pair in pairs or []]
     for field, sign, column in split_pairs:
         if not (field and sign and column):

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from befriend import layout
+from befriend.cli.options import PARAMS, JsonOption, ParamsOption
+from befriend.errors import CallError, DataError
+from befriend.progress import note
 
 PANEL = "Operating"
-PARAMS = Path("params.yaml")
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 
 app = typer.Typer(add_completion=False)
 
@@ -21,15 +21,25 @@ app = typer.Typer(add_completion=False)
 def drift(params: ParamsOption = PARAMS) -> None:
     """Measure how the events of the current run differ from those of the champion, the run that is served."""
     from befriend.config import load_params
-    from befriend.errors import CallError
-    from befriend.ops import drift_check as ops
     from befriend.ops.registry import current_champion
+    from befriend.ops.served_run import require_outputs
 
+    layout.require_project()
+    settings = load_params(params).drift
     champion = current_champion(Path())
     if champion is None:
-        raise CallError("there is no champion yet, so there is nothing to compare with (befriend promote).")
-    drift = ops.measure_drift(Path(), champion, load_params(params).drift)
-    typer.echo(f"drift: {drift['verdict']} ({drift['compared']})")
+        raise CallError(
+            "there is no champion yet, so there is nothing to compare with. First: befriend gate, then befriend promote"
+        )
+    require_outputs(Path(), layout.PREPARED / "events.parquet")
+    note(f"comparing the log with that of champion {champion.number} ...")
+
+    from befriend.ops import drift_check as ops
+
+    drift = ops.measure_drift(Path(), champion, settings)
+    typer.echo(f"drift: {ops.describe_verdict(drift)}")
+    if drift["measures"]:
+        typer.echo(f"  {drift['compared']}")
     for name, measure in drift["measures"].items():
         typer.echo(f"  {name}: {measure['value']:.3f}, {measure['verdict']}")
     typer.echo(f"  {layout.DRIFT / ops.REPORT_FILE}")
@@ -40,10 +50,17 @@ def gate(params: ParamsOption = PARAMS, as_json: JsonOption = False) -> None:
     """Check whether the current run may replace the champion, the run that is served; exit code 3 if not."""
     from befriend.config import load_params
     from befriend.files import stage_lock, to_json
+    from befriend.ops.served_run import require_outputs
+
+    layout.require_project()
+    settings = load_params(params)
+    require_outputs(Path(), layout.PREPARED / "events.parquet", *layout.MODEL_FOLDERS, layout.METRICS)
+    note("checking the run ...")
+
     from befriend.ops import gate as ops
 
     with stage_lock(layout.STAGE_LOCK):
-        decision = ops.decide(Path(), load_params(params))
+        decision = ops.decide(Path(), settings)
     typer.echo(to_json(decision) if as_json else ops.to_markdown(decision))
     raise typer.Exit(3 if decision["verdict"] == "refuse" else 0)
 
@@ -57,21 +74,24 @@ def promote(
 ) -> None:
     """Serve the current run from now on (make it the champion), if the gate accepted it."""
     from befriend.config import load_params
-    from befriend.errors import DataError
     from befriend.files import stage_lock
+
+    layout.require_project()
+    settings = load_params(params)
+    if not layout.GATE.is_dir():
+        raise DataError("the gate has not judged this run yet. Run `befriend gate` first.")
+    note("promoting the run ...")
+
     from befriend.ops import gate as ops
     from befriend.ops import registry
 
-    settings = load_params(params)
     with stage_lock(layout.STAGE_LOCK):
         decision = ops.read_decision(Path())
         if decision["verdict"] == "unchanged":
             typer.echo(f"this run is champion {decision['champion']} already")
             return
         if decision["verdict"] == "refuse" and not force:
-            failed_checks = [check for check in decision["rules"] if not check["passed"]]
-            failed = "; ".join(f"{check['name']}: {check['found']}" for check in failed_checks)
-            raise DataError(f"the gate refused this run ({failed}). --force promotes it anyway.")
+            raise DataError(f"the gate refused this run ({ops.failed_checks(decision)}). --force promotes it anyway.")
         forced = force and decision["verdict"] == "refuse"
         promoted = registry.promote(Path(), decision | {"forced": forced}, settings.registry.keep)
     typer.echo(f"champion {promoted.number} is served from now on ({layout.CHAMPION})")
@@ -87,6 +107,7 @@ def rollback(
     """Serve an earlier run again, at once."""
     from befriend.ops import registry
 
+    layout.require_project()
     typer.echo(f"champion {registry.rollback(Path(), to).number} is served from now on ({layout.CHAMPION})")
 
 
@@ -96,12 +117,16 @@ def champion(as_json: JsonOption = False) -> None:
     from befriend.files import to_json
     from befriend.ops import registry
 
+    layout.require_project()
     current = registry.current_champion(Path())
     if as_json:
         typer.echo(to_json(current.manifest if current else None))
         return
     if current is None:
-        typer.echo("there is no champion yet: `befriend recommend` uses the current run (befriend promote)")
+        typer.echo(
+            "there is no champion yet, so `befriend recommend` uses the run in this folder.\n"
+            "To make it the champion: befriend gate, then befriend promote"
+        )
         return
     for run in registry.promoted_runs(Path()):
         manifest = run.manifest
@@ -125,9 +150,19 @@ def forget(
     ] = False,
 ) -> None:
     """Erase users: from all lists at once, and from data and models when you next run `dvc repro`."""
+    layout.require_project()
+
     from befriend.ops import erase_users as ops
 
     (ops.verify_erasure if prove else ops.erase)(Path(), users)
+
+
+@app.command(rich_help_panel=PANEL)
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions, machine and project, and what to type for what is missing; exit code 1 if befriend needs it."""
+    from befriend.ops.doctor import run
+
+    raise typer.Exit(run(Path(), as_json))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -137,7 +172,8 @@ def tidy(params: ParamsOption = PARAMS) -> None:
     from befriend.files import stage_lock
     from befriend.ops import registry
 
+    layout.require_project()
+    settings = load_params(params).registry
     with stage_lock(layout.STAGE_LOCK):
-        settings = load_params(params).registry
         bytes_freed = registry.tidy(Path(), settings.keep, settings.commits)
     typer.echo(f"{bytes_freed / 1e6:,.1f} MB were freed")

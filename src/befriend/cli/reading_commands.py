@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from befriend import layout
+from befriend.cli.options import JsonOption
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command(rich_help_panel="Reading a run")
 def summary() -> None:
     """Print the main metrics of the current run, and the paths of its reports."""
+    layout.require_project()
+
     from befriend.ops.summary import show
 
     show(Path())
@@ -37,11 +42,16 @@ def compare(
 
 @app.command(rich_help_panel="Reading a run")
 def settings(
-    section: Annotated[
-        str | None, typer.Argument(help="Section of params.yaml, or simulate; by default all of them.")
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SECTION[.NAME]]",
+            help="A section of params.yaml, or simulate, or one setting, as in train_stu.epochs; by default all.",
+        ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List all settings with their defaults and what they do."""
+    """List settings: their values in params.yaml, their defaults, and what they do."""
     from befriend.ops.settings_table import show
 
-    show(section)
+    show(name, as_json)

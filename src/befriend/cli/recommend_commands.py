@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from befriend import layout
 from befriend.cli.options import JsonOption, RunOption
+from befriend.errors import CallError
+from befriend.progress import note
 
 app = typer.Typer(add_completion=False)
 
@@ -89,6 +92,9 @@ CapOption = Annotated[int | None, typer.Option(min=1, help="On how many lists on
 OutOption = Annotated[
     Path | None, typer.Option(help="Write all lists to this Parquet file; run the command again to resume it.")
 ]
+ColdStartOption = Annotated[
+    bool, typer.Option("--cold-start", help="Also make lists of users whom the log does not know; else an error.")
+]
 NewestOption = Annotated[
     bool, typer.Option("--newest", help="Use the champion with the log that was prepared last, not with its own log.")
 ]
@@ -126,32 +132,35 @@ def recommend(
     out: OutOption = None,
     run: RunOption = None,
     use_latest_log: NewestOption = False,
+    cold_start: ColdStartOption = False,
 ) -> None:
     """Recommend users, as of any time, with the champion, or without one, with the run in this folder."""
-    from befriend.api import ListConstraints, RecommendOptions, Sampling
-    from befriend.ops import serve_lists as ops
-    from befriend.recommendation.request_table import parse_time
+    from befriend.ops import recommend_call as ops
+    from befriend.recommendation.request_time import parse_time
 
-    source = ops.RequestSource(user, users, all_users, requests)
-    only_ids = None if only is None else tuple(ops.read_ids(only))
-    excluded_ids = () if exclude is None else tuple(ops.read_ids(exclude))
-    constraints = ListConstraints(
-        min_age_days, tuple(same or ()), tuple(different or ()), only_ids, excluded_ids, diversity, cap
-    )
-    options = RecommendOptions(
+    draws = {"temperature": temperature, "top_k": top_k, "nucleus": nucleus, "seed": seed}
+    if not sample and draws != {"temperature": 1.0, "top_k": None, "nucleus": 1.0, "seed": 0}:
+        raise CallError("--temperature, --top-k, --nucleus and --seed are for lists drawn at random: add --sample.")
+    call = ops.RecommendCall(
+        ops.RequestSource(user, users, all_users, requests, cold_start),
+        ops.RequestFields(
+            at=None if at is None else parse_time("--at", at),
+            filter_at=None if filter_at is None else parse_time("--filter-at", filter_at),
+            regime=None if regime is None else regime.value,
+            action=action,
+            new_only=new_only,
+        ),
+        ops.ConstraintOptions(min_age_days, tuple(same or ()), tuple(different or ()), only, exclude, diversity, cap),
+        ops.OutputOptions(with_reasons, as_json, out),
         model=model.value,
         k=k,
-        sampling=Sampling(temperature, top_k, nucleus, seed) if sample else None,
-        constraints=constraints,
         approximate=approximate,
         clusters=clusters,
-        at=None if at is None else parse_time("--at", at),
-        filter_at=None if filter_at is None else parse_time("--filter-at", filter_at),
-        regime=None if regime is None else regime.value,
-        action=action,
-        new_only=new_only,
+        sampling=draws if sample else None,
+        run=run,
+        use_latest_log=use_latest_log,
     )
-    ops.recommend(run, use_latest_log, source, options, ops.OutputOptions(with_reasons, as_json, out))
+    ops.recommend(call)
 
 
 @app.command(rich_help_panel="Recommending")
@@ -160,6 +169,14 @@ def export(
     run: RunOption = None,
 ) -> None:
     """Write the vectors and STUs (semantic IDs) of all users to a Parquet file."""
-    from befriend.ops.serve_lists import export as ops
+    from befriend.ops.served_run import RANKING_MODELS, find_served_run, require_outputs
 
-    ops(run, out)
+    if out.is_dir():
+        raise CallError(f"{out} is a folder: give a file name, such as vectors.parquet.")
+    served = find_served_run(run)
+    require_outputs(served.folder, layout.PREPARED, *RANKING_MODELS)
+    note("loading models ...")
+
+    from befriend.ops import serve_lists  # after the checks, since it takes seconds
+
+    serve_lists.export(served, out)

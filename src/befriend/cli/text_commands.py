@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from befriend import layout
+from befriend.cli.options import JsonOption, RunOption
+from befriend.errors import CallError
+from befriend.progress import note
+
+if TYPE_CHECKING:
+    from befriend.ops.served_run import ServedRun
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Universal user embeddings: find users with similar texts, and statements that are likely true of a user.",
 )
-RUN = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a run, `.` for the current one; by default the champion if there is one."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -26,22 +27,34 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training and of the split of the users.")] = 0,
 ) -> None:
     """Train on the embedded sample, compare with simple baselines, infer a few statements, and write a report."""
+    source = layout.SAMPLE / "log"
+    if not source.is_dir():
+        raise CallError(
+            f"there is no {source} in {Path.cwd()}. Change to the folder of the project (cd FOLDER), which has the "
+            "embedded sample."
+        )
+    if out.is_file():
+        raise CallError(f"--out {out} is a file: give a folder.")
+    note("training on the embedded sample, which takes minutes ...")
+
     from befriend.ops.text_demo import demo as run
 
-    run(layout.SAMPLE / "log", out, layout.TEXT_CACHE, seed)
+    run(source, out, layout.TEXT_CACHE, seed)
 
 
 @app.command()
 def similar(
     user: Annotated[str, typer.Argument(help="Id of a user with texts.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of users.")] = 10,
-    run: RUN = None,
-    as_json: AsJson = False,
+    run: RunOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the users whose texts are most similar to those of a user."""
-    from befriend.ops.text_lookup import similar as find
+    served = _find_run(run, user)
 
-    find(run, user, k, as_json)
+    from befriend.ops.text_lookup import similar as find  # after the checks, since it takes seconds
+
+    find(served, user, k, as_json)
 
 
 @app.command()
@@ -50,10 +63,25 @@ def infer(
     statements: Annotated[
         list[str], typer.Argument(help="Statements that may be true of the user, such as 'interested in hiking'.")
     ],
-    run: RUN = None,
-    as_json: AsJson = False,
+    run: RunOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Estimate how likely statements are true of a user, from the user's texts. Statements may have any wording."""
-    from befriend.ops.text_lookup import infer as judge
+    """Judge which statements are likely true of a user, by the user's texts. Statements may have any wording."""
+    served = _find_run(run, user)
 
-    judge(run, user, statements, as_json)
+    from befriend.ops.text_lookup import infer as judge  # after the checks, since it takes seconds
+
+    judge(served, user, statements, as_json)
+
+
+def _find_run(run: Path | None, user: str) -> ServedRun:
+    """The run that serves, if its log has texts of a user; says then that it is loaded."""
+    from befriend.ops.served_run import find_served_run
+
+    served = find_served_run(run)
+
+    from befriend.ops.lookup_checks import check_text_lookup
+
+    check_text_lookup(served, user)
+    note("loading text vectors ...")
+    return served

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from befriend.cli.options import PARAMS, ParamsOption
+from befriend import layout
+from befriend.cli.options import PARAMS, JsonOption, ParamsOption
+from befriend.progress import note
 
+LOADING = "loading the log and its tokens ..."
 app = typer.Typer(
     help="Look up STUs (social tokenized user ids), and assign them to users who join later.", no_args_is_help=True
 )
@@ -17,9 +20,16 @@ app = typer.Typer(
 @app.command()
 def show(
     user: Annotated[str, typer.Argument(help="A user's id in the log.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the STU of a user, and how many users share each of its prefixes."""
+    layout.require_project()
+
+    from befriend.ops.lookup_checks import check_token_lookup
+
+    check_token_lookup(user)
+    note(LOADING)
+
     from befriend.ops.token_lookup import show as ops
 
     ops(user, as_json)
@@ -32,9 +42,16 @@ def like(
         int | None,
         typer.Option(min=1, help="Number of equal tokens; by default the largest that another user has in common."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List users whose STU begins with the same tokens as that of a user."""
+    layout.require_project()
+
+    from befriend.ops.lookup_checks import check_token_lookup
+
+    check_token_lookup(user, prefix)
+    note(LOADING)
+
     from befriend.ops.token_lookup import like as ops
 
     ops(user, prefix, as_json)
@@ -48,6 +65,15 @@ def assign(
 ) -> None:
     """Assign STUs to users of later events; all other STUs stay the same."""
     from befriend.config import load_params
+
+    layout.require_project()
+    data = load_params(params).data
+
+    from befriend.ops.lookup_checks import check_token_assignment
+
+    check_token_assignment(events, out)
+    note(LOADING)
+
     from befriend.ops.token_lookup import assign as ops
 
-    ops(events, out, load_params(params).data)
+    ops(events, out, data)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from befriend.data.contracts import ATTRIBUTES, read_table
 from befriend.errors import DataError
 
 ATTRIBUTES_FILE = "attributes.parquet"
@@ -37,6 +36,8 @@ class Attributes:
     @classmethod
     def read(cls, folder: Path) -> Attributes:
         """Reads attributes.parquet from the folder that stage `validate` wrote."""
+        from befriend.data.contracts import ATTRIBUTES, read_table  # here: a look at column names does without pandera
+
         return cls.from_table(read_table(folder / ATTRIBUTES_FILE, ATTRIBUTES))
 
     @classmethod

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-import polars as pl
-
 # columns of events
 ACTOR: Final = "actor_id"
 ACTION: Final = "action"
@@ -53,7 +51,7 @@ Role = Literal["contact", "signal", "exclude"]
 CONTACT: Final = "contact"
 SIGNAL: Final = "signal"
 EXCLUDE: Final = "exclude"
-ROLES: Final = pl.Enum([CONTACT, SIGNAL, EXCLUDE])
+ROLES: Final = (CONTACT, SIGNAL, EXCLUDE)
 """roles of actions: contact makes two users contacts, and can be a target of prediction (a message); signal is history
 only (a view); exclude keeps the two off each other's lists (a block)"""
 

@@ -90,7 +90,7 @@ EVENTS = pa.DataFrameSchema(
         ACTOR: pa.Column(pl.Int32, NOT_NEGATIVE),
         TARGET: pa.Column(pl.Int32, NOT_NEGATIVE),
         ACTION: pa.Column(None),
-        ROLE: pa.Column(ROLES),
+        ROLE: pa.Column(pl.Enum(ROLES)),
     },
     checks=[
         pa.Check(_in_time_order, name="in time order"),

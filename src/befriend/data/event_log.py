@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from befriend.data.columns import ACTION, ACTOR, CONTACT, EXCLUDE, ROLE, ROLES, TARGET, TIMESTAMP, USER_ID
-from befriend.data.contracts import EVENTS, USERS, read_table
 from befriend.errors import DataError
 
 HOUR, DAY = 3600, 86_400  # seconds
@@ -38,6 +37,22 @@ def first_seen(actor: np.ndarray, target: np.ndarray, timestamp: np.ndarray, num
         earliest[side[::-1]] = timestamp[::-1]  # of several assignments to one index NumPy keeps the last
         first = np.minimum(first, earliest)
     return first
+
+
+def as_log_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """External ids as the type that the ids of a log have, integers or text; null for an id that is none of that type.
+
+    If the ids of the log are integers, text must be an integer in canonical form: "007" and "+7" are not 7, and neither
+    are 7.5 and true.
+    """
+    if ids.dtype == pl.Boolean:
+        return pl.repeat(None, len(ids), dtype=dtype, eager=True).alias(ids.name)
+    typed = ids.cast(dtype, strict=False)
+    if ids.dtype.is_float():
+        return pl.select(pl.when(typed.cast(ids.dtype, strict=False) == ids).then(typed).alias(ids.name)).to_series()
+    if ids.dtype == pl.String and dtype.is_integer():
+        return pl.select(pl.when(typed.cast(pl.String) == ids).then(typed).alias(ids.name)).to_series()
+    return typed
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,8 @@ class EventLog:
     @classmethod
     def read(cls, folder: Path) -> EventLog:
         """Reads events.parquet and users.parquet from the folder that stage `validate` wrote."""
+        from befriend.data.contracts import EVENTS, USERS, read_table  # here: a lookup of ids does without pandera
+
         events, users = read_table(folder / EVENTS_FILE, EVENTS), read_table(folder / USERS_FILE, USERS)
         return cls.from_tables(events, users[USER_ID])
 
@@ -90,12 +107,12 @@ class EventLog:
     @cached_property
     def is_contact(self) -> np.ndarray:
         """bool[M], whether each event is a contact event"""
-        return self.role == ROLES.categories.to_list().index(CONTACT)
+        return self.role == ROLES.index(CONTACT)
 
     @cached_property
     def is_exclude(self) -> np.ndarray:
         """bool[M], whether each event is an exclude event"""
-        return self.role == ROLES.categories.to_list().index(EXCLUDE)
+        return self.role == ROLES.index(EXCLUDE)
 
     @cached_property
     def first_seen(self) -> np.ndarray:
@@ -130,17 +147,10 @@ class EventLog:
     def internal_ids(self, ids: pl.Series) -> np.ndarray:
         """int64: the internal id of each external id; `num_users` for an id that the log does not have.
 
-        If the ids of the log are integers, text must be an integer in canonical form: "007" and "+7" are not 7, and
-        neither are 7.5 and true.
+        Ids of another type are converted as in `as_log_ids`.
         """
         sorted_ids, internal_ids = self._by_id
-        if ids.dtype == pl.Boolean:
-            return np.full(len(ids), self.num_users)
-        typed = ids.cast(sorted_ids.dtype, strict=False)
-        if ids.dtype.is_float():
-            typed = pl.select(pl.when(typed.cast(ids.dtype, strict=False) == ids).then(typed)).to_series()
-        if ids.dtype == pl.String and sorted_ids.dtype.is_integer():
-            typed = pl.select(pl.when(typed.cast(pl.String) == ids).then(typed)).to_series()
+        typed = as_log_ids(ids, sorted_ids.dtype)
         is_readable = typed.is_not_null().to_numpy()
         rank = np.zeros(len(ids), np.int64)
         rank[is_readable] = np.minimum(

@@ -12,11 +12,10 @@ frozen      all before the evaluated part      hidden        a model whose log i
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
-from befriend.data.event_log import DAY
+if TYPE_CHECKING:
+    import numpy as np
 
 Regime = Literal["streaming", "live", "daily", "frozen"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
@@ -38,6 +37,7 @@ def cutoffs(timestamps: np.ndarray, regime: Regime, part_start: int | None = Non
 
     A part starts on 1 January 1970 at 18:00. Its events are at 18:00 and 23:00, and at 01:00 of the next day:
 
+    >>> import numpy as np
     >>> hour = 3600
     >>> timestamps = np.array([18, 23, 25]) * hour
     >>> for regime in REGIMES:
@@ -49,6 +49,10 @@ def cutoffs(timestamps: np.ndarray, regime: Regime, part_start: int | None = Non
     >>> (cutoffs(timestamps, "daily") // hour).tolist()
     [0, 0, 24]
     """
+    import numpy as np  # here, since settings need only the names of regimes, and are read before anything is loaded
+
+    from befriend.data.event_log import DAY
+
     if regime in EVENT_TIME_REGIMES:
         return timestamps
     if regime == "daily":

@@ -11,8 +11,10 @@ from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.histories import Histories
+from befriend.kernels import parallel_map
 from befriend.progress import track
 from befriend.retrieval.recommender import HasEventsFilter, Recommender
+from befriend.retrieval.requests import RequestBatch
 
 EVENTS_PER_BATCH = 256
 RegimeLists = dict[Regime, dict[str, np.ndarray]]
@@ -45,19 +47,27 @@ def run_rankers(
     """
     has_events = HasEventsFilter(log.first_seen)
     cold_start_names = [name for name in names if name in recommender.retrievers or name == "both"]
-    blocks: dict[tuple[str, Regime, str], list[np.ndarray]] = {}
     requests = list(make_requests(log, histories, queries, EVENTS_PER_BATCH))
-    for request, _, slices in track(requests, label, len(requests)):
-        ranking = recommender.rank(request, names)
+
+    def rank(request: RequestBatch) -> dict[tuple[str, str], np.ndarray]:
+        """(protocol or served, name) -> int32[B, LIST_DEPTH], a list for each request."""
+        ranking, lists = recommender.rank(request, names), {}
         for name in names:
-            if name in cold_start_names:
-                protocol_lists = ranking.top(name, list_filter=has_events)
-                ids_by_kind = {"protocol": protocol_lists.ids, "served": ranking.top(name).ids}
-            else:  # heuristics, and a ranker of these alone, never list users without events
-                ids_by_kind = {"protocol": ranking.top(name).ids}
-            for kind, ids in ids_by_kind.items():
-                for regime, rows in slices:
-                    blocks.setdefault((kind, regime, name), []).append(ids[rows].astype(np.int32))
+            lists["served", name] = ranking.top(name).ids.astype(np.int32)
+            # Heuristics, and a ranker of these alone, never list users without events.
+            lists["protocol", name] = (
+                ranking.top(name, list_filter=has_events).ids.astype(np.int32)
+                if name in cold_start_names
+                else lists.pop(("served", name))
+            )
+        return lists
+
+    blocks: dict[tuple[str, Regime, str], list[np.ndarray]] = {}
+    ranked = parallel_map(rank, [request for request, _, _ in requests])
+    for (_, _, slices), batch_lists in zip(requests, track(ranked, label, len(requests)), strict=True):
+        for (kind, name), ids in batch_lists.items():
+            for regime, rows in slices:
+                blocks.setdefault((kind, regime, name), []).append(ids[rows])
     lists: dict[str, RegimeLists] = {kind: {regime: {} for regime in queries} for kind in ("protocol", "served")}
     for (kind, regime, name), id_blocks in blocks.items():
         lists[kind][regime][name] = np.concatenate(id_blocks)

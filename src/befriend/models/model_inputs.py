@@ -139,17 +139,20 @@ class CandidateInputs(TensorBatch):
 
 @dataclass(frozen=True)
 class PairFeatures(TensorBatch):
-    """Features of the past events between an actor and a candidate."""
+    """Features of the past events of n pairs of an actor and a candidate among the users of its latest events.
 
-    is_history_candidate: Tensor
-    """bool[...], whether the candidate is among the users of the actor's latest events: only these pairs get the
-    pointer term of the score"""
+    Only these pairs get the pointer term of the score. They are few of all [P, K] pairs.
+    """
+
+    row: Tensor
+    """int64[n], the position whose actor it is"""
+    column: Tensor
+    """int64[n], the candidate of the position"""
     features: Tensor
-    """float32[..., number of pair features], ages, counts and decayed sums of the pair's events, see
+    """float32[n, number of pair features], ages, counts and decayed sums of the pair's events, see
     `Activity.pair_features`"""
     edge_types: Tensor
-    """int64[...], code of action and direction of the pair's last event, see `Activity.edge_types`; 0 without an
-    event"""
+    """int64[n], code of action and direction of the pair's last event, see `Activity.edge_types`"""
 
 
 @dataclass(frozen=True)

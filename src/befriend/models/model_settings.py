@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from befriend.nn.layers import ActivationName
+from befriend.nn.activation import ActivationName
 from befriend.settings import Settings, Share
 
 HistoryEncoderName = Literal["transformer", "simple_attention", "mean_pooling"]

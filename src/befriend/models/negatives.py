@@ -47,7 +47,7 @@ def draw_negatives(
     popularity: Tensor,
     negative_pool: Tensor,
     negatives: NegativesName,
-    num_rand_negs: int,
+    num_random: int,
     log_q: bool = True,
     generator: torch.Generator | None = None,
 ) -> SharedNegatives:
@@ -55,8 +55,8 @@ def draw_negatives(
 
     targets: int64[P], of the batch; popularity: float32[N], the share of each user among the targets from which the
     batch was drawn; negative_pool: int64[U], distinct users, from whom random negatives are drawn; negatives:
-    `in_batch` (the targets), `random` (`num_rand_negs` random users per position), or `mixed` (both: Yang et al. 2020);
-    log_q: whether to correct for how often a user is drawn; generator: for the random draws.
+    `in_batch` (the targets), `random` (`num_random` draws from the pool), or `mixed` (both: Yang et al. 2020); log_q:
+    whether to correct for how often a user is drawn; generator: for the random draws.
 
     `SharedNegatives.log_q` treats the draws of a user as a Poisson process. If each negative is weighted by 1 / its
     probability, a sum over the negatives estimates the sum over all users (Horvitz and Thompson 1952). This is the
@@ -68,10 +68,9 @@ def draw_negatives(
         drawn_users.append(targets)
         expected_count += len(targets) * popularity
     if negatives != "in_batch":
-        num_draws = len(targets) * num_rand_negs
-        draw = torch.randint(len(negative_pool), (num_draws,), generator=generator, device=negative_pool.device)
+        draw = torch.randint(len(negative_pool), (num_random,), generator=generator, device=negative_pool.device)
         drawn_users.append(negative_pool[draw])
-        expected_count[negative_pool] += num_draws / len(negative_pool)
+        expected_count[negative_pool] += num_random / len(negative_pool)
     users = torch.cat(drawn_users).unique()
     probability = -torch.expm1(-expected_count[users])
     return SharedNegatives(users, probability.clamp(min=1e-9).log() if log_q else torch.zeros_like(probability))

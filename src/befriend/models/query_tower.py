@@ -302,42 +302,30 @@ class QueryTower(nn.Module):
         scores = products.gather(1, index.flatten(1)).view(index.shape)
         return (scores * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        """float32[P, K]: static scores of the K targets of each query. targets: shape [P, K]."""
+    def static_scores(self, query: Query, users: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        """float32[P, C]: static scores of users, int64[C], for each query."""
         raise NotImplementedError
 
-    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        """float32[P, C]: static scores of C targets shared by all queries. Only `users`, [C], of targets is read."""
-        raise NotImplementedError
-
-    def score_per_query(
+    def score_candidates(
         self, query: Query, targets: CandidateInputs, pairs: PairFeatures | None, lookup: EmbeddingLookup
     ) -> Tensor:
-        """float32[P, K]: scores with all terms, of the K targets of each query. targets, pairs: shape [P, K]."""
-        score = self._add_time_dependent_terms(self.static_per_query(query, targets, lookup), query, targets, lookup)
-        if self.pointer is not None and pairs is not None:
-            pair = pairs.is_history_candidate.nonzero(as_tuple=True)  # few: most candidates are not in the history
-            hidden = query.hidden.index_select(0, pair[0])
-            pointer_scores = self.pointer(hidden, pairs.features[pair], pairs.edge_types[pair]).to(score.dtype)
-            score = score.index_put(pair, pointer_scores, accumulate=True)
-        return score
+        """float32[P, K]: scores with all terms that model and targets have, of the K targets of each query.
 
-    def score_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        """float32[P, C]: scores of C targets shared by all queries, without the pointer term.
-
-        targets: users [C]; recent_neighbors [P, C, m]; features [P, C, F]; index of text vectors [P, C].
+        targets: shape [P, K]; pairs: which of them have had events with the actor of their query. The static term is
+        computed once for each distinct user and query, then gathered: the queries of a batch share many of their
+        targets.
         """
-        return self._add_time_dependent_terms(self.static_shared(query, targets, lookup), query, targets, lookup)
-
-    def _add_time_dependent_terms(
-        self, score: Tensor, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup
-    ) -> Tensor:
-        """score, float32[P, K] or [P, C], plus the neighbor and dynamic terms, if model and targets have them."""
+        distinct, index = used_rows(targets.users, int(targets.users.max()) + 1)
+        score = self.static_scores(query, distinct, lookup).gather(1, index)
         if query.neighbor is not None and targets.recent_neighbors is not None:
             score = score + self.neighbor_scores(query.neighbor, targets.recent_neighbors, lookup, query.grad_mask)
-        if query.dynamic is None or targets.features is None:
-            return score
-        return score + self.dynamic_scores(query.dynamic, targets)
+        if query.dynamic is not None and targets.features is not None:
+            score = score + self.dynamic_scores(query.dynamic, targets)
+        if self.pointer is not None and pairs is not None:
+            hidden = query.hidden.index_select(0, pairs.row)
+            pointer_scores = self.pointer(hidden, pairs.features, pairs.edge_types).to(score.dtype)
+            score = score.index_put((pairs.row, pairs.column), pointer_scores, accumulate=True)
+        return score
 
 
 def _history_encoder(width: int, config: QueryTowerConfig) -> Transformer | SimpleAttention | MeanPooling:

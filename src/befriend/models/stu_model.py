@@ -27,7 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from befriend.data.regimes import REGIMES
-from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, Query, STUBatch
+from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query, STUBatch
 from befriend.models.model_settings import TowerName
 from befriend.models.prefix_tree import PrefixTree
 from befriend.models.query_tower import QueryTower, QueryTowerConfig, last_own_events
@@ -188,15 +188,11 @@ class NextTargetPredictionSTU(QueryTower):
         dropped_targets = torch.rand(len(self.tokens.stus), device=self.device) < self.token_dropout
         return replace(query, dropped_targets=dropped_targets & (positions.regime == DAILY)[:, None])
 
-    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        static = self.log_probs(query.static, targets.users, query.grad_mask)
+    def static_scores(self, query: Query, users: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        static = self.log_probs(query.static, users, query.grad_mask)
         if query.dropped_targets is None:
             return static
-        is_dropped = query.dropped_targets.gather(1, targets.users.expand(len(static), -1))
-        return torch.where(is_dropped, -math.log(query.dropped_targets.shape[1]), static)
-
-    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        return self.static_per_query(query, targets, lookup)
+        return torch.where(query.dropped_targets[:, users], -math.log(query.dropped_targets.shape[1]), static)
 
     def log_probs(
         self, query: Tensor, users: Tensor, grad_mask: Tensor | None = None, prefix_tree: PrefixTree | None = None

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, Positions, Query
 from befriend.models.model_settings import NegativesName
 from befriend.models.negatives import draw_negatives
-from befriend.models.query_tower import QueryTower, QueryTowerConfig, detach_unless, last_own_events, shared_dot
+from befriend.models.query_tower import QueryTower, QueryTowerConfig, last_own_events, shared_dot
 from befriend.models.sampled_softmax import SoftmaxLoss, softmax_loss
-from befriend.models.score_terms import row_wise_dot
 from befriend.models.user_clusters import SoftClusters
 from befriend.models.user_embedding import EmbeddingLookup, UserEmbedding
 
@@ -96,12 +95,8 @@ class NextTargetPredictionUserIDs(QueryTower):
             terms.append(self.dynamic_vectors(targets))
         return torch.cat(terms, -1)
 
-    def static_per_query(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        users = detach_unless(self.users(targets.users, lookup), query.grad_mask)
-        return row_wise_dot(query.static, users)
-
-    def static_shared(self, query: Query, targets: CandidateInputs, lookup: EmbeddingLookup) -> Tensor:
-        return shared_dot(query.static, self.users(targets.users, lookup), query.grad_mask)
+    def static_scores(self, query: Query, users: Tensor, lookup: EmbeddingLookup) -> Tensor:
+        return shared_dot(query.static, self.users(users, lookup), query.grad_mask)
 
     def forward(self, batch: NextTargetPredictionBatch) -> Tensor:
         """float32[B, W]: the query vector of each example. Scores are inner products with `target_vectors`."""
@@ -185,15 +180,15 @@ class NextTargetPredictionUserIDs(QueryTower):
         query = self.query(batch, positions, states, lookup)
         target = positions.target
         negative_pool = torch.arange(self.num_users, device=target.device)
-        shared = draw_negatives(target, self.popularity, negative_pool, self.negatives, num_rand_negs, self.log_q)
-        scores = self.score_shared(query, CandidateInputs(shared.users), lookup)
+        num_random = len(target) * num_rand_negs
+        shared = draw_negatives(target, self.popularity, negative_pool, self.negatives, num_random, self.log_q)
+        scores = self.static_scores(query, shared.users, lookup)
         positive = torch.einsum("pd,pd->p", query.static, self.users(target, lookup))
         is_negative = shared.users != batch.actor_id[positions.row][:, None]
         query_id = positions.row * states.shape[1] + positions.state
         position, position_of_same_query = (query_id[:, None] == query_id).nonzero(as_tuple=True)
         shared.mask_out(is_negative, position, target[position_of_same_query])
-        no_candidates = scores.new_zeros(len(target), 0)
-        return softmax_loss(positive, no_candidates, no_candidates.bool(), scores, is_negative, shared.log_q)
+        return softmax_loss(positive, scores, is_negative, shared.log_q)
 
 
 def _loss_and_metrics(result: SoftmaxLoss, loss: Tensor) -> dict[str, Tensor]:

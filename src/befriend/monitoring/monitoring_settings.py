@@ -39,11 +39,11 @@ class GateSettings(Settings):
     """What a challenger has to achieve before it replaces the champion."""
 
     regimes: Annotated[list[Regime], Field(min_length=1)] = ["streaming", "daily"]
-    """regimes in which its lists are compared with the champion's, among those that evaluate has"""
+    """regimes in which its lists are compared with the champion's; evaluate.regimes has to have at least one of them"""
     tolerance: Share = 0.02
     """share of the champion's NDCG@10 that may be lost: on list new, on list new for newcomers, and on list any"""
     floor: Annotated[float, Field(ge=0)] = 0.8
-    """multiple of the best rule's NDCG@10 that the confidence interval of its own has to reach, on either list"""
+    """multiple of the best heuristic's NDCG@10 that the confidence interval of its own has to reach, on either list"""
     fall: Share = 0.5
     """largest relative fall below the NDCG@10 with which the champion was promoted"""
     drift: Literal["ok", "warning", "severe"] = "warning"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ActivationName = Literal["gelu", "swiglu"]
+from befriend.nn.activation import ActivationName
 
 
 class SwiGLU(nn.Module):

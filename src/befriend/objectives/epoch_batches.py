@@ -62,14 +62,14 @@ class EpochBatches(Sequence["TrainBatch"]):
     >>> timestamp, zeros = np.array([10, 20, 30, 40, 40]), np.zeros(5, np.uint8)
     >>> log = EventLog(actor, target, timestamp, zeros, zeros, ("hi",), pl.Series(range(3)))
     >>> settings = TwoTowerSettings(regimes=["streaming"], temporal_positions=2, positions_per_batch=2)
-    >>> epoch = EpochBatches(TrainingQueryBuilder(FeatureView.of(log), end=5, settings=settings), epoch=1)
+    >>> epoch = EpochBatches(TrainingQueryBuilder(FeatureView.of(log), end=5, settings=settings), epoch=4)
 
     Each epoch draws at random where windows begin. In this epoch, one window has the queries with 0 or 1 visible
     entries of the actor, and the next one those with 2 or 3. In other epochs, the first has those with 0, the next one
-    those with 1 or 2. The four queries, in batches of two, give two batches with one window each:
+    those with 1 or 2. The four queries, in batches of two, give two batches with one window each, in random order:
 
     >>> epoch.queries.event.tolist(), epoch.context.tolist(), epoch.window.tolist(), epoch.batch_bounds.tolist()
-    ([1, 2, 3, 4], [0, 1, 2, 2], [0, 0, 1, 1], [[0, 2], [2, 4]])
+    ([1, 2, 3, 4], [0, 1, 2, 2], [0, 0, 1, 1], [[2, 4], [0, 2]])
 
     The targets of each context. Users 1 and 2 are both positives of events 3 and 4:
 

@@ -19,8 +19,9 @@ class TrainingQuerySettings(Settings):
     """
 
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
-    """which events are visible to a training query; each event is queried once per epoch in each regime. Streaming and
-    live see the same events: with both, only the events of a random quarter of the seconds are queried in live too"""
+    """which events are visible to a training query; each event is queried once per epoch in streaming, the events of a
+    random quarter of the seconds in live, and those of half of the seconds in daily and in frozen; without streaming,
+    each event in each regime"""
     positions_per_batch: Annotated[int, Field(ge=2)] = 128
     """number of training queries per step, approximately"""
     temporal_positions: Annotated[int, Field(ge=1)] = 25
@@ -39,7 +40,7 @@ class TrainingQuerySettings(Settings):
     """correct the scores of shared negatives for how often they are drawn (log-Q correction)"""
     softmax: Literal["sampled", "full"] = "sampled"
     """sampled: a sample of users are shared negatives; full: all users, for small networks"""
-    recent_events: Count = 32
+    recent_events: Count = 16
     """number of the latest events of the log before a query whose users are negatives of it"""
     hard_negatives: Count = 0
     """number of users with the best static scores for a query who are negatives of it; 0: none"""

@@ -16,11 +16,12 @@ from torch import Tensor
 from befriend.data.attributes import Attributes
 from befriend.data.split import Split
 from befriend.features.feature_view import FeatureView
-from befriend.models.model_inputs import CandidateInputs, Query
+from befriend.models.model_inputs import Query
 from befriend.models.query_tower import QueryTower
 from befriend.models.sampled_softmax import softmax_loss
 from befriend.models.trained_model import AttributeEncoding
 from befriend.models.user_embedding import EmbeddingLookup
+from befriend.objectives.hard_negatives import with_hard_negatives
 from befriend.objectives.objective_settings import RetrievalSettings
 from befriend.objectives.train_batch import TrainBatch
 from befriend.objectives.training_queries import TrainingQueryBuilder
@@ -74,26 +75,15 @@ class RetrievalObjective(Generic[M]):
         states = model.encode_history(batch.histories, lookup)
         query = model.query(batch.histories, batch.positions, states, lookup)
         if s.hard_negatives:
-            batch = self.query_builder.with_hard_negatives(batch, self._hard_negatives(query, lookup))
-        candidates = model.score_per_query(query, batch.candidates, batch.pairs, lookup)
-        shared = model.score_shared(query, batch.shared_candidates, lookup)
-        log_q, weight = batch.shared.log_q, batch.weight
-        result = softmax_loss(
-            candidates[:, 0], candidates[:, 1:], batch.candidate_mask, shared, batch.shared_mask, log_q
-        )
+            batch = with_hard_negatives(self.query_builder, batch, self._hard_negatives(query, lookup))
+        scores, weight = model.score_candidates(query, batch.candidates, batch.pairs, lookup), batch.weight
+        result = softmax_loss(scores[:, 0], scores[:, 1:], batch.is_negative, batch.log_q)
         loss = (result.loss * weight).sum()
         is_first_contact = batch.is_first_contact
         if s.new_weight and is_first_contact.any():
-            candidate_mask = batch.candidate_mask[is_first_contact] & ~batch.candidate_is_contact[is_first_contact]
-            shared_mask = batch.shared_mask[is_first_contact] & ~batch.shared_is_contact[is_first_contact]
-            new_result = softmax_loss(
-                candidates[is_first_contact, 0],
-                candidates[is_first_contact, 1:],
-                candidate_mask,
-                shared[is_first_contact],
-                shared_mask,
-                log_q,
-            )
+            is_negative = (batch.is_negative & ~batch.is_contact)[is_first_contact]
+            first_scores = scores[is_first_contact]
+            new_result = softmax_loss(first_scores[:, 0], first_scores[:, 1:], is_negative, batch.log_q)
             loss = loss + s.new_weight * (new_result.loss * weight[is_first_contact]).sum()
         metrics = {"accuracy": (result.rank == 1).float().mean(), "mean_rank": result.rank.mean()}
         loss = loss / weight.sum().clamp(min=1e-9)
@@ -107,7 +97,7 @@ class RetrievalObjective(Generic[M]):
     def _hard_negatives(self, query: Query, lookup: EmbeddingLookup) -> Tensor:
         """int64[P, H]: of the negative pool, the users with the best static scores for each query."""
         negative_pool = self.query_builder.negative_pool.to(self.model.device)
-        scores = self.model.static_shared(query, CandidateInputs(negative_pool), lookup)
+        scores = self.model.static_scores(query, negative_pool, lookup)
         return negative_pool[scores.topk(min(self.settings.hard_negatives, len(negative_pool))).indices]
 
     def validate(self) -> dict[str, float]:
@@ -121,10 +111,9 @@ class RetrievalObjective(Generic[M]):
         users, pairs = [], []
         for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:
             batch = epoch[int(k)]
-            pairs.append(batch.pairs.features[batch.pairs.is_history_candidate])
-            if batch.candidates.features is not None and batch.shared_candidates.features is not None:
-                users += [batch.candidates.features[:, 1:][batch.candidate_mask], batch.candidates.features[:, 0]]
-                users.append(batch.shared_candidates.features[batch.shared_mask])
+            pairs.append(batch.pairs.features)
+            if batch.candidates.features is not None:
+                users += [batch.candidates.features[:, 0], batch.candidates.features[:, 1:][batch.is_negative]]
         if self.model.dynamic is not None and users:
             self.model.dynamic.standardise.fit(torch.cat(users))
         if self.model.pointer is not None and pairs:

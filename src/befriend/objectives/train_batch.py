@@ -29,23 +29,20 @@ class TrainBatch(TensorBatch):
     is_first_contact: Tensor
     """bool[P], whether the event is a first contact: actor and target had no contact event with each other before"""
     candidates: CandidateInputs
-    """inputs [P, 1 + K]: of the target, then of the row candidates"""
+    """inputs [P, 1 + K + C]: of the target, of the row candidates, and of the shared negatives"""
     pairs: PairFeatures
-    """[P, 1 + K], features of past events between the actor and each of `candidates`"""
-    candidate_mask: Tensor
-    """bool[P, K], which row candidates are negatives. The others are the target, other positives, the actor, users who
-    are a candidate already, or padding"""
-    candidate_is_contact: Tensor
-    """bool[P, K], which row candidates had a contact event with the actor before the cutoff"""
+    """of the history candidates among `candidates`"""
+    is_negative: Tensor
+    """bool[P, K + C], which candidates besides the target are negatives. The others are the target once more, other
+    positives, the actor, users who are a candidate already or not yet eligible, or padding"""
+    is_contact: Tensor
+    """bool[P, K + C], which of these candidates had a contact event with the actor before the cutoff; for a shared
+    negative False also if the contact has no event among the actor's latest `training_queries.CONTACT_LOOKUP_ENTRIES`
+    entries"""
+    log_q: Tensor
+    """float32[K + C], the log-Q correction: that of the shared negatives, 0 for row candidates"""
     shared: SharedNegatives
     """C users"""
-    shared_candidates: CandidateInputs
-    """inputs of these users: users [C]; recent_neighbors [P, C, m]; features [P, C, F]; text index [P, C]"""
-    shared_mask: Tensor
-    """bool[P, C], which shared negatives are negatives of each query"""
-    shared_is_contact: Tensor
-    """bool[P, C], which shared negatives had a contact event with the actor before the cutoff; False also for a contact
-    who has no event among the actor's latest `training_queries.CONTACT_LOOKUP_ENTRIES` entries"""
     num_visible: Tensor
     """int64[P], number of events of the log before the query's cutoff"""
     cutoff: Tensor
@@ -81,7 +78,7 @@ class RowCandidates:
     users: Tensor
     """int64[P, 1 + K], internal ids"""
     pairs: PairFeatures
-    """[P, 1 + K], features of past events between the actor and each user"""
+    """of the history candidates among them"""
     is_negative: Tensor
     """bool[P, K], which row candidates are negatives"""
     is_contact: Tensor

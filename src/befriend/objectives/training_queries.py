@@ -32,7 +32,7 @@ shared negatives  Negatives of all queries of a batch: its other targets, and ra
                   excludes those that are no negatives of a single query.
 dynamic term      Part of a candidate's score, computed from its recent activity and its texts.
 pointer term      Part of a candidate's score, computed from its past events with the actor; of history candidates only.
-masked            Left out of the loss of the query: False in `candidate_mask` or `shared_mask`.
+masked            Left out of the loss of the query: False in `TrainBatch.is_negative`.
 
 In chronological order, batches go through the time chunks one after the other, as in a service that learns while it
 runs. So in the first epoch, the embeddings that a query reads have learned from earlier chunks and from other batches
@@ -46,7 +46,6 @@ features of a user; N users; U users of the negative pool.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -72,8 +71,10 @@ from befriend.objectives.train_batch import RowCandidates, TrainBatch, TrainingQ
 # Segments of events between users without an earlier contact event. In first ever, only a text makes the target known.
 FIRST_CONTACTS = (NEW, FIRST_EVER)
 STREAMING = REGIMES.index("streaming")
-# If streaming is trained too, live queries are made for the events of a random 1 in LIVE_ONE_IN seconds.
-LIVE_ONE_IN = 4
+# If streaming is trained too, the other regimes query the events of a random share of the seconds. Live sees what
+# streaming sees, and daily and frozen queries train neither embeddings nor history encoder (`_positions`): the layers
+# that they train need fewer.
+QUERIED_SHARES = {"live": 0.25, "daily": 0.5, "frozen": 0.5}
 CONTACT_LOOKUP_ENTRIES = 256  # number of an actor's latest entries in which existing contacts are looked up
 
 
@@ -97,13 +98,17 @@ class TrainingQueryBuilder:
         """int64[N], the index of each user's first event in the log; the largest int64 without one"""
         self.eligible_since = first_known(log, feature_view.texts)
         """int64[N], UTC second of each user's first event or text: the user is eligible at later cutoffs"""
-        self._eligible_since_tensor = torch.from_numpy(self.eligible_since)
+        self.eligible_since_tensor = torch.from_numpy(self.eligible_since)
         until = log.timestamp[end] if end < log.num_events else log.timestamp[-1] + 1
         counts = np.bincount(log.target[self.events], minlength=log.num_users)
         self.popularity = torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32))
         """float32[N], the share of each user among the targets of the training part; 0 for users who are no target"""
-        self.negative_pool = torch.from_numpy(np.flatnonzero(self.eligible_since < until))
-        """int64[U], ids of the users who are eligible at the end of the training part, from whom negatives are drawn"""
+        pool = np.flatnonzero(self.eligible_since < until)
+        pool = pool[np.argsort(self.eligible_since[pool], kind="stable")]
+        self.negative_pool = torch.from_numpy(pool)
+        """int64[U], ids of the users who are eligible at the end of the training part, from whom negatives are drawn;
+        the first to become eligible come first"""
+        self._pool_eligible_since = torch.from_numpy(self.eligible_since[pool])
 
     def epoch(self, epoch: int) -> Sequence[TrainBatch]:
         """The batches of one epoch, from 0. Each is built when you index it."""
@@ -112,22 +117,20 @@ class TrainingQueryBuilder:
     def sample_queries(self, rng: np.random.Generator) -> TrainingQueries:
         """The queries of an epoch, before `EpochBatches` keeps at most 32 of each context.
 
-        Each contact event of the training part is queried once in each regime of the setting `regimes`, if its target
-        is eligible at the cutoff. Live is an exception: it sees the same events as streaming, and profits from what is
-        learned there. So if both are trained, only the events of a random quarter of the seconds are queried in live.
-        Cutoffs are those of `data.regimes.cutoffs`, except in the regime frozen.
+        Each contact event of the training part is queried in the regimes of the setting `regimes`, if its target is
+        eligible at the cutoff: in streaming always, in another regime with the probability QUERIED_SHARES, or always
+        if streaming is not trained. Cutoffs are those of `data.regimes.cutoffs`, except in the regime frozen.
 
         Example: an event of day 10, 15:00 (UTC) gives up to four queries, which differ in their cutoff:
 
             regime      cutoff
             streaming   day 10, 15:00, the event's own second
-            live        the same, with the action hidden; in a quarter of the seconds
-            daily       day 10, 00:00
-            frozen      the second of a random event up to `end` / 8 events earlier
+            live        the same, with the action hidden; one event in four
+            daily       day 10, 00:00; one event in two
+            frozen      the second of a random event up to `end` / 8 events earlier; one event in two
         """
         log, events = self.log, self.events
         by_regime = []
-        is_live_too = rng.integers(LIVE_ONE_IN, size=log.num_events + 1) == 0  # by number of visible events
         for name in self.settings.regimes:
             if name == "frozen":
                 # In evaluation, the cutoff of all events is the start of the evaluated part, a share of the log. The
@@ -141,8 +144,10 @@ class TrainingQueryBuilder:
             regime = np.full(len(events), REGIMES.index(name))
             queries = TrainingQueries(events, log.count_before(cutoff), cutoff, regime)
             is_selected = self.eligible_since[log.target[events]] < cutoff
-            if name == "live" and "streaming" in self.settings.regimes:
-                is_selected &= is_live_too[queries.num_visible]
+            if name in QUERIED_SHARES and "streaming" in self.settings.regimes:
+                # Events of the same second are selected together: they are targets of the same context.
+                is_queried = rng.random(log.num_events + 1) < QUERIED_SHARES[name]
+                is_selected &= is_queried[log.count_before(log.timestamp[events])]
             by_regime.append(queries.take(is_selected))
         return TrainingQueries(
             *(np.concatenate([getattr(q, f) for q in by_regime]) for f in TrainingQueries.__dataclass_fields__)
@@ -172,8 +177,10 @@ class TrainingQueryBuilder:
         histories, state = self._histories(actor, num_visible, torch.from_numpy(history_row))
         positions = self._positions(queries, actor, target, torch.from_numpy(history_row), state)
         row_candidates = self._row_candidates(actor, target, num_visible, cutoff, entry_end, positives)
-        shared = self._draw_shared(target, popularity, torch.Generator().manual_seed(seed))
-        shared_mask = self._shared_mask(shared, actor, cutoff, row_candidates, positives)
+        shared = self._draw_shared(target, cutoff, popularity, torch.Generator().manual_seed(seed))
+        users = torch.cat([row_candidates.users, shared.users.expand(len(actor), -1)], 1)
+        is_shared_negative = self._shared_mask(shared, actor, cutoff, row_candidates, positives)
+        is_shared_contact = self._shared_contact_mask(shared, actor, num_visible, entry_end)
         is_last = torch.from_numpy(history_row != np.append(history_row[1:], -1))  # the last query of its window
         return TrainBatch(
             histories=histories,
@@ -182,15 +189,13 @@ class TrainingQueryBuilder:
             is_first_contact=torch.from_numpy(
                 np.isin(segments(log, queries.event, queries.cutoff, self.eligible_since), FIRST_CONTACTS)
             ),
-            # Column 0 of the next two is the target, which the two masks after them leave out.
-            candidates=self.candidate_inputs(row_candidates.users, num_visible[:, None], cutoff[:, None]),
+            # Column 0 is the target, which the masks and `log_q` leave out.
+            candidates=self.candidate_inputs(users, num_visible[:, None], cutoff[:, None]),
             pairs=row_candidates.pairs,
-            candidate_mask=row_candidates.is_negative,
-            candidate_is_contact=row_candidates.is_contact[:, 1:],
+            is_negative=torch.cat([row_candidates.is_negative, is_shared_negative], 1),
+            is_contact=torch.cat([row_candidates.is_contact[:, 1:], is_shared_contact], 1),
+            log_q=torch.cat([shared.log_q.new_zeros(row_candidates.is_negative.shape[1]), shared.log_q]),
             shared=shared,
-            shared_candidates=self.candidate_inputs(shared.users, num_visible[:, None], cutoff[:, None]),
-            shared_mask=shared_mask,
-            shared_is_contact=self._shared_contact_mask(shared, actor, num_visible, entry_end),
             num_visible=num_visible,
             cutoff=cutoff,
         )
@@ -254,25 +259,42 @@ class TrainingQueryBuilder:
         is_negative = torch.cat([history_mask, recent_mask], 1) & (users[:, 1:] != target[:, None])
         is_contact = activity.has_contact_event(entry)
         # The pointer term is for history candidates only; the target gets it if it is one.
-        entry = torch.cat([torch.where(is_history_candidate[:, :1], entry[:, :1], -1), entry[:, 1:]], 1)
         has_pointer = torch.cat([is_history_candidate[:, :1], history_mask, torch.zeros_like(recent_mask)], 1)
-        features = activity.pair_features(entry, entry_end[:, None], num_visible[:, None], cutoff[:, None])
-        pairs = PairFeatures(has_pointer, features, activity.edge_types(entry))
+        pairs = self.pair_features(has_pointer, entry, entry_end, num_visible, cutoff)
         row, user = other_positives
         positive_index = (users[row, 1:] == user[:, None]).nonzero()  # int64[., 2]: index into `row`, row candidate
         is_negative[row[positive_index[:, 0]], positive_index[:, 1]] = False
         is_valid = torch.cat([torch.ones_like(is_history_candidate[:, :1]), history_mask, recent_mask], 1)
         return RowCandidates(users, pairs, is_negative, is_contact, is_valid)
 
-    def _draw_shared(self, target: Tensor, popularity: Tensor, generator: torch.Generator) -> SharedNegatives:
+    def pair_features(
+        self, has_pointer: Tensor, entry: Tensor, entry_end: Tensor, num_visible: Tensor, cutoff: Tensor
+    ) -> PairFeatures:
+        """The features of the pairs of an actor and a candidate where `has_pointer`, bool[P, K], is True.
+
+        entry: int64[P, K], the last visible entry of each pair in the actor's history; the others: int64[P].
+        """
+        row, column = has_pointer.nonzero(as_tuple=True)
+        entry = entry[row, column]
+        features = self.activity.pair_features(entry, entry_end[row], num_visible[row], cutoff[row])
+        return PairFeatures(row, column, features, self.activity.edge_types(entry))
+
+    def _draw_shared(
+        self, target: Tensor, cutoff: Tensor, popularity: Tensor, generator: torch.Generator
+    ) -> SharedNegatives:
         """The shared negatives of a batch; with a full softmax, all users of the negative pool.
 
-        target: int64[P]; popularity: as in `batch`.
+        Random negatives are drawn from the users of the pool who are eligible at the latest cutoff of the batch. Early
+        in the log these are few, and fewer are drawn, so that each is drawn as often as later. target, cutoff:
+        int64[P]; popularity: as in `batch`.
         """
         s = self.settings
         if s.softmax == "full":
             return all_as_negatives(self.negative_pool)
-        return draw_negatives(target, popularity, self.negative_pool, s.negatives, s.num_rand_negs, s.log_q, generator)
+        num_eligible = int(torch.searchsorted(self._pool_eligible_since, cutoff.max()))
+        num_random = -(-len(target) * s.num_rand_negs * num_eligible // len(self.negative_pool))
+        pool = self.negative_pool[:num_eligible]
+        return draw_negatives(target, popularity, pool, s.negatives, num_random, s.log_q, generator)
 
     def _shared_mask(
         self,
@@ -286,7 +308,7 @@ class TrainingQueryBuilder:
 
         These are the eligible users who are not the actor, the target, a row candidate or another positive.
         """
-        mask = (self._eligible_since_tensor[shared.users] < cutoff[:, None]) & (shared.users != actor[:, None])
+        mask = (self.eligible_since_tensor[shared.users] < cutoff[:, None]) & (shared.users != actor[:, None])
         users, is_valid = row_candidates.users, row_candidates.is_valid
         row = torch.arange(len(actor))[:, None].expand_as(users)
         shared.mask_out(mask, row[is_valid], users[is_valid])
@@ -309,51 +331,11 @@ class TrainingQueryBuilder:
         mask[row[is_shared_contact], column[is_shared_contact]] = True
         return mask
 
-    def with_hard_negatives(self, batch: TrainBatch, users: Tensor) -> TrainBatch:
-        """The batch with hard negatives as additional row candidates.
-
-        users: int64[P, H], distinct in each row. Masked are the actor, users who are not eligible, the query's target
-        and row candidates, and users who are masked in `shared_mask`. An other positive who is in none of these is not
-        recognised. The hard negatives that remain are masked in `shared_mask`, so that no user counts twice.
-        """
-        device = users.device
-        users, num_visible = users.cpu().contiguous(), batch.num_visible.cpu()[:, None]
-        cutoff = batch.cutoff.cpu()[:, None]
-        candidates, shared = batch.candidates.users.cpu(), batch.shared.to("cpu")
-        actor = batch.histories.actor_id.cpu()[batch.positions.row.cpu()][:, None]
-        column = shared.columns(users)
-        is_negative = (
-            (self._eligible_since_tensor[users] < cutoff)
-            & (users != actor)
-            & (users[:, :, None] != candidates[:, None]).all(-1)
-        )
-        # A user who is masked as a shared negative is no hard negative either.
-        is_unmasked = batch.shared_mask.cpu().gather(1, column.clamp(min=0))
-        is_negative &= (column < 0) | is_unmasked
-        shared_mask = batch.shared_mask.cpu().clone()
-        row = torch.arange(len(users))[:, None].expand_as(users)
-        shared.mask_out(shared_mask, row[is_negative], users[is_negative])
-        entry = self.activity.last_pair_entries(actor, users, num_visible)
-        entry_end = self.activity.histories.end_offsets(actor, num_visible)
-        features = self.activity.pair_features(entry, entry_end, num_visible, cutoff)
-        is_contact = self.activity.has_contact_event(entry)
-        has_pointer = entry >= (entry_end - self.settings.history_candidates).clamp(min=0)
-        inputs = self.candidate_inputs(users, num_visible, cutoff).to(device)
-        pairs = PairFeatures(has_pointer, features, self.activity.edge_types(entry)).to(device)
-        return replace(
-            batch,
-            candidates=batch.candidates.concat(inputs),
-            pairs=batch.pairs.concat(pairs),
-            candidate_mask=torch.cat([batch.candidate_mask, is_negative.to(device)], 1),
-            candidate_is_contact=torch.cat([batch.candidate_is_contact, is_contact.to(device)], 1),
-            shared_mask=shared_mask.to(device),
-        )
-
     def candidate_inputs(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> CandidateInputs:
         """The inputs of users as candidates, as of the cutoff of each query.
 
         Setting `freshness` turns on the dynamic term, which reads features and texts. Without it, they are None.
-        users: int64[P, K], or int64[C] for candidates of all queries; num_visible, cutoff: int64[P, 1].
+        users: int64[P, K]; num_visible, cutoff: int64[P, 1].
         """
         s, activity = self.settings, self.activity
         recent_neighbors = features = text_vectors = None
@@ -365,7 +347,7 @@ class TrainingQueryBuilder:
                 None if text_row is None else DedupedTextVectors.of(text_row, self.feature_view.texts.vectors)
             )
         if s.recent_neighbors:
-            recent_neighbors = activity.recent_neighbors(users.expand_as(entry), entry + 1, s.recent_neighbors)
+            recent_neighbors = activity.recent_neighbors(users, entry + 1, s.recent_neighbors)
         return CandidateInputs(users, recent_neighbors, features, text_vectors)
 
     def _features(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> Tensor | None:

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
-
 from befriend import files, layout
-from befriend.data.columns import USER_ID
-from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest, read_erasure_digests
-from befriend.data.event_log import USERS_FILE
 
 CACHES = (layout.TEXT_CACHE, layout.CHECKPOINTS)
 
@@ -35,6 +30,12 @@ def remove_outdated(root: Path) -> None:
     Afterwards the digests of each cache are those of the erased users who are not in the prepared log any more. Does
     nothing while there is no prepared log.
     """
+    import polars as pl  # here, since the registry does without it
+
+    from befriend.data.columns import USER_ID
+    from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest, read_erasure_digests
+    from befriend.data.event_log import USERS_FILE
+
     erased, users_file = read_erasure_digests(root / layout.PREPARED), root / layout.PREPARED / USERS_FILE
     if all(erased == read_erasure_digests(root / cache) for cache in CACHES) or not users_file.is_file():
         return
@@ -53,5 +54,7 @@ def remove_outdated(root: Path) -> None:
 
 def may_contain(folder: Path, user: str) -> bool:
     """Whether a cache folder may contain data of a user, given by external id."""
+    from befriend.data.erasure import ERASED_FILE, erasure_digest, read_erasure_digests
+
     has_content = any(path.is_file() and path.name != ERASED_FILE for path in folder.rglob("*"))
     return has_content and erasure_digest(user) not in read_erasure_digests(folder)

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from befriend.analysis.paired_comparison import PairedComparison, compare_runs
 from befriend.errors import CallError
+from befriend.progress import note
+
+if TYPE_CHECKING:
+    from befriend.analysis.paired_comparison import PairedComparison
 
 REQUIRED_PATHS = ("prepared", "reports/predictions")
 
@@ -25,9 +29,12 @@ def show(a: str, b: str, model: str, model_b: str | None, max_events: int, as_js
     events that differ most are printed.
     """
     with tempfile.TemporaryDirectory() as name:
-        comparison = compare_runs(
-            _run_folder(a, Path(name) / "a"), _run_folder(b, Path(name) / "b"), model, model_b, max_events
-        )
+        folders = _run_folder(a, Path(name) / "a"), _run_folder(b, Path(name) / "b")
+        note("comparing the lists ...")
+
+        from befriend.analysis.paired_comparison import compare_runs  # after the checks, since it takes seconds
+
+        comparison = compare_runs(*folders, model, model_b, max_events)
     if as_json:
         typer.echo(f'{{"figures": {comparison.metrics.write_json()}, "events": {comparison.events.write_json()}}}')
         return
@@ -35,24 +42,74 @@ def show(a: str, b: str, model: str, model_b: str | None, max_events: int, as_js
 
 
 def _run_folder(name: str, folder: Path) -> Path:
-    """The folder `name` if it exists; otherwise `folder`, after copying the results of git revision `name` into it.
+    """The folder `name` if it exists; otherwise `folder`, after copying the outputs of git revision `name` into it.
 
-    The results come from DVC's cache; CallError if they are not there.
+    The outputs come from DVC's cache or its default remote. CallError if there are none.
     """
     if Path(name).is_dir():
+        missing = [path for path in REQUIRED_PATHS if not (Path(name) / path).is_dir()]
+        if missing:
+            raise CallError(
+                f"{name} has no outputs of a run: there is no {Path(name) / missing[0]}. Give the folder of a project "
+                "in which `dvc repro` has run."
+            )
         return Path(name)
+    commit = _commit(name)
+    # DVC would use the default remote that was set in that commit.
+    remote = _call("dvc", "config", "core.remote").stdout.strip()
     for path in REQUIRED_PATHS:
         out = folder / path
         out.parent.mkdir(parents=True, exist_ok=True)
-        command = [str(Path(sys.executable).with_name("dvc")), "get", ".", path, "--rev", name, "-o", str(out)]
-        process = subprocess.run(command, capture_output=True, text=True)
+        process = _call(
+            "dvc", "get", ".", path, "--rev", commit, "-o", str(out), *(["--remote", remote] if remote else [])
+        )
         if process.returncode:
-            reason = next((line for line in process.stderr.splitlines() if line.startswith("ERROR")), "dvc get failed")
-            raise CallError(
-                f"{name} is not a folder, and the results of a git revision of that name cannot be read "
-                f"({reason.removeprefix('ERROR: ')}). Check out the revision and run `dvc repro`, or run `dvc pull`."
-            )
+            raise CallError(_missing_outputs_message(name, commit, path, remote, process.stderr))
     return folder
+
+
+def _commit(name: str) -> str:
+    """The abbreviated commit of a git revision. CallError if there is no such revision."""
+    process = _call("git", "rev-parse", "--verify", "--quiet", "--short", "--end-of-options", f"{name}^{{commit}}")
+    if process.returncode:
+        raise CallError(
+            f"{name} is neither a folder nor a git revision of this project. Give two runs as folders or revisions: "
+            "befriend compare HEAD ."
+        )
+    return process.stdout.strip()
+
+
+def _missing_outputs_message(name: str, commit: str, path: str, remote: str, problem: str) -> str:
+    """Why the outputs of a commit cannot be read, and how to make them.
+
+    path: the first one that is missing; remote: DVC's default remote, or empty; problem: what DVC printed.
+    """
+    revision = name if name.startswith(commit) else f"{name}, which is commit {commit},"
+    if f"path: {path}" not in _call("git", "show", f"{commit}:dvc.lock").stdout:
+        return (
+            f"the revision {revision} has no outputs of a run: there is no {path} in its dvc.lock. Choose another one, "
+            "or compare two folders in which `dvc repro` has run: befriend compare FOLDER FOLDER"
+        )
+    if remote:
+        error = next((line for line in problem.splitlines() if line.startswith("ERROR")), "ERROR: no message")
+        where = f"neither DVC's cache nor the remote {remote} has {path} ({error.removeprefix('ERROR: ')})"
+    else:
+        where = f"DVC's cache does not have {path}, and this project has no default remote"
+    clone = f"../befriend-{commit}"
+    return (
+        f"the outputs of the revision {revision} are not stored here: {where}.\n"
+        "To make them again, run that commit in a folder of its own, then compare the folders:\n"
+        f"  git clone . {clone}\n"
+        f"  git -C {clone} checkout {commit}\n"
+        f"  make -C {clone} run\n"
+        f"  befriend compare {clone} ."
+    )
+
+
+def _call(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs git, or the DVC of this Python environment."""
+    command = str(Path(sys.executable).with_name("dvc")) if program == "dvc" else program
+    return subprocess.run([command, *arguments], capture_output=True, text=True)
 
 
 def _print(comparison: PairedComparison, a: str, b: str) -> None:

@@ -101,10 +101,26 @@ def read_or_measure_drift(root: Path, champion: PromotedRun, settings: DriftSett
     return measure_drift(root, champion, settings)
 
 
+def describe_verdict(drift: dict[str, Any]) -> str:
+    """The verdict of drift.json, with the measures that caused it and their limits; or why there are no measures.
+
+    For example "severe (repeated contacts 0.255 > 0.2)".
+    """
+    verdict = drift["verdict"]
+    if not drift["measures"]:
+        return f"{verdict} ({drift['compared']})"
+    reasons = [
+        f"{name} {measure['value']:.3f} > {measure['limits'][VERDICTS.index(verdict) - 1]:g}"
+        for name, measure in drift["measures"].items()
+        if verdict != "ok" and measure["verdict"] == verdict
+    ]
+    return f"{verdict} ({', '.join(reasons)})" if reasons else verdict
+
+
 def to_markdown(drift: dict[str, Any]) -> str:
     """The content of drift.json as Markdown."""
     lines = [
-        f"# Drift: {drift['verdict']}",
+        f"# Drift: {describe_verdict(drift)}" if drift["measures"] else f"# Drift: {drift['verdict']}",
         "",
         f"Compared with the log of champion {drift['champion']}: {drift['compared']}.",
         "",

@@ -14,16 +14,18 @@ import typer
 
 from befriend import files, layout
 from befriend.data.columns import RAW, USER_ID
-from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest
+from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest, read_erasure_digests
 from befriend.data.event_log import USERS_FILE
-from befriend.errors import BusyError, CallError
+from befriend.errors import BusyError, CallError, DataError
 from befriend.ops import caches
 from befriend.ops.registry import promoted_runs, registry_lock, remove_incomplete_runs
+from befriend.ops.user_ids import read_user_ids, suggestion, unknown_ids
+from befriend.progress import note
 
 SEARCHED_FOLDERS = (layout.PREPARED, layout.MODELS, layout.REPORTS, layout.RUNS)
 """for traces of users; without promoted runs (they leave erased users out of lists), and without the simulated tiny
 log, which is a source"""
-MAX_NAMED_FILES = 3  # in each folder
+MAX_NAMED_FILES = 5  # in each folder
 EXTERNAL_ID_COLUMNS = (USER_ID, "users", "recommended")
 """columns of external ids; a column `user` has external ids in a table of lists, and internal ids elsewhere"""
 TEXT_SUFFIXES = (".json", ".md", ".html", ".csv", ".txt", ".js")
@@ -37,11 +39,14 @@ def erase(root: Path, users: list[str]) -> None:
     recorded as erased, but the file of lists and the caches are unchanged.
     """
     folders = [root / layout.PREPARED, *(run.folder / layout.PREPARED for run in promoted_runs(root))]
-    tables = [folder / USERS_FILE for folder in folders if (folder / USERS_FILE).is_file()]
-    known_ids = {str(user) for path in tables for user in pl.read_parquet(path, columns=[USER_ID])[USER_ID]}
-    unknown_ids = [user for user in users if user not in known_ids]
-    if unknown_ids:
-        raise CallError(f"there is no user with the id {', '.join(unknown_ids)}.")
+    logs = [read_user_ids(folder).cast(pl.String) for folder in folders if (folder / USERS_FILE).is_file()]
+    if not logs:
+        raise DataError(f"there is no {folders[0] / USERS_FILE}. Run `dvc repro` first.")
+    known_ids = pl.concat(logs).unique(maintain_order=True)
+    unknown = unknown_ids(pl.Series(users), known_ids, frozenset())
+    if len(unknown):
+        hint = suggestion(unknown[0], known_ids)
+        raise CallError(f"there is no user with the id {', '.join(unknown)}, so nobody was erased. {hint}".rstrip())
     with registry_lock(root):  # no run is promoted meanwhile
         remove_incomplete_runs(root)
         for folder in {*folders, *(run.folder / layout.PREPARED for run in promoted_runs(root))}:
@@ -83,14 +88,21 @@ def _remove_from_lists(lists: Path, users: list[str]) -> None:
 
 def verify_erasure(root: Path, users: list[str]) -> None:
     """Searches SEARCHED_FOLDERS and the caches for users, and prints the result. CallError if there is a trace."""
+    note("searching all files ...")
     paths_by_user = {user: find_traces(root, user) for user in users}
     for user, paths in paths_by_user.items():
         typer.echo(f"{user}: {'traces are left' if paths else 'no trace'}")
         for folder in (*SEARCHED_FOLDERS, *caches.CACHES):
-            typer.echo(
-                f"  {folder}: {_describe(folder, [path for path in paths if Path(path).is_relative_to(folder)])}"
-            )
+            lines = _describe(folder, [path for path in paths if Path(path).is_relative_to(folder)])
+            typer.echo("\n    ".join([f"  {folder}: {lines[0]}", *lines[1:]]))
     if any(paths_by_user.values()):
+        erased = read_erasure_digests(root / layout.PREPARED)
+        not_erased = [user for user in users if erasure_digest(user) not in erased]
+        if not_erased:
+            raise CallError(
+                f"traces are left, and {', '.join(not_erased)} is not erased yet. First: befriend forget "
+                f"{' '.join(not_erased)}"
+            )
         raise CallError(
             "traces are left: run `dvc repro`, then `befriend tidy`. A rejected row that names a user stays until you "
             "remove the row from the source. Promoted runs keep the data, but no list of theirs shows an erased user; "
@@ -98,14 +110,15 @@ def verify_erasure(root: Path, users: list[str]) -> None:
         )
 
 
-def _describe(folder: Path, paths: list[str]) -> str:
-    """The files of a folder that name a user: the first ones by path, and the number of the others."""
+def _describe(folder: Path, paths: list[str]) -> list[str]:
+    """How many files of a folder name a user, then the first ones by path and the number of the others, one a line."""
     if not paths:
-        return "no trace"
+        return ["no trace"]
     if folder in caches.CACHES:
-        return "started while the user was in the prepared log; its content cannot be separated by user"
-    more = f" and {len(paths) - MAX_NAMED_FILES:,} more" if len(paths) > MAX_NAMED_FILES else ""
-    return ", ".join(paths[:MAX_NAMED_FILES]) + more
+        return ["started while the user was in the prepared log; its content cannot be separated by user"]
+    more = [f"and {len(paths) - MAX_NAMED_FILES:,} more"] if len(paths) > MAX_NAMED_FILES else []
+    count = f"{len(paths):,} files name this user" if len(paths) > 1 else "1 file names this user"
+    return [count, *paths[:MAX_NAMED_FILES], *more]
 
 
 def find_traces(root: Path, user: str) -> list[str]:

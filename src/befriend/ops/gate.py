@@ -21,26 +21,28 @@ on first contacts, `any` includes them and is scored on all events whose target 
 the log is when a list is made; its four values are in `befriend.data.regimes`.
 
 The checks `floor` and `fall` are made for each kind of list in each regime of `gate.regimes`, and the check `against
-the champion` for each of COMPARED_SLICES in each of these regimes. A combination without metrics, because it has no
-events for example, is skipped: it has no check, and does not keep the challenger from being promoted.
+the champion` for each of COMPARED_SLICES in each of these regimes. Where a kind of list was not measured in a regime,
+because it has no events for example, the check says so. It fails if the champion was measured there, as there is
+nothing then that shows the challenger to be as good. It also fails if no kind of list was measured in any regime. With
+fewer than FEW_LISTS lists, the result of a check is marked, since it says little.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from befriend import files, layout
-from befriend.analysis.evaluation_report import LISTS
 from befriend.analysis.fingerprint import run_fingerprint
+from befriend.analysis.metric_tables import LISTS
 from befriend.analysis.paired_comparison import compare_runs
 from befriend.config import Params
-from befriend.data.regimes import REGIMES, Regime
+from befriend.data.regimes import Regime
 from befriend.errors import BefriendError, DataError
 from befriend.ops.champion_replay import SERVED_MODEL, replay_champion
-from befriend.ops.drift_check import VERDICTS, read_or_measure_drift
+from befriend.ops.drift_check import VERDICTS, describe_verdict, read_or_measure_drift
 from befriend.ops.registry import PromotedRun, current_champion, rolled_back_runs, run_digest
 from befriend.report.run_results import LEARNED
 
@@ -57,20 +59,26 @@ whose actor, the user who gets the list, has no event in the training part of th
 events of list `any`"""
 
 
+FEW_LISTS = 100
+"""with fewer lists, the confidence interval of NDCG@10 is wider than most differences that the gate looks for"""
+
+
 @dataclass(frozen=True)
 class GateCheck:
-    """The outcome of one check. In decision.json, a check is an element of `rules`."""
+    """The outcome of one check."""
 
     name: str
     passed: bool
-    observed: str
-    """what the challenger has, in words; called `found` in decision.json"""
+    measured: str
+    """what the challenger has, in words"""
     required: str
     """what it needs to pass, in words"""
+    lists: int | None = None
+    """the number of lists that were measured; None for a check that is not about lists"""
 
     def to_json(self) -> dict[str, Any]:
-        """The check as an element of `rules` in decision.json."""
-        return {"name": self.name, "passed": self.passed, "found": self.observed, "required": self.required}
+        """The check as an element of `checks` in decision.json, with all fields of this class."""
+        return asdict(self)
 
 
 def decide(root: Path, params: Params) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def decide(root: Path, params: Params) -> dict[str, Any]:
         verdict   promote, refuse, or unchanged if the current run is the champion itself
         run       digest of the current run
         champion  number of the champion in the registry, or None
-        rules     the checks, each with name, passed, found and required; empty if unchanged
+        checks    the fields of each GateCheck; empty if unchanged
     """
     champion = current_champion(root)
     digest = run_digest(root)
@@ -98,7 +106,7 @@ def decide(root: Path, params: Params) -> dict[str, Any]:
         "verdict": verdict,
         "run": digest,
         "champion": champion.number if champion else None,
-        "rules": [check.to_json() for check in checks],
+        "checks": [check.to_json() for check in checks],
     }
     files.write_json(root / layout.GATE / DECISION_FILE, decision)
     files.write_text(root / layout.GATE / REPORT_FILE, to_markdown(decision))
@@ -112,6 +120,7 @@ def read_decision(root: Path) -> dict[str, Any]:
     champion = current_champion(root)
     if (
         decision is None
+        or "checks" not in decision  # the key was another one in earlier versions
         or decision["run"] != run_digest(root)
         or decision["champion"] != (champion.number if champion else None)
     ):
@@ -119,26 +128,47 @@ def read_decision(root: Path) -> dict[str, Any]:
     return decision
 
 
+def failed_checks(decision: dict[str, Any]) -> str:
+    """The failed checks of a decision in one line: what was measured, and what is required."""
+    failed = (check for check in decision["checks"] if not check["passed"])
+    return "; ".join(
+        f"{check['name']}: {' '.join(check['measured'].split())}, required {check['required']}" for check in failed
+    )
+
+
 def to_markdown(decision: dict[str, Any]) -> str:
     """The content of decision.json as Markdown."""
     compared = "no champion yet" if decision["champion"] is None else f"compared with champion {decision['champion']}"
     lines = [f"# Gate: {decision['verdict']}", "", f"Run {decision['run'][:12]}, {compared}.", ""]
-    if decision["rules"]:
-        lines += ["| check | verdict | observed | required |", "|---|---|---|---|"]
-        for check in decision["rules"]:
-            verdict = "ok" if check["passed"] else "**not met**"
-            observed = " ".join(check["found"].split())
-            lines.append(f"| {check['name']} | {verdict} | {observed} | {check['required']} |")
+    if decision["checks"]:
+        lines += ["| check | verdict | measured | required |", "|---|---|---|---|"]
+        for check in decision["checks"]:
+            measured = " ".join(check["measured"].split())
+            lines.append(f"| {check['name']} | {_verdict(check)} | {measured} | {check['required']} |")
+    if any(check["lists"] is not None and check["lists"] < FEW_LISTS for check in decision["checks"]):
+        lines += ["", f"A check with few lists, fewer than {FEW_LISTS}, says little. A longer log has more of them."]
     return "\n".join(lines) + "\n"
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    """The verdict on one check of decision.json, in words."""
+    if not check["passed"]:
+        return "**not met**"
+    if check["lists"] is None or check["lists"] >= FEW_LISTS:
+        return "ok"
+    return "ok, but few lists" if check["lists"] else "not measured"
 
 
 def _check_validation(root: Path) -> GateCheck:
     """Whether the event log passed all critical checks of stage validate."""
     validation = files.read_json(root / layout.VALIDATION)
-    failed = [name for name, rule in validation["rules"].items() if not rule["passed"]]
-    return GateCheck(
-        "validation", validation["passed"], ", ".join(failed) or "every rule met", "no critical rule failed"
-    )
+    failed = [
+        f"{name} {check['observed']}, allowed {check['limit']} ({check['severity']})"
+        for name, check in validation["rules"].items()
+        if not check["passed"]
+    ]
+    measured = "; ".join(failed) or "every check of the event log passed"
+    return GateCheck("validation", validation["passed"], measured, "no critical check of the event log failed")
 
 
 def _check_metrics_are_current(root: Path) -> GateCheck:
@@ -148,8 +178,8 @@ def _check_metrics_are_current(root: Path) -> GateCheck:
     is_current = path.is_file() and files.read_json(path)["of"] == run_fingerprint(
         root / layout.PREPARED, root / layout.MODELS
     )
-    observed = "metrics of this run" if is_current else "metrics of other models or another log: run `dvc repro`"
-    return GateCheck("metrics are current", is_current, observed, "metrics of the run that is checked")
+    measured = "metrics of this run" if is_current else "metrics of other models or another log: run `dvc repro`"
+    return GateCheck("metrics are current", is_current, measured, "metrics of the run that is checked")
 
 
 def _check_serving_parity(root: Path) -> GateCheck:
@@ -159,32 +189,33 @@ def _check_serving_parity(root: Path) -> GateCheck:
     """
     # metrics.json has a key for each regime, and `served` for this comparison.
     parity = files.read_json(root / layout.METRICS).get("served")
-    observed = f"{parity['differ']:,} of {parity['requests']:,} lists differ" if parity else "no list was compared"
+    measured = f"{parity['differ']:,} of {parity['requests']:,} lists differ" if parity else "no list was compared"
     required = "no served list differs from the evaluated one"
-    return GateCheck("serving parity", bool(parity) and not parity["differ"], observed, required)
+    return GateCheck("serving parity", bool(parity) and not parity["differ"], measured, required)
 
 
 def _check_floor(root: Path, params: Params) -> list[GateCheck]:
     """Whether NDCG@10 reaches `gate.floor` times that of the best heuristic, or could within its confidence interval.
 
-    One check for each regime and kind of list that has metrics of the served ranker and of a heuristic.
+    One check for each regime and kind of list.
     """
     metrics = files.read_json(root / layout.METRICS)
+    kinds = [(regime, list_kind) for regime in params.gate.regimes for list_kind in LISTS]
+    is_any_measured = any(SERVED_MODEL in _metrics_by_model(metrics, *kind) for kind in kinds)
     checks = []
-    for regime in _regimes(metrics, params):
-        for list_kind, (segment, _) in LISTS.items():
-            metrics_by_model = metrics[regime].get(list_kind, {}).get(segment, {})
-            heuristic_ndcg = {
-                name: values["ndcg@10"] for name, values in metrics_by_model.items() if name not in LEARNED
-            }
-            if SERVED_MODEL not in metrics_by_model or not heuristic_ndcg:
-                continue
-            best = max(heuristic_ndcg, key=lambda name: (heuristic_ndcg[name], name))
-            ndcg, upper_bound = (metrics_by_model[SERVED_MODEL][name] for name in ("ndcg@10", "ndcg@10_high"))
-            minimum = params.gate.floor * heuristic_ndcg[best]
-            required = f"not clearly below {minimum:.4f}: {params.gate.floor:g} times {best}"
-            observed = f"{ndcg:.4f} (interval up to {upper_bound:.4f})"
-            checks.append(GateCheck(f"floor, list {list_kind}, {regime}", upper_bound >= minimum, observed, required))
+    for regime, list_kind in kinds:
+        name, metrics_by_model = f"floor, list {list_kind}, {regime}", _metrics_by_model(metrics, regime, list_kind)
+        heuristic_ndcg = {name: values["ndcg@10"] for name, values in metrics_by_model.items() if name not in LEARNED}
+        if SERVED_MODEL not in metrics_by_model or not heuristic_ndcg:
+            required = "at least one kind of list is measured in a regime of gate.regimes"
+            checks.append(GateCheck(name, is_any_measured, _why_not_measured(metrics, regime), required, 0))
+            continue
+        best = max(heuristic_ndcg, key=lambda name: (heuristic_ndcg[name], name))
+        ndcg, upper_bound, n = (metrics_by_model[SERVED_MODEL][key] for key in ("ndcg@10", "ndcg@10_high", "n"))
+        minimum = params.gate.floor * heuristic_ndcg[best]
+        required = f"not clearly below {minimum:.4f}: {params.gate.floor:g} times {best}"
+        measured = f"{ndcg:.4f} (interval up to {upper_bound:.4f}), {_count(n)}"
+        checks.append(GateCheck(name, upper_bound >= minimum, measured, required, n))
     return checks
 
 
@@ -194,8 +225,8 @@ def _check_never_rolled_back(root: Path, digest: str) -> GateCheck:
     Without this check, the next nightly job would promote a run again that you have just rolled back.
     """
     numbers = [run.number for run in rolled_back_runs(root) if run.manifest["run"] == digest]
-    observed = f"rolled back as champion {numbers[0]}" if numbers else "never rolled back"
-    return GateCheck("never rolled back", not numbers, observed, "a run that was not rolled back")
+    measured = f"rolled back as champion {numbers[0]}" if numbers else "never rolled back"
+    return GateCheck("never rolled back", not numbers, measured, "a run that was not rolled back")
 
 
 def _check_drift(root: Path, champion: PromotedRun, params: Params) -> GateCheck:
@@ -205,28 +236,34 @@ def _check_drift(root: Path, champion: PromotedRun, params: Params) -> GateCheck
     """
     drift = read_or_measure_drift(root, champion, params.drift)
     passed = VERDICTS.index(drift["verdict"]) <= VERDICTS.index(params.gate.drift)
-    # without measures, `compared` says why the logs could not be compared
-    observed = drift["verdict"] if drift["measures"] else f"{drift['verdict']}: {drift['compared']}"
-    return GateCheck("drift", passed, observed, f"at most {params.gate.drift}")
+    measured = describe_verdict(drift)
+    if drift["measures"]:
+        measured += f"; {drift['compared']}"
+    return GateCheck("drift", passed, measured, f"at most {params.gate.drift}")
 
 
 def _check_fall(root: Path, champion: PromotedRun, params: Params) -> list[GateCheck]:
     """Whether NDCG@10 is at most the share `gate.fall` below what the champion had when it was promoted.
 
     The two are measured on different events, so the limit is wide. A larger fall means that the data has changed. One
-    check for each regime and kind of list for which both have the metric.
+    check for each regime and kind of list; it passes if the champion was not measured there.
     """
     metrics = files.read_json(root / layout.METRICS)
     checks = []
-    for regime in _regimes(metrics, params):
+    for regime in params.gate.regimes:
         for list_kind in LISTS:
-            ndcg = _ndcg(metrics, regime, list_kind)
+            name = f"fall, list {list_kind}, {regime}"
+            served = _metrics_by_model(metrics, regime, list_kind).get(SERVED_MODEL)
             champion_ndcg = champion.manifest["ndcg@10"].get(regime, {}).get(list_kind)
-            if ndcg is None or champion_ndcg is None:
+            ndcg, n = (served["ndcg@10"], served["n"]) if served else (None, 0)
+            measured = _why_not_measured(metrics, regime) if ndcg is None else f"{ndcg:.4f}, {_count(n)}"
+            if champion_ndcg is None:
+                required = "nothing: the champion was not measured here"
+                checks.append(GateCheck(name, True, measured, required, n))
                 continue
             minimum = (1 - params.gate.fall) * champion_ndcg
             required = f"at least {minimum:.4f}: no fall by {params.gate.fall:.0%} from {champion_ndcg:.4f}"
-            checks.append(GateCheck(f"fall, list {list_kind}, {regime}", ndcg >= minimum, f"{ndcg:.4f}", required))
+            checks.append(GateCheck(name, ndcg is not None and ndcg >= minimum, measured, required, n))
     return checks
 
 
@@ -235,10 +272,14 @@ def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -
 
     The champion's models make lists for these events with the histories of the challenger's log. A check fails if the
     loss of NDCG@10 exceeds the share `gate.tolerance` and the confidence interval of the paired difference lies wholly
-    below 0. One check for each regime and slice that has events; a single failed one if the champion's models cannot
-    make lists for these events.
+    below 0. One check for each regime and slice; it passes if there are no events, as the champion has none either. A
+    single failed check if the champion's models cannot make lists for these events.
     """
-    regimes = _regimes(files.read_json(root / layout.METRICS), params)
+    challenger_metrics = files.read_json(root / layout.METRICS)
+    regimes = [regime for regime in params.gate.regimes if regime in challenger_metrics]
+    if not regimes:
+        measured = "not measured: evaluate.regimes has none of gate.regimes"
+        return [GateCheck("against the champion", False, measured, "lists of both for the same events", 0)]
     settings = params.evaluate.model_copy(update={"regimes": regimes})
     try:
         # The folder has all users of the champion's log, also those erased since, so it is removed at once.
@@ -247,36 +288,46 @@ def _check_against_champion(root: Path, champion: PromotedRun, params: Params) -
             metrics = compare_runs(Path(name) / "run", root, SERVED_MODEL).metrics
     except BefriendError as error:
         return [GateCheck("against the champion", False, str(error), "lists of both for the same events")]
+    required = f"no clear loss of more than {params.gate.tolerance:.0%}"
     checks = []
-    for regime in regimes:
+    for regime in params.gate.regimes:
         for list_kind, segment, title in COMPARED_SLICES:
+            name = f"against the champion, {title}, {regime}"
             row = next(iter(metrics.filter(regime=regime, list=list_kind, segment=segment).iter_rows(named=True)), None)
             if row is None:
+                has_events = bool(_metrics_by_model(challenger_metrics, regime, list_kind, segment))
+                reason = "not measured: the champion has no lists for these events" if has_events else None
+                measured = reason or _why_not_measured(challenger_metrics, regime)
+                checks.append(GateCheck(name, not has_events, measured, required, 0))
                 continue
             # In the table, a is the champion and b the challenger.
             champion_ndcg, difference = row["ndcg@10 a"], row["ndcg@10 difference"]
             low, high = row["ndcg@10 low"], row["ndcg@10 high"]
             passed = difference >= -params.gate.tolerance * champion_ndcg or high >= 0
-            observed = (
+            measured = (
                 f"{row['ndcg@10 b']:.4f} against {champion_ndcg:.4f}: {difference:+.4f} ({low:+.4f} to {high:+.4f}), "
-                f"{row['n']:,} lists"
+                f"{_count(row['n'])}"
             )
-            required = f"no clear loss of more than {params.gate.tolerance:.0%}"
-            checks.append(GateCheck(f"against the champion, {title}, {regime}", passed, observed, required))
+            checks.append(GateCheck(name, passed, measured, required, row["n"]))
     return checks
 
 
-def _regimes(metrics: dict[str, Any], params: Params) -> list[Regime]:
-    """The regimes of setting `gate.regimes` that stage evaluate measured. DataError if it measured none of them."""
-    regimes = [regime for regime in params.gate.regimes if regime in metrics]
-    if not regimes:
-        measured = ", ".join(regime for regime in REGIMES if regime in metrics)
-        raise DataError(f"gate.regimes is {', '.join(params.gate.regimes)}, but evaluate measured only {measured}.")
-    return regimes
+def _metrics_by_model(
+    metrics: dict[str, Any], regime: Regime, list_kind: str, segment: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Model -> metrics on a kind of list; empty if it was not measured in the regime.
+
+    segment: of the events; None: all that count on this kind of list.
+    """
+    return metrics.get(regime, {}).get(list_kind, {}).get(segment or LISTS[list_kind][0], {})
 
 
-def _ndcg(metrics: dict[str, Any], regime: str, list_kind: str) -> float | None:
-    """NDCG@10 of the served ranker on a kind of list; None if it was not measured."""
-    segment, _ = LISTS[list_kind]  # all events that count on this kind of list
-    metrics_by_model = metrics[regime].get(list_kind, {}).get(segment, {})
-    return metrics_by_model[SERVED_MODEL]["ndcg@10"] if SERVED_MODEL in metrics_by_model else None
+def _why_not_measured(metrics: dict[str, Any], regime: Regime) -> str:
+    """Why there are no metrics of a kind of list in a regime, in words."""
+    reason = "there was no event to score" if regime in metrics else f"evaluate.regimes has no {regime}"
+    return f"not measured: {reason}"
+
+
+def _count(num_lists: int) -> str:
+    """The number of lists in words, which show if there are few."""
+    return f"{num_lists:,} lists" if num_lists >= FEW_LISTS else f"only {num_lists:,} lists"

@@ -262,7 +262,7 @@ def _make_manifest(root: Path, decision: dict[str, Any], previous: PromotedRun |
         ndcg@10    NDCG@10 of the served model, ranker `both`, by regime and kind of list
         decision   what the gate decided
     """
-    from befriend.analysis.evaluation_report import headline  # heavy, and not needed for a rollback
+    from befriend.analysis.metric_tables import headline  # heavy, and not needed for a rollback
 
     run = run_digest(root)
     validation = files.read_json(root / layout.VALIDATION)

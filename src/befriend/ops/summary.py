@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend import files, layout
-from befriend.analysis.evaluation_report import LISTS, headline
+from befriend.analysis.metric_tables import LISTS, headline
 from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
 

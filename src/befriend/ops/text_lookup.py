@@ -9,31 +9,35 @@ import polars as pl
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from befriend import files, layout
 from befriend.data.columns import TEXT, TIMESTAMP, USER
-from befriend.data.erasure import erasure_digest, is_erased, read_erasure_digests
+from befriend.data.erasure import is_erased, read_erasure_digests
 from befriend.data.event_log import TEXTS_FILE, EventLog
-from befriend.errors import CallError
 from befriend.features.text_vectors import TextVectors
-from befriend.ops.registry import current_champion
+from befriend.ops.lookup_checks import no_texts, user_texts
+from befriend.ops.served_run import ServedRun
+from befriend.ops.user_ids import MAX_NEAREST
+from befriend.progress import note
 from befriend.stages.embed_text import INFERENCE
 from befriend.text.text_evaluator import UniversalUserEmbeddingEvaluator
 
 MAX_SHOWN_CHARACTERS = 70  # of a text
+MAX_SHOWN_TEXTS = 3  # of the user in question
 
 
-def similar(run: Path | None, user: str, k: int, as_json: bool) -> None:
+def similar(served: ServedRun, user: str, k: int, as_json: bool) -> None:
     """Prints the k users whose texts are most similar to those of a user, in descending order of similarity."""
-    folder, log, texts = _open(run)
+    log, texts = _open(served)
     vectors, has_text = _latest(log, texts)
-    query = _internal_id(folder, log, has_text, user)
+    query = _internal_id(log, has_text, user)
     has_text[query] = False
-    has_text[is_erased(log.user_ids, read_erasure_digests(folder / layout.PREPARED)).to_numpy()] = False
+    has_text[is_erased(log.user_ids, read_erasure_digests(served.prepared)).to_numpy()] = False
     cosine = np.where(has_text, (vectors @ vectors[query]).numpy(), -np.inf)
     best = [n for n in np.argsort(-cosine, kind="stable")[:k] if has_text[n]]
-    last_texts = _last_texts(folder)
+    last_texts = _last_texts(served.prepared)
     rows = pl.DataFrame(
         {
             "user": log.user_ids.gather(best),
@@ -42,17 +46,24 @@ def similar(run: Path | None, user: str, k: int, as_json: bool) -> None:
         },
         schema_overrides={"similarity": pl.Float64, "last_text": pl.String},
     )
-    _print(rows, as_json, f"Users with texts similar to those of {user}: {last_texts.get(query, '')}")
+    if as_json:
+        typer.echo(rows.write_json())
+        return
+    _print_texts(served.prepared, user)
+    typer.echo(f"Users whose texts, all of a user's together, are most similar to those of {user} (cosine, at most 1):")
+    _print(rows if last_texts else rows.drop("last_text"))
+    if not last_texts:
+        note("a promoted run keeps no texts; --run . shows those of the log that was prepared last.")
 
 
-def infer(run: Path | None, user: str, statements: list[str], as_json: bool) -> None:
+def infer(served: ServedRun, user: str, statements: list[str], as_json: bool) -> None:
     """Prints the similarity of statements and a user's texts, and its rank among all users with texts."""
-    folder, log, texts = _open(run)
+    log, texts = _open(served)
     vectors, has_text = _latest(log, texts)
-    query = _internal_id(folder, log, has_text, user)
-    towers = UniversalUserEmbeddingEvaluator(folder / layout.TEXT_TOWERS, layout.TEXT_CACHE)
+    query = _internal_id(log, has_text, user)
+    towers = UniversalUserEmbeddingEvaluator(served.folder / layout.TEXT_TOWERS, layout.TEXT_CACHE)
     cosine = vectors @ towers.get_statement_embeddings(statements).T  # (N, S)
-    threshold = files.read_json(folder / layout.TEXT / INFERENCE)["threshold"]
+    threshold = files.read_json(served.folder / layout.TEXT / INFERENCE)["threshold"]
     all_cosines = cosine[torch.from_numpy(has_text)]
     rows = pl.DataFrame(
         {
@@ -63,21 +74,27 @@ def infer(run: Path | None, user: str, statements: list[str], as_json: bool) -> 
         },
         schema_overrides={"likely": pl.Boolean},
     )
-    _print(rows, as_json, f"Statements about {user}, whose last text is: {_last_texts(folder).get(query, '')}")
-
-
-def _open(run: Path | None) -> tuple[Path, EventLog, TextVectors]:
-    """(folder, log, text vectors) of a run; None: of the champion, or else of the working folder."""
-    served = current_champion(Path())
-    folder = run if run is not None else served.folder if served is not None else Path()
-    log = EventLog.read(folder / layout.PREPARED)
-    texts = TextVectors.read(folder / layout.TEXT, log)
-    if not texts.width:
-        raise CallError(
-            "the log of this run has no texts. Name a table of texts under data.texts in params.yaml, or try the "
-            "embedded sample: befriend text demo"
+    if as_json:
+        typer.echo(rows.write_json())
+        return
+    _print_texts(served.prepared, user)
+    shares = rows["nearer_than"].map_elements(lambda share: f"{share:.0%} of users", pl.String)
+    _print(rows.with_columns(nearer_than=shares))
+    typer.echo(
+        "\nsimilarity: cosine of the statement and all texts of the user, from -1 to 1; it is not a probability.\n"
+        "nearer than: share of the users with texts whose texts are less similar to the statement."
+    )
+    if threshold is not None:
+        typer.echo(
+            f"likely: whether the similarity is at least {threshold:.2f}, the limit that separated true statements\n"
+            "from others best in validation (F1)."
         )
-    return folder, log, texts
+
+
+def _open(served: ServedRun) -> tuple[EventLog, TextVectors]:
+    """The log and the text vectors of a run."""
+    log = EventLog.read(served.prepared)
+    return log, TextVectors.read(served.folder / layout.TEXT, log)
 
 
 def _latest(log: EventLog, texts: TextVectors) -> tuple[torch.Tensor, np.ndarray]:
@@ -86,34 +103,45 @@ def _latest(log: EventLog, texts: TextVectors) -> tuple[torch.Tensor, np.ndarray
     return texts.latest_vectors(users, end), texts.has_text(users, end).numpy()
 
 
-def _internal_id(folder: Path, log: EventLog, has_text: np.ndarray, user: str) -> int:
-    """Internal id of a user, given by external id. Raises CallError without such a user, or without texts."""
-    matches = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
-    if not len(matches) or erasure_digest(user) in read_erasure_digests(folder / layout.PREPARED):
-        raise CallError(f"there is no user {user} in {folder / layout.PREPARED}.")
-    if not has_text[matches[0]]:
-        raise CallError(f"{user} has no texts.")
-    return int(matches[0])
+def _internal_id(log: EventLog, has_text: np.ndarray, user: str) -> int:
+    """Internal id of a user of the log, given by external id. Raises CallError for one without texts.
+
+    has_text: bool[N].
+    """
+    internal = int(log.internal_ids(pl.Series([user]))[0])
+    if not has_text[internal]:
+        others = log.user_ids.filter(pl.Series(has_text)).head(MAX_NEAREST)
+        raise no_texts(user, others.cast(pl.String).to_list())
+    return internal
 
 
-def _last_texts(folder: Path) -> dict[int, str]:
+def _print_texts(prepared: Path, user: str) -> None:
+    """Prints how many texts a user has written, and the last ones; nothing for a promoted run, which keeps no texts."""
+    texts = user_texts(prepared, user)
+    if texts:
+        last = texts[-MAX_SHOWN_TEXTS:]
+        typer.echo(f"{user} wrote {len(texts):,} texts. The last:" if len(texts) > len(last) else f"{user} wrote:")
+        typer.echo("\n".join(f"  {_shorten(text)}" for text in last) + "\n")
+
+
+def _last_texts(prepared: Path) -> dict[int, str]:
     """Internal id -> beginning of the user's last text. Empty for promoted runs, which contain no texts."""
-    path = folder / layout.PREPARED / TEXTS_FILE
+    path = prepared / TEXTS_FILE
     if not path.is_file():
         return {}
     last = pl.read_parquet(path).sort(USER, TIMESTAMP, maintain_order=True).unique(USER, keep="last")
-    return {
-        user: text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
-        for user, text in last.select(USER, pl.col(TEXT).str.replace_all(r"\s+", " ")).iter_rows()
-    }
+    return {user: _shorten(text) for user, text in last.select(USER, TEXT).iter_rows()}
 
 
-def _print(rows: pl.DataFrame, as_json: bool, title: str) -> None:
-    if as_json:
-        typer.echo(rows.write_json())
-        return
-    table = Table(*(name.replace("_", " ") for name in rows.columns), box=None, title=title, title_justify="left")
+def _shorten(text: str) -> str:
+    """A text on one line, cut after MAX_SHOWN_CHARACTERS."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
+
+
+def _print(rows: pl.DataFrame) -> None:
+    table = Table(*(name.replace("_", " ") for name in rows.columns), box=None)
     for row in rows.iter_rows():
         cells = ("" if value is None else {True: "yes", False: "no"}.get(value, value) for value in row)
-        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells))
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else escape(str(cell)) for cell in cells))
     Console().print(table)

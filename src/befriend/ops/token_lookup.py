@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import typer
 from rich.console import Console
@@ -13,10 +12,11 @@ from rich.table import Table
 
 from befriend import files, layout
 from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
-from befriend.data.erasure import drop_erased_users, erasure_digest, is_erased, read_erasure_digests
+from befriend.data.erasure import drop_erased_users, is_erased, read_erasure_digests
 from befriend.data.event_log import EVENTS_FILE, USERS_FILE, EventLog
-from befriend.errors import CallError, DataError
+from befriend.errors import DataError
 from befriend.features.text_vectors import TextVectors
+from befriend.progress import note
 from befriend.readers.data_settings import DataSettings
 from befriend.tokens.tokenizer import StuTokenizer, load_tokenizer
 from befriend.validation.ingest import ingest
@@ -46,14 +46,12 @@ def like(user: str, prefix: int | None, as_json: bool) -> None:
     """Prints the users whose STU begins like a user's. prefix: number of equal tokens; None: as many as possible."""
     log, tokenizer, internal_id = _find_user(user)
     levels = len(tokenizer.table.vocabulary)
-    if prefix is not None and prefix > levels:
-        raise CallError(f"--prefix {prefix}: STUs have {levels} tokens here.")
     lengths = [prefix] if prefix is not None else range(levels - 1, 0, -1)
     match = next(
         ((n, users) for n in lengths if len(users := tokenizer.table.users_with_same_prefix(internal_id, n))), None
     )
     if match is None:
-        typer.echo(f"befriend: no other STU begins with the same tokens as that of {user}.", err=True)
+        note(f"no other STU begins with the same tokens as that of {user}.")
         return
     length, users = match
     users = users[~is_erased(log.user_ids.gather(users.tolist()), read_erasure_digests(layout.PREPARED)).to_numpy()]
@@ -94,7 +92,7 @@ def _extended_log(source: Path, data: DataSettings) -> EventLog:
             ingested = ingest(source, data, rules, rejected)
         num_rejected_rows = pl.read_parquet(Path(folder) / "rejected.parquet").height
     if num_rejected_rows:
-        typer.echo(f"befriend: {num_rejected_rows:,} rows of {source} are invalid and left out.", err=True)
+        note(f"{num_rejected_rows:,} rows of {source} are invalid and left out.")
     prepared = pl.read_parquet(layout.PREPARED / EVENTS_FILE)
     last_timestamp = prepared[TIMESTAMP].max()
     later = ingested.events.filter(pl.col(TIMESTAMP) > last_timestamp)
@@ -109,16 +107,10 @@ def _extended_log(source: Path, data: DataSettings) -> EventLog:
 
 
 def _find_user(user: str) -> tuple[EventLog, StuTokenizer, int]:
-    """The prepared log, its tokenizer, and the internal id of a user, given by external id.
-
-    Raises CallError if there is no such user.
-    """
+    """The prepared log, its tokenizer, and the internal id of a user of the log, given by external id."""
     log = EventLog.read(layout.PREPARED)
     tokenizer = load_tokenizer(layout.TOKENS, log, TextVectors.read(layout.TEXT, log)).add_newcomers(log)
-    internal_ids = np.flatnonzero((log.user_ids.cast(pl.String) == user).to_numpy())
-    if not len(internal_ids) or erasure_digest(user) in read_erasure_digests(layout.PREPARED):
-        raise CallError(f"there is no user {user} in {layout.PREPARED}.")
-    return log, tokenizer, int(internal_ids[0])
+    return log, tokenizer, int(log.internal_ids(pl.Series([user]))[0])
 
 
 def _print(rows: pl.DataFrame, as_json: bool, title: str) -> None:

@@ -68,8 +68,7 @@ def use(
 
     CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
-    if not Path("dvc.yaml").is_file():
-        raise CallError(f"there is no dvc.yaml here ({Path.cwd()}). Run befriend use in the project's root.")
+    _require_pipeline()
     load_params()
     hints = (columns, unit, separator, header, parse(DataSettings, side_tables, "befriend use"))
     if source is not None and "://" not in source:  # a local source is checked before the old log is moved
@@ -94,6 +93,16 @@ def use(
         side_previews = preview_side_tables(settings)
         _write_settings(settings)
     print_preview(Console(), settings, preview, side_previews)
+
+
+def _require_pipeline() -> None:
+    """Raises CallError in a folder without dvc.yaml, where no pipeline could read the log."""
+    layout.require_project()
+    if not layout.PIPELINE.is_file():
+        raise CallError(
+            f"there is no {layout.PIPELINE} in {Path.cwd()}, so no pipeline could read the log. Change to the folder "
+            "of a project that has one (cd FOLDER)."
+        )
 
 
 @contextmanager
@@ -137,6 +146,7 @@ def use_tiny() -> None:
     from befriend.simulate.network import write
     from befriend.simulate.network_settings import PROFILES
 
+    _require_pipeline()
     with files.stage_lock(layout.STAGE_LOCK):
         write(PROFILES["tiny"], layout.TINY_LOG)
         roles = SAMPLE_DATA_SETTINGS["roles"]

@@ -6,8 +6,7 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ import torch
 
 from befriend.data.attributes import Attributes
 from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
-from befriend.errors import CallError, DataError
 from befriend.features.activity import NEVER
 from befriend.features.feature_view import FeatureView
 from befriend.recommendation.list_constraints import MIN_POOL_SIZE, ConstraintFilter, diversify
 from befriend.recommendation.recommend_options import RecommendOptions
-from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
+from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, REGIME, USER_ID, check_requests
 from befriend.recommendation.sampling import gumbel, sample
 from befriend.retrieval.recommender import ListFilter, Ranking, Recommender
 from befriend.retrieval.requests import RequestBatch, RequestBuilder
@@ -75,45 +73,12 @@ class ListMaker:
         for the cutoff. Column `list` is the kind of the list: "new" leaves out existing contacts of the user, "any"
         does not.
 
-        Raises CallError for an invalid request, and DataError for a cutoff at or before the first event. If the table
-        has more than one row, the message names the row, counted from 1.
+        Raises the errors of `request_table.check_requests`.
         """
         end = max(int(self.log.timestamp[-1]), self.feature_view.texts.last_timestamp) + 1
         at = table[AT].fill_null(end).to_numpy().astype(np.int64)
         filter_at = table[FILTER_AT].fill_null(pl.Series(at)).to_numpy().astype(np.int64)
-        row = _first_true((filter_at < at).tolist())
-        if row is not None:
-            raise CallError(
-                "filter_at, the time at which a list is shown, lies before at, the time as of which it is made"
-                f"{_in_row(table, row)}."
-            )
-        row = _first_true(table[USER_ID].is_null())
-        if row is not None:
-            raise CallError(f"no user is named{_in_row(table, row)}.")
-        has_action = table[ACTION].is_not_null()
-        for name, labels, is_given in (
-            (REGIME, REGIMES, True),
-            (LIST, LISTS, True),
-            (ACTION, self.log.actions, has_action),
-        ):
-            row = _first_true(is_given & ~table[name].is_in(labels))
-            if row is not None:
-                raise CallError(
-                    f"there is no {name} “{table[name][row]}”{_in_row(table, row)}. There are: {', '.join(labels)}."
-                )
-        row = _first_true(has_action != (table[REGIME] == "streaming"))
-        if row is not None:
-            problem = f"has the action {table[ACTION][row]}" if has_action[row] else "has no action"
-            raise CallError(
-                "the action, what the user is about to do, belongs to regime streaming and to no other: regime "
-                f"{table[REGIME][row]} {problem}{_in_row(table, row)}."
-            )
-        row = _first_true((at <= self.log.timestamp[0]).tolist())
-        if row is not None:
-            begin = datetime.fromtimestamp(int(self.log.timestamp[0]), UTC)
-            raise DataError(
-                f"no event lies before this time{_in_row(table, row)}: the log begins on {begin:%Y-%m-%d %H:%M:%S} UTC."
-            )
+        check_requests(table, self.log.actions, int(self.log.timestamp[0]), end)
         action_index = {action: k for k, action in enumerate(self.log.actions)} | {None: UNKNOWN_ACTION}
         return self.request_builder.build(
             user=self.log.internal_ids(table[USER_ID]),
@@ -233,16 +198,6 @@ def _take_columns(ids: np.ndarray, scores: np.ndarray, columns: np.ndarray) -> t
     index, is_padding = columns.clip(min=0), columns < 0
     ids, scores = np.take_along_axis(ids, index, 1), np.take_along_axis(scores, index, 1)
     return np.where(is_padding, -1, ids), np.where(is_padding, np.float32(-np.inf), scores)
-
-
-def _first_true(mask: Iterable[bool]) -> int | None:
-    """Index of the first True, None if there is none."""
-    return next((row for row, is_true in enumerate(mask) if is_true), None)
-
-
-def _in_row(table: pl.DataFrame, row: int) -> str:
-    """The row of an invalid request, for an error message; empty if the table has only one row."""
-    return f", in row {row + 1} of the requests" if table.height > 1 else ""
 
 
 def split_into_blocks(table: pl.DataFrame) -> Iterator[pl.DataFrame]:

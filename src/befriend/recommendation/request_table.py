@@ -5,13 +5,15 @@ A table is made from arguments, or read from a file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
-from befriend.data.regimes import Regime
-from befriend.errors import CallError
+from befriend.data.regimes import REGIMES, Regime
+from befriend.errors import CallError, DataError
+from befriend.recommendation.request_time import parse_time, to_utc_second
 
 LISTS = ("any", "new")
 USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST = "user_id", "at", "filter_at", "regime", "action", "list"
@@ -52,11 +54,55 @@ def requests_table(
     )
 
 
-def to_utc_second(time: datetime) -> int:
-    """Converts a datetime to a UTC second; a time without a time zone is in UTC. CallError for any other type."""
-    if not isinstance(time, datetime):
-        raise CallError(f"{time!r} is no datetime: times are datetimes, in UTC if they have no time zone.")
-    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+def check_requests(table: pl.DataFrame, actions: Sequence[str], begin: int, end: int | None = None) -> None:
+    """Checks a table of requests, with the columns `COLUMNS`, against a log.
+
+    actions: the action labels of the log; begin: UTC second of its first event; end: one second after its last event or
+    text, which stands for a null in column `at`; None: if it is not known yet.
+
+    Raises CallError for an invalid request, and DataError for a cutoff at or before the first event. If the table has
+    more than one row, the message names the row, counted from 1.
+    """
+    at = table[AT] if end is None else table[AT].fill_null(end)
+    row = _first_true(table[FILTER_AT] < at)
+    if row is not None:
+        raise CallError(
+            "filter_at, the time at which a list is shown, lies before at, the time as of which it is made"
+            f"{_in_row(table, row)}."
+        )
+    row = _first_true(table[USER_ID].is_null())
+    if row is not None:
+        raise CallError(f"no user is named{_in_row(table, row)}.")
+    for name, labels in ((REGIME, REGIMES), (LIST, LISTS), (ACTION, actions)):
+        row = _first_true(~table[name].is_in(labels))
+        if row is not None:
+            raise CallError(
+                f"there is no {name} “{table[name][row]}”{_in_row(table, row)}. There are: {', '.join(labels)}."
+            )
+    row = _first_true(table[ACTION].is_not_null() != (table[REGIME] == "streaming"))
+    if row is not None:
+        action = table[ACTION][row]
+        problem = "has no action" if action is None else f"has the action {action}"
+        raise CallError(
+            "the action, what the user is about to do, belongs to regime streaming and to no other: regime "
+            f"{table[REGIME][row]} {problem}{_in_row(table, row)}."
+        )
+    row = _first_true(at <= begin)
+    if row is not None:
+        raise DataError(
+            f"no event lies before this time{_in_row(table, row)}: the log begins on "
+            f"{datetime.fromtimestamp(begin, UTC):%Y-%m-%d %H:%M:%S} UTC."
+        )
+
+
+def _first_true(mask: Iterable[bool | None]) -> int | None:
+    """Index of the first True, None if there is none."""
+    return next((row for row, is_true in enumerate(mask) if is_true), None)
+
+
+def _in_row(table: pl.DataFrame, row: int) -> str:
+    """The row of an invalid request, for an error message; empty if the table has only one row."""
+    return f", in row {row + 1} of the requests" if table.height > 1 else ""
 
 
 def read_requests(path: Path) -> pl.DataFrame:
@@ -135,11 +181,3 @@ def _seconds(column: pl.Series, where: str) -> pl.Series:
         ]  # fmt: skip
         return _seconds(pl.Series(seconds, dtype=pl.Int64), where)
     raise CallError(f"{where}, holds {column.dtype}: write times as UTC seconds, or as 2024-05-31T18:00:00.")
-
-
-def parse_time(where: str, text: str) -> datetime:
-    """A datetime from ISO 8601 text. where: option, or file, column and row, for error messages."""
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise CallError(f"{where} {text or 'nothing'}: write it as 2024-05-31 or 2024-05-31T18:00:00.") from None

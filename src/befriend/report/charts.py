@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -17,9 +16,8 @@ import numpy as np
 import polars as pl
 import vl_convert
 
-from befriend import files
-from befriend.analysis.evaluation_report import LISTS
 from befriend.analysis.groups import ACTIVITY_GROUPS, TRAINING_GROUPS
+from befriend.analysis.metric_tables import LISTS
 from befriend.data.split import SEGMENTS
 from befriend.plots import LIGHT, Palette, group_colours
 from befriend.report.run_results import LEARNED, RunResults
@@ -32,8 +30,9 @@ MAX_MAP_USERS = 2500  # maximum number of users on a map
 RULE, BEST_RULE = "rule", "best rule"
 """labels of baseline rules: of all of them, and of the best of a list and regime"""
 GROUP_LABELS = dict(zip(TRAINING_GROUPS, ("known", "newcomer"), strict=True))
+LINE_BREAK = "|"  # in labels of axes
 SHARES = ("users_covered", "share", "predicted", "observed", "low", "high", "searched", "recall", "relative_recall")
-FORMATS = dict.fromkeys(("n", "events", "epoch", "step"), ",d") | dict.fromkeys(SHARES, ".2%")
+FORMATS = dict.fromkeys(("n", "hits", "events", "epoch", "step"), ",d") | dict.fromkeys(SHARES, ".2%")
 FORMATS |= dict.fromkeys(("ndcg@10", "ndcg@10_low", "ndcg@10_high", "hit@10", "mrr@100", "loss", "value"), ".4f")
 
 
@@ -48,19 +47,18 @@ class PageChart:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The Vega-Lite specification."""
-        return self.chart.to_dict()
+        """The Vega-Lite specification. Not validated, which takes as long again; tests validate all charts."""
+        return self.chart.to_dict(validate=False)
 
     @property
     def page_spec(self) -> dict[str, Any]:
         """The Vega-Lite specification for the page: as wide as its container."""
         return {**self.spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 
-    def write_svg(self, folder: Path) -> None:
-        """Writes <name>.svg in the light theme. Not pixels, as these would depend on the fonts of the machine."""
+    def svg(self) -> str:
+        """The chart in the light theme. Not pixels, as these would depend on the fonts of the machine."""
         spec = {**self.spec, "width": SVG_WIDTH, "title": self.title}
-        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=vega_config(LIGHT, has_background=True))
-        files.write_text(folder / f"{self.name}.svg", svg)
+        return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=vega_config(LIGHT, has_background=True))
 
 
 def vega_config(palette: Palette, has_background: bool = False) -> dict[str, Any]:
@@ -70,9 +68,11 @@ def vega_config(palette: Palette, has_background: bool = False) -> dict[str, Any
     first = palette.series[0]
     return {
         "background": palette.background if has_background else None,
+        "padding": {"left": 5, "top": 5, "right": 15, "bottom": 5},  # right: half of the last label of an axis
         "font": "system-ui, -apple-system, Segoe UI, Roboto, Liberation Sans, sans-serif",
         "view": {"stroke": None},
-        "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 220},
+        "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 220, "labelSeparation": 8},
+        "axisQuantitative": {"labelFlush": False, "labelOverlap": "greedy", "tickCount": 6},
         "legend": {**text, "orient": "bottom", "title": None, "columns": 3, "labelLimit": 0},
         "title": {"color": palette.ink, "anchor": "start", "fontSize": 13},
         "range": {"category": [*palette.series[: len(LEARNED)], palette.neutral]},
@@ -137,10 +137,16 @@ def _slice_charts(run: RunResults) -> Iterator[PageChart]:
 
 
 def _dot_chart(rows: pl.DataFrame, slices: list[str]) -> alt.LayerChart:
-    """NDCG@10 of each model in each slice, side by side, with intervals. slices: in the order of the axis."""
+    """NDCG@10 of each model in each slice, side by side, with intervals, and the number of events below each slice.
+
+    slices: in the order of the axis.
+    """
     tips = _tooltips("series", "model", "slice", "ndcg@10", "ndcg@10_low", "ndcg@10_high", "hit@10", "n")
-    base = alt.Chart(rows).encode(
-        x=alt.X("slice:N", sort=slices, title=None, axis=_wrapped_labels()),
+    num_events = dict(rows.select("slice", "n").iter_rows())
+    labels = {name: f"{name.replace(' ', LINE_BREAK)}{LINE_BREAK}n = {n:,}" for name, n in num_events.items()}
+    order = [labels[name] for name in slices if name in labels]
+    base = alt.Chart(rows.with_columns(label=pl.col("slice").replace_strict(labels))).encode(
+        x=alt.X("label:N", sort=order, title=None, axis=_wrapped_labels()),
         xOffset=alt.XOffset("series:N", sort=[*LEARNED, BEST_RULE]),
         tooltip=tips,
     )
@@ -171,25 +177,29 @@ def _exposure_charts(run: RunResults) -> Iterator[PageChart]:
             .properties(height=HEIGHT)
         )
         yield PageChart(f"coverage_{regime}", f"Quality against coverage, {regime}", chart)
-        shares = run.exposure_by_group.filter(regime=regime, model="both").unpivot(
-            ["candidates", "contacted", "shown"], index=["by", "group"], variable_name="share of", value_name="share"
+        yield PageChart(f"shown_{regime}", f"Exposure on lists of both, {regime}", _exposure_bars(run, regime))
+
+
+def _exposure_bars(run: RunResults, regime: str) -> alt.Chart:
+    """For each group of users, its share of the candidates, of the users contacted, and of those shown by `both`."""
+    measures = ["candidates", "contacted", "shown"]
+    shares = run.exposure_by_group.filter(regime=regime, model="both").unpivot(
+        measures, index=["by", "group"], variable_name="share of", value_name="share"
+    )
+    activity_labels = {group: f"{group} events" for group in ACTIVITY_GROUPS}
+    shares = shares.with_columns(pl.col("group").replace(GROUP_LABELS | activity_labels))
+    return (
+        alt.Chart(shares)
+        .mark_bar()
+        .encode(
+            y=alt.Y("group:N", sort=[*GROUP_LABELS.values(), *activity_labels.values()], title=None),
+            yOffset=alt.YOffset("share of:N", sort=measures),
+            x=_quantitative_x("share", "share of all", "%"),
+            color=alt.Color("share of:N", sort=measures),
+            tooltip=_tooltips("group", "share of", "share"),
         )
-        shares = shares.with_columns(pl.col("group").replace(GROUP_LABELS))
-        order = [*GROUP_LABELS.values(), *ACTIVITY_GROUPS]
-        bars = (
-            alt.Chart(shares)
-            .mark_bar()
-            .encode(
-                x=alt.X("group:N", sort=order, title="users shown, by when they joined and by events so far",
-                        axis=_wrapped_labels()),
-                xOffset=alt.XOffset("share of:N", sort=["candidates", "contacted", "shown"]),
-                y=alt.Y("share:Q", axis=alt.Axis(format="%"), title=None),
-                color=alt.Color("share of:N", sort=["candidates", "contacted", "shown"]),
-                tooltip=_tooltips("group", "share of", "share"),
-            )
-            .properties(height=HEIGHT)
-        )  # fmt: skip
-        yield PageChart(f"shown_{regime}", f"Exposure on lists of both, {regime}", bars)
+        .properties(height=HEIGHT)
+    )
 
 
 def _calibration_charts(run: RunResults) -> Iterator[PageChart]:
@@ -239,11 +249,11 @@ def _training_charts(run: RunResults) -> Iterator[PageChart]:
             "training_validation", "Validation, mean over lists and regimes", chart.properties(height=HEIGHT)
         )
     best = pl.concat(epochs.filter(series=model, epoch=training.best_epoch) for model, training in curves.items())
-    labels = {f"validation/{kind}_{regime}": f"{kind} {regime}" for kind in LISTS for regime in run.regimes}
+    labels = {f"validation/{kind}_{regime}": f"{kind}, {regime}" for kind in LISTS for regime in run.regimes}
     best = best.filter(pl.col("metric").is_in(list(labels))).with_columns(pl.col("metric").replace_strict(labels))
     chart = alt.Chart(best).mark_point(size=60, opacity=1).encode(
-        x=alt.X("metric:N", sort=list(labels.values()), title=None, axis=_wrapped_labels()),
-        y=alt.Y("value:Q", title="NDCG@10"), xOffset=alt.XOffset("series:N"),
+        y=alt.Y("metric:N", sort=list(labels.values()), title=None), x=_quantitative_x("value", "NDCG@10"),
+        yOffset=alt.YOffset("series:N"),
         color=_colour(curves), shape=_shape(curves), tooltip=_tooltips("series", "metric", "value", "epoch"),
     )  # fmt: skip
     yield PageChart("validation", "Validation, best epoch", chart.properties(height=HEIGHT))
@@ -279,17 +289,20 @@ def _map_charts(run: RunResults) -> Iterator[PageChart]:
 
 
 def _search_charts(run: RunResults) -> Iterator[PageChart]:
-    with_recent = pl.when("with_recent").then(pl.lit("clusters and the most recently active users"))
-    rows = run.search_curve.with_columns(searched_users=with_recent.otherwise(pl.lit("clusters alone")))
+    with_recent = pl.when("with_recent").then(pl.lit("and the recently active users"))
+    rows = run.search_curve.with_columns(
+        searched_users=with_recent.otherwise(pl.lit("clusters alone")), hits=(pl.col("recall") * pl.col("n")).round()
+    )
     if rows.height:
         chart = alt.Chart(rows).mark_line(point={"size": 50}).encode(
-            x=alt.X("searched:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", labelOverlap="greedy"),
-                    title="share of the users searched"),
+            x=alt.X("searched:Q", scale=alt.Scale(type="log"), title="share of the users searched",
+                    axis=alt.Axis(format="~%", values=[0.005, 0.02, 0.1, 0.5, 1])),
             y=alt.Y("relative_recall:Q", axis=alt.Axis(format="%"), title="share of the full Recall@10"),
             color=alt.Color("searched_users:N"), strokeDash=alt.StrokeDash("searched_users:N"),
-            tooltip=_tooltips("searched_users", "searched", "recall", "relative_recall"),
+            tooltip=_tooltips("searched_users", "searched", "recall", "relative_recall", "hits", "n"),
         )  # fmt: skip
-        yield PageChart("search_space", "Recall by size of the search space", chart.properties(height=HEIGHT))
+        title = f"Recall by size of the search space, {rows['n'][0]:,} first contacts"
+        yield PageChart("search_space", title, chart.properties(height=HEIGHT))
 
 
 def _log_charts(run: RunResults) -> Iterator[PageChart]:
@@ -307,7 +320,7 @@ def _log_charts(run: RunResults) -> Iterator[PageChart]:
     yield PageChart("actions", "Events by action", bars.properties(height=28 * actions.height))
 
 
-def _quantitative_x(field: str, title: str, number_format: str = "~g") -> alt.X:
+def _quantitative_x(field: str, title: str, number_format: str = "~f") -> alt.X:
     return alt.X(f"{field}:Q", title=title, axis=alt.Axis(format=number_format))
 
 
@@ -333,8 +346,8 @@ def _shape(legend: Iterable[str] = (*LEARNED, BEST_RULE), rule_label: str = BEST
 
 
 def _wrapped_labels() -> alt.Axis:
-    """An axis whose labels have one word per line."""
-    return alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')", domain=False, ticks=False)
+    """An axis whose labels have lines, separated by LINE_BREAK."""
+    return alt.Axis(labelAngle=0, labelExpr=f"split(datum.label, '{LINE_BREAK}')", domain=False, ticks=False)
 
 
 def _tooltips(*fields: str) -> list[alt.Tooltip]:

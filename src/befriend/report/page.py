@@ -2,55 +2,82 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
 import vl_convert
 
-from befriend.analysis.evaluation_report import LISTS
+from befriend.analysis.metric_tables import LISTS
 from befriend.plots import DARK, LIGHT
 from befriend.report.charts import BEST_RULE, VEGA_LITE, PageChart, slices_with_best_rule, vega_config
 from befriend.report.example_lists import ExampleUser
-from befriend.report.run_results import LEARNED, MODELS, RunResults
+from befriend.report.list_hits import RegimeHits
+from befriend.report.overview import make_overview
+from befriend.report.plain_words import utc_date
+from befriend.report.run_results import LEARNED, RunResults
 
 METRICS = {"ndcg@10": "NDCG@10", "hit@10": "Hit@10", "mrr@100": "MRR@100"}
+SECTIONS = (
+    ("lists", "Lists", "all models and rules, newcomers, served lists"),
+    ("slices", "Slices", "by kind of contact, by activity, newcomers and known users"),
+    ("exposure", "Exposure", "which users are shown, and how many"),
+    ("calibration-section", "Calibration", "predicted probabilities against observed shares"),
+    ("training", "Training", "loss and validation, epoch by epoch"),
+    ("stus", "STUs", "map of the users, use of the codes, decoding"),
+    ("clusters", "Clusters", "map of the users, size of the search space"),
+    ("latency-section", "Latency", "time to make a list"),
+    ("data", "Data", "the log, rejected rows, all checks"),
+    ("settings", "Settings", "settings of the run, versions of log and models"),
+    ("terms", "Terms", "what the words of this page mean"),
+)
+"""id, name and content of the sections behind the opening, in the order of the page"""
 
 
-def render_page(run: RunResults, charts: list[PageChart], examples: list[ExampleUser]) -> str:
-    """The HTML of the page, with data, script and style inline. Equal runs give equal bytes."""
+def chart_library() -> str:
+    """The JavaScript that draws charts: Vega-Lite, and what makes it known to page.js. Takes a second or two."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return script.replace("</script", "<\\/script")
+
+
+def render_page(
+    run: RunResults, hits: list[RegimeHits], charts: list[PageChart], examples: list[ExampleUser], library: str
+) -> str:
+    """The HTML of the page, with data, script and style inline. Equal runs give equal bytes.
+
+    hits: of all regimes that have lists; library: from `chart_library`.
+    """
     return (
         _templates()
         .get_template("page.html")
         .render(
-            **page_context(run),
+            **page_context(run, hits),
+            sections=[dict(zip(("id", "name", "content"), section, strict=True)) for section in SECTIONS],
+            full_search=_full_search(run),
             chart_by_name={chart.name: chart for chart in charts},
             specs={chart.name: chart.page_spec for chart in charts},
             themes={"light": vega_config(LIGHT), "dark": vega_config(DARK)},
             palettes={"light": LIGHT, "dark": DARK},
             examples=examples,
-            library=vl_convert.javascript_bundle(EMBED_SCRIPT, vl_version=VEGA_LITE).replace("</script", "<\\/script"),
+            library=library,
         )
     )
 
 
-EMBED_SCRIPT = "window.vegaEmbed = vegaEmbed;"
-"""what the bundle of Vega-Lite does when the page loads it: makes its function known to page.js"""
-
-
-def render_model_card(run: RunResults) -> str:
+def render_model_card(run: RunResults, hits: list[RegimeHits]) -> str:
     """The model card in Markdown, after Mitchell et al., Model Cards for Model Reporting (2019)."""
-    return _templates().get_template("model_card.md").render(**page_context(run))
+    return _templates().get_template("model_card.md").render(**page_context(run, hits))
 
 
-def page_context(run: RunResults) -> dict[str, Any]:
+def page_context(run: RunResults, hits: list[RegimeHits]) -> dict[str, Any]:
     """The variables that the templates of page and model card share."""
     return {
         "run": run,
+        "overview": make_overview(run, hits),
+        "hits": hits,
+        "num_rules": len(set(run.headline["model"]) - set(LEARNED)),
         "regimes": run.regimes,
         "lists": {kind: title for kind, (_, title) in LISTS.items()},
         "learned": LEARNED,
-        "models": MODELS,
         "metrics": METRICS,
         "num_evaluated": {kind: max(run.headline.filter(list=kind)["n"], default=0) for kind in LISTS},
         "headline_tables": {kind: _headline_table(run, kind) for kind in LISTS},
@@ -68,8 +95,8 @@ def page_context(run: RunResults) -> dict[str, Any]:
         ],
         "slice_tables": {kind: _slice_table(run, kind) for kind in LISTS},
         "best_rule": BEST_RULE,
-        "first_day": _utc_date(run.validation["time"]["first"]),
-        "last_day": _utc_date(run.validation["time"]["last"]),
+        "first_day": utc_date(run.validation["time"]["first"]),
+        "last_day": utc_date(run.validation["time"]["last"]),
         "rejected_by_reason": sorted(run.validation["rejected_by_reason"].items(), key=lambda item: -item[1]),
         "failed_rules": [name for name, rule in run.validation["rules"].items() if not rule["passed"]],
     }
@@ -84,10 +111,9 @@ def _headline_cell(run: RunResults, kind: str, regime: str, segment: str | None 
     best = max((name for name in LEARNED if name in models), key=lambda name: models[name]["ndcg@10"])
     rule = run.best_rule(kind, regime)
     rule_metrics = models[rule] if rule else None
-    ratio = models[best]["ndcg@10"] / rule_metrics["ndcg@10"] if rule_metrics and rule_metrics["ndcg@10"] else None
     return {
         "list": kind, "regime": regime, "model": best, "metrics": models[best], "rule": rule,
-        "rule_metrics": rule_metrics, "ratio": ratio, "models": models,
+        "rule_metrics": rule_metrics, "models": models,
     }  # fmt: skip
 
 
@@ -116,9 +142,10 @@ def _slice_table(run: RunResults, kind: str) -> list[dict[str, Any]]:
     return [{"regime": regime, "by": by, "slice": name} | row for (regime, by, name), row in rows.items()]
 
 
-def _utc_date(second: int) -> str:
-    """second: since 1970, UTC."""
-    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
+def _full_search(run: RunResults) -> dict[str, int] | None:
+    """n, the queries of the search curve, and hits, those whose target the full search finds; None without a curve."""
+    row = next(run.search_curve.filter(share=1.0).iter_rows(named=True), None)
+    return row and {"n": row["n"], "hits": round(row["recall"] * row["n"])}
 
 
 def _templates() -> jinja2.Environment:

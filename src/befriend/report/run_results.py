@@ -10,13 +10,14 @@ from typing import Any
 import polars as pl
 
 from befriend import files, layout
-from befriend.analysis.evaluation_report import LISTS, headline
+from befriend.analysis.metric_tables import LISTS, headline
 from befriend.data.event_log import EVENTS_FILE
-from befriend.data.regimes import REGIMES
+from befriend.data.regimes import REGIMES, Regime
 from befriend.settings import Settings, describe_settings, setting_values
 
-MODELS = ("both", "two-tower", "stu")
-LEARNED = (*MODELS, "boosted")
+SERVED = "both"
+"""the ranker whose lists are served"""
+LEARNED = (SERVED, "two-tower", "stu", "boosted")
 """the models, and the ranker on hand-made features alone; everything else that is evaluated is a baseline rule"""
 LOG_FILE = Path("data.dvc")
 
@@ -121,7 +122,7 @@ class RunResults:
         return self.metrics["served"]
 
     @property
-    def regimes(self) -> list[str]:
+    def regimes(self) -> list[Regime]:
         """The evaluated regimes, in the order of REGIMES."""
         return [regime for regime in REGIMES if regime in self.metrics]
 

@@ -136,6 +136,9 @@ class _RunningTopK:
         not added if its score only equals the k-th, and sorting is stable.
         """
         threshold = self.scores[:, self.k - 1]
+        if start == 0 and self.k < block.shape[1]:  # without it, all scores of the first block would be sorted
+            kth = block.topk(self.k, dim=1).values[:, -1]
+            threshold = torch.nextafter(kth, torch.full_like(kth, -torch.inf))
         groups = block.view(len(block), -1, GROUP_SIZE)  # (B, width / GROUP_SIZE, GROUP_SIZE)
         row, group = (groups.amax(2) > threshold[:, None]).nonzero(as_tuple=True)
         scores = groups[row, group]  # (groups with a score above the threshold, GROUP_SIZE)

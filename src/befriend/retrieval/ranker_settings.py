@@ -21,11 +21,11 @@ class RankerSettings(Settings):
     """maximum number of validation events per regime, evenly spaced"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
     """regimes in which the training lists are made: which events a list may depend on"""
-    trees: Annotated[int, Field(ge=1)] = 100
+    trees: Annotated[int, Field(ge=1)] = 50
     """number of trees"""
     leaves: Annotated[int, Field(ge=2)] = 15
     """maximum number of leaves of a tree"""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
     """learning rate: the weight of each tree"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of every random choice"""

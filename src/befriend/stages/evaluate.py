@@ -14,10 +14,11 @@ from befriend.analysis.calibration import measure_calibration
 from befriend.analysis.cold_start import measure_cold_start_gain
 from befriend.analysis.decoding_quality import measure_decoding_quality
 from befriend.analysis.evaluate_settings import EvaluateSettings
-from befriend.analysis.evaluation_report import headline, write_report
+from befriend.analysis.evaluation_report import write_report
 from befriend.analysis.fingerprint import run_fingerprint
 from befriend.analysis.latency import measure_latency
 from befriend.analysis.measure import compute_metrics, predictions_table
+from befriend.analysis.metric_tables import headline
 from befriend.analysis.parity import count_differing_lists
 from befriend.api import Befriend
 from befriend.data.event_log import EventLog

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from befriend import files, layout
+from befriend.analysis.metric_tables import headline_metrics, reference_figures
 from befriend.api import load
 from befriend.config import Params
 from befriend.report.charts import make_charts
 from befriend.report.example_lists import example_lists
-from befriend.report.page import render_model_card, render_page
+from befriend.report.list_hits import measure_hits
+from befriend.report.page import chart_library, render_model_card, render_page
 from befriend.report.run_results import RunResults
 
 CHART_FOLDER = "figures"
@@ -29,21 +32,30 @@ class ReportResult:
 
 
 def run(params: Params, root: Path) -> ReportResult:
-    """Reads the outputs of the other stages in `root`; writes index.html, model_card.md, figures/ to reports/report/.
+    """Reads the outputs of the other stages in `root`; writes index.html, model_card.md, figures/ to reports/report/,
+    and headline.json and reference.json to reports/.
 
     Latency differs from run to run. So that equal runs give equal pages, it is not part of the page, but is written to
     runs/latency.js, which the page loads.
     """
-    results = RunResults.read(root, params)
-    charts = make_charts(results)
-    examples = example_lists(load(root), params.report.examples, params.report.people) if params.report.examples else []
-    page = render_page(results, charts, examples)
+    with ThreadPoolExecutor(1) as renderer:  # which runs outside of Python, while models make the example lists
+        library = renderer.submit(chart_library)
+        results = RunResults.read(root, params)
+        hits = measure_hits(root, results)
+        charts = make_charts(results)
+        pictures = {chart.name: renderer.submit(chart.svg) for chart in charts}
+        num_users, list_length = params.report.examples, params.report.people
+        examples = example_lists(load(root), num_users, list_length) if num_users else []
+        page = render_page(results, hits, charts, examples, library.result())
     with files.atomic(root / layout.REPORT_PAGE.parent) as folder:
         (folder / CHART_FOLDER).mkdir(parents=True)
-        for chart in charts:
-            chart.write_svg(folder / CHART_FOLDER)
+        for name, picture in pictures.items():
+            files.write_text(folder / CHART_FOLDER / f"{name}.svg", picture.result())
         files.write_text(folder / layout.REPORT_PAGE.name, page)
-        files.write_text(folder / layout.MODEL_CARD.name, render_model_card(results))
+        files.write_text(folder / layout.MODEL_CARD.name, render_model_card(results, hits))
+    metrics, validation = files.read_json(root / layout.METRICS), files.read_json(root / layout.VALIDATION)
+    files.write_json(root / layout.HEADLINE, headline_metrics(metrics, validation))
+    files.write_json(root / layout.REFERENCE, reference_figures(metrics))
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency") if record.is_file() else None
     files.write_text(root / LATENCY_FILE, f"window.befriend = {files.to_json({'latency': latency or {}})}")

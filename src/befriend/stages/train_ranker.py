@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from befriend.data.split import read_split
 from befriend.errors import DataError
 from befriend.evaluation.protocol import make_eval_queries, make_requests
 from befriend.features.reciprocation import answered
+from befriend.kernels import parallel_map
 from befriend.progress import track
 from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import SOURCES, RankerExamples, fit_ranker, merge_candidates
 from befriend.retrieval.ranker_settings import RankerSettings
+from befriend.retrieval.requests import RequestBatch
 
 EVENTS_PER_BATCH = 256
 
@@ -53,26 +56,34 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     loaded = LoadedModels.load(prepared, models, log)
     recommender = loaded.recommender({})
     names = tuple(dict.fromkeys(source for sources in SOURCES.values() for source in sources))
-    example_blocks: dict[str, list[RankerExamples]] = {name: [] for name in SOURCES}
-    num_examples = 0
     queries_by_regime = {
         regime: make_eval_queries(log, split, "validation", settings.events, regime, loaded.eligible_since)
         for regime in settings.regimes
     }
     batches = list(make_requests(log, loaded.activity.histories, queries_by_regime, EVENTS_PER_BATCH))
-    for request, events, _ in track(batches, "candidates", len(batches)):
+
+    def examples_of(batch: tuple[RequestBatch, np.ndarray, Any]) -> tuple[int, dict[str, RankerExamples]]:
+        """The number of examples of a batch, and for each ranker those with the target among the candidates."""
+        request, events, _ = batch
         is_example = _example_mask(log, split.t_test, events, settings)
-        num_examples += int(is_example.sum())
-        ranking = recommender.rank(request, names)
+        ranking, examples = recommender.rank(request, names), {}
         for name, sources in SOURCES.items():
             users = merge_candidates(ranking.lists, sources)
             is_target = users == log.target[events][:, None]
             has_target = is_target.any(1) & is_example
             mask = (users >= 0) & has_target[:, None]
             rows = ranking.features(name, users)[mask]
-            example_blocks[name].append(
-                RankerExamples(rows, is_target[mask], mask.sum(1)[has_target], log.timestamp[events][has_target])
+            examples[name] = RankerExamples(
+                rows, is_target[mask], mask.sum(1)[has_target], log.timestamp[events][has_target]
             )
+        return int(is_example.sum()), examples
+
+    num_examples = 0
+    example_blocks: dict[str, list[RankerExamples]] = {name: [] for name in SOURCES}
+    for num_in_batch, batch_examples in track(parallel_map(examples_of, batches), "candidates", len(batches)):
+        num_examples += num_in_batch
+        for name, block in batch_examples.items():
+            example_blocks[name].append(block)
     examples = {name: RankerExamples.concat(example_list) for name, example_list in example_blocks.items()}
     if not all(len(ranker_examples.groups) for ranker_examples in examples.values()):
         raise DataError(
@@ -82,8 +93,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     num_trees = {}
     with files.atomic(models / "ranker") as folder:
         folder.mkdir()
-        for name, ranker_examples in examples.items():
-            booster = fit_ranker(ranker_examples, settings)
+        boosters = parallel_map(lambda ranker_examples: fit_ranker(ranker_examples, settings), list(examples.values()))
+        for name, booster in zip(examples, boosters, strict=True):
             num_trees[name] = booster.num_trees()
             files.write_text(folder / f"{name}.txt", booster.model_to_string())
     both = examples["both"]

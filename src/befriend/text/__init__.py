@@ -9,10 +9,12 @@ the models use its vectors.
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from befriend.text.chunks import Statement, UserChunk, UserData
-from befriend.text.text_settings import ModelConfig
+if TYPE_CHECKING:
+    from befriend.text.chunks import Statement, UserChunk, UserData
+    from befriend.text.text_settings import ModelConfig
 
 __all__ = [
     "ModelConfig",
@@ -24,14 +26,19 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "ModelConfig": "text_settings",
+    "Statement": "chunks",
+    "UniversalUserEmbeddingEvaluator": "text_evaluator",
+    "UniversalUserEmbeddingTrainer": "text_trainer",
+    "UserChunk": "chunks",
+    "UserData": "chunks",
+}
+"""name -> the module that defines it"""
+
+
 def __getattr__(name: str) -> Any:
-    """Imports the classes that need torch on first access."""
-    if name == "UniversalUserEmbeddingTrainer":
-        from befriend.text.text_trainer import UniversalUserEmbeddingTrainer
-
-        return UniversalUserEmbeddingTrainer
-    if name == "UniversalUserEmbeddingEvaluator":
-        from befriend.text.text_evaluator import UniversalUserEmbeddingEvaluator
-
-        return UniversalUserEmbeddingEvaluator
-    raise AttributeError(name)
+    """Imports a class on first access, so that the settings of this package load without PyTorch and polars."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUNDLED, RANDOM_ENCODER = "minilm", "random"
 WEIGHTS = "model.safetensors"
 BATCH_SIZES = 8, 64  # texts, on the CPU and on an accelerator
-PADDING_MULTIPLE = 8  # padded lengths are multiples of this number of tokens
+PADDING_MULTIPLE = 4  # padded lengths are multiples of this number of tokens
 TEXTS_PER_BLOCK = 256  # after each block, the progress bar is updated
 RANDOM_WIDTH = 32  # of the vectors of the random encoder
 

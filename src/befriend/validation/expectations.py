@@ -6,6 +6,7 @@ shares over all rows. If a critical rule fails, the pipeline stops; if a warning
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from befriend import files
 from befriend.data.columns import ACTION, EVENT_FIELDS, REASON, TIMESTAMP
 from befriend.readers.data_settings import DataSettings
 from befriend.validation.validate_settings import ValidateSettings
@@ -32,10 +34,14 @@ class LogRule:
     minimum: float | None = None
     maximum: float | None = None
 
+    @property
+    def limit(self) -> str:
+        """The bound in words."""
+        return f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
+
     def result(self, value: float, passed: bool) -> RuleResult:
         """The outcome of the rule for a value."""
-        limit = f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
-        return RuleResult(self.name, self.severity, passed, value, limit, self.advice)
+        return RuleResult(self.name, self.severity, passed, value, self.limit, self.advice)
 
 
 @dataclass(frozen=True)
@@ -242,23 +248,14 @@ def check_log(
     raw_rows: typed fields (null where unreadable) and `reason`. values: by rule name; a rule without value is skipped.
     """
     import great_expectations as gx
-    import great_expectations.expectations as gxe
+
+    from befriend.validation import data_docs
 
     context = _context(docs)
     rules = {rule.name: rule for rule in profile_rules(settings) if rule.name in values}
-    value_expectations = [
-        gxe.ExpectColumnValuesToBeBetween(
-            column=rule.name,
-            min_value=rule.minimum,
-            max_value=rule.maximum,
-            severity=rule.severity,
-            meta={"rule": rule.name},
-        )
-        for rule in rules.values()
-    ]
     tables = {
         "raw rows": (raw_rows, _row_expectations(data_settings, settings)),
-        "facts of all rows": (pl.DataFrame([values]), value_expectations),
+        "profile values": (pl.DataFrame([values]), [_value_expectation(rule) for rule in rules.values()]),
     }
     source = context.data_sources.add_pandas("event log")
     definitions, batches = [], {}
@@ -276,11 +273,14 @@ def check_log(
             validation_definitions=[definition],
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": 5},
         )
-        run_result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": batches[definition.name]})
+        run_result = context.checkpoints.add(checkpoint).run(
+            batch_parameters={"dataframe": batches[definition.name]}, run_id=gx.RunIdentifier(_run_name(values))
+        )
         for outcome in next(iter(run_result.run_results.values())).results:
             result = _rule_result(outcome, rules, values)
             results[result.name] = result
     context.build_data_docs(site_names=["local_site"])
+    data_docs.remove_unused_files(docs)
     return [results[name] for name in rules] + [result for name, result in results.items() if name not in rules]
 
 
@@ -288,20 +288,34 @@ def _context(docs: Path) -> Any:
     """A Great Expectations context in memory, quiet, that builds its Data Docs in the folder `docs`."""
     import great_expectations as gx
 
+    from befriend.validation import data_docs
+
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="great_expectations")
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    context.update_data_docs_site(
-        "local_site",
-        {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
-        },
-    )
+    context.update_data_docs_site("local_site", data_docs.site_config(docs))
     return context
+
+
+def _run_name(values: dict[str, float]) -> str:
+    """A name for the Data Docs, the same for equal profile values: a digest of them, and the number of rows."""
+    digest = hashlib.sha256(files.to_json(values).encode()).hexdigest()
+    return f"log {digest[:8]}, {values['rows_read']:.0f} rows"
+
+
+def _value_expectation(rule: LogRule) -> Any:
+    """The expectation on a profile value, which is the only value of its column: so it is the largest one."""
+    import great_expectations.expectations as gxe
+
+    return gxe.ExpectColumnMaxToBeBetween(
+        column=rule.name,
+        min_value=rule.minimum,
+        max_value=rule.maximum,
+        severity=rule.severity,
+        description=f"{rule.limit}. Otherwise: {rule.advice}",
+        meta={"rule": rule.name},
+    )
 
 
 def _row_expectations(data_settings: DataSettings, settings: ValidateSettings) -> list[Any]:

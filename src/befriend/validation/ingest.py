@@ -230,14 +230,14 @@ def _assemble(
     label_rank = np.array([sorted_labels.index(label) for label in label_codes], dtype=np.int16)
     action = label_rank[action]
     roles = [data_settings.roles.get(label, CONTACT) for label in sorted_labels]
-    role_by_action = np.array([ROLES.categories.to_list().index(role) for role in roles], dtype=np.uint8)
+    role_by_action = np.array([ROLES.index(role) for role in roles], dtype=np.uint8)
     events = pl.DataFrame(
         {
             TIMESTAMP: timestamp.astype(np.int64),
             ACTOR: actor,
             TARGET: target,
             ACTION: pl.Series(action.astype(np.uint8), dtype=pl.UInt8).cat.to(pl.Enum(sorted_labels)),
-            ROLE: pl.Series(role_by_action[action], dtype=pl.UInt8).cat.to(ROLES),
+            ROLE: pl.Series(role_by_action[action], dtype=pl.UInt8).cat.to(pl.Enum(ROLES)),
         }
     )
     duplicate_rows = _find_duplicates(timestamp, actor, target, action)

@@ -1,4 +1,8 @@
-"""Writes the report on a log: a markdown page with one figure, and a table of events by month for `dvc plots`."""
+"""Writes the report on a log: a markdown page with one figure, and what `dvc plots` needs of it.
+
+This is a table of events by month, and the library that draws the plots. DVC's own page loads the library from another
+server; .dvc/plots.html, the template of that page which .dvc/config names, loads the file that is written here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import vl_convert
 
 from befriend.data.columns import REASONS
 from befriend.data.event_log import DAY
@@ -20,16 +25,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FIGURE = "log.png"
+LIBRARY = "vega.js"
+DVC_VEGA_LITE = "5.21"  # has the major version of DVC's plot templates
 SECONDS_PER_UNIT = {"minute": 60, "hour": 3600, "day": DAY, "month": 30 * DAY, "year": 365 * DAY}
 
 
 def write_report(folder: Path, profile: LogProfile, results: list[RuleResult], stride: int) -> None:
-    """Writes report.md, log.png and events_by_month.csv. stride: Great Expectations checked every `stride`-th row."""
+    """Writes report.md, log.png, events_by_month.csv, and vega.js, which draws the plots of `dvc plots show`.
+
+    stride: Great Expectations checked every `stride`-th row.
+    """
     if profile.metrics["rows"]["events"]:
         draw(profile, folder / FIGURE)
     months = profile.by_month.group_by("month").agg(pl.col("events").sum()).sort("month")
     months.write_csv(folder / "events_by_month.csv")
     (folder / "report.md").write_text(markdown(profile.metrics, results, stride), encoding="utf-8")
+    write_library(folder / LIBRARY)
+
+
+def write_library(path: Path) -> None:
+    """Writes Vega-Lite and the function vegaEmbed, which draws a plot in a page, as a script."""
+    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=DVC_VEGA_LITE)
+    path.write_text(library, encoding="utf-8")
 
 
 def draw(profile: LogProfile, path: Path) -> None:

@@ -27,6 +27,10 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 preferred.addEventListener("change", draw);
 
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll(".opening details")) part.open = true;
+});
+
 function sort(head) {
   const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
   const up = head.getAttribute("aria-sort") === "descending" || (head.getAttribute("aria-sort") === "none" && !head.classList.contains("number"));
