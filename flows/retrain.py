@@ -31,7 +31,7 @@ STAGE_NAMES = list(STAGES)  # the first is validate
 
 
 def _nothing_has_changed(number: int) -> State[Any]:
-    message = f"nothing has changed: no stage had to run; champion {number} is this run"
+    message = f"nothing has changed: no stage ran; champion {number} is this run"
     get_run_logger().info(message)
     return Completed(message=message)
 

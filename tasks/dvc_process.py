@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from befriend import files, layout
-from befriend.errors import BefriendError
+from befriend.errors import BefriendError, KilledError
 
 DATA = "data.dvc"
 STOP_TIMEOUT = 15  # seconds in which a stage may end by itself when its run is cancelled
@@ -96,7 +96,8 @@ def stage_error(target: str, code: int, lines: list[str], record: Path | None) -
     """
     run_record = files.read_json(record) if record else {}
     if run_record.get("status") == "failed":
-        return StageError(run_record["error"], run_record["exit_code"], began=True)
+        is_killed = run_record["exit_code"] == KilledError.exit_code
+        return StageError(run_record["error"], run_record["exit_code"], began=True, is_transient=is_killed)
     text = "\n".join(lines)
     ended = re.search(r"exited with (-?\d+)", text)
     if code < 0 or (ended[1] in _KILL_EXIT_CODES if ended else run_record.get("status") == "running"):

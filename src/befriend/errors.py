@@ -7,7 +7,8 @@
     ├── DataError            1   the data does not match its description, or failed a check
     ├── StorageError         1   a file could not be read or written: disk full, no permission
     ├── NetworkError         1   another machine could not be reached
-    └── BusyError            1   another process is running stages in this project
+    ├── BusyError            1   another process is running stages in this project
+    └── KilledError        137   a process of the command was killed, most often for lack of memory
 
 A message says what is wrong, where, what was found, what is allowed, and what to do next.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "BusyError",
     "CallError",
     "DataError",
+    "KilledError",
     "NetworkError",
     "SettingsError",
     "SourceError",
@@ -71,6 +73,12 @@ class NetworkError(BefriendError):
 
 class BusyError(BefriendError):
     """Another process is running stages in this project."""
+
+
+class KilledError(BefriendError):
+    """A process of the command was killed, most often for lack of memory."""
+
+    exit_code = 137
 
 
 def one_of(names: Sequence[str]) -> str:

@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -42,15 +37,3 @@ def pinned_digest() -> str:
 def num_cores() -> int:
     """Number of processors that this process may use. Only for work whose result does not depend on it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def parallel_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The result of `function` for each item, in order, computed by one thread per core.
-
-    The function must not depend on the order of the calls. Numeric libraries release Python's lock while they compute,
-    so threads help although they share it, and they share the models as well.
-    """
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and light commands do without it
-
-    with ThreadPoolExecutor(num_cores()) as executor:
-        yield from executor.map(function, items)

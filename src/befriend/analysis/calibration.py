@@ -21,7 +21,7 @@ from befriend.data.regimes import Regime
 from befriend.data.split import COLD
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.histories import Histories
-from befriend.kernels import parallel_map
+from befriend.parallel import parallel_map
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch, group_by_cutoff
 from befriend.retrieval.retriever import ExcludedPairs

@@ -177,3 +177,16 @@ def tidy(params: ParamsOption = PARAMS) -> None:
     with stage_lock(layout.STAGE_LOCK):
         bytes_freed = registry.tidy(Path(), settings.keep, settings.commits)
     typer.echo(f"{bytes_freed / 1e6:,.1f} MB were freed")
+
+
+@app.command(rich_help_panel=PANEL)
+def reproduce(
+    revision: Annotated[str, typer.Argument(help="A commit, branch or tag; by default the last commit.")] = "HEAD",
+) -> None:
+    """Run the pipeline of a commit in a clone of its own, and compare its figures with the committed ones."""
+    import subprocess
+    import sys
+
+    layout.require_project(Path())
+    # The stages are run by DVC, which the core does not know: the module is part of the project.
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "tasks.reproduce_commit", revision]).returncode)

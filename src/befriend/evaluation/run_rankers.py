@@ -11,7 +11,7 @@ from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.evaluation.protocol import EvalQueries, make_requests
 from befriend.features.histories import Histories
-from befriend.kernels import parallel_map
+from befriend.parallel import parallel_map
 from befriend.progress import track
 from befriend.retrieval.recommender import HasEventsFilter, Recommender
 from befriend.retrieval.requests import RequestBatch

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from befriend import kernels
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.models.model_inputs import Query
@@ -199,7 +198,7 @@ class Ranking:
             is_candidate = users >= 0
             score = np.full(users.shape, -np.inf, np.float32)
             score[is_candidate] = self.recommender.boosters[name].predict(
-                self.features(name, users)[is_candidate], num_threads=kernels.num_cores()
+                self.features(name, users)[is_candidate], num_threads=1
             )
             best = np.argsort(-score, 1, kind="stable")  # ids ascend: ties go to the smaller internal id
             self._ranked[name] = RankedLists(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))

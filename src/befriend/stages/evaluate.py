@@ -26,6 +26,7 @@ from befriend.data.regimes import Regime
 from befriend.data.split import read_split
 from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_requests
 from befriend.evaluation.run_rankers import EVENTS_PER_BATCH, RegimeLists, run_rankers
+from befriend.parallel import parallel_map
 from befriend.recommendation.list_writer import write_lists
 from befriend.recommendation.recommend_options import ModelName, RecommendOptions
 from befriend.recommendation.request_table import read_requests
@@ -114,12 +115,13 @@ def _measure_decoding(
     """regime -> decoding quality of the STU model."""
     log, histories = loaded.feature_view.log, loaded.activity.histories
     _, beam_retriever = loaded.retrievers(approximate=True)
-    decoding_metrics = {}
-    for regime, queries in queries_by_regime.items():
-        requests = make_requests(log, histories, {regime: queries}, EVENTS_PER_BATCH)
+
+    def measure(regime: Regime) -> dict[str, Any]:
+        requests = make_requests(log, histories, {regime: queries_by_regime[regime]}, EVENTS_PER_BATCH)
         with_events = ((request, events) for request, events, _ in requests)
-        decoding_metrics[regime] = measure_decoding_quality(log, with_events, recommender, beam_retriever, seed)
-    return decoding_metrics
+        return measure_decoding_quality(log, with_events, recommender, beam_retriever, seed)
+
+    return dict(zip(queries_by_regime, parallel_map(measure, list(queries_by_regime)), strict=True))
 
 
 def _check_parity(

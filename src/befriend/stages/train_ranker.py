@@ -5,6 +5,7 @@ It is trained on events of the validation part, on which the models are not trai
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from befriend.data.split import read_split
 from befriend.errors import DataError
 from befriend.evaluation.protocol import make_eval_queries, make_requests
 from befriend.features.reciprocation import answered
-from befriend.kernels import parallel_map
+from befriend.kernels import num_cores
+from befriend.parallel import parallel_map
 from befriend.progress import track
 from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import SOURCES, RankerExamples, fit_ranker, merge_candidates
@@ -93,7 +95,8 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     num_trees = {}
     with files.atomic(models / "ranker") as folder:
         folder.mkdir()
-        boosters = parallel_map(lambda ranker_examples: fit_ranker(ranker_examples, settings), list(examples.values()))
+        with ThreadPoolExecutor(num_cores()) as executor:  # LightGBM computes without Python's lock
+            boosters = executor.map(lambda ranker_examples: fit_ranker(ranker_examples, settings), examples.values())
         for name, booster in zip(examples, boosters, strict=True):
             num_trees[name] = booster.num_trees()
             files.write_text(folder / f"{name}.txt", booster.model_to_string())
