@@ -53,6 +53,8 @@ DESCRIPTIONS = {
     "reports/calibration.json": "predicted and observed",
     "reports/clusters.json": "usage, communities, recall",
     "reports/metrics.json": "NDCG, hits, intervals",
+    "reports/headline.json": "the main numbers, in git",
+    "reports/reference.json": "to compare machines, in git",
 }
 # all in inches
 WIDTH, LEFT = 11.5, 2.5
@@ -156,7 +158,7 @@ def draw_architecture() -> None:
     """Draws docs/figures/architecture.png."""
     gap, rows = 0.12, layers()
     texts = {
-        name: textwrap.wrap(purpose(name), int((WIDTH - gap * (len(row) - 1)) / len(row) / 0.069))[:3]
+        name: textwrap.wrap(purpose(name), int((WIDTH - gap * (len(row) - 1)) / len(row) / 0.069))[:4]
         for row in rows
         for name in row
     }
