@@ -39,11 +39,14 @@ def main() -> None:
         default=min(2, kernels.num_cores()),
         help="stages that may run at the same time; 1 needs the least memory",
     )
+    parser.add_argument("--only-stages", action="store_true", help="compare and print nothing after the stages")
     arguments = parser.parse_args()
     try:
         with stage_lock(layout.STAGE_LOCK):
             reproduction.use_local_files()
             run(arguments.jobs)
+            if arguments.only_stages:
+                return
             outcome = reproduction.compare_and_set_aside()
         subprocess.run([environment_bin() / "befriend", "summary"], check=True)
         if outcome:

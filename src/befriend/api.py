@@ -215,5 +215,5 @@ class Befriend:
 
 
 def load(root: str | Path = ".") -> Befriend:
-    """Loads the project in a folder where `dvc repro` has run."""
-    return Befriend(Path(root))
+    """Loads the project in a folder where `dvc repro` has run, or a promoted run such as models/champion."""
+    return Befriend(Path(root).resolve())  # a promotion changes what models/champion links to
