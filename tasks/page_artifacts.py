@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact
-from ruamel.yaml import YAML
 
 from tasks.dvc_process import environment_bin
+from tasks.reproduction import read_lock
 
 _IMAGE = re.compile(r"!\[([^]]*)\]\(([^)]+)\)")
 
@@ -42,9 +42,8 @@ def read_committed(path: Path) -> dict[str, Any] | None:
     None if the cache does not have it, as in a fresh clone, or without a git checkout.
     """
     try:
-        lock = subprocess.run(["git", "show", "HEAD:./dvc.lock"], capture_output=True, check=True, timeout=30).stdout
-        stages = YAML(typ="safe").load(lock.decode())["stages"]
+        stages = read_lock()["stages"]
         (md5,) = (out["md5"] for stage in stages.values() for out in stage.get("outs", []) if out["path"] == str(path))
         return json.loads((_cache_folder() / "files/md5" / md5[:2] / md5[2:]).read_text(encoding="utf-8"))
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, KeyError, subprocess.SubprocessError, ValueError):
         return None

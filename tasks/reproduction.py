@@ -107,8 +107,7 @@ def compare(figures: dict[str, list[float]], revision: str, has_equal_bytes: boo
         committed = json.loads(reference)
     else:
         committed = reference_figures(json.loads(metrics)) if metrics is not None else {}
-    lock = read_committed(LOCK, revision)
-    deviations, noise = seed_noise(_parse(lock) if lock is not None else {})
+    deviations, noise = seed_noise(read_lock(revision))
     return Reproduction(has_equal_bytes, compare_figures(figures, committed, deviations), noise)
 
 
@@ -150,6 +149,12 @@ def read_committed(path: Path, revision: str = "HEAD") -> bytes | None:
     """The content of a file in a commit; None if the commit does not have it, or without a git checkout."""
     shown = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True)
     return shown.stdout if shown.returncode == 0 else None
+
+
+def read_lock(revision: str = "HEAD") -> dict[str, Any]:
+    """The dvc.lock of a commit; empty if the commit has none."""
+    lock = read_committed(LOCK, revision)
+    return {} if lock is None else _parse(lock)
 
 
 def _parse(lock: bytes) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 from befriend import files
+from befriend.analysis.metric_tables import LEARNED
 from befriend.data.regimes import REGIMES
 from befriend.report.charts import make_charts
 from befriend.report.plain_words import per_hundred
-from befriend.report.run_results import LEARNED, RunResults
+from befriend.report.run_results import RunResults
 from befriend.stages import report
 from tests.report.conftest import PARAMS
 

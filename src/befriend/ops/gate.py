@@ -36,7 +36,7 @@ from typing import Any
 
 from befriend import files, layout
 from befriend.analysis.fingerprint import run_fingerprint
-from befriend.analysis.metric_tables import LISTS
+from befriend.analysis.metric_tables import FEW_LISTS, LEARNED, LISTS
 from befriend.analysis.paired_comparison import compare_runs
 from befriend.config import Params
 from befriend.data.regimes import Regime
@@ -44,7 +44,6 @@ from befriend.errors import BefriendError, DataError
 from befriend.ops.champion_replay import SERVED_MODEL, replay_champion
 from befriend.ops.drift_check import VERDICTS, describe_verdict, read_or_measure_drift
 from befriend.ops.registry import PromotedRun, current_champion, rolled_back_runs, run_digest
-from befriend.report.run_results import LEARNED
 
 # SERVED_MODEL is the ranker `both`; LEARNED has all names in metrics.json that are no heuristics.
 DECISION_FILE, REPORT_FILE = "decision.json", "decision.md"
@@ -58,9 +57,6 @@ events that count on a list: `new`, all scored events of list `new`, that is fir
 whose actor, the user who gets the list, has no event in the training part of the challenger's log; `all`, all scored
 events of list `any`"""
 
-
-FEW_LISTS = 100
-"""with fewer lists, the confidence interval of NDCG@10 is wider than most differences that the gate looks for"""
 
 
 @dataclass(frozen=True)

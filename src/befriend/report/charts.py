@@ -17,10 +17,10 @@ import polars as pl
 import vl_convert
 
 from befriend.analysis.groups import ACTIVITY_GROUPS, TRAINING_GROUPS
-from befriend.analysis.metric_tables import LISTS
+from befriend.analysis.metric_tables import LEARNED, LISTS
 from befriend.data.split import SEGMENTS
 from befriend.plots import LIGHT, Palette, group_colours
-from befriend.report.run_results import LEARNED, RunResults
+from befriend.report.run_results import RunResults
 
 VEGA_LITE = "6.4"
 SVG_WIDTH = 460  # pixels

@@ -16,13 +16,14 @@ import polars as pl
 from befriend import layout
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.groups import ACTIVITY_GROUPS, activity_group
+from befriend.analysis.metric_tables import LEARNED
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.data.split import read_split
 from befriend.evaluation.metrics import UserBootstrap
 from befriend.evaluation.protocol import event_cutoffs
 from befriend.features.histories import Histories
-from befriend.report.run_results import LEARNED, SERVED, RunResults
+from befriend.report.run_results import SERVED, RunResults
 
 TOP_K = 10  # users at the top of each list that count
 NEWCOMERS, NO_EVENT, FEW_EVENTS, MANY_EVENTS = USER_GROUPS = ("newcomers", "no event", "few events", "many events")

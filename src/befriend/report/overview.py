@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from befriend.analysis.metric_tables import FEW_LISTS
 from befriend.data.regimes import Regime
 from befriend.report.list_hits import GroupHits, HitRate, RegimeHits
 from befriend.report.plain_words import (
@@ -18,7 +19,7 @@ from befriend.report.plain_words import (
     utc_date,
 )
 from befriend.report.run_results import RunResults
-from befriend.report.verdict import FEW_LISTS, Verdict, judge
+from befriend.report.verdict import Verdict, judge
 
 MAX_KINDS = 2  # kinds of lists in the opening
 

@@ -7,14 +7,14 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from befriend.analysis.metric_tables import LISTS
+from befriend.analysis.metric_tables import LEARNED, LISTS
 from befriend.plots import DARK, LIGHT
 from befriend.report.charts import BEST_RULE, VEGA_LITE, PageChart, slices_with_best_rule, vega_config
 from befriend.report.example_lists import ExampleUser
 from befriend.report.list_hits import RegimeHits
 from befriend.report.overview import make_overview
 from befriend.report.plain_words import utc_date
-from befriend.report.run_results import LEARNED, RunResults
+from befriend.report.run_results import RunResults
 
 METRICS = {"ndcg@10": "NDCG@10", "hit@10": "Hit@10", "mrr@100": "MRR@100"}
 SECTIONS = (

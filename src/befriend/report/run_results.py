@@ -10,15 +10,13 @@ from typing import Any
 import polars as pl
 
 from befriend import files, layout
-from befriend.analysis.metric_tables import LISTS, headline
+from befriend.analysis.metric_tables import LEARNED, LISTS, headline
 from befriend.data.event_log import EVENTS_FILE
 from befriend.data.regimes import REGIMES, Regime
 from befriend.settings import Settings, describe_settings, setting_values
 
 SERVED = "both"
 """the ranker whose lists are served"""
-LEARNED = (SERVED, "two-tower", "stu", "boosted")
-"""the models, and the ranker on hand-made features alone; everything else that is evaluated is a baseline rule"""
 LOG_FILE = Path("data.dvc")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from befriend.analysis.metric_tables import FEW_LISTS
 from befriend.report.list_hits import NEWCOMERS, NO_EVENT, RegimeHits
 from befriend.report.plain_words import (
     GROUP_NAMES,
@@ -28,8 +29,8 @@ from befriend.report.plain_words import (
 Level = Literal["met", "unclear", "not met"]
 LEVELS: tuple[Level, ...] = ("met", "unclear", "not met")
 """from the best to the worst"""
-MANY_LISTS, FEW_LISTS = 400, 100
-"""with so many lists of different users, a 95 % interval reaches 5 or 10 of 100 to either side, or less"""
+MANY_LISTS = 400
+"""with so many lists of different users, a 95 % interval of the hit rate reaches 5 of 100 to either side, or less"""
 NEWCOMER_SHARE = 0.5  # of the hit rate of all users that each group of newcomers has to reach
 
 
