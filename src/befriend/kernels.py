@@ -1,9 +1,10 @@
-"""Pins the CPU kernels of numeric libraries: equal bits on all Intel machines.
+"""Pins the CPU kernels of numeric libraries: equal bits on x86 processors of Intel and AMD.
 
 PyTorch, MKL, oneDNN, OpenBLAS and NumPy choose their kernels by the processor, and a different order of operations
-rounds differently. Processors since 2013 have AVX2; AVX-512, which only some have, is not used. MKL has other kernels
-for AMD processors, and so have all libraries for other architectures: there, results are reproducible only on
-processors of the same kind.
+rounds differently. Processors since 2015 have AVX2; AVX-512, which only some have, is not used. MKL computes alike on
+processors of both makers in its compatible mode only. Large products are slow there: oneDNN computes those of the text
+encoder. Even there the square root differs, hence no `torch.sqrt` and no `torch.cdist` in befriend. On other
+architectures, results are reproducible only on processors of the same kind.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 
 KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_CBWR": "AVX2,STRICT",  # strict: results do not depend on memory alignment
+    "MKL_CBWR": "COMPATIBLE",  # the only mode with equal bits on processors of all makers
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",

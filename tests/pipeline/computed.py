@@ -15,6 +15,8 @@ from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 from torch.nn import functional as F
 
+from befriend.text.text_encoder import OneDnnLinear
+
 torch.manual_seed(0)
 rng = np.random.default_rng(0)
 matrix = rng.random((301, 211))
@@ -26,7 +28,7 @@ def train() -> torch.Tensor:
     layer = torch.nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True, dropout=0.1)
     table = torch.nn.Embedding(97, 32)
     weights = [*layer.parameters(), *table.parameters()]
-    optimizer = torch.optim.AdamW(weights, 0.01)
+    optimizer = torch.optim.AdamW(weights, 0.01, fused=True)
     for _ in range(3):
         history = torch.randint(97, (16, 21))
         mask = torch.nn.Transformer.generate_square_subsequent_mask(20)
@@ -37,6 +39,13 @@ def train() -> torch.Tensor:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
     return torch.cat([weight.detach().flatten() for weight in weights])
+
+
+def encode() -> torch.Tensor:
+    """Products in the two shapes of a text encoder's feed-forward layer."""
+    wide, narrow = OneDnnLinear(384, 1536), OneDnnLinear(1536, 384)
+    with torch.no_grad():
+        return narrow(wide(torch.randn(100, 384)))
 
 
 def boost() -> Any:
@@ -58,6 +67,12 @@ COMPUTATIONS: dict[str, Callable[[], Any]] = {
     "torch, sums": lambda: torch.stack([single.logsumexp(1), single.var(1), single.cumsum(1)[:, -1], single.sum(1)]),
     "torch, shares": lambda: single.softmax(1),
     "torch, products of doubles": lambda: single.double() @ single.double().T,
+    "torch, small products": lambda: torch.stack(
+        [single[:7, :16] @ single[:16, :5], single[7:14, :16] @ single[16:32, :5]]
+    ),
+    "torch, products with vectors": lambda: single @ single[0],
+    "torch, norms": lambda: torch.cat([single.norm(dim=1), F.normalize(single, dim=1)[0], single.rsqrt()[0]]),
+    "oneDNN": encode,
     "torch, factors": lambda: torch.linalg.svd(single)[1],
     "numpy, functions": lambda: np.stack([f(matrix) for f in (np.exp, np.log, np.log1p, np.exp2, np.arctan)]),
     "numpy, functions in single": lambda: np.stack(

@@ -125,7 +125,7 @@ class ProjectionHead(nn.Module):
 
     def normalise_blocks(self, inputs: Tensor) -> Tensor:
         """float32[n, W + X]: encoder and word vectors, each scaled to length 1, weighted to length 1 in total."""
-        weights = self.balance.softmax(0).sqrt()
+        weights = self.balance.softmax(0).rsqrt().reciprocal()  # torch.sqrt rounds differently on AMD
         blocks = inputs.split([self.encoder_width, inputs.shape[-1] - self.encoder_width], -1)
         return torch.cat(
             [weight * F.normalize(block, dim=-1) for weight, block in zip(weights, blocks, strict=True)], -1
