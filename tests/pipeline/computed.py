@@ -28,16 +28,30 @@ def train() -> torch.Tensor:
     layer = torch.nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True, dropout=0.1)
     table = torch.nn.Embedding(97, 32)
     weights = [*layer.parameters(), *table.parameters()]
-    optimizer = torch.optim.AdamW(weights, 0.01, fused=True)
+    moments = [[torch.zeros_like(weight) for weight in weights] for _ in range(2)]
+    steps = [torch.zeros(()) for _ in weights]
     for _ in range(3):
-        history = torch.randint(97, (16, 21))
+        history = torch.randint(97, (6, 21))
         mask = torch.nn.Transformer.generate_square_subsequent_mask(20)
         state = layer(table(history[:, :-1]), mask, is_causal=True)
         loss = F.cross_entropy((state @ table.weight.T).flatten(0, 1), history[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        gradients = list(torch.autograd.grad(loss, weights))
+        with torch.no_grad():  # AdamW without its class, which takes half a minute to import in an emulator
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                weights,
+                gradients,
+                *moments,
+                [],
+                steps,
+                lr=0.01,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=0.01,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
     return torch.cat([weight.detach().flatten() for weight in weights])
 
 
@@ -45,7 +59,7 @@ def encode() -> torch.Tensor:
     """Products in the two shapes of a text encoder's feed-forward layer."""
     wide, narrow = OneDnnLinear(384, 1536), OneDnnLinear(1536, 384)
     with torch.no_grad():
-        return narrow(wide(torch.randn(100, 384)))
+        return narrow(wide(torch.randn(16, 384)))
 
 
 def boost() -> Any:
@@ -80,7 +94,7 @@ COMPUTATIONS: dict[str, Callable[[], Any]] = {
     ),
     "numpy, powers": lambda: np.stack([matrix**-0.37, 0.5**matrix]),
     "numpy, products": lambda: matrix @ matrix.T,
-    "numpy, factors": lambda: np.linalg.svd(matrix)[1],
+    "numpy, factors": lambda: np.linalg.svd(matrix[:60, :60])[1],
     "scipy": lambda: svds(csr_array(np.where(matrix > 0.9, matrix, 0)), 8, random_state=0)[1],
     "scikit-learn": lambda: KMeans(8, n_init=1, random_state=0).fit(matrix).cluster_centers_,
     "polars": lambda: pl.Series(matrix.flatten()).log().to_numpy(),
