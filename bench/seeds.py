@@ -4,7 +4,7 @@ Runs the pipeline of the last commit once for each seed, each in a clone of its 
 standard deviation of every figure of reference.json to src/befriend/sample/seed_noise.json. A seed sets every random
 choice of training: text towers, tokens, both models and the ranker. A run that is killed goes on where it stopped.
 
-    python bench/seeds.py --seeds 6 --folder /tmp/seeds
+    python -m bench.seeds --seeds 6 --folder /tmp/seeds
 """
 
 from __future__ import annotations
