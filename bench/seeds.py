@@ -53,7 +53,7 @@ def reference_of(seed: int, clone: Path) -> dict[str, list[float]]:
         "PYTHONPATH": os.pathsep.join(str((clone / folder).resolve()) for folder in ("src", "."))
     }
     subprocess.run([sys.executable, "-m", "tasks.make_run"], cwd=clone, env=environment, check=True)
-    set_aside = clone / LOCAL / layout.REFERENCE  # with the committed seed, on another kind of processor
+    set_aside = clone / LOCAL / layout.REFERENCE  # with the committed seed, where other bytes come out
     figures: dict[str, list[float]] = files.read_json(set_aside if set_aside.is_file() else clone / layout.REFERENCE)
     return figures
 

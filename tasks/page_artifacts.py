@@ -36,7 +36,7 @@ def _cache_folder() -> Path:
     return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
 
 
-def read_committed(path: Path) -> dict[str, Any] | None:
+def read_committed_json(path: Path) -> dict[str, Any] | None:
     """Content of a JSON file of the run whose dvc.lock was committed last, from DVC's cache.
 
     None if the cache does not have it, as in a fresh clone, or without a git checkout.

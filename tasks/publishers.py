@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from befriend import files, layout
 from tasks.curve_report import METRICS_FILE, compare_with_committed, read_curves, report
-from tasks.page_artifacts import publish_link, read_committed, without_images
+from tasks.page_artifacts import publish_link, read_committed_json, without_images
 
 METRIC = "ndcg@10"
 HEADLINE = (("any", "all"), ("new", "new"))  # (kind of list, segment)
@@ -42,7 +42,7 @@ def publish_validation(ran: bool) -> None:
         publish_link(layout.VALIDATION_REPORT, "validate-files", "The report with its figure")
     if layout.VALIDATION.exists():
         create_table_artifact(
-            rule_rows(files.read_json(layout.VALIDATION), read_committed(layout.VALIDATION)),
+            rule_rows(files.read_json(layout.VALIDATION), read_committed_json(layout.VALIDATION)),
             key="validate-rules",
             description="The checks of the event log, and their values in the last committed run",
         )
@@ -78,7 +78,7 @@ def publish_tokens(ran: bool) -> None:
     create_markdown_artifact(without_images(layout.TOKEN_REPORT), key="tokenize-report", description="The STUs")
     publish_link(layout.TOKEN_REPORT, "tokenize-files", "The report with its figures")
     create_table_artifact(
-        level_rows(files.read_json(layout.TOKEN_METRICS), read_committed(layout.TOKEN_METRICS)),
+        level_rows(files.read_json(layout.TOKEN_METRICS), read_committed_json(layout.TOKEN_METRICS)),
         key="tokenize-levels",
         description="How the codes of each level are used, and how they were used in the last committed run",
     )
@@ -103,7 +103,7 @@ def training_publisher(stage: str, curves: Path) -> Callable[[bool], None]:
             return
         text = report(read_curves(curves), stage)
         create_markdown_artifact(text, key=artifact_key(stage, "curves"), description="Training curves")
-        committed = read_committed(metrics)
+        committed = read_committed_json(metrics)
         create_table_artifact(
             compare_with_committed(files.read_json(metrics), committed),
             key=artifact_key(stage, "figures"),
@@ -127,7 +127,7 @@ def publish_evaluation(ran: bool) -> None:
     if layout.EVALUATION_REPORT.exists():
         text = without_images(layout.EVALUATION_REPORT)
         create_markdown_artifact(text, key="evaluate-report", description="How well users are ranked")
-    committed = read_committed(layout.METRICS)
+    committed = read_committed_json(layout.METRICS)
     create_table_artifact(
         headline_rows(files.read_json(layout.METRICS), committed),
         key="evaluate-metrics",
@@ -169,7 +169,7 @@ def publish_clusters(ran: bool) -> None:
     create_markdown_artifact(text, key="cluster-report", description="The clusters, one summary each")
     publish_link(layout.CLUSTER_REPORT, "cluster-files", "The report with its figures")
     create_table_artifact(
-        search_rows(files.read_json(layout.CLUSTER_METRICS), read_committed(layout.CLUSTER_METRICS)),
+        search_rows(files.read_json(layout.CLUSTER_METRICS), read_committed_json(layout.CLUSTER_METRICS)),
         key="cluster-search",
         description="Relative recall if a share of the users is searched, now and in the last committed run",
     )

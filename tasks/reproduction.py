@@ -1,10 +1,10 @@
-"""Keeps a checkout clean when another kind of processor makes its figures anew, and compares them with the committed.
+"""Keeps a checkout clean where a run of the committed inputs gives other bytes, and compares the figures of the two.
 
-Processors of different makers round differently, so a run of the committed code, settings and log gives another
-dvc.lock, and figures that differ a little. Such a run is a *reproduction*. Its versions of the files that git tracks
-are kept in the folder LOCAL, which git ignores, and `make run` puts them in place while it works. Between two runs the
-committed files are in place. A run with other code, settings or another log is no reproduction: its files stay in
-place, to be committed.
+Equal inputs give equal bytes on x86 processors (`befriend.kernels`). Other processors and other versions of packages
+round differently: there, a run of the committed code, settings and log gives another dvc.lock, and figures that differ
+a little. Such a run is a *reproduction*. Its versions of the files that git tracks are kept in the folder LOCAL, which
+git ignores, and `make run` puts them in place while it works. Between two runs the committed files are in place. A run
+with other code, settings or another log is no reproduction: its files stay in place, to be committed.
 
 `dvc repro` by hand knows nothing of this. After a reproduction it finds outputs that are not those of the committed
 lock, takes those of this machine from the cache, and changes the tracked files.
@@ -55,8 +55,8 @@ class Reproduction:
             largest = max(self.differences, key=lambda d: d.difference)
             return (
                 f"reproduced on {processor_name()}: largest difference {largest.difference:.3f} ({largest.name}), "
-                f"within {self.noise} ({largest.tolerance:.3f}). Equal bytes only on processors of the maker that made "
-                "the committed figures"
+                f"within {self.noise} ({largest.tolerance:.3f}). Equal bytes are promised on x86 processors with AVX2, "
+                "with the versions of constraints.txt"
             )
         outside = [str(difference) for difference in self.differences if not difference.is_within]
         title = (

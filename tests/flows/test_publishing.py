@@ -119,7 +119,7 @@ def test_model_without_a_committed_value_has_no_change() -> None:
 def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page_artifacts._cache_folder.cache_clear()
-    assert page_artifacts.read_committed(Path("reports/metrics.json")) is None
+    assert page_artifacts.read_committed_json(Path("reports/metrics.json")) is None
     Path("before.json").write_text(json.dumps(metrics(0.1, 0.2)))
     Path("dvc.yaml").write_text(
         "stages: {evaluate: {cmd: 'mkdir -p reports && cp before.json reports/metrics.json', "
@@ -131,7 +131,7 @@ def test_committed_metrics_are_those_of_the_last_commit(tmp_path: Path, monkeypa
         subprocess.run(command, check=True, timeout=60)
     Path("reports/metrics.json").unlink()
     Path("reports/metrics.json").write_text(json.dumps(metrics(0.9, 0.9)))
-    assert page_artifacts.read_committed(Path("reports/metrics.json")) == metrics(0.1, 0.2)
+    assert page_artifacts.read_committed_json(Path("reports/metrics.json")) == metrics(0.1, 0.2)
 
 
 def test_evaluate_publishes_metrics_report_and_links(

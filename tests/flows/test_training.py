@@ -230,7 +230,7 @@ def test_metrics_are_shown_next_to_those_of_the_committed_run(
 ) -> None:
     write_curves(layout.TWO_TOWER_CURVES)
     committed = json.loads((layout.TWO_TOWER_CURVES / "metrics.json").read_text())
-    monkeypatch.setattr(publishers, "read_committed", {layout.TWO_TOWER_CURVES / "metrics.json": committed}.get)
+    monkeypatch.setattr(publishers, "read_committed_json", {layout.TWO_TOWER_CURVES / "metrics.json": committed}.get)
     (layout.TWO_TOWER_CURVES / "metrics.json").write_text(json.dumps(metrics(0.5)))
     publishers.training_publisher("train_two_tower", layout.TWO_TOWER_CURVES)(True)
     assert published["train-two-tower-figures"][0][1] == {

@@ -59,6 +59,8 @@ def test_promoted_run_is_served_unchanged_after_the_current_run_changes(tmp_path
 
 
 def test_rollback_serves_the_previous_champion_or_a_run_by_number(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"no run was promoted yet: promote one first \(befriend promote\)"):
+        rollback(tmp_path, 1)
     for content in ("one", "two", "three"):
         write_run(tmp_path, content)
         promote(tmp_path, DECISION, keep=5)

@@ -35,7 +35,7 @@ def demo(
         )
     if out.is_file():
         raise CallError(f"--out {out} is a file: give a folder.")
-    note("training on the embedded sample, which takes minutes ...")
+    note("loading the encoder ...")
 
     from befriend.ops.text_demo import demo as run
 

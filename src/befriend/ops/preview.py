@@ -84,7 +84,7 @@ def print_preview(
             _print_side_table(console, name, side_table)
     console.print(
         "data.dvc and section data of params.yaml were written. If a row above was misread, correct params.yaml.\n"
-        "Next: [bold]dvc repro[/]",
+        "Next: [bold]make run[/]",
         highlight=False,
     )
 

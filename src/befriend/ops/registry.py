@@ -141,6 +141,8 @@ def rollback(root: Path, to: int | None = None) -> PromotedRun:
                 raise CallError("there is no champion yet: promote a run first (befriend promote).")
             number = champion.manifest["previous"]
         runs = {run.number: run for run in promoted_runs(root)}
+        if not runs:
+            raise CallError("no run was promoted yet: promote one first (befriend promote).")
         if number not in runs:
             numbers = ", ".join(map(str, runs))
             problem = (
