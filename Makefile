@@ -68,8 +68,9 @@ debian:
 		apt-get -qq -y install chromium chromium-driver faketime postgresql qemu-user >/dev/null; } || \
 		echo "no chromium, chromedriver, faketime, qemu-user or PostgreSQL here: the tests that need them will be skipped"
 
+# One process more than there are cores, as these tests often wait for servers.
 test-system: $(DEVELOPMENT) debian | venv
-	@pytest -m "system and not proof" -n auto --dist loadfile --no-loadscope-reorder
+	@pytest -m "system and not proof" -n $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder
 
 prove: $(DEVELOPMENT) debian | venv
 	@pytest -m "proof or hypothesis" --hypothesis-profile prove -n auto --dist loadfile --durations=0
