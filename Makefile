@@ -22,9 +22,10 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt
 
-.PHONY: venv help run test test-system prove debian check ui bench clean
+.PHONY: venv help install run test test-system prove debian check ui bench clean
 
 help:
+	@echo "make install      set up only"
 	@echo "make run          set up, run the pipeline, print its metrics and where the reports are (JOBS=1: one stage at a time)"
 	@echo "make test         set up, run the unit tests"
 	@echo "make test-system  set up, run the slow tests: a fresh clone, faults, a Prefect server and worker"
@@ -54,6 +55,8 @@ $(DEVELOPMENT): $(INSTALLED)
 	@echo "installing what the tests need: pytest, ruff, mypy, a browser driver and a mock of S3"
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
+
+install: $(INSTALLED) | venv
 
 run: $(INSTALLED) | venv
 	@python -m tasks.make_run --jobs $(JOBS)

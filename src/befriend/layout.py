@@ -51,6 +51,7 @@ TOKEN_METRICS = REPORTS / "tokens.json"
 CLUSTER_METRICS = REPORTS / "clusters.json"
 REPORT_PAGE = REPORTS / "report" / "index.html"
 MODEL_CARD = REPORT_PAGE.with_name("model_card.md")
+VERDICT = REPORT_PAGE.with_name("verdict.json")
 CLUSTER_REPORT = REPORTS / "clusters" / "report.md"
 TOKEN_REPORT = REPORTS / "tokens" / "report.md"
 

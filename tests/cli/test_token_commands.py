@@ -48,7 +48,7 @@ def test_like_lists_the_users_with_the_same_prefix(project: Path) -> None:
 
 def test_an_unknown_user_is_an_error(project: Path) -> None:
     done = call(project, "tokens", "show", "nobody")
-    assert done.returncode == 2 and "there is no user nobody in prepared" in done.stderr
+    assert done.returncode == 2 and "there is no user nobody in the log (prepared/)" in done.stderr
 
 
 def later_events(project: Path, path: Path) -> str:

@@ -87,7 +87,7 @@ def test_stages_that_are_out_of_date(project: Path, path: str, text: str, outdat
     assert outdated_stages(project) == outdated
     code, diagnosis = diagnose(project)
     assert (code, diagnosis["project"]["run"]["outdated"]) == (0, outdated)
-    assert ("dvc repro" in [row["remedy"] for row in diagnosis["missing"]]) == bool(outdated)
+    assert ("make run" in [row["remedy"] for row in diagnosis["missing"]]) == bool(outdated)
 
 
 def test_what_is_needed_gives_exit_code_1_and_a_remedy(project: Path) -> None:
@@ -102,7 +102,7 @@ def test_what_is_needed_gives_exit_code_1_and_a_remedy(project: Path) -> None:
     assert done.returncode == 1
     assert (
         "missing: the run is not complete: there is no models/ranker; stage train_ranker failed: the disk is full\n"
-        "  -> dvc repro" in done.stdout
+        "  -> make run" in done.stdout
     )
     (project / "params.yaml").write_text("tokenize: {seed: x}")
     assert "tokenize.seed: must be a whole number (found 'x').\n  -> correct params.yaml" in call(project, "doctor").stdout

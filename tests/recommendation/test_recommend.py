@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_an_unknown_user_is_an_error_with_the_nearest_ids(project: Path) -> None
     user = next(user for user in ids if user > 99 and user * 10 not in ids)
     done = call(project, "recommend", "--user", f"{user}0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"there is no user {user}0 in prepared. Did you mean " in done.stderr
+    assert f"there is no user {user}0 in the log (prepared/). Did you mean " in done.stderr
     assert str(user) in done.stderr.split("Did you mean")[1]
     assert "--cold-start makes lists of users whom the log does not know" in done.stderr
     word = call(project, "recommend", "--user", "anna", "--cold-start")
@@ -215,7 +216,10 @@ def test_unknown_users_of_a_file_are_counted_and_named(project: Path, tmp_path: 
     command = ("recommend", option, str(path), "-k", "2", "--out", str(out))
     done = call(project, *command)
     assert done.returncode == 2 and not out.exists()
-    assert f"7 of 8 users in {path} are not in prepared: 900001, 900002, 900003, 900004, 900005, ..." in done.stderr
+    assert (
+        f"7 of 8 users in {path} are not in the log (prepared/): 900001, 900002, 900003, 900004, 900005, ..."
+        in done.stderr
+    )
     assert call(project, *command, "--cold-start").returncode == 0
     assert pl.read_parquet(out)["user"].unique(maintain_order=True).to_list() == users
 
@@ -228,17 +232,23 @@ def test_an_erased_user_is_unknown_and_is_not_suggested(project: Path, tmp_path:
     add_erasure_digests(tmp_path / "prepared", [erasure_digest(erased)])
     for user in (erased, f"{erased}0"):
         done = call(tmp_path, "recommend", "--user", str(user))
-        problem, hint = done.stderr.split(" in prepared. ")
+        problem, hint = done.stderr.split(" in the log (prepared/). ")
         assert (done.returncode, problem) == (2, f"befriend: there is no user {user}")
         assert str(erased) not in re.findall(r"\d+", hint)
     assert call(tmp_path, "recommend", "--all", "-k", "1", "--out", str(tmp_path / "lists")).returncode == 0
-    assert sorted(pl.read_parquet(tmp_path / "lists")["user"].unique()) == sorted(user for user in ids if user != erased)
+    assert sorted(pl.read_parquet(tmp_path / "lists")["user"].unique()) == sorted(
+        user for user in ids if user != erased
+    )
 
 
 def test_ids_have_the_type_of_the_log_and_notes_are_on_standard_error(project: Path) -> None:
     done = call(project, "recommend", "--user", most_active_user(project), "-k", "2", "--json")
     rows = json.loads(done.stdout)
-    assert done.stderr.splitlines() == ["as in regime live (--regime for another)", "loading models and histories ..."]
+    end = datetime.fromtimestamp(pl.read_parquet(project / "prepared" / "events.parquet")["timestamp"][-1], UTC)
+    assert done.stderr.splitlines() == [
+        f"live lists as of {end:%Y-%m-%d %H:%M:%S} UTC, the end of the log (--regime and --at for others)",
+        "loading models and histories ...",
+    ]
     assert {(type(row["user"]), type(row["recommended"])) for row in rows} == {(int, int)}
 
 

@@ -98,9 +98,21 @@ def test_one_served_list_that_differs_breaks_the_rule(requests: int, differ: int
     ("rejected", "passed", "checks", "level", "figure"),
     [
         (10, True, (True, True), "met", "10 of 1,000 rows refused (at most 1 %), 2 of 2 checks passed"),
-        (0, True, (True, False), "unclear", "0 of 1,000 rows refused (at most 1 %), 1 of 2 checks passed"),
+        (
+            0,
+            True,
+            (True, False),
+            "unclear",
+            "0 of 1,000 rows refused (at most 1 %), 1 of 2 checks passed; failed: rule 1",
+        ),
         (11, True, (True, True), "not met", "11 of 1,000 rows refused (at most 1 %), 2 of 2 checks passed"),
-        (0, False, (True, False), "not met", "0 of 1,000 rows refused (at most 1 %), 1 of 2 checks passed"),
+        (
+            0,
+            False,
+            (True, False),
+            "not met",
+            "0 of 1,000 rows refused (at most 1 %), 1 of 2 checks passed; failed: rule 1",
+        ),
     ],
 )
 def test_the_data_is_sound_if_few_rows_were_refused_and_all_checks_passed(
@@ -109,7 +121,7 @@ def test_the_data_is_sound_if_few_rows_were_refused_and_all_checks_passed(
     validation = {
         "passed": passed,
         "rows": {"read": 1000, "rejected": rejected},
-        "rules": {str(k): {"passed": check} for k, check in enumerate(checks)},
+        "rules": {f"rule {k}": {"passed": check} for k, check in enumerate(checks)},
     }
     found = rule("The data is sound", verdict(validation=validation))
     assert (found.level, found.figure) == (level, figure)

@@ -107,12 +107,12 @@ def _run_findings(root: Path, run: dict[str, Any], log: dict[str, Any]) -> list[
     if not run["complete"]:
         missing, unfinished = project_state.missing_outputs(root), project_state.unfinished_stage(root)
         why = f"; {unfinished}" if unfinished else ""
-        return [Finding(f"the run is not complete: there is no {missing[0]}{why}", "dvc repro", True)]
+        return [Finding(f"the run is not complete: there is no {missing[0]}{why}", "make run", True)]
     if run["outdated"]:
         reasons = "; ".join(f"{stage}: {reason}" for stage, reason in run["outdated"].items())
-        return [Finding(f"the run is out of date ({reasons})", "dvc repro", False)]
+        return [Finding(f"the run is out of date ({reasons})", "make run", False)]
     if not log["is_here"]:
-        return [Finding(f"there is no {layout.DATA}/, from which a new run would start", "dvc repro", False)]
+        return [Finding(f"there is no {layout.DATA}/, from which a new run would start", "make run", False)]
     return []
 
 

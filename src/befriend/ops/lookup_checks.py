@@ -60,7 +60,7 @@ def check_token_lookup(user: str, prefix: int | None = None) -> None:
     """
     require_outputs(Path(), *LOG, ABOUT_TEXTS, STU_TABLE)
     known, erased = read_user_ids(layout.PREPARED), read_erasure_digests(layout.PREPARED)
-    require_user(user, known, erased, str(layout.PREPARED))
+    require_user(user, known, erased, f"the log ({layout.PREPARED}/)")
     num_tokens = len(pl.read_parquet_schema(STU_TABLE)) - 1  # the other column is the id
     if prefix is not None and prefix > num_tokens:
         raise CallError(f"--prefix {prefix}: STUs have {num_tokens} tokens here, so give at most that many.")

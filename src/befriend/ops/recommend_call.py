@@ -6,7 +6,7 @@ A call is checked here, and its requests are made, before PyTorch and the models
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +148,9 @@ def recommend(call: RecommendCall) -> None:
         note(f"champion {served.champion.number}, promoted {promoted} (--run . for another)")
     if call.source.requests is None:
         regime = checked.requests["regime"][0] if checked.requests.height else "daily"
-        note(f"as in regime {regime} (--regime for another)")
+        time = datetime.fromtimestamp(checked.log_end if call.fields.at is None else to_utc_second(call.fields.at), UTC)
+        end = ", the end of the log" if call.fields.at is None else ""
+        note(f"{regime} lists as of {time:%Y-%m-%d %H:%M:%S} UTC{end} (--regime and --at for others)")
     note("loading models and histories ...")
 
     from befriend.ops import serve_lists

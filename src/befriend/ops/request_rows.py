@@ -40,6 +40,8 @@ class CheckedCall:
     """the fields of `befriend.recommendation.list_constraints.ListConstraints`"""
     erased: frozenset[str]
     """digests of the users who were erased before the requests were made"""
+    log_end: int
+    """UTC second of the last event: the time of requests that give none"""
 
 
 def check_call(call: RecommendCall, served: ServedRun) -> CheckedCall:
@@ -51,7 +53,8 @@ def check_call(call: RecommendCall, served: ServedRun) -> CheckedCall:
     erased = read_erasure_digests(PREPARED) | read_erasure_digests(served.folder / PREPARED)
     known = _known_ids(served)
     requests = _make_requests(call.source, call.fields, served, known, erased)
-    return CheckedCall(requests, _read_constraints(call.constraints, served, known), erased)
+    log_end = int(read_prepared(served.prepared / EVENTS_FILE, pl.col(TIMESTAMP).last())[0])
+    return CheckedCall(requests, _read_constraints(call.constraints, served, known), erased, log_end)
 
 
 def _make_requests(

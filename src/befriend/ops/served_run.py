@@ -29,7 +29,7 @@ class ServedRun:
         """The log in words, for messages."""
         if self.champion is not None and self.prepared.parent == self.folder:
             return f"the log of champion {self.champion.number}"
-        return str(self.prepared)
+        return f"the log ({self.prepared}/)"
 
 
 def find_served_run(run: Path | None, use_latest_log: bool = False) -> ServedRun:

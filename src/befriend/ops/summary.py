@@ -41,6 +41,9 @@ def show(root: Path) -> None:
         f"[dim]the best {NUM_SHOWN_MODELS} of {table['model'].n_unique()} models and heuristics; "
         "the report has all of them, with confidence intervals[/]\n"
     )
+    if (root / layout.VERDICT).is_file():
+        verdict = files.read_json(root / layout.VERDICT)
+        console.print(f"[bold]{verdict['answer']}.[/] {verdict['reason']}\n", highlight=False)
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency", {}) if record.is_file() else {}
     if latency:

@@ -153,14 +153,15 @@ def _served_as_measured(parity: dict[str, int]) -> VerdictRule:
 
 def _data_is_sound(validation: dict[str, Any], max_rejected: float) -> VerdictRule:
     """Whether the log was accepted, and without warnings."""
-    rows, rules = validation["rows"], validation["rules"].values()
-    num_met = sum(rule["passed"] for rule in rules)
+    rows, rules = validation["rows"], validation["rules"]
+    failed = [name for name, rule in rules.items() if not rule["passed"]]
     share = rows["rejected"] / max(1, rows["read"])
     is_accepted = validation["passed"] and share <= max_rejected
-    level: Level = "not met" if not is_accepted else "met" if num_met == len(rules) else "unclear"
+    level: Level = "not met" if not is_accepted else "unclear" if failed else "met"
     figure = (
         f"{rows['rejected']:,} of {rows['read']:,} rows refused (at most {100 * max_rejected:.3g} %), "
-        f"{num_met} of {len(rules)} checks passed"
+        f"{len(rules) - len(failed)} of {len(rules)} checks passed"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     limit = "met if the log was accepted and passed all checks, unclear if it was accepted with warnings"
     return VerdictRule("The data is sound", level, figure, limit)

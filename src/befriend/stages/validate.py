@@ -53,10 +53,11 @@ class ValidateResult:
     warnings: list[str]
 
     def summary(self) -> str:
+        names = f": {', '.join(line.split(':')[0] for line in self.warnings)}" if self.warnings else ""
         return (
             f"{self.num_rows_read:,} rows read, {self.num_rejected_rows:,} rejected; "
             f"{self.num_events:,} events between {self.num_users:,} users; "
-            f"{len(self.warnings)} warning{'s' * (len(self.warnings) != 1)}"
+            f"{len(self.warnings)} warning{'s' * (len(self.warnings) != 1)}{names}"
         )
 
 
