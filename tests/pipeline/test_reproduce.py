@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
 FAULTS = {
     "history in the wrong direction": (
         "src/befriend/features/histories.py",
-        "torch.arange(-length, 0, device=users.device)  # (B, L)",
-        "torch.arange(-length, 0, device=users.device).flip(0)  # (B, L)",
+        "other_user=self.other_user[entry].long()",
+        "other_user=self.other_user[entry.flip(1)].long()",
     ),
     "a head of zeros": (
         "src/befriend/models/query_tower.py",
-        "static=self.to_static(hidden),",
-        "static=0 * self.to_static(hidden),",
+        "dynamic=self._dynamic_query(hidden, text),",
+        "dynamic=0 * self._dynamic_query(hidden, text),",
     ),
     "tomorrow's events visible": (
         "src/befriend/data/regimes.py",
