@@ -22,9 +22,9 @@ FAULTS = {
         "dynamic=0 * self._dynamic_query(hidden, text),",
     ),
     "tomorrow's events visible": (
-        "src/befriend/data/regimes.py",
-        "day_start = timestamps // DAY * DAY",
-        "day_start = timestamps // DAY * DAY + DAY",
+        "src/befriend/retrieval/recommender.py",
+        "FeatureSnapshot(self.feature_view, num_visible, cutoff,",
+        "FeatureSnapshot(self.feature_view, num_visible + 300, cutoff,",
     ),
 }
 
