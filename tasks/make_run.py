@@ -50,8 +50,8 @@ def main() -> None:
             outcome = reproduction.compare_and_set_aside()
         subprocess.run([environment_bin() / "befriend", "summary"], check=True)
         if outcome:
-            console.print(outcome.describe())
-            sys.exit(0 if outcome.is_reproduced else 1)
+            console.print(outcome.describe(exact=False))
+            sys.exit(0 if outcome.is_within_noise else 1)
     except BefriendError as error:
         console.print(f"make run: {error}")
         sys.exit(error.exit_code)

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from befriend import files, layout
 from befriend.analysis.figure_comparison import FigureDifference, compare_figures
 from befriend.analysis.metric_tables import reference_figures
-from befriend.ops.processor import processor_name
+from befriend.ops.processor import processor_name, promises_equal_bytes
 
 LOCAL = Path(".reproduction")
 LOCK = Path("dvc.lock")
@@ -41,29 +41,41 @@ class Reproduction:
     noise: str
     """what the differences are compared with"""
 
+    bytes_promised: bool = False
+    """whether equal bytes are promised on this processor"""
+
     @property
-    def is_reproduced(self) -> bool:
+    def is_within_noise(self) -> bool:
         return all(difference.is_within for difference in self.differences)
 
-    def describe(self) -> str:
-        """One or more lines for the user."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether the bytes are equal, or need not be and the figures are within the noise."""
+        return self.has_equal_bytes or (self.is_within_noise and not self.bytes_promised)
+
+    def describe(self, exact: bool) -> str:
+        """One or more lines for the user. exact: whether to require equal bytes where they are promised."""
         if self.has_equal_bytes:
             return f"reproduced on {processor_name()}: equal bytes"
         if not self.differences:
             return f"the committed inputs gave other bytes on {processor_name()}; no figures are committed to compare"
-        if self.is_reproduced:
-            largest = max(self.differences, key=lambda d: d.difference)
-            return (
-                f"reproduced on {processor_name()}: largest difference {largest.difference:.3f} ({largest.name}), "
-                f"within {self.noise} ({largest.tolerance:.3f}). Equal bytes are promised on x86 processors with AVX2, "
-                "with the versions of constraints.txt"
+        if not self.is_within_noise:
+            outside = [str(difference) for difference in self.differences if not difference.is_within]
+            title = (
+                f"NOT reproduced on {processor_name()}: {len(outside)} of {len(self.differences)} figures differ by "
+                f"more than {self.noise}"
             )
-        outside = [str(difference) for difference in self.differences if not difference.is_within]
-        title = (
-            f"NOT reproduced on {processor_name()}: {len(outside)} of {len(self.differences)} figures differ by more "
-            f"than {self.noise}"
+            return "\n  ".join([title, *outside])
+        largest = max(self.differences, key=lambda d: d.difference)
+        tolerance = f"{self.noise} ({largest.tolerance:.3f})"
+        figures = f"largest difference {largest.difference:.3f} ({largest.name}), within {tolerance}"
+        if not self.bytes_promised:
+            return f"reproduced on {processor_name()}: {figures}. Only x86 processors with AVX2 give equal bytes"
+        verb = "NOT reproduced" if exact else "reproduced"
+        return (
+            f"{verb} on {processor_name()}: {figures}. But the bytes should be equal on an x86 processor with AVX2: "
+            "packages that are not those of constraints.txt, or code that dvc.yaml does not list, may be the cause"
         )
-        return "\n  ".join([title, *outside])
 
 
 def use_local_files() -> None:
@@ -72,7 +84,7 @@ def use_local_files() -> None:
         return
     committed = {path: read_committed(path) for path in TRACKED}
     lock = committed[LOCK]
-    if lock is None or not have_equal_inputs(_parse(lock), _parse((LOCAL / LOCK).read_bytes())):
+    if lock is None or not have_equal_inputs(parse_lock(lock), parse_lock((LOCAL / LOCK).read_bytes())):
         files.remove(LOCAL)  # of an earlier commit
         return
     if all(path.is_file() and path.read_bytes() == content for path, content in committed.items()):
@@ -87,7 +99,7 @@ def compare_and_set_aside() -> Reproduction | None:
     """
     committed = {path: read_committed(path) for path in TRACKED}
     lock = committed[LOCK]
-    if lock is None or not LOCK.is_file() or not have_equal_inputs(_parse(lock), _parse(LOCK.read_bytes())):
+    if lock is None or not LOCK.is_file() or not have_equal_inputs(parse_lock(lock), parse_lock(LOCK.read_bytes())):
         return None
     has_equal_bytes = all(path.is_file() and path.read_bytes() == content for path, content in committed.items())
     files.remove(LOCAL)
@@ -108,12 +120,23 @@ def compare(figures: dict[str, list[float]], revision: str, has_equal_bytes: boo
     else:
         committed = reference_figures(json.loads(metrics)) if metrics is not None else {}
     deviations, noise = seed_noise(read_lock(revision))
-    return Reproduction(has_equal_bytes, compare_figures(figures, committed, deviations), noise)
+    differences = compare_figures(figures, committed, deviations)
+    return Reproduction(has_equal_bytes, differences, noise, promises_equal_bytes())
 
 
 def have_equal_inputs(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two locks are of the same commands, settings, code and log: all but what stages made of them."""
     return _inputs(one) == _inputs(other)
+
+
+def have_equal_outputs(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the stages of two locks made the same bytes."""
+    return _outputs(one) == _outputs(other)
+
+
+def _outputs(lock: dict[str, Any]) -> dict[str, Any]:
+    """path of what a stage wrote -> its hash."""
+    return {out["path"]: out.get("md5") for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])}
 
 
 def _inputs(lock: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +177,10 @@ def read_committed(path: Path, revision: str = "HEAD") -> bytes | None:
 def read_lock(revision: str = "HEAD") -> dict[str, Any]:
     """The dvc.lock of a commit; empty if the commit has none."""
     lock = read_committed(LOCK, revision)
-    return {} if lock is None else _parse(lock)
+    return {} if lock is None else parse_lock(lock)
 
 
-def _parse(lock: bytes) -> dict[str, Any]:
+def parse_lock(lock: bytes) -> dict[str, Any]:
     return dict(YAML(typ="safe").load(lock.decode()))
 
 

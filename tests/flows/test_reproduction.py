@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from befriend.analysis.figure_comparison import FigureDifference
-from befriend.ops.processor import processor_name
+from befriend.ops.processor import processor_name, promises_equal_bytes
 from tasks import reproduction
 from tasks.reproduction import LOCAL, Reproduction, compare_and_set_aside, use_local_files
 
@@ -53,7 +55,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_with_equal_bytes_changes_nothing(checkout: Path) -> None:
     result = compare_and_set_aside()
-    assert result is not None and result.has_equal_bytes and result.is_reproduced
+    assert result is not None and result.has_equal_bytes and result.is_exact
     assert not LOCAL.exists() and git("status", "--porcelain") == ""
 
 
@@ -61,24 +63,29 @@ def test_other_bytes_are_set_aside_and_put_in_place_for_the_next_run(checkout: P
     write_run("amd", 0.51, prepared="also other")
     assert git("status", "--porcelain")
     result = compare_and_set_aside()
-    assert result is not None and not result.has_equal_bytes and result.is_reproduced
-    assert "largest difference 0.010 (new/live/both), within the confidence interval" in result.describe()
+    assert result is not None and not result.has_equal_bytes and result.is_within_noise
+    assert "largest difference 0.010 (new/live/both), within the confidence interval" in result.describe(exact=False)
     assert git("status", "--porcelain") == "" and "intel" in Path("dvc.lock").read_text()
     use_local_files()
-    assert "amd" in Path("dvc.lock").read_text() and json.loads(Path("reports/headline.json").read_text())["new"] == 0.51
+    assert (
+        "amd" in Path("dvc.lock").read_text() and json.loads(Path("reports/headline.json").read_text())["new"] == 0.51
+    )
     assert compare_and_set_aside() == result and git("status", "--porcelain") == ""
 
 
 def test_a_figure_outside_the_noise_is_named(checkout: Path) -> None:
     write_run("wrong", 0.4)
     result = compare_and_set_aside()
-    assert result is not None and not result.is_reproduced
-    assert "NOT reproduced" in result.describe() and "new/live/both 0.4000, committed 0.5000" in result.describe()
+    assert result is not None and not result.is_within_noise and not result.is_exact
+    described = result.describe(exact=False)
+    assert "NOT reproduced" in described and "new/live/both 0.4000, committed 0.5000" in described
     assert git("status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("change", [{"code": "other"}, {"seed": 1}])
-def test_a_run_with_other_code_or_settings_stays_in_place_to_be_committed(checkout: Path, change: dict[str, str]) -> None:
+def test_a_run_with_other_code_or_settings_stays_in_place_to_be_committed(
+    checkout: Path, change: dict[str, str]
+) -> None:
     write_run("other", 0.6, **change)  # type: ignore[arg-type]
     assert compare_and_set_aside() is None
     assert "dvc.lock" in git("status", "--porcelain") and not LOCAL.exists()
@@ -115,7 +122,7 @@ def test_the_noise_of_seeds_holds_only_for_the_log_on_which_it_was_measured(
     (tmp_path / "seed_noise.json").write_text(
         json.dumps({"log": "log", "figures": {"new/live/both": {"deviation": 0.001}}})
     )
-    lock = reproduction._parse(LOCK.format(model="m", prepared="p", code="c", seed=0).encode())
+    lock = reproduction.parse_lock(LOCK.format(model="m", prepared="p", code="c", seed=0).encode())
     assert reproduction.seed_noise(lock) == ({"new/live/both": 0.001}, "the noise of seeds")
     lock["stages"]["validate"]["deps"][0]["md5"] = "another log"
     assert reproduction.seed_noise(lock)[0] == {}
@@ -128,4 +135,27 @@ def test_the_message_names_the_processor(tmp_path: Path) -> None:
     cpuinfo.write_text("model name\t: Intel(R) Xeon(R) Processor @ 2.10GHz\n")
     assert processor_name(cpuinfo) == "Intel Xeon"
     difference = FigureDifference("new/live/both", 0.5, 0.5, 0.01)
-    assert processor_name() in Reproduction(False, [difference], "the noise of seeds").describe()
+    assert processor_name() in Reproduction(False, [difference], "the noise of seeds").describe(exact=True)
+
+
+def test_other_bytes_are_a_difference_where_equal_bytes_are_promised(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: AMD EPYC 9B14 96-Core Processor\nflags\t\t: fpu avx avx2 fma\n")
+    assert promises_equal_bytes(cpuinfo) == (platform.machine() == "x86_64" and sys.platform == "linux")
+    cpuinfo.write_text("model name\t: AMD Phenom\nflags\t\t: fpu sse2\n")
+    assert not promises_equal_bytes(cpuinfo)
+    difference = FigureDifference("new/live/both", 0.5, 0.501, 0.01)
+    promised, elsewhere = (Reproduction(False, [difference], "the noise of seeds", is_x86) for is_x86 in (True, False))
+    assert (promised.is_exact, elsewhere.is_exact) == (False, True)
+    assert promised.describe(exact=True).startswith("NOT reproduced")
+    assert promised.describe(exact=False).startswith("reproduced") and "should be equal" in promised.describe(
+        exact=False
+    )
+    assert elsewhere.describe(exact=True).startswith("reproduced")
+
+
+def test_bytes_are_equal_if_the_outputs_are_whatever_the_code() -> None:
+    one, other = (reproduction.parse_lock(LOCK.format(model="m", prepared="p", code=c, seed=0).encode()) for c in "ab")
+    assert reproduction.have_equal_outputs(one, other) and not reproduction.have_equal_inputs(one, other)
+    third = reproduction.parse_lock(LOCK.format(model="n", prepared="p", code="a", seed=0).encode())
+    assert not reproduction.have_equal_outputs(one, third)

@@ -183,7 +183,7 @@ def tidy(params: ParamsOption = PARAMS) -> None:
 def reproduce(
     revision: Annotated[str, typer.Argument(help="A commit, branch or tag; by default the last commit.")] = "HEAD",
 ) -> None:
-    """Run the pipeline of a commit in a clone of its own, and compare its figures with the committed ones."""
+    """Run the pipeline of a commit in a clone of its own, and compare its outputs and figures with the committed."""
     import subprocess
     import sys
 
