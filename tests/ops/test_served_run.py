@@ -36,7 +36,7 @@ def test_the_champion_serves_unless_another_run_is_named(project: Path) -> None:
     assert served.folder == project / "models" / "registry" / "0001"
     assert served.champion is not None and served.log_name == "the log of champion 1"
     latest = find_served_run(None, use_latest_log=True)
-    assert (latest.folder, latest.prepared, latest.log_name) == (served.folder, layout.PREPARED, "prepared")
+    assert (latest.folder, latest.prepared, latest.log_name) == (served.folder, layout.PREPARED, "the log (prepared/)")
     current = find_served_run(Path())
     assert (current.folder, current.prepared, current.champion) == (Path(), layout.PREPARED, None)
     (project / layout.CHAMPION).unlink()
