@@ -1,7 +1,7 @@
 """`make run`: brings all stages up to date, several at a time, and prints the metrics. Without Prefect.
 
-DVC decides which stages have to run, as it does for `dvc repro`. What the run makes of the committed inputs on another
-kind of processor does not change the checkout: see `tasks.reproduction`.
+DVC decides which stages have to run, as it does for `dvc repro`. Where a run of the committed inputs gives other
+bytes, the checkout does not change: see `tasks.reproduction`.
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ class Reproduction:
     """of all figures, the largest first; empty if no figure is committed"""
     noise: str
     """what the differences are compared with"""
-
-    bytes_promised: bool = False
+    bytes_promised: bool
     """whether equal bytes are promised on this processor"""
 
     @property

@@ -6,15 +6,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from befriend import kernels
+from befriend.ops.processor import CPUINFO
 from tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def run(*command: str) -> list[str]:

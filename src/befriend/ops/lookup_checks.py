@@ -11,7 +11,7 @@ from befriend.data.columns import TEXT, TIMESTAMP, USER
 from befriend.data.erasure import is_erased, read_erasure_digests
 from befriend.data.event_log import EVENTS_FILE, TEXTS_FILE, USERS_FILE, as_log_ids
 from befriend.errors import CallError
-from befriend.ops.served_run import ServedRun, require_outputs
+from befriend.ops.served_run import ServedRun, log_name, require_outputs
 from befriend.ops.user_ids import MAX_NEAREST, read_user_ids, require_user
 
 LOG = (layout.PREPARED / EVENTS_FILE, layout.PREPARED / USERS_FILE)
@@ -60,7 +60,7 @@ def check_token_lookup(user: str, prefix: int | None = None) -> None:
     """
     require_outputs(Path(), *LOG, ABOUT_TEXTS, STU_TABLE)
     known, erased = read_user_ids(layout.PREPARED), read_erasure_digests(layout.PREPARED)
-    require_user(user, known, erased, f"the log ({layout.PREPARED}/)")
+    require_user(user, known, erased, log_name(layout.PREPARED))
     num_tokens = len(pl.read_parquet_schema(STU_TABLE)) - 1  # the other column is the id
     if prefix is not None and prefix > num_tokens:
         raise CallError(f"--prefix {prefix}: STUs have {num_tokens} tokens here, so give at most that many.")

@@ -148,8 +148,9 @@ def recommend(call: RecommendCall) -> None:
         note(f"champion {served.champion.number}, promoted {promoted} (--run . for another)")
     if call.source.requests is None:
         regime = checked.requests["regime"][0] if checked.requests.height else "daily"
-        time = datetime.fromtimestamp(checked.log_end if call.fields.at is None else to_utc_second(call.fields.at), UTC)
-        end = ", the end of the log" if call.fields.at is None else ""
+        at = call.fields.at
+        second, end = (checked.log_end, ", the end of the log") if at is None else (to_utc_second(at), "")
+        time = datetime.fromtimestamp(second, UTC)
         note(f"{regime} lists as of {time:%Y-%m-%d %H:%M:%S} UTC{end} (--regime and --at for others)")
     note("loading models and histories ...")
 

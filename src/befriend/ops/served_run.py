@@ -29,7 +29,12 @@ class ServedRun:
         """The log in words, for messages."""
         if self.champion is not None and self.prepared.parent == self.folder:
             return f"the log of champion {self.champion.number}"
-        return f"the log ({self.prepared}/)"
+        return log_name(self.prepared)
+
+
+def log_name(prepared: Path) -> str:
+    """The log in a folder in words, for messages."""
+    return f"the log ({prepared}/)"
 
 
 def find_served_run(run: Path | None, use_latest_log: bool = False) -> ServedRun:
