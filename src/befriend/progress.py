@@ -51,4 +51,6 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 def _describe_progress(num_done: int, total: int | None, seconds: float) -> str:
     if total is None:
         return f"{num_done:,} parts in {seconds / 60:.0f} min"
+    if not num_done:
+        return f"0 of {total:,}, after {seconds / 60:.0f} min of preparation"
     return f"{num_done:,} of {total:,}, about {seconds / num_done * (total - num_done) / 60:.0f} min left"

@@ -35,7 +35,7 @@ def test_help_imports_no_heavy_package() -> None:
         (["validate", "--params", "other"], 2, "An empty file has the defaults: touch other"),
         (["validate", "--params", "params", "--source", "nowhere"], 2, "the event log nowhere does not exist"),
         (["validate", "--params", "params", "--set", "max_rejectd=1"], 2, "Did you mean max_rejected?"),
-        (["evaluate", "--params", "params"], 1, "there is no prepared/events.parquet. Run `dvc repro` first"),
+        (["evaluate", "--params", "params"], 1, "there is no prepared/events.parquet. Run `make run` first"),
         (["simulate", "--out", "x", "--size", "huge"], 2, "Sizes: tiny, sample, regular, 4x"),
         (["simulate", "--out", "x", "--users", "0"], 2, "users: must be at least 10 (found 0)"),
         (["simulate", "--out", "/dev/null/x", "--users", "50", "--events", "200"], 1, "could not be read or written"),

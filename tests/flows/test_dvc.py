@@ -81,7 +81,11 @@ def test_stage_without_its_output_fails_with_the_message_of_dvc(project: Path) -
 
 def test_bug_in_a_stage_is_not_retried(project: Path) -> None:
     error = reproduce_and_fail("defect")
-    assert str(error) == "ValueError('a defect')" and error.exit_code == 70
+    assert error.exit_code == 70
+    assert str(error) == (
+        "ValueError('a defect'), a fault of befriend. Please report it; runs/defect.json has the traceback."
+    )
+    assert "ValueError: a defect" in json.loads((project / "runs" / "defect.json").read_text())["traceback"]
     assert not should_retry(None, None, State(error))
     assert not should_retry(None, None, State(ValueError("timed out")))
 

@@ -52,7 +52,7 @@ def test_verification_of_a_user_who_is_not_erased_says_how_to_erase_them(project
     with pytest.raises(CallError, match=r"3 is not erased yet\. First: befriend forget 3"):
         verify_erasure(project, ["3"])
     erase(project, ["3"])
-    with pytest.raises(CallError, match="run `dvc repro`, then `befriend tidy`"):
+    with pytest.raises(CallError, match="run `make run`, then `befriend tidy`"):
         verify_erasure(project, ["3"])
 
 

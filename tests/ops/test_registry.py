@@ -167,7 +167,7 @@ def test_rollback_takes_less_than_two_seconds(tmp_path: Path) -> None:
 
 
 def test_incomplete_run_cannot_be_promoted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Run `dvc repro` first"):
+    with pytest.raises(DataError, match="Run `make run` first"):
         promote(tmp_path, DECISION, keep=5)
     assert current_champion(tmp_path) is None
 

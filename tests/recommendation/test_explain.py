@@ -237,6 +237,8 @@ def test_each_kind_of_reason_has_its_sentence() -> None:
         "Another person contacted 42 3 hours ago."
     ]
     assert sentences_of(Reason("active", 1, second=three_hours_ago)) == ["42 was last active 3 hours ago."]
+    for age, words in ((59 * DAY, "59 days"), (60 * DAY, "2 months"), (100 * 60, "1 hour")):
+        assert sentences_of(Reason("active", 1, second=100 * DAY - age)) == [f"42 was last active {words} ago."]
     assert sentences_of(Reason("member_since", 0, second=0)) == ["42 has been here since 1970-01-01."]
 
 

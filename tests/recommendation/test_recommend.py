@@ -140,7 +140,7 @@ def test_a_cluster_search_needs_clusters_and_the_two_tower_model(project: Path, 
     shutil.copytree(project / "models", tmp_path / "models", ignore=shutil.ignore_patterns("clusters"))
     command = ("recommend", "--user", most_active_user(project), "--clusters", "--model")
     missing = call(tmp_path, *command, "two-tower")
-    assert missing.returncode == 1 and "there is no models/clusters. Run `dvc repro` first" in missing.stderr
+    assert missing.returncode == 1 and "there is no models/clusters. Run `make run` first" in missing.stderr
     wrong = call(tmp_path, *command, "stu")
     assert wrong.returncode == 2 and "--clusters is a search of the two-tower model" in wrong.stderr
 
@@ -287,4 +287,4 @@ def test_a_run_that_is_not_complete_is_an_error_before_anything_is_loaded(projec
     (tmp_path / "prepared").symlink_to(project / "prepared")
     done = call(tmp_path, "recommend", "--user", "1")
     assert done.returncode == 1
-    assert "there is no models/text. Run `dvc repro` first" in done.stderr
+    assert "there is no models/text. Run `make run` first" in done.stderr

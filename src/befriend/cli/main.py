@@ -43,7 +43,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="befriend",
     cls=Commands,
-    help="Recommend people to people, from an event log to ranked lists. `dvc repro` runs all stages in order.",
+    help="Recommend people to people, from an event log to ranked lists. `make run` runs all stages in order.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -149,7 +149,7 @@ def forget(
         typer.Option("--prove", help="Erase nothing; search all files for these users, and fail if any names them."),
     ] = False,
 ) -> None:
-    """Erase users: from all lists at once, and from data and models when you next run `dvc repro`."""
+    """Erase users: from all lists at once, and from data and models when you next run `make run`."""
     layout.require_project()
 
     from befriend.ops import erase_users as ops

@@ -51,7 +51,7 @@ def _run_folder(name: str, folder: Path) -> Path:
         if missing:
             raise CallError(
                 f"{name} has no outputs of a run: there is no {Path(name) / missing[0]}. Give the folder of a project "
-                "in which `dvc repro` has run."
+                "in which `make run` has run."
             )
         return Path(name)
     commit = _commit(name)
@@ -88,7 +88,7 @@ def _missing_outputs_message(name: str, commit: str, path: str, remote: str, pro
     if f"path: {path}" not in _call("git", "show", f"{commit}:dvc.lock").stdout:
         return (
             f"the revision {revision} has no outputs of a run: there is no {path} in its dvc.lock. Choose another one, "
-            "or compare two folders in which `dvc repro` has run: befriend compare FOLDER FOLDER"
+            "or compare two folders in which `make run` has run: befriend compare FOLDER FOLDER"
         )
     if remote:
         error = next((line for line in problem.splitlines() if line.startswith("ERROR")), "ERROR: no message")

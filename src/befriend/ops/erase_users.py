@@ -41,7 +41,7 @@ def erase(root: Path, users: list[str]) -> None:
     folders = [root / layout.PREPARED, *(run.folder / layout.PREPARED for run in promoted_runs(root))]
     logs = [read_user_ids(folder).cast(pl.String) for folder in folders if (folder / USERS_FILE).is_file()]
     if not logs:
-        raise DataError(f"there is no {folders[0] / USERS_FILE}. Run `dvc repro` first.")
+        raise DataError(f"there is no {folders[0] / USERS_FILE}. Run `make run` first.")
     known_ids = pl.concat(logs).unique(maintain_order=True)
     unknown = unknown_ids(pl.Series(users), known_ids, frozenset())
     if len(unknown):
@@ -62,7 +62,7 @@ def erase(root: Path, users: list[str]) -> None:
             f"because {error}"
         ) from None
     typer.echo(
-        f"{', '.join(users)}: no list shows these users from now on. Run `dvc repro` to remove them from data and "
+        f"{', '.join(users)}: no list shows these users from now on. Run `make run` to remove them from data and "
         f"models.\nCommit {layout.PREPARED / ERASED_FILE}, so that every clone of the project does the same."
     )
 
@@ -104,7 +104,7 @@ def verify_erasure(root: Path, users: list[str]) -> None:
                 f"{' '.join(not_erased)}"
             )
         raise CallError(
-            "traces are left: run `dvc repro`, then `befriend tidy`. A rejected row that names a user stays until you "
+            "traces are left: run `make run`, then `befriend tidy`. A rejected row that names a user stays until you "
             "remove the row from the source. Promoted runs keep the data, but no list of theirs shows an erased user; "
             "newer runs replace them in time."
         )

@@ -174,7 +174,7 @@ def _check_metrics_are_current(root: Path) -> GateCheck:
     is_current = path.is_file() and files.read_json(path)["of"] == run_fingerprint(
         root / layout.PREPARED, root / layout.MODELS
     )
-    measured = "metrics of this run" if is_current else "metrics of other models or another log: run `dvc repro`"
+    measured = "metrics of this run" if is_current else "metrics of other models or another log: run `make run`"
     return GateCheck("metrics are current", is_current, measured, "metrics of the run that is checked")
 
 

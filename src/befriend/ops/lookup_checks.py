@@ -25,7 +25,7 @@ def check_text_lookup(served: ServedRun, user: str) -> None:
     if not files.read_json(served.folder / ABOUT_TEXTS)["width"]:
         raise CallError(
             "the log of this run has no texts. Name a table of texts under data.texts in params.yaml and run "
-            "`dvc repro`, or try the embedded sample: befriend text demo"
+            "`make run`, or try the embedded sample: befriend text demo"
         )
     known, erased = read_user_ids(served.prepared), read_erasure_digests(served.prepared)
     require_user(user, known, erased, served.log_name)

@@ -78,7 +78,7 @@ def run_digest(root: Path) -> str:
     missing = [path for path in (*paths, root / layout.METRICS) if not path.is_file()]
     missing += [root / folder for folder in layout.MODEL_FOLDERS if not any((root / folder).glob("*"))]
     if missing:
-        raise DataError(f"there is no {missing[0]}. Run `dvc repro` first.")
+        raise DataError(f"there is no {missing[0]}. Run `make run` first.")
     return artifacts.fingerprint(
         root, [*paths, *artifacts.files_in(*(root / folder for folder in layout.MODEL_FOLDERS))]
     )

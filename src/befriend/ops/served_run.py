@@ -65,7 +65,7 @@ def require_outputs(folder: Path, *paths: Path) -> None:
             files.recover(folder / path)  # after a stage that was killed while it replaced the folder
         if not (folder / path).exists():
             place = "" if folder == Path() else f" in {folder}"
-            remedy = f"Run `dvc repro`{place} first."
+            remedy = f"Run `make run`{place} first."
             if folder.resolve().parent == layout.REGISTRY.resolve():
                 remedy = "Choose another promoted run: befriend rollback --to NUMBER (befriend champion lists them)."
             raise DataError(f"there is no {folder / path}. {remedy}")

@@ -21,7 +21,7 @@ def show(root: Path) -> None:
     console = Console()
     for path in (layout.VALIDATION, layout.METRICS):
         if not (root / path).is_file():
-            raise DataError(f"there is no {path} yet. Run `dvc repro` first.")
+            raise DataError(f"there is no {path} yet. Run `make run` first.")
     validation, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)
     rows = validation["rows"]
     console.print(

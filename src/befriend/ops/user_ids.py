@@ -35,7 +35,7 @@ def read_user_ids(prepared: Path) -> pl.Series:
 def read_prepared(path: Path, column: pl.Expr) -> pl.Series:
     """A column of a prepared table, without a check of its contract. DataError if the table is missing or damaged."""
     if not path.is_file():
-        raise DataError(f"there is no {path}. Run `dvc repro` first.")
+        raise DataError(f"there is no {path}. Run `make run` first.")
     try:
         return pl.scan_parquet(path, glob=False).select(column).collect().to_series()
     except pl.exceptions.PolarsError as error:

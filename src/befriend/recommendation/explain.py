@@ -316,9 +316,19 @@ def _pair_history_sentence(explanation: Explanation, reason: Reason) -> str:
 
 
 def _ago(cutoff: int, second: int) -> str:
-    """The time from a UTC second to a cutoff in words, in whole years, months (30 days), days, hours or minutes."""
-    for unit, name in ((365 * DAY, "year"), (30 * DAY, "month"), (DAY, "day"), (HOUR, "hour"), (60, "minute")):
-        count = (cutoff - second) // unit
-        if count:
+    """The time from a UTC second to a cutoff in words, in whole units.
+
+    Months (of 30 days) and years count from two on: "1 month ago" would say too little of 59 days.
+    """
+    past = cutoff - second
+    for unit, least, name in (
+        (365 * DAY, 2, "year"),
+        (30 * DAY, 2, "month"),
+        (DAY, 1, "day"),
+        (HOUR, 1, "hour"),
+        (60, 1, "minute"),
+    ):
+        count = past // unit
+        if count >= least:
             return f"{count} {name}{'s' * (count > 1)} ago"
     return "just now"

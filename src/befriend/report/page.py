@@ -12,7 +12,7 @@ from befriend.plots import DARK, LIGHT
 from befriend.report.charts import BEST_RULE, VEGA_LITE, PageChart, slices_with_best_rule, vega_config
 from befriend.report.example_lists import ExampleUser
 from befriend.report.list_hits import RegimeHits
-from befriend.report.overview import make_overview
+from befriend.report.overview import Overview
 from befriend.report.plain_words import utc_date
 from befriend.report.run_results import RunResults
 
@@ -40,7 +40,12 @@ def chart_library() -> str:
 
 
 def render_page(
-    run: RunResults, hits: list[RegimeHits], charts: list[PageChart], examples: list[ExampleUser], library: str
+    run: RunResults,
+    overview: Overview,
+    hits: list[RegimeHits],
+    charts: list[PageChart],
+    examples: list[ExampleUser],
+    library: str,
 ) -> str:
     """The HTML of the page, with data, script and style inline. Equal runs give equal bytes.
 
@@ -50,7 +55,7 @@ def render_page(
         _templates()
         .get_template("page.html")
         .render(
-            **page_context(run, hits),
+            **page_context(run, overview, hits),
             sections=[dict(zip(("id", "name", "content"), section, strict=True)) for section in SECTIONS],
             full_search=_full_search(run),
             chart_by_name={chart.name: chart for chart in charts},
@@ -63,16 +68,16 @@ def render_page(
     )
 
 
-def render_model_card(run: RunResults, hits: list[RegimeHits]) -> str:
+def render_model_card(run: RunResults, overview: Overview, hits: list[RegimeHits]) -> str:
     """The model card in Markdown, after Mitchell et al., Model Cards for Model Reporting (2019)."""
-    return _templates().get_template("model_card.md").render(**page_context(run, hits))
+    return _templates().get_template("model_card.md").render(**page_context(run, overview, hits))
 
 
-def page_context(run: RunResults, hits: list[RegimeHits]) -> dict[str, Any]:
+def page_context(run: RunResults, overview: Overview, hits: list[RegimeHits]) -> dict[str, Any]:
     """The variables that the templates of page and model card share."""
     return {
         "run": run,
-        "overview": make_overview(run, hits),
+        "overview": overview,
         "hits": hits,
         "num_rules": len(set(run.headline["model"]) - set(LEARNED)),
         "regimes": run.regimes,

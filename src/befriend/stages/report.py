@@ -46,23 +46,23 @@ def run(params: Params, root: Path) -> ReportResult:
         library = renderer.submit(chart_library)
         results = RunResults.read(root, params)
         hits = measure_hits(root, results)
+        overview = make_overview(results, hits)
         charts = make_charts(results)
         pictures = {chart.name: renderer.submit(chart.svg) for chart in charts}
         num_users, list_length = params.report.examples, params.report.people
         examples = example_lists(load(root), num_users, list_length) if num_users else []
-        page = render_page(results, hits, charts, examples, library.result())
+        page = render_page(results, overview, hits, charts, examples, library.result())
     with files.atomic(root / layout.REPORT_PAGE.parent) as folder:
         (folder / CHART_FOLDER).mkdir(parents=True)
         for name, picture in pictures.items():
             files.write_text(folder / CHART_FOLDER / f"{name}.svg", picture.result())
         files.write_text(folder / layout.REPORT_PAGE.name, page)
-        files.write_text(folder / layout.MODEL_CARD.name, render_model_card(results, hits))
-        verdict = make_overview(results, hits).verdict
-        files.write_json(folder / layout.VERDICT.name, asdict(verdict))
+        files.write_text(folder / layout.MODEL_CARD.name, render_model_card(results, overview, hits))
+        files.write_json(folder / layout.VERDICT.name, asdict(overview.verdict))
     metrics, validation = files.read_json(root / layout.METRICS), files.read_json(root / layout.VALIDATION)
     files.write_json(root / layout.HEADLINE, headline_metrics(metrics, validation))
     files.write_json(root / layout.REFERENCE, reference_figures(metrics))
     record = root / layout.RUNS / "evaluate.json"
     latency = files.read_json(record).get("latency") if record.is_file() else None
     files.write_text(root / LATENCY_FILE, f"window.befriend = {files.to_json({'latency': latency or {}})}")
-    return ReportResult(layout.REPORT_PAGE, len(charts), len(page.encode()) / 1e6, verdict)
+    return ReportResult(layout.REPORT_PAGE, len(charts), len(page.encode()) / 1e6, overview.verdict)

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,6 +31,7 @@ class Result(Protocol):
 
 T = TypeVar("T", bound=Result)
 PACKAGES = ("befriend", "numpy", "polars", "torch")
+FAULT = 70  # the exit code after an error that no user can mend, EX_SOFTWARE of sysexits.h
 
 
 def record_run(stage: str, runs: Path, run_stage: Callable[[], T]) -> T:
@@ -55,9 +57,13 @@ def record_run(stage: str, runs: Path, run_stage: Callable[[], T]) -> T:
         result = run_stage()
     except BaseException as error:
         explained = explain(error)
-        code, message = (explained.exit_code, str(explained)) if explained else (70, repr(error))
-        if isinstance(error, KeyboardInterrupt):
+        if explained:
+            code, message = explained.exit_code, str(explained)
+        elif isinstance(error, KeyboardInterrupt):
             code, message = STOPPED, f"stopped by Ctrl-C{f' at {current_progress()}' if current_progress() else ''}"
+        else:
+            code, message = FAULT, f"{error!r}, a fault of befriend. Please report it; {path} has the traceback."
+            record["traceback"] = traceback.format_exc()
         record |= {"status": "failed", "exit_code": code, "error": message}
         _write_end(path, record, start)
         if explained is None or explained is error:

@@ -52,14 +52,15 @@ def encoder_digest(name: str) -> str:
 
 
 class OneDnnLinear(torch.nn.Linear):
-    """A linear layer whose products oneDNN computes, on the CPU and where no gradients are needed.
+    """A linear layer whose products in float32 oneDNN computes, on the CPU and where no gradients are needed.
 
     The products of MKL that round alike on processors of all makers (see `befriend.kernels`) take three times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32[..., in_features]. Returns float32[..., out_features]."""
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        """x: float[..., in_features]. Returns float[..., out_features]."""
+        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if torch.is_grad_enabled() or not is_plain or not torch.backends.mkldnn.is_available():
             return super().forward(x)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return product
