@@ -118,6 +118,12 @@ def test_retraining_on_unchanged_data_runs_no_stage_and_is_fast(project: Project
     assert time.monotonic() - start < 90  # about 10 alone; other tests run at the same time
 
 
+def test_watched_run_shows_its_log(project: Project, server: Server) -> None:
+    watched = project.call("prefect", "deployment", "run", "retrain/retrain", "--watch", PREFECT_API_URL=str(server.client.base_url))
+    assert watched.returncode == 0, watched.stderr
+    assert "nothing has changed: no stage ran; champion 1 is this run" in " ".join(watched.stdout.split())
+
+
 def test_retraining_on_new_events_with_shuffled_targets_is_refused_and_a_message_is_sent(
     project: Project, server: Server, listener: Listener
 ) -> None:
