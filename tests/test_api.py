@@ -49,10 +49,11 @@ def test_an_unknown_user_gets_general_reasons(loaded_project: Befriend) -> None:
         assert sentences and "You" not in " ".join(sentences)
 
 
-def test_ids_match_only_as_they_are_written_in_the_log(loaded_project: Befriend) -> None:
+def test_ids_match_in_all_spellings_of_one_id_and_in_no_others(loaded_project: Befriend) -> None:
     known = loaded_project.log.user_ids[3]
-    assert loaded_project.recommend([str(known)], k=1)["known"].all()
-    for other in (f"0{known}", f"+{known}", f" {known}", f"{known}.0"):
+    for spelling in (known, str(known), f" {known}", f"{known}.0", f'"{known}"'):
+        assert loaded_project.recommend([spelling], k=1)["known"].all(), spelling
+    for other in (f"0{known}", f"+{known}", f"{known}.5"):
         assert not loaded_project.recommend([other], k=1)["known"].any(), other
 
 

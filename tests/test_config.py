@@ -111,9 +111,9 @@ def test_messages_are_in_words_of_this_project(value: object) -> None:
 
 def test_the_types_of_a_value_are_named_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
-        load(tmp_path, "cluster: {clusters: 1}\ndata: {separator: ab, columns: {actor_id: [1]}, actions: [a, 1]}\n")
+        load(tmp_path, "cluster: {clusters: 1}\ndata: {separator: '', columns: {actor_id: [1]}, actions: [a, 1]}\n")
     assert str(error.value).splitlines()[1:] == [
-        "  data.separator: must be text of at most 1 character (found 'ab').",
+        "  data.separator: must be text of at least 1 character (found '').",
         "  data.columns.actor_id: must be text or a whole number (found [1]).",
         "  data.actions.1: must be text (found 1).",
         "  cluster.clusters: must be 'auto' or at least 2 (found 1).",

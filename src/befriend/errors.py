@@ -5,6 +5,7 @@
     │   ├── SettingsError    2   params.yaml or --set holds an unknown or invalid setting
     │   └── SourceError      2   the event log does not exist, or may not be read
     ├── DataError            1   the data does not match its description, or failed a check
+    │   └── DamagedFileError 1   a file that befriend wrote cannot be read back
     ├── StorageError         1   a file could not be read or written: disk full, no permission
     ├── NetworkError         1   another machine could not be reached
     ├── BusyError            1   another process is running stages in this project
@@ -25,6 +26,7 @@ __all__ = [
     "BefriendError",
     "BusyError",
     "CallError",
+    "DamagedFileError",
     "DataError",
     "KilledError",
     "NetworkError",
@@ -61,6 +63,10 @@ class SourceError(CallError):
 
 class DataError(BefriendError):
     """Data does not match its description, or failed a check."""
+
+
+class DamagedFileError(DataError, ValueError):
+    """A file that befriend wrote cannot be read back."""
 
 
 class StorageError(BefriendError):

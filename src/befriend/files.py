@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from befriend.errors import BusyError
+from befriend.errors import BusyError, DamagedFileError
 
 LOCK_VARIABLE = "BEFRIEND_LOCK_HOLDER"
 """environment variable with the keys of held stage locks, see `stage_lock`"""
@@ -177,8 +177,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value in a JSON file. DamagedFileError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}). Restore it, or remove it and run `make run`.") from None
 
 
 def sha256(path: Path) -> str:

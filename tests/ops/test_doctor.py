@@ -132,3 +132,20 @@ def test_versions_are_those_of_the_packages() -> None:
     assert machine.describe_cuda()["built_for"] == torch.version.cuda
     assert machine.package_version("no-such-package") is None
     assert machine.missing_packages() == [] and machine.missing_programs() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and its end is missing"])
+@pytest.mark.parametrize("path", ["prepared/users.parquet", "reports/metrics.json"])
+def test_damaged_outputs_are_found(path: str, content: bytes, project: Path) -> None:
+    (project / path).write_bytes(content)
+    done = call(project, "doctor")
+    assert done.returncode == 1
+    assert f"missing: {path} is damaged\n  -> rm {path}, then make run\n" in done.stdout
+
+
+def test_refused_log_is_to_be_corrected_first(project: Path) -> None:
+    validation = json.loads((project / "reports" / "validation.json").read_text())
+    (project / "reports" / "validation.json").write_text(json.dumps(validation | {"passed": False}))
+    assert "missing: the log was refused\n  -> correct the log, or params.yaml" in call(project, "doctor").stdout
+    (project / "reports" / "metrics.json").unlink()
+    assert "the log was refused, and nothing was trained" in call(project, "summary").stderr

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from befriend import files, layout
-from befriend.data.erasure import erasure_digest, read_erasure_digests
-from befriend.errors import BusyError, CallError
+from befriend.data.erasure import add_erasure_digests, erasure_digest, read_erasure_digests
+from befriend.errors import BusyError, CallError, DataError
 from befriend.ops.erase_users import erase, find_traces, verify_erasure
 
 BLOCKS = Path("runs/lists.parquet.parts")
@@ -102,3 +102,12 @@ def test_erasure_during_a_run_records_the_user_and_leaves_files_unchanged(name: 
         assert (project / BLOCKS / "0.parquet").is_file()
     erase(project, ["3"])
     assert rows(project) == [(1, 2), (2, 1)]
+
+
+def test_a_damaged_list_of_erased_users_is_an_error_since_they_would_be_shown_again(tmp_path: Path) -> None:
+    add_erasure_digests(tmp_path, map(erasure_digest, (1, 2)))
+    assert len(read_erasure_digests(tmp_path)) == 2
+    path = tmp_path / "forgotten.txt"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(DataError, match="line 3 is no digest of an erased user"):
+        read_erasure_digests(tmp_path)

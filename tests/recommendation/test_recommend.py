@@ -44,6 +44,17 @@ def test_table_and_json_show_the_same_list(project: Path) -> None:
         assert str(row["recommended"]) in table
 
 
+def test_reasons_are_given_without_texts_and_statements_which_promoted_runs_do_not_keep(
+    project: Path, tmp_path: Path
+) -> None:
+    promoted = shutil.copytree(project, tmp_path / "promoted")
+    for name in ("texts.parquet", "statements.parquet"):
+        (promoted / "prepared" / name).unlink(missing_ok=True)
+    done = call(promoted, "recommend", "--user", most_active_user(project), "-k", "3", "--explain", "--json")
+    assert done.returncode == 0, done.stderr
+    assert all(row["why"] for row in json.loads(done.stdout))
+
+
 def test_lists_for_a_file_of_users_are_those_for_all_users(project: Path, tmp_path: Path) -> None:
     ids = pl.read_parquet(project / "prepared" / "users.parquet")["user_id"]
     (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")

@@ -22,11 +22,11 @@ from tests.report.results import regime_hits
 def test_the_headline_counts_lists_with_the_right_person() -> None:
     nightly, live = regime_hits(share=0.1822), regime_hits("live", share=0.5605)
     assert headline_sentence([nightly, live]) == (
-        "When a user contacts someone new, that person is on the nightly list of ten 18 times in 100, "
+        "When a user contacts someone new who was active before, that person is on the nightly list of ten 18 times in 100, "
         "and on the live list 56 times in 100."
     )
     assert headline_sentence([live]) == (
-        "When a user contacts someone new, that person is on the live list of ten 56 times in 100."
+        "When a user contacts someone new who was active before, that person is on the live list of ten 56 times in 100."
     )
 
 

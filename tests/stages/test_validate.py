@@ -234,7 +234,7 @@ def test_rejected_rows_are_written_unchanged_with_row_number_and_reason(
         f"1,message,2,{too_late}".encode(): "timestamp_later",
         b"1,message,2": "ragged_row",
         b"1,message,2,1600000000,9": "ragged_row",
-        b'1,"message,2,1600000000': "ragged_row",
+        b'1,"message,2,1600000000': "unclosed_quote",
         b"1,mess\xffage,2,1600000000": "invalid_utf8",
     }
     lines = [*valid_lines[:5], *invalid_lines, *valid_lines[5:]]
@@ -330,7 +330,7 @@ def test_an_empty_log_is_refused(project: Project, raw_events: pl.DataFrame) -> 
     write_text(project.root / "header", raw_events[:0])
     assert "The log is empty" in project.run_and_fail(project.root / "header", format="csv")
     (project.root / "nothing").write_bytes(b"")
-    assert "is empty: not even a header line" in project.run_and_fail(project.root / "nothing", format="csv")
+    assert "The log is empty" in project.run_and_fail(project.root / "nothing", format="csv")
     assert "The log is empty" in project.run_and_fail(project.root / "nothing", format="whitespace", columns=COLUMNS)
     (project.root / "folder").mkdir()
     assert "folder without files" in project.run_and_fail(project.root / "folder")
@@ -378,7 +378,7 @@ def test_a_file_of_another_format_than_the_setting_is_an_error(project: Project,
     write_text(project.root / "csv", raw_events)
     assert "not a readable Parquet file" in project.run_and_fail(project.root / "csv")
     raw_events.write_parquet(project.root / "pq")
-    assert "Set data.format: parquet" in project.run_and_fail(project.root / "pq", format="csv")
+    assert "set data.format: parquet" in project.run_and_fail(project.root / "pq", format="csv")
 
 
 def test_a_column_of_an_unusable_type_is_named_in_the_error(project: Project, raw_events: pl.DataFrame) -> None:
@@ -424,13 +424,35 @@ def test_different_ids_are_never_merged(project: Project, raw_events: pl.DataFra
     (project.root / "log").write_text(text + "007,message,+8,1608640001\n")
     project.run(project.root / "log", {"max_rejected": 0.1}, format="csv")
     assert list(project.rejected().values()) == ["actor_id_type"]
-    spaced = raw_events.with_columns(pl.format(" {}", pl.col("actor_id")).alias("actor_id")).cast(
-        {"target_id": pl.String}
+
+
+@pytest.mark.parametrize("spelling", [" {}", "{}.0", "'{}'", "\ufeff{}"])
+def test_ids_that_an_export_spelled_differently_on_one_side_are_the_same_users(
+    spelling: str, project: Project, raw_events: pl.DataFrame
+) -> None:
+    raw_events.write_parquet(project.root / "log")
+    project.run(project.root / "log", id_type="string")
+    expected = (project.prepared / "users.parquet").read_bytes(), (project.prepared / "events.parquet").read_bytes()
+    table = raw_events.with_columns(pl.format(spelling, "actor_id").alias("actor_id")).cast({"target_id": pl.String})
+    table.write_parquet(project.root / "log")
+    project.run(project.root / "log", id_type="string")
+    assert expected == (
+        (project.prepared / "users.parquet").read_bytes(),
+        (project.prepared / "events.parquet").read_bytes(),
     )
-    spaced.write_parquet(project.root / "spaced")
-    project.run(project.root / "spaced", id_type="string")
-    ids = pl.read_parquet(project.prepared / "users.parquet")["user_id"]
-    assert {" 1", "1"} <= set(ids)
+
+
+def test_events_within_a_second_are_in_the_order_of_its_fractions_and_no_duplicates(project: Project) -> None:
+    rows = [(1, 2, 1_700_000_000_700), (2, 1, 1_700_000_000_100), (1, 2, 1_700_000_000_100), (1, 2, 1_700_000_000_100)]
+    rows += [(3, k, 1_700_000_000_000 + 10**6 * k) for k in range(4, 40)]
+    text = "actor_id,action,target_id,timestamp\n" + "".join(f"{a},m,{b},{t}\n" for a, b, t in rows)
+    (project.root / "log").write_text(text)
+    project.run(project.root / "log", {"duplicates": "drop"}, format="csv", timestamp_unit="ms")
+    events, users = (pl.read_parquet(project.prepared / name) for name in ("events.parquet", "users.parquet"))
+    first = events.filter(pl.col("timestamp") == 1_700_000_000).select(
+        users["user_id"].gather(events["actor_id"].head(3).cast(pl.UInt32))
+    )
+    assert first["user_id"].to_list() == [2, 1, 1]
 
 
 def test_timestamps_may_have_a_fraction_of_zeros(project: Project, raw_events: pl.DataFrame) -> None:

@@ -264,7 +264,7 @@ def test_a_file_read_in_blocks_gives_the_same_table(tmp_path: Path, monkeypatch:
     pl.DataFrame(POSTS).write_parquet(tmp_path / "t")
     monkeypatch.setattr("befriend.readers.parquet.BATCH_ROWS", 1)
     assert read(tmp_path, texts=ALL).texts.table.rows() == TEXT_ROWS
-    monkeypatch.setattr("befriend.readers.delimited.blocks.__defaults__", (100,))
+    monkeypatch.setattr("befriend.readers.text_files.BLOCK_BYTES", 100)
     write_lines(tmp_path / "t", [*POSTS, {"timestamp": 5, "text": "x"}])
     assert read(tmp_path, texts=ALL).texts.table.rows() == TEXT_ROWS
     assert [row[1:3] for row in rejected(tmp_path)] == [(5, "user_id_empty")]

@@ -165,7 +165,7 @@ def use(
         separator=separator,
         header=header,
         default_action=default_action,
-        roles=dict.fromkeys(signal or [], "signal") | dict.fromkeys(exclude or [], "exclude"),
+        roles=_roles(signal or [], exclude or []),
         side_tables={
             "attributes": {
                 "file": attributes,
@@ -203,3 +203,11 @@ def _parse_columns(option: str, pairs: list[str] | None) -> dict[str, str]:
         if not (field and sign and column):
             raise CallError(f"{option} {field}{sign}{column}: write it as FIELD=COLUMN, for example text=body.")
     return {field: column for field, _, column in split_pairs}
+
+
+def _roles(signal: list[str], exclude: list[str]) -> dict[str, str]:
+    """Action -> role. CallError if an action has two."""
+    both = sorted({*signal} & {*exclude})
+    if both:
+        raise CallError(f"{', '.join(both)}: an action is a signal or excludes, not both. Leave out one option.")
+    return dict.fromkeys(signal, "signal") | dict.fromkeys(exclude, "exclude")

@@ -13,6 +13,8 @@ ACTION: Final = "action"
 TARGET: Final = "target_id"
 TIMESTAMP: Final = "timestamp"
 ROLE: Final = "role"
+NANOSECOND: Final = "nanosecond"
+"""the timestamp in UTC nanoseconds, as fine as the raw log has it; orders the events of a second"""
 EVENT_FIELDS: Final = (ACTOR, ACTION, TARGET, TIMESTAMP)
 
 # columns of users and of their attributes
@@ -58,19 +60,20 @@ only (a view); exclude keeps the two off each other's lists (a block)"""
 REASONS: Final[dict[str, str]] = {  # code of a reason -> what reports and messages say
     "invalid_utf8": "the line is not valid UTF-8",
     "ragged_row": "the line has more or fewer fields than the log has columns",
+    "unclosed_quote": "the line opens a quote that no later line closes",
     "actor_id_empty": "no actor id",
-    "actor_id_type": "the actor id is not an integer (data.id_type)",
+    "actor_id_type": "the actor id is not an integer of 64 bits, or was rounded (data.id_type)",
     "target_id_empty": "no target id",
-    "target_id_type": "the target id is not an integer (data.id_type)",
+    "target_id_type": "the target id is not an integer of 64 bits, or was rounded (data.id_type)",
     "action_empty": "no action",
     "action_unknown": "the action is not listed in data.actions",
     "timestamp_empty": "no timestamp",
     "timestamp_type": "the timestamp cannot be read in data.timestamp_unit",
     "timestamp_negative": "the timestamp lies before 1970",
-    "timestamp_unit": "the timestamp lies beyond the year 5138: it is in a finer unit than data.timestamp_unit",
+    "timestamp_unit": "the timestamp lies beyond the year 2262: it is in a finer unit than data.timestamp_unit",
     "timestamp_later": "the timestamp is later than validate.latest",
     "user_id_empty": "no user id (attributes, texts, statements)",
-    "user_id_type": "the user id is not an integer (data.id_type; attributes, texts, statements)",
+    "user_id_type": "the user id is not an integer of 64 bits, or was rounded (data.id_type; side tables)",
     "user_id_again": "the user already has a row (attributes)",
     "number_type": "a number cannot be read; leave the field empty where it is unknown (attributes)",
     "text_empty": "no text (texts)",

@@ -8,6 +8,7 @@ does not list ids in plain text. Digests are no secrets: anyone who has the ids 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ import polars as pl
 
 from befriend import files
 from befriend.data.event_log import EventLog
+from befriend.errors import DataError
 
 ERASED_FILE = "forgotten.txt"
+_DIGEST = re.compile("[0-9a-f]{64}")
 FILE_HEADER = "# People who asked to be forgotten, a digest of each one's id (befriend forget)."
 
 
@@ -29,9 +32,18 @@ def erasure_digest(user: Any) -> str:
 
 
 def read_erasure_digests(folder: Path) -> frozenset[str]:
-    """The digests in forgotten.txt of a folder; empty if there is no such file."""
+    """The digests in forgotten.txt of a folder; empty if there is no such file.
+
+    DataError for a line that is no digest: its user would be shown again.
+    """
     path = folder / ERASED_FILE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#") and not _DIGEST.fullmatch(line):
+            raise DataError(
+                f"{path} is damaged: line {number} is no digest of an erased user, who would be shown again. Restore "
+                f"the file: git checkout {path}"
+            )
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 

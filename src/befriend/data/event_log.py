@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from befriend.data.columns import ACTION, ACTOR, CONTACT, EXCLUDE, ROLE, ROLES, TARGET, TIMESTAMP, USER_ID
+from befriend.data.external_ids import as_log_ids
 from befriend.errors import DataError
 
 HOUR, DAY = 3600, 86_400  # seconds
@@ -37,22 +38,6 @@ def first_seen(actor: np.ndarray, target: np.ndarray, timestamp: np.ndarray, num
         earliest[side[::-1]] = timestamp[::-1]  # of several assignments to one index NumPy keeps the last
         first = np.minimum(first, earliest)
     return first
-
-
-def as_log_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """External ids as the type that the ids of a log have, integers or text; null for an id that is none of that type.
-
-    If the ids of the log are integers, text must be an integer in canonical form: "007" and "+7" are not 7, and neither
-    are 7.5 and true.
-    """
-    if ids.dtype == pl.Boolean:
-        return pl.repeat(None, len(ids), dtype=dtype, eager=True).alias(ids.name)
-    typed = ids.cast(dtype, strict=False)
-    if ids.dtype.is_float():
-        return pl.select(pl.when(typed.cast(ids.dtype, strict=False) == ids).then(typed).alias(ids.name)).to_series()
-    if ids.dtype == pl.String and dtype.is_integer():
-        return pl.select(pl.when(typed.cast(pl.String) == ids).then(typed).alias(ids.name)).to_series()
-    return typed
 
 
 @dataclass(frozen=True)

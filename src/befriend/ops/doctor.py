@@ -104,6 +104,12 @@ def _log_findings(log: dict[str, Any] | None) -> list[Finding]:
 
 
 def _run_findings(root: Path, run: dict[str, Any], log: dict[str, Any]) -> list[Finding]:
+    if log.get("refused"):
+        remedy = f"correct the log, or params.yaml ({layout.VALIDATION_REPORT} says what is wrong), then make run"
+        return [Finding("the log was refused", remedy, True)]
+    damaged = project_state.damaged_outputs(root)
+    if damaged:
+        return [Finding(f"{damaged[0]} is damaged", f"rm {damaged[0]}, then make run", True)]
     if not run["complete"]:
         missing, unfinished = project_state.missing_outputs(root), project_state.unfinished_stage(root)
         why = f"; {unfinished}" if unfinished else ""

@@ -16,6 +16,7 @@ from befriend import files, layout
 from befriend.data.columns import RAW, USER_ID
 from befriend.data.erasure import ERASED_FILE, add_erasure_digests, erasure_digest, read_erasure_digests
 from befriend.data.event_log import USERS_FILE
+from befriend.data.external_ids import as_log_ids
 from befriend.errors import BusyError, CallError, DataError
 from befriend.ops import caches
 from befriend.ops.registry import promoted_runs, registry_lock, remove_incomplete_runs
@@ -47,6 +48,7 @@ def erase(root: Path, users: list[str]) -> None:
     if len(unknown):
         hint = suggestion(unknown[0], known_ids)
         raise CallError(f"there is no user with the id {', '.join(unknown)}, so nobody was erased. {hint}".rstrip())
+    users = as_log_ids(pl.Series(users), known_ids.dtype).to_list()
     with registry_lock(root):  # no run is promoted meanwhile
         remove_incomplete_runs(root)
         for folder in {*folders, *(run.folder / layout.PREPARED for run in promoted_runs(root))}:

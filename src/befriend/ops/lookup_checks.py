@@ -9,7 +9,8 @@ import polars as pl
 from befriend import files, layout
 from befriend.data.columns import TEXT, TIMESTAMP, USER
 from befriend.data.erasure import is_erased, read_erasure_digests
-from befriend.data.event_log import EVENTS_FILE, TEXTS_FILE, USERS_FILE, as_log_ids
+from befriend.data.event_log import EVENTS_FILE, TEXTS_FILE, USERS_FILE
+from befriend.data.external_ids import as_log_ids
 from befriend.errors import CallError
 from befriend.ops.served_run import ServedRun, log_name, require_outputs
 from befriend.ops.user_ids import MAX_NEAREST, read_user_ids, require_user

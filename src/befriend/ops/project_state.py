@@ -7,6 +7,7 @@ takes milliseconds. `dvc status` takes seconds, and sees changes of code and of 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from befriend.ops.registry import current_champion
 
 DATA_FILE, LOCK_FILE = Path("data.dvc"), Path("dvc.lock")
 ERASED = layout.PREPARED / "forgotten.txt"
-EVENTS = layout.PREPARED / "events.parquet"
-OUTPUTS = (layout.VALIDATION, EVENTS, *layout.MODEL_FOLDERS, layout.METRICS, layout.REPORT_PAGE)
+EVENTS, USERS = layout.PREPARED / "events.parquet", layout.PREPARED / "users.parquet"
+OUTPUTS = (layout.VALIDATION, EVENTS, USERS, *layout.MODEL_FOLDERS, layout.METRICS, layout.REPORT_PAGE)
 """what a complete run has, in the order of the stages"""
 
 
@@ -30,12 +31,37 @@ def describe_log(root: Path) -> dict[str, Any] | None:
     validation = _read_json(root / layout.VALIDATION)
     if validation:
         log |= {"users": validation["users"], "events": validation["rows"]["events"], **validation["time"]}
+        if not validation.get("passed", True):
+            log["refused"] = True
     return log
 
 
 def missing_outputs(root: Path) -> list[Path]:
     """Those of OUTPUTS that the project does not have, relative to `root`."""
     return [path for path in OUTPUTS if not (root / path).exists()]
+
+
+def damaged_outputs(root: Path) -> list[Path]:
+    """Prepared tables and reports in JSON that are cut off or hold something else, by their first and last bytes."""
+    tables = sorted((root / layout.PREPARED).glob("*.parquet"))
+    damaged = [path for path in tables if not _is_parquet(path)]
+    reports = [root / path for path in OUTPUTS if path.suffix == ".json" and (root / path).exists()]
+    return [path.relative_to(root) for path in [*damaged, *(path for path in reports if not _is_json(path))]]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        files.read_json(path)
+    except DataError:
+        return False
+    return True
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+        file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+        return head == file.read(4) == b"PAR1"
 
 
 def unfinished_stage(root: Path) -> str | None:
@@ -74,8 +100,8 @@ def _why_outdated(ran: dict[str, Any] | None, current: dict[str, str], params: d
     if ran is None:
         return "it has not run yet"
     for dependency in ran.get("deps", []):
-        path = dependency["path"]
-        if current.get(path, dependency["md5"]) != dependency["md5"]:
+        path, digest = dependency["path"], dependency.get("md5")
+        if digest is not None and current.get(path, digest) != digest:
             return f"{path} has changed"
     for section, values in ran.get("params", {}).get(str(layout.PARAMS), {}).items():
         if params.get(section) != values:
@@ -98,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if the file is missing, damaged, or holds none."""
     try:
         content = files.read_json(path) if path.is_file() else None
-    except ValueError:
+    except DataError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -13,7 +13,8 @@ import polars as pl
 from befriend.data.attributes import ATTRIBUTES_FILE
 from befriend.data.columns import ACTION, TIMESTAMP, USER_ID
 from befriend.data.erasure import is_erased, read_erasure_digests
-from befriend.data.event_log import EVENTS_FILE, USERS_FILE, as_log_ids
+from befriend.data.event_log import EVENTS_FILE, USERS_FILE
+from befriend.data.external_ids import as_log_ids
 from befriend.errors import CallError
 from befriend.layout import PREPARED
 from befriend.ops.recommend_call import ConstraintOptions, RecommendCall, RequestFields, RequestSource
@@ -119,7 +120,8 @@ def _require_users(
 ) -> None:
     """Raises CallError for users whom the log does not have."""
     if source.user is not None:
-        hint = "--cold-start makes lists of users whom the log does not know."
+        can_be_id = not as_log_ids(pl.Series([source.user]), known.dtype).null_count()
+        hint = "--cold-start makes lists of users whom the log does not know." if can_be_id else ""
         if _joined_later(source.user, served, erased):
             hint = f"{PREPARED} has this user: add --newest, which uses the log that was prepared last."
         require_user(source.user, known, erased, served.log_name, hint)

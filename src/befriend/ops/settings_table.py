@@ -26,6 +26,7 @@ MAX_WIDTH = 100  # characters of a line of documentation
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.8  # of a suggestion to what was typed
 PLAIN_TEXT = re.compile(r"[\w.+/-][\w .:+/-]*")
+YAML_CONSTANTS = ("null", "true", "false", "yes", "no", "on", "off")  # texts that YAML reads as other values
 """text that needs no quotation marks in YAML"""
 
 
@@ -105,4 +106,5 @@ def to_yaml(value: Any) -> str:
         return f"[{', '.join(map(to_yaml, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {to_yaml(inner)}' for name, inner in value.items())}}}"
-    return str(value) if PLAIN_TEXT.fullmatch(str(value)) else json.dumps(value, ensure_ascii=False)
+    is_plain = PLAIN_TEXT.fullmatch(str(value)) and str(value).lower() not in YAML_CONSTANTS
+    return str(value) if is_plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -12,8 +12,10 @@ from befriend import files, layout
 from befriend.analysis.metric_tables import LISTS, headline
 from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
+from befriend.ops import project_state
 
 NUM_SHOWN_MODELS = 5  # in each table
+SERVED_MODEL = "both"
 
 
 def show(root: Path) -> None:
@@ -21,6 +23,9 @@ def show(root: Path) -> None:
     console = Console()
     for path in (layout.VALIDATION, layout.METRICS):
         if not (root / path).is_file():
+            validation = project_state.describe_log(root) or {}
+            if validation.get("refused"):
+                raise DataError(f"the log was refused, and nothing was trained. {layout.VALIDATION_REPORT} says why.")
             raise DataError(f"there is no {path} yet. Run `make run` first.")
     validation, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)
     rows = validation["rows"]
@@ -28,6 +33,10 @@ def show(root: Path) -> None:
         f"\n[bold]{rows['events']:,}[/] events between [bold]{validation['users']:,}[/] users "
         f"({rows['read']:,} rows read, {rows['rejected']:,} rejected, {rows['self_loops']:,} self-loops dropped)"
     )
+    if project_state.outdated_stages(root):
+        console.print(
+            "[yellow]These are the figures of an earlier log, or of earlier settings. For those of now: make run[/]\n"
+        )
     table = headline(metrics)
     for list_kind, (_, title) in LISTS.items():
         console.print(
@@ -38,7 +47,7 @@ def show(root: Path) -> None:
             )
         )
     console.print(
-        f"[dim]the best {NUM_SHOWN_MODELS} of {table['model'].n_unique()} models and heuristics; "
+        f"[dim]what is served (both), and the best of {table['model'].n_unique()} models and heuristics; "
         "the report has all of them, with confidence intervals[/]\n"
     )
     if (root / layout.VERDICT).is_file():
@@ -55,6 +64,7 @@ def show(root: Path) -> None:
         durations = ", ".join(f"{record['stage']} {record.get('seconds', 0):.0f} s" for record in records)
         revisions = sorted({record["revision"] for record in records if record.get("revision")})
         code = f", code {' and '.join(revisions)}" if revisions else ""
+        code += " (+: with uncommitted changes)" if "+" in code else ""
         console.print(f"last run at {records[-1]['started']}{code}: {durations}\n", highlight=False)
     for name, path in (
         ("the run on one page", layout.REPORT_PAGE),
@@ -69,7 +79,10 @@ def show(root: Path) -> None:
 
 
 def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
-    """A table of the models with the best mean over the regimes. Of models with equal metrics, only the first."""
+    """A table of the models with the best mean over the regimes, and of the served one, whatever its mean.
+
+    Of models with equal metrics, only the first.
+    """
     printed = Table("model", *regimes, title=title, title_justify="left", title_style="bold", header_style="")
     regimes = [regime for regime in regimes if table.filter(regime=regime).height]
     if not regimes:
@@ -78,7 +91,8 @@ def _table(table: pl.DataFrame, regimes: list[str], title: str) -> Table:
     wide = table.pivot(on="regime", index="model", values="ndcg@10").unique(regimes, keep="first", maintain_order=True)
     best = wide.with_columns(pl.mean_horizontal(regimes).alias("mean")).sort("mean", "model", descending=[True, False])
     top = {regime: best[regime].max() for regime in regimes}
-    for row in best[:NUM_SHOWN_MODELS].iter_rows(named=True):
+    is_shown = (pl.int_range(pl.len()) < NUM_SHOWN_MODELS) | (pl.col("model") == SERVED_MODEL)
+    for row in best.filter(is_shown).iter_rows(named=True):
         cells = [f"{row[regime]:.3f}" for regime in regimes]
         printed.add_row(
             row["model"], *(f"[bold]{c}[/]" if row[r] == top[r] else c for r, c in zip(regimes, cells, strict=True))

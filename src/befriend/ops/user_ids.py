@@ -16,7 +16,8 @@ import polars as pl
 
 from befriend.data.columns import USER_ID
 from befriend.data.erasure import erasure_digest, is_erased
-from befriend.data.event_log import USERS_FILE, as_log_ids
+from befriend.data.event_log import USERS_FILE
+from befriend.data.external_ids import as_log_ids
 from befriend.errors import CallError, DataError, one_of
 from befriend.recommendation.request_table import as_id_column
 
@@ -71,8 +72,8 @@ def unknown_ids(ids: pl.Series, known: pl.Series, erased: frozenset[str]) -> pl.
     known: the external ids of the log; erased: digests of erased users.
     """
     ids = ids.drop_nulls().unique(maintain_order=True)
-    is_known = as_log_ids(ids, known.dtype).is_in(known.implode()).fill_null(False)
-    return ids.filter(~is_known | is_erased(ids, erased))
+    typed = as_log_ids(ids, known.dtype)
+    return ids.filter(~typed.is_in(known.implode()).fill_null(False) | is_erased(typed, erased))
 
 
 def require_user(user: str, known: pl.Series, erased: frozenset[str], log_name: str, hint: str = "") -> None:

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,8 @@ from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_
 from befriend.errors import DataError, explain
 from befriend.readers.data_settings import AttributeSettings, DataSettings, StatementSettings, TextSettings
 
-INTEGER_PATTERN = r"^-?(0|[1-9][0-9]*)$"  # an integer in its canonical form: neither 007 nor +7
 TAG_PATTERN = r"[^<>,|]+"  # one tag in a string of several: <a><b>, a,b or a|b
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of a partition for missing values
 MAX_COLUMN_LIST_LENGTH = 400  # characters of a list of columns in a message
 
 
@@ -34,6 +35,8 @@ class Chunk:
     `reason`: why the reader rejects the row, such as ragged_row, a key of REASONS; null if it does not"""
     raw: Any
     """the same rows in their original form: a polars Series of lines, or a pyarrow RecordBatch"""
+    num_comments: int = 0
+    """number of comment lines among the rows"""
 
     def filter(self, mask: pl.Series) -> Chunk:
         """The chunk with the rows where the mask is true. mask: bool, one value per row."""
@@ -114,6 +117,14 @@ def require_columns(mapping: ColumnMapping, names: list[str], file: Path) -> Non
 def relative_name(file: Path, source: Path) -> str:
     """The path of a file relative to the source; its name if the file is itself the source."""
     return file.name if source == file else str(file.relative_to(source))
+
+
+def partition_values(file: Path, source: Path) -> dict[str | int, str | None]:
+    """Key -> value of the partitioned folders in which a file lies: {"action": "like"} for action=like/part-0.csv."""
+    if source == file:
+        return {}
+    pairs = (folder.split("=", 1) for folder in file.relative_to(source).parts[:-1] if "=" in folder)
+    return {key: None if value == HIVE_NULL else unquote(value) for key, value in pairs}
 
 
 def raise_damaged(error: Exception, problem: str) -> NoReturn:

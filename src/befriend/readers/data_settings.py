@@ -5,12 +5,23 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from befriend.data.columns import EVENT_FIELDS, USER, Role
 from befriend.settings import Settings
 
-Separator = Annotated[str, Field(min_length=1, max_length=1)]
+UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+ISO = "iso"
+
+
+def _check_unit(unit: str) -> str:
+    if unit not in (*UNITS_PER_SECOND, ISO) and "%" not in unit:
+        raise ValueError('must be s, ms, us, ns, iso or a format of strptime such as "%d/%m/%Y %H:%M"')
+    return unit
+
+
+TimestampUnit = Annotated[str, AfterValidator(_check_unit)]
+Separator = Annotated[str, Field(min_length=1)]
 
 
 class EventColumns(Settings):
@@ -121,15 +132,20 @@ class DataSettings(Settings):
     format: Literal["parquet", "csv", "whitespace"] = "parquet"
     """parquet (a file or a folder), csv (any one-character separator), whitespace (as in the SNAP collection)"""
     separator: Separator = ","
-    """field separator of a CSV"""
+    """field separator of a CSV, one character or several"""
+    escape: Literal["\\"] | None = None
+    """the character before a quote within a quoted field, if it is not another quote"""
     header: bool = True
     """whether the first line of a text file names its columns"""
     columns: EventColumns = EventColumns()
     """column of each field of an event"""
     id_type: Literal["integer", "string"] = "integer"
     """type of the user ids"""
-    timestamp_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
-    """unit since 1970-01-01 UTC, or iso for ISO 8601 text and datetime columns (UTC if they name no zone)"""
+    null_words: list[str] = ["NULL", "\\N", "NaN", "None", "NA"]
+    """words that stand for a missing id, in exact case; an empty field always does"""
+    timestamp_unit: TimestampUnit = "s"
+    """s, ms, us or ns since 1970-01-01 UTC; iso for ISO 8601 text and datetime columns; or a format of strptime such as
+    "%d/%m/%Y %H:%M" (UTC where no zone is named)"""
     action_from_file_name: bool = False
     """take the action from each file's name (up to its first dot), for logs with one file per action"""
     default_action: str = "event"

@@ -1,179 +1,248 @@
-"""Reads delimited text files, CSV or white space: decompresses them, decodes lines and splits them into fields."""
+"""Reads delimited text, CSV or white space: joins lines to records, skips comments, and splits records into fields."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import polars as pl
 
 from befriend.data.columns import RAW, REASON, ROW
 from befriend.errors import DataError
-from befriend.readers.chunk import Chunk, ColumnMapping, raise_damaged, relative_name, require_columns
+from befriend.readers.chunk import Chunk, ColumnMapping, partition_values, relative_name, require_columns
 from befriend.readers.data_settings import DataSettings
+from befriend.readers.text_files import decode_lines, text_blocks
 
-BLOCK_BYTES = 1 << 26  # about two million short lines
-COMMENT_PATTERN = r"^\s*[#%]"  # comments above the data in files of the SNAP and KONECT collections of networks
-_GZIP_MAGIC, _ZSTD_MAGIC, _PARQUET_MAGIC, _BYTE_ORDER_MARK = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef\xbb\xbf"
+FIELDS = "fields"
+COMMENT_PATTERN = r"^\s*[#%]+(\s|$)"  # as in the SNAP and KONECT collections: a blank follows the mark
+SEPARATOR_HINT_PATTERN = r"(?i)^sep=.$"  # a first line that tells Excel the separator
+MAX_RECORD_LINES = 1000  # of a record with line ends in its fields; beyond it, a quote was not closed
+_STAND_IN = "\x1f"  # for a separator of several characters, which the csv module does not have
+_UNCLOSED = "unexpected end of data"  # what the csv module says of a record with a quote that is not closed
 
 
 def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
     """Yields the rows of a text file in order, without blank lines, comments and the header.
 
-    A row with another number of fields than the file has columns gets the reason `ragged_row`. Raises a DataError if
-    the file is damaged, or lacks a header or a column of the mapping.
+    A row with another number of fields than the file has columns gets the reason `ragged_row`, and a line with a quote
+    that no later line closes gets `unclosed_quote`. Raises a DataError if the file is damaged, or lacks a column of the
+    mapping. A column may also be the key of a partitioned folder (action=like/part-0.csv).
     """
-    columns = mapping.columns
-    has_header = settings.format == "csv" and settings.header
-    num_lines_read, num_columns = 0, None
-    for block in blocks(file):
-        rows = decode_lines(block)
-        rows = rows.with_columns(
-            pl.int_range(num_lines_read + 1, num_lines_read + rows.height + 1, dtype=pl.Int64).alias(ROW)
-        )
-        num_lines_read += rows.height
-        rows = rows.filter(~is_blank_or_comment(settings.format, is_before_rows=num_columns is None, raw=rows[RAW]))
-        if not rows.height:
-            continue
-        if num_columns is None and has_header:
-            names = [name.strip() for name in split_fields(settings, rows[RAW][:1])[0]]
-            require_columns(mapping, names, file)
+    partitions = partition_values(file, source)
+    columns = {field: column for field, column in mapping.columns.items() if column not in partitions}
+    constants = {field: partitions[column] for field, column in mapping.columns.items() if column in partitions}
+    names: list[str] | None = None
+    width = num_comments = 0
+    for records, num_new_comments in read_records(settings, file):
+        num_comments += num_new_comments
+        if names is None and settings.format == "csv" and settings.header and records.height:
+            names = [name.strip() for name in records[FIELDS][0]]
+            require_columns(ColumnMapping(columns, mapping.section), names, file)
             columns = {field: names.index(str(column)) + 1 for field, column in columns.items()}
-            num_columns, rows = len(names), rows[1:]
-        fields = split_fields(settings, rows[RAW])
-        if num_columns is None:
-            num_columns = _most_common_num_fields(fields, columns, file)
-        ragged = pl.when(fields.list.len() != num_columns).then(pl.lit("ragged_row"))
-        values = {
-            field: fields.list.get(int(column) - 1, null_on_oob=True).str.strip_chars()
-            for field, column in columns.items()
+            records = records[1:]
+        if not records.height:
+            continue
+        if not width:
+            width = _most_common_width(records[FIELDS])
+            _require_width(width, names, columns, file)
+        is_ragged = records[FIELDS].list.len() != width
+        ragged = pl.when(is_ragged).then(pl.lit("ragged_row"))
+        rows = records.select(
+            ROW,
+            pl.coalesce(REASON, ragged).alias(REASON),
+            *(
+                pl.col(FIELDS).list.get(int(column) - 1, null_on_oob=True).str.strip_chars().alias(field)
+                for field, column in columns.items()
+            ),
+            *(pl.lit(value, pl.String).alias(field) for field, value in constants.items()),
+        )
+        yield Chunk(relative_name(file, source), rows, records[RAW], num_comments)
+        num_comments = 0
+
+
+def read_records(settings: DataSettings, file: Path) -> Iterator[tuple[pl.DataFrame, int]]:
+    """Yields tables of records, and the number of comment lines among them.
+
+    Their columns: ROW, the number of the record's first line, from 1; RAW, its text; REASON, invalid_utf8,
+    unclosed_quote or null; FIELDS, a list of strings, empty where it cannot be split. Blank lines and comments are left
+    out. In a CSV, comments stand above the first record only, as ids may begin with the same characters.
+    """
+    split = FieldSplitter(settings)
+    num_lines, is_first, pending = 0, True, pl.DataFrame()
+    for block, is_last in _with_end(text_blocks(file)):
+        lines = decode_lines(block)
+        numbers = pl.int_range(num_lines + 1, num_lines + lines.height + 1, dtype=pl.Int64, eager=True).alias(ROW)
+        num_lines += lines.height
+        lines = lines.with_columns(numbers)
+        num_comments = 0
+        if is_first or settings.format == "whitespace":
+            is_comment = lines[RAW].str.contains(COMMENT_PATTERN)
+            if settings.format == "csv":
+                is_hint = (lines[ROW] == 1) & lines[RAW].str.contains(SEPARATOR_HINT_PATTERN)
+                is_above = is_comment | is_hint | (lines[RAW].str.strip_chars(" ") == "")
+                is_comment = (is_comment | is_hint) & is_above.cast(pl.Int8).cum_min().cast(pl.Boolean)
+            num_comments = int(is_comment.sum())
+            lines = lines.filter(~is_comment)
+        records, pending = split(pl.concat([pending, lines]) if pending.height else lines, is_last)
+        records = records.filter(records[RAW].str.strip_chars(" ") != "")
+        is_first = is_first and not records.height
+        if records.height or num_comments:
+            yield records, num_comments
+
+
+def _with_end(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yields each block, and whether it is the last one."""
+    block = next(blocks, None)
+    while block is not None:
+        following = next(blocks, None)
+        yield block, following is None
+        block = following
+
+
+class FieldSplitter:
+    """Splits lines into fields. A quoted field may hold separators and line ends."""
+
+    def __init__(self, settings: DataSettings):
+        self._is_csv, self._separator = settings.format == "csv", settings.separator
+        self._escape = settings.escape
+        one_character = self._separator if len(self._separator) == 1 else _STAND_IN
+        self._dialect: dict[str, Any] = {
+            "delimiter": one_character,
+            "escapechar": self._escape,
+            "skipinitialspace": True,
         }
-        rows_with_fields = rows.select(ROW, pl.coalesce(REASON, ragged).alias(REASON)).with_columns(
-            **{field: value.str.strip_chars() for field, value in values.items()}
+        mark = re.escape(self._separator)
+        plain = rf'[^"{mark}\\]*' if self._escape else rf'[^"{mark}]*'
+        field = rf'[ ]*(?:"{plain}"|{plain})[ ]*'
+        self._simple_pattern = rf"^{field}(?:{mark}{field})*$" if len(self._separator) == 1 else r"$^"
+
+    def __call__(self, lines: pl.DataFrame, is_last: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The lines as records (columns ROW, RAW, REASON, FIELDS), and the last lines if their record is not complete.
+
+        is_last: whether the file ends with these lines, so that every record ends there.
+        """
+        raw = lines[RAW]
+        if not self._is_csv:
+            return lines.with_columns(raw.str.extract_all(r"\S+").alias(FIELDS)), lines.clear()
+        has_quotes = raw.str.contains('"', literal=True)
+        if self._escape:
+            has_quotes |= raw.str.contains(self._escape, literal=True)
+        fields = raw.str.split(self._separator)
+        if not has_quotes.any():
+            return lines.with_columns(fields.alias(FIELDS)), lines.clear()
+        is_simple = has_quotes & raw.str.contains(self._simple_pattern)
+        if is_simple.any():
+            unquoted = fields.filter(is_simple).list.eval(pl.element().str.strip_chars(" ").str.strip_chars('"'))
+            fields = _replace(fields, is_simple, unquoted)
+        return self._split_quoted(lines.with_columns(fields.alias(FIELDS)), has_quotes & ~is_simple, is_last)
+
+    def _split_quoted(
+        self, lines: pl.DataFrame, is_quoted: pl.Series, is_last: bool
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """As `__call__`. is_quoted: the lines that the csv module has to split, or the first lines of their records."""
+        raw, height = lines[RAW].to_list(), lines.height
+        first: list[int] = []
+        texts, fields = [], []
+        unclosed: list[int] = []
+        joined: list[int] = []
+        end = 0  # of the record before
+        for k in is_quoted.arg_true().to_list():
+            if k < end:
+                continue
+            parsed = self._parse(raw[k])
+            end = k + 1
+            if parsed is None:
+                end, parsed = self._join(raw, k)
+                if parsed is None and end == height and not is_last:
+                    height = k
+                    break
+                if parsed is None:
+                    end = k + 1
+                    unclosed.append(k)
+                joined.extend(range(k + 1, end))
+            first.append(k)
+            texts.append("\n".join(raw[k:end]))
+            fields.append(parsed or [])
+        records = lines[:height]
+        changed = pl.DataFrame(
+            {"k": first, "text": texts, "list": fields},
+            schema={"k": pl.UInt32, "text": pl.String, "list": pl.List(pl.String)},
         )
-        yield Chunk(relative_name(file, source), rows_with_fields, rows[RAW])
-    if num_columns is None and has_header:
-        raise DataError(f"{file.name} is empty: not even a header line. Give a file with a header and rows.")
-
-
-def is_blank_or_comment(file_format: str, is_before_rows: bool, raw: pl.Series) -> pl.Series:
-    """bool for each line: whether it is blank or a comment.
-
-    In a CSV, only lines above the header or the first row can be comments, since ids may begin with the same
-    characters. is_before_rows: whether all earlier lines of the file were blank or comments.
-    """
-    is_comment = raw.str.contains(COMMENT_PATTERN)
-    if file_format == "csv":
-        is_comment = is_comment.cast(pl.Int8).cum_min().cast(pl.Boolean) if is_before_rows else is_comment & False
-    return (raw.str.strip_chars(" ") == "") | is_comment
-
-
-def _most_common_num_fields(fields: pl.Series, columns: dict[str, str | int], file: Path) -> int:
-    """The most common number of fields of a line, the largest if there are several: the columns without a header.
-
-    fields: the fields of each line. Raises a DataError if the mapping needs more columns.
-    """
-    num_columns = int(fields.list.len().mode().max() or 0)  # type: ignore[arg-type]
-    missing = [f"{field} in column {column}" for field, column in columns.items() if int(column) > num_columns]
-    if missing:
-        raise DataError(
-            f"{file.name} has {num_columns} columns, but data.columns names {', '.join(missing)}. "
-            "Correct data.columns, data.format or data.separator in params.yaml."
+        is_changed = _mask(height, first)
+        records = records.with_columns(
+            _replace(records[RAW], is_changed, changed["text"]),
+            _replace(records[FIELDS], is_changed, changed["list"]),
+            pl.when(_mask(height, unclosed)).then(pl.lit("unclosed_quote")).otherwise(REASON).alias(REASON),
         )
-    return num_columns
+        return records.filter(~_mask(height, joined)), lines[height:].drop(FIELDS)
 
-
-def split_fields(settings: DataSettings, raw: pl.Series) -> pl.Series:
-    """The fields of each line, as a list of strings; empty for a line that the CSV reader rejects."""
-    if settings.format == "whitespace":
-        return raw.str.extract_all(r"\S+")
-    fields = raw.str.split(settings.separator)
-    has_quotes = raw.str.contains('"', literal=True)
-    if has_quotes.any():
-        field_lists = [_split_quoted_line(line, settings.separator) for line in raw.filter(has_quotes)]
-        quoted_fields = pl.Series(field_lists, dtype=pl.List(pl.String))
-        fields = pl.concat([fields.filter(~has_quotes), quoted_fields]).gather(_merge_order(has_quotes))
-    return fields
-
-
-def _split_quoted_line(line: str, separator: str) -> list[str]:
-    """The fields of a line with quotes; empty if it cannot be split.
-
-    Each line is parsed on its own, so that an unclosed quote does not swallow the lines below it.
-    """
-    try:
-        return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:
+    def _parse(self, text: str) -> list[str] | None:
+        """The fields of a record; None if a quote in it is not closed."""
+        if len(self._separator) > 1:
+            text = text.replace(self._separator, _STAND_IN)
+        for is_strict in (True, False):  # a quote within a quoted field is an error in strict mode only
+            try:
+                return next(csv.reader([text], strict=is_strict, **self._dialect), [])
+            except csv.Error as error:
+                if str(error) == _UNCLOSED:
+                    return None
         return []
 
-
-def _merge_order(has_quotes: pl.Series) -> pl.Series:
-    """The index of each row in the concatenation of the rows without and with quotes, to restore their order."""
-    unquoted_index = (~has_quotes).cum_sum() - 1
-    quoted_index = has_quotes.cum_sum() - 1 + int((~has_quotes).sum())
-    return pl.select(pl.when(has_quotes).then(quoted_index).otherwise(unquoted_index)).to_series()
-
-
-def _open(file: Path) -> IO[bytes]:
-    """Opens a file for reading its decompressed bytes. Its first bytes, not its name, decide on the compression."""
-    with file.open("rb") as handle:
-        magic = handle.read(4)
-    if magic.startswith(_GZIP_MAGIC):
-        return gzip.open(file, "rb")  # type: ignore[return-value]
-    if magic.startswith(_ZSTD_MAGIC):
-        import pyarrow as pa
-
-        return pa.CompressedInputStream(pa.OSFile(str(file)), "zstd")
-    if magic == _PARQUET_MAGIC:
-        raise DataError(f"{file.name} is a Parquet file, but data.format says text. Set data.format: parquet.")
-    return file.open("rb")
-
-
-def blocks(file: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yields a file in blocks of whole lines, decompressed and without a byte order mark. size: bytes of each read."""
-    remainder, is_first = b"", True
-    with _open(file) as handle:
-        while True:
+    def _join(self, raw: list[str], k: int) -> tuple[int, list[str] | None]:
+        """The end of the record that begins in line k, and its fields; None if no later line closes its quote."""
+        limit = min(len(raw), k + MAX_RECORD_LINES)
+        for end in range(k + 2, limit + 1):
+            if '"' not in raw[end - 1]:
+                continue
+            text = "\n".join(raw[k:end])
+            if len(self._separator) > 1:
+                text = text.replace(self._separator, _STAND_IN)
             try:
-                block = handle.read(size)
-            except (EOFError, zlib.error, OSError) as error:
-                raise_damaged(error, f"{file.name} cannot be decompressed to its end")
-            if not block:
-                break
-            block = remainder + block
-            if is_first:
-                block, is_first = block.removeprefix(_BYTE_ORDER_MARK), False
-            end = block.rfind(b"\n") + 1
-            remainder = block[end:]
-            if end:
-                yield block[:end]
-            elif b"\r" in remainder:
-                raise DataError(f"the lines of {file.name} end in CR alone. Convert them: tr '\\r' '\\n'.")
-    if b"\r" in remainder.rstrip(b"\r"):
-        raise DataError(f"the lines of {file.name} end in CR alone. Convert them: tr '\\r' '\\n'.")
-    if remainder:
-        yield remainder
+                return end, next(csv.reader(io.StringIO(text, newline=""), strict=True, **self._dialect))
+            except csv.Error as error:
+                if str(error) != _UNCLOSED:
+                    return end, None
+        return limit, None
 
 
-def decode_lines(block: bytes) -> pl.DataFrame:
-    """A table with a row for each line: `raw`, the line without its line end, and `reason`, "invalid_utf8" or null."""
-    body = block.removesuffix(b"\n")
-    try:
-        lines = pl.Series(RAW, [body.decode()]).str.split("\n").explode()
-        reason = pl.Series(REASON, [None], dtype=pl.String).new_from_index(0, len(lines))
-    except UnicodeDecodeError:
-        raw: list[str] = []
-        reasons: list[str | None] = []
-        for line in body.split(b"\n"):
-            try:
-                raw.append(line.decode())
-                reasons.append(None)
-            except UnicodeDecodeError:
-                raw.append(line.decode(errors="backslashreplace"))
-                reasons.append("invalid_utf8")
-        lines, reason = pl.Series(RAW, raw), pl.Series(REASON, reasons, dtype=pl.String)
-    return pl.DataFrame([lines.str.strip_suffix("\r"), reason])
+def _mask(height: int, true: list[int]) -> pl.Series:
+    """bool[height], true at some indices."""
+    return pl.int_range(height, eager=True).is_in(true)
+
+
+def _replace(column: pl.Series, mask: pl.Series, values: pl.Series) -> pl.Series:
+    """The column with other values, in order, where the mask is true."""
+    if not mask.any():
+        return column
+    others = (~mask).cum_sum().cast(pl.Int64) - 1
+    new = mask.cum_sum().cast(pl.Int64) - 1 + int((~mask).sum())
+    order = pl.select(pl.when(mask).then(new).otherwise(others)).to_series()
+    return pl.concat([column.filter(~mask), values.cast(column.dtype)]).gather(order).alias(column.name)
+
+
+def _most_common_width(fields: pl.Series) -> int:
+    """The most common number of fields of a record, the largest if there are several."""
+    return int(fields.list.len().mode().max() or 0)  # type: ignore[arg-type]
+
+
+def _require_width(width: int, names: list[str] | None, columns: dict[str, str | int], file: Path) -> None:
+    """Raises a DataError unless rows of `width` fields fit the header and have the columns of a mapping.
+
+    Rows may be longer than the header by several fields, where the last name stands for a list. Where they are longer
+    by one, the first or the last column may lack its name.
+    """
+    if names is not None and width != len(names) and not width > len(names) + 1:
+        raise DataError(
+            f"the header of {file.name} has {len(names)} columns, its rows have {width}. "
+            "Correct the header, or data.separator in params.yaml."
+        )
+    missing = [f"{field} in column {column}" for field, column in columns.items() if int(column) > width]
+    if missing:
+        raise DataError(
+            f"{file.name} has {width} columns, but data.columns names {', '.join(missing)}. "
+            "Correct data.columns, data.format or data.separator in params.yaml."
+        )

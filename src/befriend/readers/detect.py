@@ -11,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from befriend.data.columns import ACTION, ACTOR, TARGET, TIMESTAMP
+from befriend.data.columns import ACTION, ACTOR, RAW, REASON, TARGET, TIMESTAMP
+from befriend.data.external_ids import INTEGER_PATTERN
 from befriend.errors import CallError
-from befriend.readers.chunk import INTEGER_PATTERN
 from befriend.readers.data_settings import DataSettings
-from befriend.readers.delimited import blocks, is_blank_or_comment, split_fields
+from befriend.readers.delimited import COMMENT_PATTERN, FIELDS, FieldSplitter
 from befriend.readers.parquet import first_rows, is_parquet
 from befriend.readers.sources import SIDE_TABLES, find_files, require_tables
+from befriend.readers.text_files import text_blocks
 from befriend.settings import parse
 
 USUAL_COLUMN_NAMES = {
@@ -91,15 +92,17 @@ def _read_first_lines(file: Path, separator: str | None, header: bool | None) ->
 
     separator, header: None to guess them.
     """
-    block = next(blocks(file, NUM_SAMPLED_BYTES), b"")
+    block = next(text_blocks(file, NUM_SAMPLED_BYTES), b"")
     lines = pl.Series([line.rstrip("\r") for line in block.decode(errors="replace").split("\n")[:NUM_SAMPLED_LINES]])
-    row_lines = lines.filter(~is_blank_or_comment("whitespace", True, lines)).to_list()
+    row_lines = lines.filter((lines.str.strip_chars() != "") & ~lines.str.contains(COMMENT_PATTERN)).to_list()
     if not row_lines:
         raise CallError(f"{file} has no lines except comments. Give a log with events.")
     delimiter = {"\\t": "\t"}.get(separator or "", separator) or _guess_separator(row_lines)
     raw: dict[str, Any] = {"format": "whitespace"} if delimiter is None else {"format": "csv", "separator": delimiter}
     split_settings = parse(DataSettings, raw | PLACEHOLDER_COLUMNS, "befriend use")
-    rows = split_fields(split_settings, pl.Series(row_lines)).to_list()
+    split = FieldSplitter(split_settings)
+    table = pl.DataFrame({RAW: row_lines, REASON: None}, {RAW: pl.String, REASON: pl.String})
+    rows = split(table, True)[0][FIELDS].to_list()
     rows = [[field.strip() for field in row] for row in rows]
     if delimiter is not None:
         raw["header"] = _has_header(rows) if header is None else header

@@ -16,13 +16,13 @@ import polars as pl
 from befriend.data.columns import RAW, REASON, ROW, TAGS
 from befriend.errors import DataError
 from befriend.readers.chunk import TAG_PATTERN, Chunk, ColumnMapping, relative_name, require_columns
-from befriend.readers.delimited import blocks, decode_lines
+from befriend.readers.text_files import decode_lines, text_blocks
 
 
 def read_jsonl_rows(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
     """Yields the rows of a JSON Lines file in order, without blank lines."""
     num_lines_read, is_first_block = 0, True
-    for block in blocks(file):
+    for block in text_blocks(file):
         rows = decode_lines(block)
         rows = rows.with_columns(
             pl.int_range(num_lines_read + 1, num_lines_read + rows.height + 1, dtype=pl.Int64).alias(ROW)

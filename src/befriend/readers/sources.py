@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -153,7 +154,7 @@ def read_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
         label = file.name.split(".")[0] if settings.action_from_file_name else settings.default_action
         for chunk in _read(settings, mapping, file, source):
             if settings.columns.action is None:
-                yield Chunk(chunk.file, chunk.rows.with_columns(pl.lit(label).alias(ACTION)), chunk.raw)
+                yield replace(chunk, rows=chunk.rows.with_columns(pl.lit(label).alias(ACTION)))
             else:
                 yield chunk
 

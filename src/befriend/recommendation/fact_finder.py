@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from pandera.polars import DataFrameSchema
 
 from befriend.data.attributes import Attributes
 from befriend.data.columns import STATEMENT, TEXT, TIMESTAMP, USER
@@ -127,13 +128,13 @@ class FactFinder:
     @cached_property
     def _statements_by_user(self) -> tuple[np.ndarray, pl.DataFrame]:
         """int64[N + 1], offset of each user's first row, and the table of statements, sorted by user."""
-        table = read_table(self.prepared / STATEMENTS_FILE, STATEMENTS).sort(USER, maintain_order=True)
+        table = _read_or_empty(self.prepared / STATEMENTS_FILE, STATEMENTS).sort(USER, maintain_order=True)
         return _offsets(table, self.log.num_users), table
 
     @cached_property
     def _texts_by_user(self) -> tuple[np.ndarray, pl.DataFrame]:
         """int64[N + 1], offset of each user's first row, and the table of texts, sorted by user and time."""
-        table = read_table(self.prepared / TEXTS_FILE, TEXTS).sort(USER, TIMESTAMP, maintain_order=True)
+        table = _read_or_empty(self.prepared / TEXTS_FILE, TEXTS).sort(USER, TIMESTAMP, maintain_order=True)
         return _offsets(table, self.log.num_users), table
 
     @cached_property
@@ -212,6 +213,13 @@ class FactFinder:
             if start < len(texts.user) and int(texts.user[start]) == candidate:
                 first = min(first, int(texts.timestamp[start]))
         return min(first, cutoff)
+
+
+def _read_or_empty(path: Path, contract: DataFrameSchema) -> pl.DataFrame:
+    """A prepared table; an empty one if there is none, since promoted runs keep neither texts nor statements."""
+    if path.is_file():
+        return read_table(path, contract)
+    return pl.DataFrame(schema={name: column.dtype.type for name, column in contract.columns.items()})
 
 
 def _offsets(table: pl.DataFrame, num_users: int) -> np.ndarray:

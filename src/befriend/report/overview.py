@@ -117,7 +117,7 @@ def headline_sentence(hits: Sequence[RegimeHits]) -> str:
     lists = [(f"on the {LIST_ADJECTIVES[h.regime]} list", f"{per_hundred(h.served.share)} times in 100") for h in hits]
     first, *others = lists
     shares = [" of ten ".join(first), *(" ".join(other) for other in others)]
-    return f"When a user contacts someone new, that person is {', and '.join(shares)}."
+    return f"When a user contacts someone new who was active before, that person is {', and '.join(shares)}."
 
 
 def _list_kind(hits: RegimeHits) -> ListKind:

@@ -223,7 +223,10 @@ def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
         if not path.is_file():
             raise DataError(f"there is no {path}. Run `dvc repro train_ranker` first.")
         try:
-            boosters[name] = lightgbm.Booster(model_str=path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if "\nend of trees\n" not in text:  # LightGBM would abort the process
+                raise DataError(f"{path} is damaged. Run `dvc repro --force train_ranker`.")
+            boosters[name] = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{path} cannot be read ({error}). Run `dvc repro train_ranker`.") from None
     return boosters

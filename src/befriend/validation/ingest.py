@@ -24,6 +24,7 @@ from befriend.data.columns import (
     EVENTS_RECEIVED,
     FIRST_SEEN,
     LAST_SEEN,
+    NANOSECOND,
     OPTED_OUT,
     REASON,
     ROLE,
@@ -41,14 +42,16 @@ from befriend.errors import DataError
 from befriend.progress import track
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_chunks
+from befriend.readers.timestamps import finer_unit
 from befriend.validation.rejected_rows import RejectedRows, RejectedWriter
-from befriend.validation.row_rules import check_event_rows, finer_unit
+from befriend.validation.row_rules import check_event_rows
 from befriend.validation.validate_settings import ValidateSettings
 
 NO_ERASED_USERS: frozenset[str] = frozenset()
+NANOSECONDS_PER_SECOND = 10**9
 MAX_ACTIONS = 255  # an action is stored in one byte
 ChunkArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""actors and targets (provisional ids), actions (codes in order of first occurrence), timestamps (UTC seconds)"""
+"""actors and targets (provisional ids), actions (codes in order of first occurrence), timestamps (UTC nanoseconds)"""
 
 
 @dataclass
@@ -56,7 +59,8 @@ class IngestedEvents:
     """The events of a log, and counts of all other rows: erased, rejected, self-loops."""
 
     events: pl.DataFrame
-    """timestamp Int64, actor_id Int32, target_id Int32, action Enum, role Enum, in time order, ties in file order"""
+    """timestamp Int64, actor_id Int32, target_id Int32, action Enum, role Enum, in time order, ties in file order; the
+    order within a second is that of the log's fractions of seconds"""
     users: pl.DataFrame
     """one row per user; row k is the user with internal id k"""
     num_rows_read: int
@@ -65,6 +69,8 @@ class IngestedEvents:
     """number of rows whose actor or target is an erased user"""
     rejected_by_reason: dict[str, int]
     """reason -> number of rejected rows"""
+    num_comments: int
+    """number of comment lines, which are no rows"""
     num_self_loops: int
     num_duplicates: int
     """number of exact repetitions of an earlier event (in `events` only if settings keep them)"""
@@ -139,10 +145,7 @@ def ingest(
     writer: RejectedWriter,
     erased: frozenset[str] = NO_ERASED_USERS,
 ) -> IngestedEvents:
-    """Reads and checks the log at `source`; writes rejected rows to `writer`.
-
-    erased: digests of erased users.
-    """
+    """Reads and checks the log at `source`; writes rejected rows to `writer`. erased: digests of erased users."""
     earlier_ids = previous_ids(validate_settings.previous_users, data_settings)
     provisional_ids = _ProvisionalIds(earlier_ids.filter(~is_erased(earlier_ids, erased)) if erased else earlier_ids)
     num_previous = provisional_ids.table.height
@@ -150,7 +153,7 @@ def ingest(
     sample = _RowSample(validate_settings.checked_rows)
     chunk_arrays: list[ChunkArrays] = []
     rejected_rows = RejectedRows(writer)
-    settings_hint, num_rows_read, num_self_loops, num_erased_rows = "", 0, 0, 0
+    settings_hint, num_rows_read, num_comments, num_self_loops, num_erased_rows = "", 0, 0, 0, 0
     for chunk in track(read_chunks(data_settings, source), "reading the log"):
         rows = check_event_rows(chunk.rows, data_settings, validate_settings.latest_second)
         if erased:
@@ -158,6 +161,7 @@ def ingest(
             num_erased_rows += int(is_erased_row.sum())
             rows, chunk = rows.filter(~is_erased_row), chunk.filter(~is_erased_row)
         num_rows_read += rows.height
+        num_comments += chunk.num_comments
         sample.add(rows.select(ACTOR, ACTION, TARGET, TIMESTAMP, REASON))
         is_rejected = rows[REASON].is_not_null()
         rejected_rows.add(chunk, rows)
@@ -168,7 +172,7 @@ def ingest(
         accepted = accepted.filter(~is_self_loop)
         codes = _action_codes(accepted[ACTION], label_codes)
         chunk_arrays.append(
-            (*provisional_ids(accepted[ACTOR], accepted[TARGET]), codes.to_numpy(), accepted[TIMESTAMP].to_numpy())
+            (*provisional_ids(accepted[ACTOR], accepted[TARGET]), codes.to_numpy(), accepted[NANOSECOND].to_numpy())
         )
     events, users, num_duplicates = _assemble(
         chunk_arrays,
@@ -184,6 +188,7 @@ def ingest(
         num_rows_read=num_rows_read,
         rejected_by_reason=rejected_rows.counts,
         num_erased_rows=num_erased_rows,
+        num_comments=num_comments,
         num_self_loops=num_self_loops,
         num_duplicates=num_duplicates,
         rejected_examples=rejected_rows.examples,
@@ -223,6 +228,8 @@ def _assemble(
     timestamp = timestamp[order]
     actor, target, action = actor[order], target[order], action[order]
     del order
+    duplicate_rows = _find_duplicates(timestamp, actor, target, action)
+    timestamp //= NANOSECONDS_PER_SECOND
     first_timestamps = first_seen(actor, target, timestamp, len(ids))
     internal_ids = _assign_internal_ids(ids, first_timestamps, num_previous)
     actor, target = internal_ids[actor], internal_ids[target]
@@ -240,7 +247,6 @@ def _assemble(
             ROLE: pl.Series(role_by_action[action], dtype=pl.UInt8).cat.to(pl.Enum(ROLES)),
         }
     )
-    duplicate_rows = _find_duplicates(timestamp, actor, target, action)
     if len(duplicate_rows) and duplicates == "drop":
         is_first = np.ones(len(timestamp), bool)
         is_first[duplicate_rows] = False
@@ -362,5 +368,5 @@ def _settings_hint(rejected_rows: pl.DataFrame, raw: pl.DataFrame, data_settings
     if not len(far_future_rows):
         return ""
     value = raw.filter(pl.col(ROW) == far_future_rows[0])[TIMESTAMP].cast(pl.Float64, strict=False)[0]
-    unit = finer_unit(data_settings, value) if value is not None else None
+    unit = finer_unit(data_settings.timestamp_unit, value) if value is not None else None
     return f"The timestamps look like {unit}: set data.timestamp_unit: {unit}." if unit else ""

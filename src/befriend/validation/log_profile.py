@@ -49,6 +49,7 @@ def profile_log(
         "rows": {
             "read": raw.num_rows_read,
             "rejected": raw.num_rows_read - num_accepted,
+            "comments": raw.num_comments,
             "forgotten": raw.num_erased_rows,
             "self_loops": raw.num_self_loops,
             "duplicates": raw.num_duplicates,

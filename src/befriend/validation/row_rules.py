@@ -9,6 +9,7 @@ from befriend.data.columns import (
     ACTOR,
     CATEGORICAL,
     CONTEXT,
+    NANOSECOND,
     PLATFORM,
     REASON,
     ROW,
@@ -20,14 +21,13 @@ from befriend.data.columns import (
     TITLE,
     USER_ID,
 )
-from befriend.errors import DataError
-from befriend.readers.chunk import INTEGER_PATTERN, TAG_PATTERN
+from befriend.data.external_ids import read_ids
+from befriend.readers.chunk import TAG_PATTERN
 from befriend.readers.data_settings import DataSettings
+from befriend.readers.timestamps import LAST_SECOND, read_timestamps
 
-UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-FAR_FUTURE = 10**11  # UTC second in the year 5138: a larger number must be in a finer unit than seconds
 USER_ID_CONDITIONS: list[tuple[pl.Expr, str]] = [
-    (pl.col("_no_id"), "user_id_empty"),
+    (pl.col(f"_no_{USER_ID}"), "user_id_empty"),
     (pl.col(USER_ID).is_null(), "user_id_type"),
 ]
 """conditions on the user id, each with its reason to reject a row"""
@@ -40,35 +40,21 @@ def check_event_rows(rows: pl.DataFrame, settings: DataSettings, latest: int | N
     becomes null. rows: those of a `befriend.readers.chunk.Chunk`. latest: UTC second after which an event is rejected;
     None accepts any.
     """
-    dtypes = {field: rows[field].dtype for field in (ACTOR, ACTION, TARGET, TIMESTAMP)}
-    read_id = _integer if settings.id_type == "integer" else _text
-    label = _stripped(ACTION, dtypes[ACTION])
+    label = _stripped(ACTION, rows[ACTION].dtype)
     if settings.rename_actions:
         label = label.replace(settings.rename_actions)
-    typed = rows.with_columns(
-        read_id(ACTOR, dtypes[ACTOR]).alias("_actor"),
-        read_id(TARGET, dtypes[TARGET]).alias("_target"),
-        label.alias("_action"),
-        *_second(dtypes[TIMESTAMP], settings),
-        *(_stripped(field, dtypes[field]).is_null().alias(f"_no_{field}") for field in (ACTOR, TARGET)),
-    )
+    ids = (*_ids(rows, ACTOR, settings), *_ids(rows, TARGET, settings))
+    typed = rows.with_columns(*ids, *_times(rows, settings)).with_columns(label.alias(ACTION))
     conditions: list[tuple[pl.Expr, str]] = [
         (pl.col(f"_no_{ACTOR}"), "actor_id_empty"),
-        (pl.col("_actor").is_null(), "actor_id_type"),
+        (pl.col(ACTOR).is_null(), "actor_id_type"),
         (pl.col(f"_no_{TARGET}"), "target_id_empty"),
-        (pl.col("_target").is_null(), "target_id_type"),
-        (pl.col("_action").is_null(), "action_empty"),
-        (pl.lit(False) if settings.actions is None else ~pl.col("_action").is_in(settings.actions), "action_unknown"),
+        (pl.col(TARGET).is_null(), "target_id_type"),
+        (pl.col(ACTION).is_null(), "action_empty"),
+        (pl.lit(False) if settings.actions is None else ~pl.col(ACTION).is_in(settings.actions), "action_unknown"),
         *_timestamp_conditions(latest),
     ]
-    return typed.select(
-        ROW,
-        pl.col("_actor").alias(ACTOR),
-        pl.col("_action").alias(ACTION),
-        pl.col("_target").alias(TARGET),
-        pl.col("_second").alias(TIMESTAMP),
-        _first_reason(conditions),
-    )
+    return typed.select(ROW, ACTOR, ACTION, TARGET, TIMESTAMP, NANOSECOND, _first_reason(conditions))
 
 
 def check_attribute_rows(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
@@ -81,7 +67,7 @@ def check_attribute_rows(rows: pl.DataFrame, settings: DataSettings) -> pl.DataF
     categorical = [name for name in attributes if name.split(".")[0] == CATEGORICAL]
     numeric = [name for name in attributes if name not in categorical]
     typed = rows.with_columns(
-        *_user_id(rows[USER_ID].dtype, settings),
+        *_ids(rows, USER_ID, settings),
         *(_label(name, rows[name].dtype).alias(name) for name in categorical),
         *(_float(name, rows[name].dtype).alias(name) for name in numeric),
         *(_stripped(name, rows[name].dtype).is_not_null().alias(f"_has_value_{name}") for name in numeric),
@@ -103,19 +89,19 @@ def check_text_rows(rows: pl.DataFrame, settings: DataSettings, latest: int | No
     """
     fields = [name for name in (PLATFORM, TEXT, TITLE, TAGS) if name in rows.columns]
     typed = rows.with_columns(
-        *_user_id(rows[USER_ID].dtype, settings),
-        *_second(rows[TIMESTAMP].dtype, settings),
+        *_ids(rows, USER_ID, settings),
+        *_times(rows, settings),
         *(_tags(rows[TAGS].dtype) if name == TAGS else _stripped(name, rows[name].dtype) for name in fields),
     )
     conditions = [*USER_ID_CONDITIONS, *_timestamp_conditions(latest), (pl.col(TEXT).is_null(), "text_empty")]
-    return typed.select(ROW, USER_ID, pl.col("_second").alias(TIMESTAMP), *fields, _first_reason(conditions))
+    return typed.select(ROW, USER_ID, TIMESTAMP, *fields, _first_reason(conditions))
 
 
 def check_statement_rows(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
     """As `check_text_rows`, for a table of statements, which have no timestamp."""
     fields = [name for name in (STATEMENT, CONTEXT) if name in rows.columns]
     typed = rows.with_columns(
-        *_user_id(rows[USER_ID].dtype, settings), *(_stripped(name, rows[name].dtype) for name in fields)
+        *_ids(rows, USER_ID, settings), *(_stripped(name, rows[name].dtype) for name in fields)
     )
     conditions = [*USER_ID_CONDITIONS, (pl.col(STATEMENT).is_null(), "statement_empty")]
     return typed.select(ROW, USER_ID, *fields, _first_reason(conditions))
@@ -129,34 +115,30 @@ def _first_reason(conditions: list[tuple[pl.Expr, str]]) -> pl.Expr:
     return pl.coalesce(REASON, *(pl.when(condition).then(pl.lit(code)) for condition, code in conditions)).alias(REASON)
 
 
-def _user_id(dtype: pl.DataType, settings: DataSettings) -> list[pl.Expr]:
-    """The typed user id, and whether the field is empty (`_no_id`)."""
-    read_id = _integer if settings.id_type == "integer" else _text
-    return [read_id(USER_ID, dtype).alias(USER_ID), _stripped(USER_ID, dtype).is_null().alias("_no_id")]
+def _ids(rows: pl.DataFrame, name: str, settings: DataSettings) -> list[pl.Series]:
+    """The typed ids of a column, and whether each is empty (`_no_...`)."""
+    dtype = pl.Int64() if settings.id_type == "integer" else pl.String()
+    ids, is_empty = read_ids(rows[name], dtype, settings.null_words)
+    return [ids, is_empty.alias(f"_no_{name}")]
 
 
-def _second(dtype: pl.DataType, settings: DataSettings) -> list[pl.Expr]:
-    """The timestamp in UTC seconds (`_second`), and whether the field is empty (`_no_timestamp`)."""
-    if dtype.is_temporal() and settings.timestamp_unit != "iso":
-        raise DataError(
-            f"the timestamp column holds {dtype}, but data.timestamp_unit is {settings.timestamp_unit}. "
-            "Set data.timestamp_unit: iso."
-        )
-    timestamp = _iso_seconds(dtype) if settings.timestamp_unit == "iso" else _integer_timestamp(dtype)
-    return [
-        (timestamp // UNITS_PER_SECOND.get(settings.timestamp_unit, 1)).alias("_second"),
-        _stripped(TIMESTAMP, dtype).is_null().alias(f"_no_{TIMESTAMP}"),
-    ]
+def _times(rows: pl.DataFrame, settings: DataSettings) -> list[pl.Series]:
+    """The timestamp in UTC seconds and nanoseconds, and whether it is empty (`_no_timestamp`)."""
+    column = rows[TIMESTAMP]
+    second, nanosecond = read_timestamps(column, settings.timestamp_unit)
+    text_or_null = column.str.strip_chars().replace("", None) if column.dtype == pl.String else column
+    is_empty = text_or_null.fill_nan(None).is_null() if column.dtype.is_float() else text_or_null.is_null()
+    return [second.alias(TIMESTAMP), nanosecond.alias(NANOSECOND), is_empty.alias(f"_no_{TIMESTAMP}")]
 
 
 def _timestamp_conditions(latest: int | None) -> list[tuple[pl.Expr, str]]:
     """Conditions on the timestamp, each with its reason to reject a row."""
     return [
         (pl.col(f"_no_{TIMESTAMP}"), "timestamp_empty"),
-        (pl.col("_second").is_null(), "timestamp_type"),
-        (pl.col("_second") < 0, "timestamp_negative"),
-        (pl.col("_second") > FAR_FUTURE, "timestamp_unit"),
-        (pl.lit(False) if latest is None else pl.col("_second") > latest, "timestamp_later"),
+        (pl.col(TIMESTAMP).is_null(), "timestamp_type"),
+        (pl.col(TIMESTAMP) < 0, "timestamp_negative"),
+        (pl.col(TIMESTAMP) > LAST_SECOND, "timestamp_unit"),
+        (pl.lit(False) if latest is None else pl.col(TIMESTAMP) > latest, "timestamp_later"),
     ]
 
 
@@ -180,19 +162,6 @@ def _stripped(name: str, dtype: pl.DataType) -> pl.Expr:
     return _text(name, dtype).str.strip_chars()
 
 
-def _integer(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The column as Int64; null where it is not an integer in canonical form.
-
-    007 and +7 become null, since they would silently be merged with user 7.
-    """
-    if dtype.is_integer():
-        return pl.col(name).cast(pl.Int64, strict=False)
-    if dtype.is_float():
-        return pl.when(pl.col(name) == pl.col(name).floor()).then(pl.col(name)).cast(pl.Int64, strict=False)
-    text = _stripped(name, dtype)
-    return pl.when(text.str.contains(INTEGER_PATTERN)).then(text).cast(pl.Int64, strict=False)
-
-
 def _label(name: str, dtype: pl.DataType) -> pl.Expr:
     """The column as text. Missing values may have turned integers into floats: these get no fraction (3, not 3.0)."""
     if not dtype.is_float():
@@ -206,34 +175,3 @@ def _float(name: str, dtype: pl.DataType) -> pl.Expr:
     """The column as Float32; null where it cannot be read."""
     number = pl.col(name) if dtype.is_numeric() or dtype == pl.Boolean else _stripped(name, dtype)
     return number.cast(pl.Float64, strict=False).cast(pl.Float32)
-
-
-def _integer_timestamp(dtype: pl.DataType) -> pl.Expr:
-    """Timestamps as Int64, from numbers or text. A fraction of zeros, which some exports write, is accepted."""
-    if dtype.is_integer() or dtype.is_float():
-        return _integer(TIMESTAMP, dtype)
-    return _stripped(TIMESTAMP, dtype).str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
-
-
-def _iso_seconds(dtype: pl.DataType) -> pl.Expr:
-    """UTC seconds of a datetime column or of ISO 8601 text; a time without zone is UTC."""
-    if isinstance(dtype, pl.Datetime):
-        return pl.col(TIMESTAMP).dt.epoch("s")
-    if dtype == pl.Date:
-        return pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("s")
-    text = _stripped(TIMESTAMP, dtype).str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00").str.replace(r"[ t]", "T")
-    text = text.str.replace(r"\s*([Zz]|UTC)$", "+00:00").str.replace(r"(T[^+-]*)$", "${1}+00:00").str.replace(",", ".")
-    text = text.str.replace(r"T(\d{2}:\d{2})([+-])", "T${1}:00${2}")
-    return text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.epoch("s")
-
-
-def finer_unit(settings: DataSettings, value: float) -> str | None:
-    """The coarsest unit, finer than that of the settings, in which a timestamp is not in the far future; else None.
-
-    value: the timestamp as it is in the log.
-    """
-    units = list(UNITS_PER_SECOND)
-    if settings.timestamp_unit not in units:
-        return None
-    finer_units = units[units.index(settings.timestamp_unit) + 1 :]
-    return next((unit for unit in finer_units if value // UNITS_PER_SECOND[unit] < FAR_FUTURE), None)
