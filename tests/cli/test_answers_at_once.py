@@ -70,7 +70,6 @@ CALLS_WITHOUT_TABLES: dict[str, int] = {
     "use": 2,
     "use nowhere": 2,
     "use x --unit min": 2,
-    "use x --separator ab": 2,
     "use x --text-column text": 2,
     "simulate --out x --size huge": 2,
     "simulate --out x --users 0": 2,

@@ -52,7 +52,7 @@ def test_help_imports_no_heavy_package() -> None:
         (["summary"], 2, "is no befriend project"),
         (["use", "nowhere"], 2, "is no befriend project"),
         (["use", "x", "--unit", "min"], 2, "--unit min: the unit of timestamps is one of s, ms, us, ns, iso"),
-        (["use", "x", "--separator", "ab"], 2, "--separator ab: give a single character, or \\t for a tab"),
+        (["use", "x", "--separator", ""], 2, "--separator is empty: give the characters between two fields, \\t for a tab"),
         (["evaluate", "--params", "params", "--set", "regimes=[]"], 2, "must be a list of at least 1 value (found [])"),
     ],
 )

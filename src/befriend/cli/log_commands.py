@@ -26,7 +26,10 @@ ActorOption = Annotated[str | None, typer.Option(help="Column of the user who ac
 ActionOption = Annotated[str | None, typer.Option(help="Column of the action.")]
 TargetOption = Annotated[str | None, typer.Option(help="Column of the user who is acted on.")]
 TimestampOption = Annotated[str | None, typer.Option(help="Column of the timestamp.")]
-UnitOption = Annotated[str | None, typer.Option(help="Unit of the timestamp: s, ms, us, ns, or iso for ISO 8601.")]
+UnitOption = Annotated[
+    str | None,
+    typer.Option(help='Unit of the timestamp: s, ms, us, ns, iso for ISO 8601, or a format of strptime: "%d/%m/%Y".'),
+]
 SeparatorOption = Annotated[
     str | None, typer.Option(help="Separator of CSV fields, in the log and the attributes; \\t for a tab.")
 ]
@@ -190,10 +193,13 @@ def _check_source(source: str | None) -> None:
 
 def _check_format(unit: str | None, separator: str | None) -> None:
     """Raises CallError for a unit of timestamps or a separator of fields that no log has."""
-    if unit not in (None, *UNITS):
-        raise CallError(f"--unit {unit}: the unit of timestamps is one of {', '.join(UNITS)}.")
-    if separator is not None and len(separator.replace("\\t", "\t")) != 1:
-        raise CallError(f"--separator {separator}: give a single character, or \\t for a tab.")
+    if unit not in (None, *UNITS) and "%" not in str(unit):
+        raise CallError(
+            f"--unit {unit}: the unit of timestamps is one of {', '.join(UNITS)}, or a format of strptime such as "
+            '"%d/%m/%Y %H:%M".'
+        )
+    if separator == "":
+        raise CallError("--separator is empty: give the characters between two fields, \\t for a tab.")
 
 
 def _parse_columns(option: str, pairs: list[str] | None) -> dict[str, str]:
