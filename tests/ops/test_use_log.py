@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from ruamel.yaml import YAML
 
 from befriend.errors import BusyError, CallError, SourceError
 from befriend.files import stage_lock
@@ -127,6 +129,98 @@ def test_source_in_the_data_folder_is_refused_before_data_is_moved(project: Path
     assert (project / "data" / "mine.parquet").is_file()
 
 
+@pytest.mark.system
+def test_files_that_were_not_imported_are_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["git", "init", "-q"], [str(Path(sys.executable).with_name("dvc")), "init", "-q"]):
+        subprocess.run(command, check=True, timeout=60)
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path("params.yaml").write_text("data: {}\n")
+    Path("logs").mkdir()
+    Path("logs/log.csv").write_text("src,dst,ts\n1,2,1700000000\n2,1,1700000060\n")
+    Path("data").mkdir()
+    Path("data/mine.csv").touch()
+    with pytest.raises(CallError, match=r"data/mine.csv was not imported.* move it elsewhere first"):
+        use("logs")
+    Path("data/mine.csv").unlink()
+    Path("data").rmdir()
+    use("logs")
+    use("logs")  # what was imported may be replaced
+    Path("data/mine.csv").touch()
+    with pytest.raises(CallError, match=r"data/mine.csv was not imported"):
+        use("logs")
+    assert Path("data/mine.csv").is_file()
+
+
 def test_log_cannot_be_changed_while_stages_run(project: Path) -> None:
     with in_another_thread(stage_lock(project / "runs" / "lock")), pytest.raises(BusyError):
         use("log.parquet")
+
+
+def write_log(rows: list[tuple[object, object, object]]) -> None:
+    Path("log.csv").write_text("src,dst,ts\n" + "".join(f"{actor},{target},{second}\n" for actor, target, second in rows))
+
+
+def pairs(num_rows: int) -> list[tuple[object, object, object]]:
+    return [(k % 20, (7 * k + 3) % 20, 1_700_000_000 + 60 * k) for k in range(num_rows) if (6 * k + 3) % 20]
+
+
+def id_type() -> str:
+    return YAML().load(Path("params.yaml"))["data"]["id_type"]
+
+
+@pytest.mark.parametrize("name", ["guest_14", "9223372036854775821"])
+def test_ids_are_integers_only_if_all_of_them_are(name: str, project: Path) -> None:
+    write_log(pairs(500))
+    use("log.csv")
+    assert id_type() == "integer"
+    write_log([*pairs(500), (name, 3, 1_700_000_000)])
+    use("log.csv")
+    assert id_type() == "string"
+
+
+def test_log_that_validate_would_refuse_is_refused_with_a_row_of_each_reason(project: Path) -> None:
+    write_log(pairs(500))
+    use("log.csv")
+    before = state(project)
+    write_log([*pairs(500), *((1, 2, f"noon {k}") for k in range(6))])
+    rejected = state(project)
+    with pytest.raises(CallError, match=r"6 of 506 rows of log.csv cannot be used, more than .* \(1%\).* such as 1,2,noon 0"):
+        use("log.csv")
+    assert state(project) == rejected and rejected["params.yaml"] == before["params.yaml"]
+
+
+def test_summary_of_a_log_can_be_checked_by_a_person_who_knows_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log([("a", "b", 0), ("a", "c", 86_400), ("b", "a", 86_460), ("a", "a", 5), ("a", "b", 2**33)])
+    use("log.csv")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 events between 3 users, from 1970-01-01 00:00 to 2242-03-16 12:56; 0 of 5 rows rejected, 1 self-loops left out" in shown
+    assert "most frequent actors: a (3), b (1)" in shown and "targets: b (2), a (1), c (1); 2 users are on both sides" in shown
+    assert "1 events are later than now, the last at 2242-03-16 12:56: if that is a mistake, set validate.latest" in shown
+
+
+@pytest.mark.parametrize(
+    ("rows", "warning"),
+    [
+        ([(f"u{k}", f"i{k}", k) for k in range(9)], "actors and targets have hardly an id in common"),
+        ([(f"u{k}", f"U{k + 1}", k) for k in range(9)], "alike but for capital letters"),
+        ([("u", "null", k) for k in range(3)] + [("null", "u", 4)], "the id null is on 4 events"),
+        ([(f"u{k}", f"u{k + 1}", k) for k in range(9)], ""),
+    ],
+)
+def test_unusual_ids_are_warned_of(
+    rows: list[tuple[object, object, object]], warning: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(rows)
+    use("log.csv")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert warning in shown
+    assert any(text in shown for text in ("in common", "capital letters", "no id")) == bool(warning)
+
+
+def test_pipe_is_refused(project: Path) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(CallError, match="perhaps a pipe, which can be read only once"):
+        use("pipe")

@@ -1,8 +1,7 @@
-"""Reads a log and its side tables (attributes, texts, statements) for `befriend use`, and prints how they were read."""
+"""Reads side tables (attributes, texts, statements) for `befriend use`, and prints how they and the log were read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -12,43 +11,13 @@ from rich.table import Table
 
 from befriend import layout
 from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP
+from befriend.ops.log_preview import LogPreview, TablePreview
 from befriend.progress import track
 from befriend.readers.data_settings import DataSettings
-from befriend.readers.sources import read_attribute_chunks, read_chunks, read_statement_chunks, read_text_chunks
-from befriend.validation.row_rules import check_attribute_rows, check_event_rows, check_statement_rows, check_text_rows
+from befriend.readers.sources import read_attribute_chunks, read_statement_chunks, read_text_chunks
+from befriend.validation.row_rules import check_attribute_rows, check_statement_rows, check_text_rows
 
-NUM_SHOWN_ROWS = 5
 MAX_WIDTH = 100  # characters of a field
-
-
-@dataclass
-class TablePreview:
-    """The first rows of a log or side table, and counts of all its rows."""
-
-    first_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """column `reason` says why a row is rejected; null for accepted rows"""
-    num_accepted_by_action: dict[str, int] = field(default_factory=dict)
-    num_rejected_by_reason: dict[str, int] = field(default_factory=dict)
-    num_rows: int = 0
-
-    def add(self, checked_rows: pl.DataFrame) -> None:
-        """Counts the next rows of the table. checked_rows: with column `reason`, null for accepted rows."""
-        self.num_rows += checked_rows.height
-        self.first_rows = self.first_rows if self.first_rows.height else checked_rows[:NUM_SHOWN_ROWS]
-        rejected_rows = checked_rows.filter(pl.col(REASON).is_not_null())
-        for reason, count in rejected_rows.group_by(REASON).len().iter_rows():
-            self.num_rejected_by_reason[reason] = self.num_rejected_by_reason.get(reason, 0) + count
-
-
-def preview_log(settings: DataSettings) -> TablePreview:
-    """Reads and checks the whole log in data/."""
-    preview = TablePreview()
-    for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
-        rows = check_event_rows(chunk.rows, settings, None)
-        preview.add(rows)
-        for action, count in rows.filter(pl.col(REASON).is_null()).group_by(ACTION).len().iter_rows():
-            preview.num_accepted_by_action[action] = preview.num_accepted_by_action.get(action, 0) + count
-    return preview
 
 
 def preview_side_tables(settings: DataSettings) -> dict[str, TablePreview]:
@@ -67,7 +36,7 @@ def preview_side_tables(settings: DataSettings) -> dict[str, TablePreview]:
 
 
 def print_preview(
-    console: Console, settings: DataSettings, preview: TablePreview, side_tables: dict[str, TablePreview]
+    console: Console, settings: DataSettings, preview: LogPreview, side_tables: dict[str, TablePreview]
 ) -> None:
     """Prints the first rows of the log and of the side tables, the numbers of rejected rows, and what to do next."""
     title = "The first rows, as they were read"
@@ -77,7 +46,10 @@ def print_preview(
     console.print(table)
     counts = sorted(preview.num_accepted_by_action.items())
     actions = [f"{action} {count:,} ({settings.roles.get(action, 'contact')})" for action, count in counts]
-    console.print(escape(f"{preview.num_rows:,} rows. Actions and their roles: {', '.join(actions)}"), highlight=False)
+    for line in (*preview.summary(), f"actions and their roles: {', '.join(actions)}"):
+        console.print(escape(line), highlight=False)
+    for warning in preview.warnings():
+        console.print(f"[yellow]{escape(warning)}.[/]", highlight=False)
     _print_rejected(console, preview)
     for name, side_table in side_tables.items():
         if side_table.num_rows:
@@ -116,5 +88,7 @@ def _cell(value: Any) -> str:
 
 def _print_rejected(console: Console, preview: TablePreview) -> None:
     """Prints how many rows stage validate would reject, and why."""
+    examples = preview.example_by_reason if isinstance(preview, LogPreview) else {}
     for reason, count in sorted(preview.num_rejected_by_reason.items()):
-        console.print(f"[yellow]{count:,} rows would be rejected: {REASONS[reason]}[/]", highlight=False)
+        example = f", such as {_cell(examples[reason])}" if reason in examples else ""
+        console.print(f"[yellow]{count:,} rows would be rejected: {REASONS[reason]}{example}[/]", highlight=False)

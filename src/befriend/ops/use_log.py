@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -21,7 +22,8 @@ from befriend import files, layout
 from befriend.config import PARAMS_FILE, load_params
 from befriend.data.columns import REASONS
 from befriend.errors import CallError, SourceError
-from befriend.ops.preview import TablePreview, preview_log, preview_side_tables, print_preview
+from befriend.ops.log_preview import LogPreview, preview_log
+from befriend.ops.preview import preview_side_tables, print_preview
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.detect import detect
 from befriend.settings import parse
@@ -46,6 +48,8 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "report": {"examples": 2},
 }
 """settings for a quick run of all stages on a log of 500 users"""
+ID_REASONS = {"actor_id_type", "target_id_type"}
+MAX_EXAMPLE_LENGTH = 100  # characters of a rejected row in a message
 MAX_LISTED_ACTIONS = 50  # with more actions, setting data.actions stays empty, and any action is accepted
 
 
@@ -69,12 +73,17 @@ def use(
     CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
     _require_pipeline()
-    load_params()
+    params = load_params()
     hints = (columns, unit, separator, header, parse(DataSettings, side_tables, "befriend use"))
     if source is not None and "://" not in source:  # a local source is checked before the old log is moved
+        if Path(source).exists() and not Path(source).is_file() and not Path(source).is_dir():
+            raise CallError(
+                f"{source} is no file, but perhaps a pipe, which can be read only once. Save it first."
+            )
         if Path(source).absolute().is_relative_to(layout.DATA.absolute()):
             raise CallError(f"{source} is in {layout.DATA}/, whose content befriend replaces. Move it elsewhere.")
         settings = detect(Path(source), *hints)
+    _require_imported_data()
     with files.stage_lock(layout.STAGE_LOCK), _backup_of_old_log():
         if source is None:
             settings = parse(DataSettings, SAMPLE_DATA_SETTINGS, "befriend use --sample")
@@ -85,9 +94,8 @@ def use(
                 settings = detect(layout.DATA, *hints)
             if default_action is not None:
                 settings = _with_default_action(settings, default_action)
-        preview = preview_log(settings)
-        if not preview.num_accepted_by_action:
-            raise CallError(_no_usable_row_message(source or "the sample", preview))
+        settings, preview = _with_id_type(settings)
+        _require_usable(source or "the sample", preview, params.validate_.max_rejected)
         if source is not None:
             settings = _with_actions(settings, preview, roles)
         side_previews = preview_side_tables(settings)
@@ -102,6 +110,27 @@ def _require_pipeline() -> None:
         raise CallError(
             f"there is no {layout.PIPELINE} in {Path.cwd()}, so no pipeline could read the log. Change to the folder "
             "of a project that has one (cd FOLDER)."
+        )
+
+
+def _require_imported_data() -> None:
+    """Raises CallError if data/ holds files that were not imported, or were changed since: an import deletes them."""
+    if not layout.DATA.exists():
+        return
+    changed = [str(path) for path in sorted(layout.DATA.rglob("*")) if path.is_file()]
+    if DATA_FILE.is_file():
+        command = [str(Path(sys.executable).with_name("dvc")), "data", "status", "--granular", "--json"]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:  # without DVC's folder there is no import either, and its message says what to do
+            return
+        uncommitted = json.loads(process.stdout or "{}").get("uncommitted", {})
+        paths = [path for kind in ("added", "modified") for path in uncommitted.get(kind, [])]
+        changed = [path for path in paths if path == str(layout.DATA) or path.startswith(f"{layout.DATA}/")]
+        changed = [path for path in changed if path != f"{layout.DATA}/"] or changed
+    if changed:
+        raise CallError(
+            f"{changed[0]} was not imported, or was changed since. befriend replaces all that is in {layout.DATA}/: "
+            "move it elsewhere first."
         )
 
 
@@ -177,14 +206,39 @@ def _with_default_action(settings: DataSettings, name: str) -> DataSettings:
     return settings.model_copy(update={"default_action": name})
 
 
-def _no_usable_row_message(source: str, preview: TablePreview) -> str:
-    """The error message for a log of which every row is rejected."""
-    counts = preview.num_rejected_by_reason.items()
-    reasons = "; ".join(f"{count:,} rows: {REASONS[reason]}" for reason, count in counts)
-    return f"no row of {source} can be used. {reasons or 'It has no rows'}. For options to read it: befriend use --help"
+def _with_id_type(settings: DataSettings) -> tuple[DataSettings, LogPreview]:
+    """The settings with the type of ids that all rows have, and the log read with them.
+
+    Ids are integers only if every id is one: a log may begin with numbers, and have names later.
+    """
+    preview = preview_log(settings)
+    if settings.id_type == "integer" and ID_REASONS & preview.num_rejected_by_reason.keys():
+        text_settings = settings.model_copy(update={"id_type": "string"})
+        text_preview = preview_log(text_settings)
+        if text_preview.num_rejected < preview.num_rejected:
+            return text_settings, text_preview
+    return settings, preview
 
 
-def _with_actions(settings: DataSettings, preview: TablePreview, roles: dict[str, str]) -> DataSettings:
+def _require_usable(source: str, preview: LogPreview, max_rejected: float) -> None:
+    """Raises CallError for a log that stage validate would refuse for its rejected rows."""
+    if preview.num_events and preview.num_rejected <= max_rejected * preview.num_rows:
+        return
+    reasons = [
+        f"{count:,} rows: {REASONS[reason]}, such as {preview.example_by_reason[reason][:MAX_EXAMPLE_LENGTH]}"
+        for reason, count in preview.num_rejected_by_reason.items()
+    ]
+    problem = (
+        f"{preview.num_rejected:,} of {preview.num_rows:,} rows of {source} cannot be used, more than "
+        f"validate.max_rejected ({max_rejected:.0%})"
+        if preview.num_events
+        else f"no row of {source} can be used"
+    )
+    why = "; ".join(reasons) or "It has no events"
+    raise CallError(f"{problem}. {why}. For options to read it: befriend use --help")
+
+
+def _with_actions(settings: DataSettings, preview: LogPreview, roles: dict[str, str]) -> DataSettings:
     """The settings with the actions of the log and these roles. CallError if a role is for an action not in the log."""
     actions_of_log = sorted(preview.num_accepted_by_action)
     unknown = sorted(set(roles) - set(actions_of_log))
