@@ -87,8 +87,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_events: pl.Data
 
 
 def use(source: str, **roles: str) -> None:
-    detected: dict[str, Any] = dict.fromkeys(("unit", "separator", "header", "default_action"))
-    ops.use(source, columns={}, roles=roles, side_tables={}, **detected)
+    detected: dict[str, Any] = dict.fromkeys(("unit", "separator", "header"))
+    ops.use(source, columns={}, actions={}, roles=roles, side_tables={}, **detected)
 
 
 def state(project: Path) -> dict[str, bytes]:

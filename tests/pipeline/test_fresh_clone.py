@@ -55,7 +55,7 @@ def test_dvc_runs_an_experiment_and_shows_how_its_metrics_differ(clone: Path) ->
     call(clone, "git", "commit", "-q", "-m", "results", "--allow-empty")
     call(clone, "dvc", "exp", "run", "-S", "evaluate.events=60", "-S", "evaluate.regimes=[daily]")
     shown = call(clone, "dvc", "metrics", "diff").stdout
-    assert "daily.new.new.popularity.n" in shown
+    assert "new.daily.both" in shown and "newcomers.daily" in shown
     assert "validation.json" not in shown
     call(clone, "dvc", "plots", "show")
     call(clone, "git", "checkout", "-q", ".")

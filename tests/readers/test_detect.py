@@ -98,10 +98,25 @@ def test_an_unreadable_log_is_an_error_with_its_reason(content: bytes, message: 
         guess(tmp_path / "log")
 
 
-def test_the_actions_of_several_files_without_an_action_column_are_the_file_names(tmp_path: Path) -> None:
-    for name in ("like.txt", "follow.txt"):
-        (tmp_path / name).write_text("1 2 1082040961\n3 4 1082155839\n")
-    assert guess(tmp_path).action_from_file_name
+@pytest.mark.parametrize("first", ["", "src,dst,ts\n", "\n\n"])
+def test_parts_and_days_are_no_actions_and_may_be_empty(first: str, tmp_path: Path) -> None:
+    (tmp_path / "part-00000.csv").write_text(first)
+    for name in ("2024-01-01.csv", "part-00001.csv"):
+        (tmp_path / name).write_text("src,dst,ts\n1,2,1082040961\n3,4,1082155839\n")
+    settings = guess(tmp_path)
+    rows = pl.concat([chunk.rows for chunk in read_chunks(settings, tmp_path)])
+    assert rows["action"].to_list() == 4 * ["event"]
+
+
+@pytest.mark.parametrize("header", ["src,dst,ts\n", "action,src,dst,ts\n"])
+def test_keys_of_partitioned_folders_are_columns_unless_the_file_has_them(header: str, tmp_path: Path) -> None:
+    value = "own," if header.startswith("action") else ""
+    for action in ("like", "follow"):
+        (tmp_path / f"action={action}").mkdir()
+        (tmp_path / f"action={action}" / "part-0.csv").write_text(f"{header}{value}1,2,1082040961\n{value}3,4,1082155839\n")
+    settings = guess(tmp_path)
+    rows = pl.concat([chunk.rows for chunk in read_chunks(settings, tmp_path)])
+    assert set(rows["action"]) == ({"own"} if value else {"like", "follow"})
 
 
 def test_given_columns_and_units_override_detection(tmp_path: Path) -> None:
@@ -113,3 +128,42 @@ def test_given_columns_and_units_override_detection(tmp_path: Path) -> None:
     assert settings.timestamp_unit == "ms"
     with pytest.raises(CallError, match="no column --actor x"):
         guess(tmp_path / "log", {"actor_id": "x"})
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        (["20231114", "20231115"], "%Y%m%d"),
+        (["20231114221320", "20231115221320"], "%Y%m%d%H%M%S"),
+        (["1.7e9", "1.700003600E+09"], "s"),
+        (["1700000000.000001", "1700003600.5"], "s"),
+        (["1700000000123.0", "1700003600456.0"], "ms"),
+        (["11/14/2023 22:13", "11/15/2023 08:13"], "%m/%d/%Y %H:%M"),
+        (["14/11/2023 10:13:20 PM", "01/02/2023 08:13:00 AM"], "%d/%m/%Y %I:%M:%S %p"),
+        (["14.11.2023 22:13", "15.11.2023 22:13"], "%d.%m.%Y %H:%M"),
+        (["Tue Nov 14 22:13:20 +0000 2023", "Wed Nov 15 00:13:20 +0000 2023"], "%a %b %d %H:%M:%S %z %Y"),
+        (["2023-11-14 22:13:20", "2023-11-15"], "iso"),
+    ],
+)
+def test_usual_ways_of_writing_times_are_detected_below_a_header_of_usual_names(
+    times: list[str], unit: str, tmp_path: Path
+) -> None:
+    (tmp_path / "log").write_text("source,target,time\n" + "".join(f"ann{k},bob{k},{t}\n" for k, t in enumerate(times)))
+    settings = guess(tmp_path / "log")
+    assert (settings.header, settings.timestamp_unit, settings.columns.timestamp) == (True, unit, "time")
+
+
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        ("638355968000000000", "look like ticks of .NET"),
+        ("1,700,000,000", "cannot be read. Say how to read them"),
+        ("11/12/2023 10:13", r'can be read in two ways. Add --unit "%m/%d/%Y %H:%M" or --unit "%d/%m/%Y %H:%M"'),
+    ],
+)
+def test_times_that_cannot_be_told_are_asked_for(time: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(f'source;target;time\nann;bob;"{time}"\nbob;ann;"{time}"\n')
+    with pytest.raises(CallError, match=message):
+        guess(tmp_path / "log")
+    assert guess(tmp_path / "log", unit="s").timestamp_unit == "s"
+

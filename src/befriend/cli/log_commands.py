@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,10 @@ HeaderOption = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first line of a CSV file names the columns.")
 ]
 DefaultActionOption = Annotated[str | None, typer.Option(help="Name of the action, if the log has no action column.")]
+ActionFromFileNameOption = Annotated[
+    bool,
+    typer.Option("--action-from-file-name", help="Each file has one action, its name: like.csv, follow.csv."),
+]
 SignalOption = Annotated[
     list[str] | None,
     typer.Option(help="An action that is never predicted and only serves as history, such as view; repeatable."),
@@ -135,6 +139,7 @@ def use(
     separator: SeparatorOption = None,
     header: HeaderOption = None,
     default_action: DefaultActionOption = None,
+    action_from_file_name: ActionFromFileNameOption = False,
     signal: SignalOption = None,
     exclude: ExcludeOption = None,
     attributes: AttributesOption = None,
@@ -167,21 +172,42 @@ def use(
         unit=unit,
         separator=separator,
         header=header,
-        default_action=default_action,
+        actions=_actions(default_action, action_from_file_name),
         roles=_roles(signal or [], exclude or []),
         side_tables={
-            "attributes": {
-                "file": attributes,
-                **({"separator": separator.replace("\\t", "\t")} if attributes and separator else {}),
-                "user_id": user_id,
-                "categorical": categorical or [],
-                "numeric": numeric or [],
-                "opt_out": opt_out,
-            },
+            "attributes": _attributes(attributes, separator, user_id, categorical, numeric, opt_out),
             "texts": {"file": texts, **text_columns},
             "statements": {"file": statements, **statement_columns},
         },
     )
+
+
+def _attributes(
+    file: str | None,
+    separator: str | None,
+    user_id: str,
+    categorical: list[str] | None,
+    numeric: list[str] | None,
+    opt_out: str | None,
+) -> dict[str, Any]:
+    """The settings of data.attributes."""
+    return {
+        "file": file,
+        **({"separator": separator.replace("\\t", "\t")} if file and separator else {}),
+        "user_id": user_id,
+        "categorical": categorical or [],
+        "numeric": numeric or [],
+        "opt_out": opt_out,
+    }
+
+
+def _actions(default_action: str | None, from_file_name: bool) -> dict[str, Any]:
+    """The settings of data that give actions to a log without a column of them. CallError for both at once."""
+    if default_action is not None and from_file_name:
+        raise CallError("--default-action names one action, --action-from-file-name one per file: leave out one.")
+    if from_file_name:
+        return {"action_from_file_name": True}
+    return {} if default_action is None else {"default_action": default_action}
 
 
 def _check_source(source: str | None) -> None:

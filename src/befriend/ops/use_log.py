@@ -59,16 +59,16 @@ def use(
     unit: str | None,
     separator: str | None,
     header: bool | None,
-    default_action: str | None,
+    actions: dict[str, Any],
     roles: dict[str, str],
     side_tables: dict[str, dict[str, Any]],
 ) -> None:
     """Makes the pipeline read `source`: a path, or a URL that DVC can import; None: the sample of the project.
 
     columns: field -> column, for fields whose column is not detected automatically; unit (of timestamps), separator,
-    header: format of the source, detected if None; default_action: name of the action if the log has none; roles:
-    action -> signal (history only) or exclude (a block); side_tables: settings of the side tables, as in
-    data.attributes, data.texts and data.statements. The sample ignores all of these.
+    header: format of the source, detected if None; actions: data.default_action or data.action_from_file_name, for a
+    log without a column of actions; roles: action -> signal (history only) or exclude (a block); side_tables: settings
+    of the side tables, as in data.attributes, data.texts and data.statements. The sample ignores all of these.
 
     CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
@@ -92,8 +92,7 @@ def use(
             _import(source)
             if "://" in source:
                 settings = detect(layout.DATA, *hints)
-            if default_action is not None:
-                settings = _with_default_action(settings, default_action)
+            settings = _with_actions_of_settings(settings, actions)
         settings, preview = _with_id_type(settings)
         _require_usable(source or "the sample", preview, params.validate_.max_rejected)
         if source is not None:
@@ -179,7 +178,7 @@ def use_tiny() -> None:
     with files.stage_lock(layout.STAGE_LOCK):
         write(PROFILES["tiny"], layout.TINY_LOG)
         roles = SAMPLE_DATA_SETTINGS["roles"]
-        use(str(layout.TINY_LOG / "events.parquet"), {}, None, None, None, None, roles, {})
+        use(str(layout.TINY_LOG / "events.parquet"), {}, None, None, None, {}, roles, {})
         _change_settings(TINY_SETTINGS)
     typer.echo(
         "\nparams.yaml now has settings for a quick run, with which the metrics mean little. To go back:\n"
@@ -198,12 +197,14 @@ def _import(source: str) -> None:
     files.write_text(DATA_FILE, "\n".join(lines) + "\n")
 
 
-def _with_default_action(settings: DataSettings, name: str) -> DataSettings:
-    """The settings with a default action; CallError if the log has actions."""
-    if settings.columns.action is not None or settings.action_from_file_name:
-        where = "its files' names" if settings.action_from_file_name else f"column {settings.columns.action}"
-        raise CallError(f"--default-action is for logs without actions; this one has them in {where}.")
-    return settings.model_copy(update={"default_action": name})
+def _with_actions_of_settings(settings: DataSettings, actions: dict[str, Any]) -> DataSettings:
+    """The settings with the actions of a log that has no column of them; CallError if it has one."""
+    if actions and settings.columns.action is not None:
+        raise CallError(
+            f"--default-action and --action-from-file-name are for logs without actions; this one has them in column "
+            f"{settings.columns.action}."
+        )
+    return settings.model_copy(update=actions)
 
 
 def _with_id_type(settings: DataSettings) -> tuple[DataSettings, LogPreview]:

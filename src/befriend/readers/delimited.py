@@ -30,17 +30,18 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
 
     A row with another number of fields than the file has columns gets the reason `ragged_row`, and a line with a quote
     that no later line closes gets `unclosed_quote`. Raises a DataError if the file is damaged, or lacks a column of the
-    mapping. A column may also be the key of a partitioned folder (action=like/part-0.csv).
+    mapping. In a file with a header, a column may also be the key of a partitioned folder (action=like/part-0.csv).
     """
     partitions = partition_values(file, source)
-    columns = {field: column for field, column in mapping.columns.items() if column not in partitions}
-    constants = {field: partitions[column] for field, column in mapping.columns.items() if column in partitions}
+    columns, constants = mapping.columns, dict[str, str | None]()
     names: list[str] | None = None
     width = num_comments = 0
     for records, num_new_comments in read_records(settings, file):
         num_comments += num_new_comments
         if names is None and settings.format == "csv" and settings.header and records.height:
             names = [name.strip() for name in records[FIELDS][0]]
+            constants = {field: partitions[c] for field, c in columns.items() if c in partitions and c not in names}
+            columns = {field: column for field, column in columns.items() if field not in constants}
             require_columns(ColumnMapping(columns, mapping.section), names, file)
             columns = {field: names.index(str(column)) + 1 for field, column in columns.items()}
             records = records[1:]

@@ -14,11 +14,13 @@ import polars as pl
 from befriend.data.columns import ACTION, ACTOR, RAW, REASON, TARGET, TIMESTAMP
 from befriend.data.external_ids import INTEGER_PATTERN
 from befriend.errors import CallError
-from befriend.readers.data_settings import DataSettings
+from befriend.readers.chunk import partition_values
+from befriend.readers.data_settings import ISO, DataSettings
 from befriend.readers.delimited import COMMENT_PATTERN, FIELDS, FieldSplitter
 from befriend.readers.parquet import first_rows, is_parquet
 from befriend.readers.sources import SIDE_TABLES, find_files, require_tables
 from befriend.readers.text_files import text_blocks
+from befriend.readers.timestamps import read_timestamps
 from befriend.settings import parse
 
 USUAL_COLUMN_NAMES = {
@@ -37,6 +39,21 @@ PLACEHOLDER_COLUMNS = {
     "columns": {ACTOR: 1, ACTION: None, TARGET: 2, TIMESTAMP: 3},
 }  # splitting lines into fields does not need columns, but DataSettings does
 NO_SIDE_TABLES = DataSettings()
+CALENDAR_DIGITS = {
+    r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$": "%Y%m%d",
+    r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d$": "%Y%m%d%H%M%S",
+}
+"""numbers that are dates, and no time since 1970 that a log would have: 20240301 would be in August 1970"""
+DOTNET_TICKS = (6.2e17, 6.6e17)  # from the year 1965 to 2092
+TIME_FORMATS = (
+    *(f"{day} {time}" for day in ("%m/%d/%Y", "%d/%m/%Y") for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")),
+    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
+    *("%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S"),
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d/%b/%Y:%H:%M:%S %z",
+)
+"""usual ways of writing times that are not ISO 8601"""
 _NUMBER_PATTERN = re.compile(r"^[-+]?\d+$")
 _DATE_PATTERN = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -57,17 +74,9 @@ def detect(
     """
     require_tables(side_tables, source)
     event_files = find_files(side_tables, source)
-    if is_parquet(event_files[0]):
-        raw: dict[str, Any] = {"format": "parquet"}
-        table = first_rows(event_files[0], source, NUM_SAMPLED_ROWS)
-    else:
-        raw, table = _read_first_lines(event_files[0], separator, header)
+    raw, table = _read_first_rows(event_files, source, separator, header)
     has_column_names = raw["format"] != "whitespace" and bool(raw.get("header", True))
     columns = _guess_columns(table, given_columns, has_column_names)
-    if ACTION not in columns and len(event_files) > 1:
-        raw["action_from_file_name"] = True
-    if not table.height:
-        raise CallError(f"{event_files[0]} has columns but no events. Give a log with events.")
     ids = pl.concat(
         [table[str(columns[field])].cast(pl.String).str.strip_chars() for field in (ACTOR, TARGET)]
     ).drop_nulls()
@@ -78,6 +87,35 @@ def detect(
         **{name: getattr(side_tables, name).model_dump() for name in SIDE_TABLES},
     }
     return parse(DataSettings, raw, "befriend use")
+
+
+def _read_first_rows(
+    files: list[Path], source: Path, separator: str | None, header: bool | None
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """The settings of the format, and the first rows of the first file that has some: a part of a log may be empty.
+
+    Keys of partitioned folders are columns, if the columns have names. Raises the CallError of the first file if no
+    file has rows.
+    """
+    first_error = None
+    for file in files:
+        try:
+            if is_parquet(file):
+                raw: dict[str, Any] = {"format": "parquet"}
+                table = first_rows(file, source, NUM_SAMPLED_ROWS)
+                if not table.height:
+                    raise CallError(f"{file} has columns but no events. Give a log with events.")
+                return raw, table
+            raw, table = _read_first_lines(file, separator, header)
+            if raw.get("header"):
+                partitions = {str(key): value for key, value in partition_values(file, source).items()}
+                new = [name for name in partitions if name not in table.columns]
+                table = table.with_columns(pl.lit(partitions[name], pl.String).alias(name) for name in new)
+            return raw, table
+        except CallError as error:
+            first_error = first_error or error
+    assert first_error is not None  # a log has at least one file
+    raise first_error
 
 
 def _guess_id_type(ids: pl.Series) -> str:
@@ -128,7 +166,13 @@ def _guess_separator(lines: list[str]) -> str | None:
 
 
 def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row holds no integer or date, while a later one does (or there is no later one)."""
+    """Whether the first row has two usual names of columns, or no integer or date, while a later row has one.
+
+    If there is no later row, the first one is a header.
+    """
+    known_names = {name for names in USUAL_COLUMN_NAMES.values() for name in names}
+    if sum(field.lower() in known_names for field in rows[0]) >= 2:
+        return True
 
     def has_number_or_date(row: list[str]) -> bool:
         return any(_NUMBER_PATTERN.match(field) or _DATE_PATTERN.match(field) for field in row)
@@ -213,12 +257,34 @@ def _median(column: pl.Series) -> float:
 
 
 def _guess_timestamp_unit(column: pl.Series) -> str:
-    """The timestamp unit of a column: iso for dates and text, else from the magnitude of the median."""
-    if column.dtype.is_temporal() or (
-        column.dtype == pl.String and not column.str.contains(r"^\s*-?\d+(\.0*)?\s*$").any()
-    ):
-        return "iso"
-    magnitude = abs(_median(column))
-    return next(
-        (unit for unit, minimum in (("ns", 10**17), ("us", 10**14), ("ms", 10**11)) if magnitude >= minimum), "s"
-    )
+    """The timestamp unit of a column: for numbers by the magnitude of the median, for text the format that fits.
+
+    CallError if two formats fit, or none that is known.
+    """
+    if column.dtype.is_temporal():
+        return ISO
+    text = column.cast(pl.String).str.strip_chars().replace("", None).drop_nulls()
+    for pattern, time_format in CALENDAR_DIGITS.items():
+        if len(text) and text.str.contains(pattern).all():
+            return time_format
+    number = text.str.to_decimal(scale=9).drop_nulls() if len(text) else text
+    if len(number) * 2 >= len(text):
+        magnitude = abs(float(number.cast(pl.Float64).median() or 0))  # type: ignore[arg-type]
+        if DOTNET_TICKS[0] <= magnitude <= DOTNET_TICKS[1]:
+            raise CallError(
+                f"timestamps such as {text[0]} look like ticks of .NET, 100 ns since the year 1. Write seconds since "
+                "1970 instead, (ticks - 621355968000000000) / 10000000; or name their unit with --unit."
+            )
+        units = (("ns", 10**17), ("us", 10**14), ("ms", 10**11))
+        return next((unit for unit, least in units if magnitude >= least), "s")
+    fitting = [unit for unit in (ISO, *TIME_FORMATS) if 2 * read_timestamps(text, unit)[0].null_count() < len(text)]
+    exact = [unit for unit in fitting if not read_timestamps(text, unit)[0].null_count()] or fitting
+    if not exact:
+        raise CallError(
+            f"timestamps such as {text[0]!r} cannot be read. Say how to read them, with a format of strptime: "
+            '--unit "%d/%m/%Y %H:%M"; or write seconds since 1970 or ISO 8601.'
+        )
+    if len(exact) > 1 and ISO not in exact:
+        commands = " or ".join(f'--unit "{unit}"' for unit in exact)
+        raise CallError(f"timestamps such as {text[0]!r} can be read in two ways. Add {commands}.")
+    return exact[0]
