@@ -131,9 +131,10 @@ def test_files_may_be_compressed_in_the_usual_ways(path: Path) -> None:
         assert read(path, content)[0] == [(2, None, "1", "2", "3")]
 
 
+@pytest.mark.parametrize("size", [64, 65])
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_files_may_be_in_utf_8_and_utf_16(codec: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "BLOCK_BYTES", 64)
+def test_files_may_be_in_utf_8_and_utf_16(codec: str, size: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", size)
     text = "src,dst,ts\r\n" + "".join(f"Zo\u00e9 {k},\U0001f600,{k}\r\n" for k in range(20))
     assert read(path, text.encode(codec))[0] == [(k + 2, None, f"Zo\u00e9 {k}", "\U0001f600", str(k)) for k in range(20)]
 

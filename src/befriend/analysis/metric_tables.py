@@ -14,7 +14,8 @@ LISTS = {
     "any": ("all", "All candidates: contacts included, scored on all events whose target can be ranked"),
 }
 
-LEARNED = ("both", "two-tower", "stu", "boosted")
+SERVED_MODEL = "both"  # the ranker
+LEARNED = (SERVED_MODEL, "two-tower", "stu", "boosted")
 """the models and rankers; all other names in metrics.json are heuristics"""
 FEW_LISTS = 100
 """with fewer lists, the confidence interval of NDCG@10 is wider than most differences between two runs"""
@@ -54,12 +55,12 @@ def headline_metrics(metrics: dict[str, Any], validation: dict[str, Any]) -> dic
     for regime, lists in metrics.items():
         ndcg = {model: cell["ndcg@10"] for model, cell in lists.get("new", {}).get("new", {}).items()}
         rules = [value for model, value in ndcg.items() if model not in LEARNED]
-        if "both" in ndcg and rules:
-            new[regime] = {"both": ndcg["both"], "best_rule": max(rules)}
+        if SERVED_MODEL in ndcg and rules:
+            new[regime] = {SERVED_MODEL: ndcg[SERVED_MODEL], "best_rule": max(rules)}
     newcomers = {
-        regime: metrics[regime]["new"]["newcomers"]["both"]["ndcg@10"]
+        regime: metrics[regime]["new"]["newcomers"][SERVED_MODEL]["ndcg@10"]
         for regime in ("live", "daily", "streaming", "frozen")
-        if "both" in metrics.get(regime, {}).get("new", {}).get("newcomers", {})
+        if SERVED_MODEL in metrics.get(regime, {}).get("new", {}).get("newcomers", {})
     }
     rows = validation["rows"]
     return {

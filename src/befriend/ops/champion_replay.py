@@ -12,6 +12,7 @@ import polars as pl
 from befriend import files
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.measure import predictions_table
+from befriend.analysis.metric_tables import SERVED_MODEL
 from befriend.data.columns import USER_ID
 from befriend.data.contracts import USERS, read_table
 from befriend.data.event_log import USERS_FILE, EventLog
@@ -22,7 +23,6 @@ from befriend.evaluation.run_rankers import run_rankers
 from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import read_boosters
 
-SERVED_MODEL = "both"
 """the ranker over the candidates of all models and heuristics, whose lists users get by default"""
 
 

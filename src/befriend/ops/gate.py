@@ -36,12 +36,12 @@ from typing import Any
 
 from befriend import files, layout
 from befriend.analysis.fingerprint import run_fingerprint
-from befriend.analysis.metric_tables import FEW_LISTS, LEARNED, LISTS
+from befriend.analysis.metric_tables import FEW_LISTS, LEARNED, LISTS, SERVED_MODEL
 from befriend.analysis.paired_comparison import compare_runs
 from befriend.config import Params
 from befriend.data.regimes import Regime
 from befriend.errors import BefriendError, DataError
-from befriend.ops.champion_replay import SERVED_MODEL, replay_champion
+from befriend.ops.champion_replay import replay_champion
 from befriend.ops.drift_check import VERDICTS, describe_verdict, read_or_measure_drift
 from befriend.ops.registry import PromotedRun, current_champion, rolled_back_runs, run_digest
 

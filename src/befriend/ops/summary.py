@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from befriend import files, layout
-from befriend.analysis.metric_tables import LISTS, headline
+from befriend.analysis.metric_tables import LISTS, SERVED_MODEL, headline
 from befriend.data.regimes import REGIMES
 from befriend.errors import DataError
 from befriend.ops import project_state
 
 NUM_SHOWN_MODELS = 5  # in each table
-SERVED_MODEL = "both"
 
 
 def show(root: Path) -> None:
@@ -23,8 +22,7 @@ def show(root: Path) -> None:
     console = Console()
     for path in (layout.VALIDATION, layout.METRICS):
         if not (root / path).is_file():
-            validation = project_state.describe_log(root) or {}
-            if validation.get("refused"):
+            if (project_state.describe_log(root) or {}).get("refused"):
                 raise DataError(f"the log was refused, and nothing was trained. {layout.VALIDATION_REPORT} says why.")
             raise DataError(f"there is no {path} yet. Run `make run` first.")
     validation, metrics = files.read_json(root / layout.VALIDATION), files.read_json(root / layout.METRICS)

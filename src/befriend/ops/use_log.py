@@ -76,10 +76,6 @@ def use(
     params = load_params()
     hints = (columns, unit, separator, header, parse(DataSettings, side_tables, "befriend use"))
     if source is not None and "://" not in source:  # a local source is checked before the old log is moved
-        if Path(source).exists() and not Path(source).is_file() and not Path(source).is_dir():
-            raise CallError(
-                f"{source} is no file, but perhaps a pipe, which can be read only once. Save it first."
-            )
         if Path(source).absolute().is_relative_to(layout.DATA.absolute()):
             raise CallError(f"{source} is in {layout.DATA}/, whose content befriend replaces. Move it elsewhere.")
         settings = detect(Path(source), *hints)
@@ -92,7 +88,7 @@ def use(
             _import(source)
             if "://" in source:
                 settings = detect(layout.DATA, *hints)
-            settings = _with_actions_of_settings(settings, actions)
+            settings = _with_given_actions(settings, actions)
         settings, preview = _with_id_type(settings)
         _require_usable(source or "the sample", preview, params.validate_.max_rejected)
         if source is not None:
@@ -197,7 +193,7 @@ def _import(source: str) -> None:
     files.write_text(DATA_FILE, "\n".join(lines) + "\n")
 
 
-def _with_actions_of_settings(settings: DataSettings, actions: dict[str, Any]) -> DataSettings:
+def _with_given_actions(settings: DataSettings, actions: dict[str, Any]) -> DataSettings:
     """The settings with the actions of a log that has no column of them; CallError if it has one."""
     if actions and settings.columns.action is not None:
         raise CallError(

@@ -169,29 +169,29 @@ class FieldSplitter:
             texts.append("\n".join(raw[k:end]))
             fields.append(parsed or [])
         records = lines[:height]
-        changed = pl.DataFrame(
-            {"k": first, "text": texts, "list": fields},
-            schema={"k": pl.UInt32, "text": pl.String, "list": pl.List(pl.String)},
-        )
         is_changed = _mask(height, first)
         records = records.with_columns(
-            _replace(records[RAW], is_changed, changed["text"]),
-            _replace(records[FIELDS], is_changed, changed["list"]),
+            _replace(records[RAW], is_changed, pl.Series(texts, dtype=pl.String)),
+            _replace(records[FIELDS], is_changed, pl.Series(fields, dtype=pl.List(pl.String))),
             pl.when(_mask(height, unclosed)).then(pl.lit("unclosed_quote")).otherwise(REASON).alias(REASON),
         )
         return records.filter(~_mask(height, joined)), lines[height:].drop(FIELDS)
 
     def _parse(self, text: str) -> list[str] | None:
         """The fields of a record; None if a quote in it is not closed."""
-        if len(self._separator) > 1:
-            text = text.replace(self._separator, _STAND_IN)
         for is_strict in (True, False):  # a quote within a quoted field is an error in strict mode only
             try:
-                return next(csv.reader([text], strict=is_strict, **self._dialect), [])
+                return self._fields(text, is_strict)
             except csv.Error as error:
                 if str(error) == _UNCLOSED:
                     return None
         return []
+
+    def _fields(self, text: str, is_strict: bool) -> list[str]:
+        """The fields of a record; csv.Error if they cannot be told."""
+        if len(self._separator) > 1:
+            text = text.replace(self._separator, _STAND_IN)
+        return next(csv.reader(io.StringIO(text, newline="\n"), strict=is_strict, **self._dialect), [])
 
     def _join(self, raw: list[str], k: int) -> tuple[int, list[str] | None]:
         """The end of the record that begins in line k, and its fields; None if no later line closes its quote."""
@@ -199,11 +199,8 @@ class FieldSplitter:
         for end in range(k + 2, limit + 1):
             if '"' not in raw[end - 1]:
                 continue
-            text = "\n".join(raw[k:end])
-            if len(self._separator) > 1:
-                text = text.replace(self._separator, _STAND_IN)
             try:
-                return end, next(csv.reader(io.StringIO(text, newline=""), strict=True, **self._dialect))
+                return end, self._fields("\n".join(raw[k:end]), is_strict=True)
             except csv.Error as error:
                 if str(error) != _UNCLOSED:
                     return end, None

@@ -97,7 +97,7 @@ def _read_first_rows(
     Keys of partitioned folders are columns, if the columns have names. Raises the CallError of the first file if no
     file has rows.
     """
-    first_error = None
+    errors = []
     for file in files:
         try:
             if is_parquet(file):
@@ -113,9 +113,8 @@ def _read_first_rows(
                 table = table.with_columns(pl.lit(partitions[name], pl.String).alias(name) for name in new)
             return raw, table
         except CallError as error:
-            first_error = first_error or error
-    assert first_error is not None  # a log has at least one file
-    raise first_error
+            errors.append(error)
+    raise errors[0]  # a log has at least one file
 
 
 def _guess_id_type(ids: pl.Series) -> str:
@@ -277,8 +276,9 @@ def _guess_timestamp_unit(column: pl.Series) -> str:
             )
         units = (("ns", 10**17), ("us", 10**14), ("ms", 10**11))
         return next((unit for unit, least in units if magnitude >= least), "s")
-    fitting = [unit for unit in (ISO, *TIME_FORMATS) if 2 * read_timestamps(text, unit)[0].null_count() < len(text)]
-    exact = [unit for unit in fitting if not read_timestamps(text, unit)[0].null_count()] or fitting
+    num_unread = {unit: read_timestamps(text, unit)[0].null_count() for unit in (ISO, *TIME_FORMATS)}
+    fitting = [unit for unit, count in num_unread.items() if 2 * count < len(text)]
+    exact = [unit for unit in fitting if not num_unread[unit]] or fitting
     if not exact:
         raise CallError(
             f"timestamps such as {text[0]!r} cannot be read. Say how to read them, with a format of strptime: "

@@ -43,6 +43,8 @@ def find_files(settings: DataSettings, source: Path) -> list[Path]:
     event_files, side_files = _list_files(settings, source)
     try:
         for file in [*event_files, *side_files]:
+            if file.exists() and not file.is_file():
+                raise SourceError(f"{file} is no file, but perhaps a pipe, which can be read only once. Save it first.")
             file.open("rb").close()
     except PermissionError as error:
         raise _unreadable(error) from None

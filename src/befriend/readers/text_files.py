@@ -51,16 +51,6 @@ _MAILBOX = re.compile(rb"From \S+ .*\d{4}\r?\n[\w-]+:")
 _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
 
 
-def read_head(file: Path, size: int = HEAD_BYTES) -> bytes:
-    """The first bytes of a file as it is stored. DataError for what is no regular file, such as a pipe."""
-    if not file.is_file():
-        raise DataError(
-            f"{file} is no regular file, such as a pipe that can be read only once. Write it to a file first."
-        )
-    with file.open("rb") as handle:
-        return handle.read(size)
-
-
 def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
     """Yields a text file in blocks of whole lines in UTF-8, without a byte order mark. size: bytes of each read.
 
@@ -79,10 +69,13 @@ def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
                 _require_text(block[:HEAD_BYTES], file)
                 encoding = _utf_16(block)
                 decode = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
+            is_end = not block
             if decode is not None:
-                block = decode.decode(block, final=not block).encode("utf-8", "replace")
+                block = decode.decode(block, final=is_end).encode("utf-8", "replace")
             if not block:
-                break
+                if is_end:
+                    break
+                continue  # half of a character of UTF-16
             block = remainder + block
             if is_first:
                 block, is_first = block.removeprefix(_BYTE_ORDER_MARK), False
@@ -120,7 +113,8 @@ def decode_lines(block: bytes) -> pl.DataFrame:
 
 def _open(file: Path) -> IO[bytes]:
     """Opens a file for reading its decompressed bytes."""
-    head = read_head(file)
+    with file.open("rb") as handle:
+        head = handle.read(HEAD_BYTES)
     if head.startswith(_GZIP):
         return cast(IO[bytes], gzip.open(file, "rb"))
     if head.startswith(_BZIP2):

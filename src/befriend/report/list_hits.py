@@ -16,14 +16,14 @@ import polars as pl
 from befriend import layout
 from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.groups import ACTIVITY_GROUPS, activity_group
-from befriend.analysis.metric_tables import LEARNED
+from befriend.analysis.metric_tables import LEARNED, SERVED_MODEL
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import Regime
 from befriend.data.split import read_split
 from befriend.evaluation.metrics import UserBootstrap
 from befriend.evaluation.protocol import event_cutoffs
 from befriend.features.histories import Histories
-from befriend.report.run_results import SERVED, RunResults
+from befriend.report.run_results import RunResults
 
 TOP_K = 10  # users at the top of each list that count
 NEWCOMERS, NO_EVENT, FEW_EVENTS, MANY_EVENTS = USER_GROUPS = ("newcomers", "no event", "few events", "many events")
@@ -86,7 +86,7 @@ def measure_hits(root: Path, run: RunResults) -> list[RegimeHits]:
         rule = rule_with_most_hits(run, regime)
         if rule is None:
             continue
-        lists = {name: root / layout.PREDICTIONS / name / f"{regime}.parquet" for name in (SERVED, rule)}
+        lists = {name: root / layout.PREDICTIONS / name / f"{regime}.parquet" for name in (SERVED_MODEL, rule)}
         (events, served_hits), (_, rule_hits) = (_read_hits(path, log) for path in lists.values())
         actor, cutoff = log.actor[events], event_cutoffs(log, split, settings.part, events, regime)
         # users with an event before the cutoff, without the actor

@@ -15,7 +15,6 @@ from befriend.data.event_log import EVENTS_FILE
 from befriend.data.regimes import REGIMES, Regime
 from befriend.settings import Settings, describe_settings, setting_values
 
-SERVED = "both"
 """the ranker whose lists are served"""
 LOG_FILE = Path("data.dvc")
 
