@@ -24,7 +24,7 @@ def test_all_problems_are_reported_at_once_with_the_valid_choices(tmp_path: Path
         load(tmp_path, "data: {format: xml, colums: {}}\nvalidate: {max_rejected: 7}\nevalute: {}\n")
     text = str(error.value)
     assert "4 settings" in text
-    assert "'parquet', 'csv' or 'whitespace'" in text
+    assert "'parquet', 'arrow', 'jsonl', 'csv' or 'whitespace'" in text
     assert "data.colums: there is no such setting. Did you mean columns?" in text
     assert "validate.max_rejected: must be at most 1 (found 7)" in text
     assert "evalute: there is no such setting. Did you mean evaluate?" in text
@@ -34,7 +34,7 @@ def test_all_problems_are_reported_at_once_with_the_valid_choices(tmp_path: Path
     ("text", "message"),
     [
         ("data: {actions: [a], roles: {b: signal}}", "roles names b, which data.actions does not list"),
-        ("data: {format: whitespace}", "without header it must be a column's number, from 1"),
+        ("data: {format: csv, columns: {actor_id: 1}}", "without header it must be a column's number, from 1"),
         ("data: {columns: {actor_id: 1}}", "columns.actor_id is the number 1; this log's columns have names"),
         ("data: {action_from_file_name: true}", "columns.action must be null"),
         ("validate: {train_until: 0.9, validation_until: 0.8}", "must lie below validation_until"),
@@ -103,7 +103,9 @@ def test_messages_are_in_words_of_this_project(value: object) -> None:
         except SettingsError as error:
             first, *lines = str(error).splitlines()
             assert first == "params.yaml: 1 setting cannot be used"
-            assert not any(phrase in str(error) for phrase in ("Input", "Value error", "valid ", "another value")), error
+            assert not any(phrase in str(error) for phrase in ("Input", "Value error", "valid ", "another value")), (
+                error
+            )
             assert len(lines) == 1 and lines[0].endswith(".")
             num_messages += 1
     assert num_messages > 50

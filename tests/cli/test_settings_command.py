@@ -19,7 +19,9 @@ def test_a_setting_has_its_value_its_default_and_its_meaning(tmp_path: Path) -> 
     outside = call(tmp_path, "settings", "evaluate.events").stdout
     assert outside.startswith(f"evaluate.events: {DEFAULT}  (the default)\n    ")
     (tmp_path / "params.yaml").write_text("evaluate: {events: 250, regimes: [daily]}\n")
-    assert call(tmp_path, "settings", "evaluate.events").stdout.startswith(f"evaluate.events: 250  (default: {DEFAULT})\n    ")
+    assert call(tmp_path, "settings", "evaluate.events").stdout.startswith(
+        f"evaluate.events: 250  (default: {DEFAULT})\n    "
+    )
     row = json.loads(call(tmp_path, "settings", "evaluate.regimes", "--json").stdout)[0]
     assert (row["name"], row["value"], row["default"][0]) == ("evaluate.regimes", ["daily"], "streaming")
     assert row["meaning"]
@@ -27,7 +29,9 @@ def test_a_setting_has_its_value_its_default_and_its_meaning(tmp_path: Path) -> 
 
 def test_a_section_may_have_sections(tmp_path: Path) -> None:
     rows = json.loads(call(tmp_path, "settings", "data.columns", "--json").stdout)
-    assert [row["name"] for row in rows] == [f"data.columns.{x}" for x in ("actor_id", "action", "target_id", "timestamp")]
+    assert [row["name"] for row in rows] == [
+        f"data.columns.{x}" for x in ("actor_id", "action", "target_id", "timestamp", "time_of_day")
+    ]
 
 
 def test_no_name_is_cut_on_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

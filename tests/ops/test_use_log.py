@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from befriend.errors import BusyError, CallError, SourceError
 from befriend.files import stage_lock
 from befriend.ops import use_log as ops
+from befriend.ops.detect import Hints
 from tests.ops.test_erase_users import in_another_thread
 
 KILLED_AT_EVERY_STEP = """
@@ -87,8 +88,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_events: pl.Data
 
 
 def use(source: str, **roles: str) -> None:
-    detected: dict[str, Any] = dict.fromkeys(("unit", "separator", "header"))
-    ops.use(source, columns={}, actions={}, roles=roles, side_tables={}, **detected)
+    ops.use(source, Hints({}), actions={}, roles=roles, side_tables={})
 
 
 def state(project: Path) -> dict[str, bytes]:
@@ -158,7 +158,9 @@ def test_log_cannot_be_changed_while_stages_run(project: Path) -> None:
 
 
 def write_log(rows: list[tuple[object, object, object]]) -> None:
-    Path("log.csv").write_text("src,dst,ts\n" + "".join(f"{actor},{target},{second}\n" for actor, target, second in rows))
+    Path("log.csv").write_text(
+        "src,dst,ts\n" + "".join(f"{actor},{target},{second}\n" for actor, target, second in rows)
+    )
 
 
 def pairs(num_rows: int) -> list[tuple[object, object, object]]:
@@ -185,7 +187,9 @@ def test_log_that_validate_would_refuse_is_refused_with_a_row_of_each_reason(pro
     before = state(project)
     write_log([*pairs(500), *((1, 2, f"noon {k}") for k in range(6))])
     rejected = state(project)
-    with pytest.raises(CallError, match=r"6 of 506 rows of log.csv cannot be used, more than .* \(1%\).* such as 1,2,noon 0"):
+    with pytest.raises(
+        CallError, match=r"6 of 506 rows of log.csv cannot be used, more than .* \(1%\).* such as 1,2,noon 0"
+    ):
         use("log.csv")
     assert state(project) == rejected and rejected["params.yaml"] == before["params.yaml"]
 
@@ -196,9 +200,17 @@ def test_summary_of_a_log_can_be_checked_by_a_person_who_knows_it(
     write_log([("a", "b", 0), ("a", "c", 86_400), ("b", "a", 86_460), ("a", "a", 5), ("a", "b", 2**33)])
     use("log.csv")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "4 events between 3 users, from 1970-01-01 00:00 to 2242-03-16 12:56; 0 of 5 rows rejected, 1 self-loops left out" in shown
-    assert "most frequent actors: a (3), b (1)" in shown and "targets: b (2), a (1), c (1); 2 users are on both sides" in shown
-    assert "1 events are later than now, the last at 2242-03-16 12:56: if that is a mistake, set validate.latest" in shown
+    assert (
+        "4 events between 3 users, from 1970-01-01 00:00 to 2242-03-16 12:56; 0 of 5 rows rejected, 1 self-loops left out"
+        in shown
+    )
+    assert (
+        "most frequent actors: a (3), b (1)" in shown
+        and "targets: b (2), a (1), c (1); 2 users are on both sides" in shown
+    )
+    assert (
+        "1 events are later than now, the last at 2242-03-16 12:56: if that is a mistake, set validate.latest" in shown
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[tuple[
     parsed = parse(DataSettings, {"format": "csv", "columns": NAMED} | settings, "test")
     chunks = list(read_delimited_rows(parsed, event_columns(parsed), path, path))
     rows = [
-        row for chunk in chunks for row in chunk.rows.select("row", "reason", "actor_id", "target_id", "timestamp").rows()
+        row
+        for chunk in chunks
+        for row in chunk.rows.select("row", "reason", "actor_id", "target_id", "timestamp").rows()
     ]
     return rows, sum(chunk.num_comments for chunk in chunks)
 
@@ -81,11 +83,13 @@ def test_quotes_may_be_escaped_by_a_backslash(path: Path) -> None:
 
 
 def test_separator_may_have_several_characters(path: Path) -> None:
-    rows, _ = read(path, '1::2::3::"a::b"\n4::5::6::c\n', separator="::", header=False, columns=NUMBERED)
+    rows, _ = read(path, '1::2::3::"a::b"\n4::5::6::c\n', separator="::", columns=NUMBERED)
     assert [row[1:] for row in rows] == [(None, "1", "2", "3"), (None, "4", "5", "6")]
 
 
-def test_comments_of_white_space_files_are_counted_and_an_id_that_begins_with_the_mark_is_no_comment(path: Path) -> None:
+def test_comments_of_white_space_files_are_counted_and_an_id_that_begins_with_the_mark_is_no_comment(
+    path: Path,
+) -> None:
     text = "% sym signed\n# a\n%%\n1 2 3\n%E7 2 3\n#4 5 6\n# end\n"
     rows, num_comments = read(path, text, format="whitespace", columns=NUMBERED)
     assert num_comments == 4
@@ -93,7 +97,7 @@ def test_comments_of_white_space_files_are_counted_and_an_id_that_begins_with_th
 
 
 def test_comments_of_a_csv_stand_above_its_first_row(path: Path) -> None:
-    rows, num_comments = read(path, "# made by x\n#1,#2,3\n# 4,5,6\n", header=False, columns=NUMBERED)
+    rows, num_comments = read(path, "# made by x\n#1,#2,3\n# 4,5,6\n", columns=NUMBERED)
     assert (num_comments, rows) == (1, [(2, None, "#1", "#2", "3"), (3, None, "# 4", "5", "6")])
 
 
@@ -136,7 +140,9 @@ def test_files_may_be_compressed_in_the_usual_ways(path: Path) -> None:
 def test_files_may_be_in_utf_8_and_utf_16(codec: str, size: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "BLOCK_BYTES", size)
     text = "src,dst,ts\r\n" + "".join(f"Zo\u00e9 {k},\U0001f600,{k}\r\n" for k in range(20))
-    assert read(path, text.encode(codec))[0] == [(k + 2, None, f"Zo\u00e9 {k}", "\U0001f600", str(k)) for k in range(20)]
+    assert read(path, text.encode(codec))[0] == [
+        (k + 2, None, f"Zo\u00e9 {k}", "\U0001f600", str(k)) for k in range(20)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ FORMATS: dict[str, tuple[Callable[[Path, pl.DataFrame], Any], dict[str, Any]]] =
     "quoted csv": (lambda p, t: p.write_text(t.write_csv(quote_style="always")), {"format": "csv"}),
     "tsv without header": (
         lambda p, t: write_text(p, t, "\t", header=False),
-        {"format": "csv", "separator": "\t", "header": False, "columns": COLUMNS},
+        {"format": "csv", "separator": "\t", "columns": COLUMNS},
     ),
     "gzip": (lambda p, t: p.write_bytes(gzip.compress(t.write_csv().encode())), {"format": "csv"}),
     "zstd": (lambda p, t: p.write_bytes(pa.compress(t.write_csv().encode(), "zstd", asbytes=True)), {"format": "csv"}),
@@ -376,7 +376,7 @@ def test_a_disk_error_is_not_reported_as_a_damaged_file() -> None:
 
 def test_a_file_of_another_format_than_the_setting_is_an_error(project: Project, raw_events: pl.DataFrame) -> None:
     write_text(project.root / "csv", raw_events)
-    assert "not a readable Parquet file" in project.run_and_fail(project.root / "csv")
+    assert "csv is no Parquet file, as data.format says" in project.run_and_fail(project.root / "csv")
     raw_events.write_parquet(project.root / "pq")
     assert "set data.format: parquet" in project.run_and_fail(project.root / "pq", format="csv")
 

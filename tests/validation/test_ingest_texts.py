@@ -245,7 +245,7 @@ def test_an_empty_table_gives_the_same_as_no_table(content: bytes | None, tmp_pa
     ("content", "message"),
     [
         (b"user_id,timestamp,text\n", "t is neither Parquet nor JSON Lines: its first line begins with 'user_id"),
-        (b'[{"user_id": 1}]', "neither Parquet nor JSON Lines"),
+        (b'[{"user_id": 1}]', "is a JSON array, not JSON Lines. Convert it: jq"),
         (b'{"user_id": 1}\n{"body": "x"}\n', r"t has no column timestamp \(data.texts.timestamp\), text .*has: user_id, body"),
         (pl.DataFrame({"user_id": [1], "timestamp": 5, "text": [["x"]]}), "holds .*list.*, which cannot be a text"),
         (pl.DataFrame({"user_id": [1], "timestamp": 5, "text": "x"}).with_columns(pl.from_epoch("timestamp")), "Set data.timestamp_unit: iso"),

@@ -26,15 +26,21 @@ ActorOption = Annotated[str | None, typer.Option(help="Column of the user who ac
 ActionOption = Annotated[str | None, typer.Option(help="Column of the action.")]
 TargetOption = Annotated[str | None, typer.Option(help="Column of the user who is acted on.")]
 TimestampOption = Annotated[str | None, typer.Option(help="Column of the timestamp.")]
+TimeOfDayOption = Annotated[
+    str | None, typer.Option(help="Column of the time of day, if the column of the timestamp has the date only.")
+]
 UnitOption = Annotated[
     str | None,
     typer.Option(help='Unit of the timestamp: s, ms, us, ns, iso for ISO 8601, or a format of strptime: "%d/%m/%Y".'),
 ]
 SeparatorOption = Annotated[
-    str | None, typer.Option(help="Separator of CSV fields, in the log and the attributes; \\t for a tab.")
+    str | None,
+    typer.Option(
+        help="Separator of the fields of a text, in the log and the attributes: \\t for a tab, a blank for white space."
+    ),
 ]
 HeaderOption = Annotated[
-    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a CSV file names the columns.")
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a text file names the columns.")
 ]
 DefaultActionOption = Annotated[str | None, typer.Option(help="Name of the action, if the log has no action column.")]
 ActionFromFileNameOption = Annotated[
@@ -135,6 +141,7 @@ def use(
     action: ActionOption = None,
     target: TargetOption = None,
     timestamp: TimestampOption = None,
+    time_of_day: TimeOfDayOption = None,
     unit: UnitOption = None,
     separator: SeparatorOption = None,
     header: HeaderOption = None,
@@ -161,17 +168,21 @@ def use(
     _check_source(source)
 
     from befriend.ops import use_log as ops  # after the checks, since it takes time
+    from befriend.ops.detect import Hints
 
     if tiny:
         ops.use_tiny()
         return
-    columns = {"actor_id": actor, "action": action, "target_id": target, "timestamp": timestamp}
+    columns = {
+        "actor_id": actor,
+        "action": action,
+        "target_id": target,
+        "timestamp": timestamp,
+        "time_of_day": time_of_day,
+    }
     ops.use(
         None if sample else source,
-        columns={field: column for field, column in columns.items() if column is not None},
-        unit=unit,
-        separator=separator,
-        header=header,
+        Hints({field: column for field, column in columns.items() if column is not None}, unit, separator, header),
         actions=_actions(default_action, action_from_file_name),
         roles=_roles(signal or [], exclude or []),
         side_tables={

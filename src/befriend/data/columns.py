@@ -16,6 +16,8 @@ ROLE: Final = "role"
 NANOSECOND: Final = "nanosecond"
 """the timestamp in UTC nanoseconds, as fine as the raw log has it; orders the events of a second"""
 EVENT_FIELDS: Final = (ACTOR, ACTION, TARGET, TIMESTAMP)
+TIME_OF_DAY: Final = "time_of_day"
+"""of a raw event whose timestamp holds the date only"""
 
 # columns of users and of their attributes
 USER: Final = "user"

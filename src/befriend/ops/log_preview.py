@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from befriend import layout
 from befriend.data.columns import ACTION, ACTOR, REASON, ROW, TARGET, TIMESTAMP
+from befriend.data.event_log import DAY
 from befriend.progress import track
 from befriend.readers.chunk import Chunk
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_chunks
+from befriend.validation.log_profile import LONG_SILENCE
 from befriend.validation.row_rules import check_event_rows
 
 NUM_SHOWN_ROWS = 5
+MONTH, YEAR = 30 * DAY, 365 * DAY
 NUM_FREQUENT = 3  # ids of each side in the summary
 MIN_OVERLAP = 0.01  # share of the smaller side's ids that are on the other side, too, if both are users
 NULL_LIKE_WORDS = ("null", "nan", "none", "na", "n/a", "nil", "(null)", "undefined", "unknown", "deleted", "-", "?")
 NULL_SHARE = 0.01  # of the events: such a word on more of them probably means that there is no id
+ITEM_PATTERN = r"^i$|item|product|movie|song|track|video|article|page|repo|business|book"
 _ID = "id"
 
 
@@ -59,6 +67,8 @@ class LogPreview(TablePreview):
     """each id, and the number of events with it as actor and as target"""
     first_second: int = 2**62
     last_second: int = 0
+    num_events_by_month: dict[int, int] = field(default_factory=dict)
+    """month since 1970, of 30 days each -> number of events"""
     now: float = field(default_factory=time.time)
     num_later: int = 0
     """number of events after `now`"""
@@ -85,6 +95,8 @@ class LogPreview(TablePreview):
             second = events[TIMESTAMP].to_numpy()
             self.first_second = min(self.first_second, int(second.min()))
             self.last_second = max(self.last_second, int(second.max()))
+            for month, count in zip(*np.unique(second // MONTH, return_counts=True), strict=True):
+                self.num_events_by_month[int(month)] = self.num_events_by_month.get(int(month), 0) + int(count)
             self.num_later += int((second > self.now).sum())
             self.ids = pl.concat([self.ids, _count_ids(events)]).group_by(_ID).agg(pl.col(ACTOR, TARGET).sum())
 
@@ -103,9 +115,13 @@ class LogPreview(TablePreview):
             f"{on_both:,} users are on both sides",
         ]
 
-    def warnings(self) -> list[str]:
-        """What is unusual for a log of users who act on each other."""
-        found = [self._overlap_warning(), *self._null_word_warnings()]
+    def warnings(self, target_column: str | int) -> list[str]:
+        """What is unusual for a log of users who act on each other. target_column: the column of the targets."""
+        found = [
+            _item_warning(str(target_column)) or self._overlap_warning(),
+            *self._null_word_warnings(),
+            self._silence_warning(),
+        ]
         if self.num_later:
             found.append(
                 f"{self.num_later:,} events are later than now, the last at {_utc(self.last_second)}: if that is a "
@@ -130,6 +146,22 @@ class LogPreview(TablePreview):
             "befriend takes all of them for users; or another column has the targets"
         )
 
+    def _silence_warning(self) -> str:
+        """A warning if some events are years away from the others; else empty."""
+        months = sorted(self.num_events_by_month)
+        silences = [later - earlier for earlier, later in pairwise(months)]
+        if not silences or max(silences) * MONTH < LONG_SILENCE:
+            return ""
+        first_after = months[silences.index(max(silences)) + 1]
+        num_before = sum(count for month, count in self.num_events_by_month.items() if month < first_after)
+        num_after = self.num_events - num_before
+        side, moment = ("first", self.first_second) if num_before <= num_after else ("last", self.last_second)
+        count, years = min(num_before, num_after), max(silences) * MONTH // YEAR
+        return (
+            f"{count:,} events are {years} years away from the others, the {side} at {_utc(moment)}: "
+            "are times in several units, or mistyped?"
+        )
+
     def _null_word_warnings(self) -> list[str]:
         """A warning for each word on many events that looks as if there was no id."""
         total = pl.col(ACTOR) + pl.col(TARGET)
@@ -142,12 +174,33 @@ class LogPreview(TablePreview):
         ]
 
 
+def _item_warning(target_column: str) -> str:
+    """A warning if the name of the column of targets says that they are no users; else empty."""
+    if not re.search(ITEM_PATTERN, target_column.lower()):
+        return ""
+    return (
+        f"the targets are in column {target_column}: if they are items, not users, ids of two kinds are mixed, and a "
+        "user and an item with the same id become one user"
+    )
+
+
 def preview_log(settings: DataSettings) -> LogPreview:
     """Reads and checks the whole log in data/."""
     preview = LogPreview()
     for chunk in track(read_chunks(settings, layout.DATA), "reading the log"):
         preview.add_chunk(chunk, check_event_rows(chunk.rows, settings, None))
     return preview
+
+
+def preview_sample(settings: DataSettings, sample: Path) -> tuple[LogPreview, pl.DataFrame]:
+    """Reads and checks a sample of a log; also returns its events, in the order of the sample."""
+    preview = LogPreview()
+    events = [preview.first_rows]
+    for chunk in read_chunks(settings, sample):
+        rows = check_event_rows(chunk.rows, settings, None)
+        preview.add_chunk(chunk, rows)
+        events.append(rows.filter(pl.col(REASON).is_null()))
+    return preview, pl.concat(events, how="diagonal")
 
 
 def _count_ids(events: pl.DataFrame) -> pl.DataFrame:

@@ -39,16 +39,12 @@ def print_preview(
     console: Console, settings: DataSettings, preview: LogPreview, side_tables: dict[str, TablePreview]
 ) -> None:
     """Prints the first rows of the log and of the side tables, the numbers of rejected rows, and what to do next."""
-    title = "The first rows, as they were read"
-    table = Table("actor", "action", "target", "time (UTC)", "rejected because", title=title, title_justify="left")
-    for *fields, reason in preview.first_rows.select(ACTOR, ACTION, TARGET, _time(), REASON).iter_rows():
-        table.add_row(*map(_cell, fields), REASONS.get(reason, ""))
-    console.print(table)
+    console.print(first_rows_table(preview, "The first rows, as they were read"))
     counts = sorted(preview.num_accepted_by_action.items())
     actions = [f"{action} {count:,} ({settings.roles.get(action, 'contact')})" for action, count in counts]
     for line in (*preview.summary(), f"actions and their roles: {', '.join(actions)}"):
         console.print(escape(line), highlight=False)
-    for warning in preview.warnings():
+    for warning in preview.warnings(settings.columns.target_id):
         console.print(f"[yellow]{escape(warning)}.[/]", highlight=False)
     _print_rejected(console, preview)
     for name, side_table in side_tables.items():
@@ -59,6 +55,15 @@ def print_preview(
         "Next: [bold]make run[/]",
         highlight=False,
     )
+
+
+def first_rows_table(preview: LogPreview, title: str) -> Table:
+    """The first rows of a log, as they were read."""
+    columns = ("actor", "action", "target", "time (UTC)", "rejected because")
+    table = Table(*columns, title=escape(title), title_justify="left")
+    for *fields, reason in preview.first_rows.select(ACTOR, ACTION, TARGET, _time(), REASON).iter_rows():
+        table.add_row(*map(_cell, fields), REASONS.get(reason, ""))
+    return table
 
 
 def _print_side_table(console: Console, name: str, preview: TablePreview) -> None:

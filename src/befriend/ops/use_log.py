@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import typer
 from rich.console import Console
 from ruamel.yaml import YAML
@@ -20,12 +22,12 @@ from ruamel.yaml.comments import CommentedSeq
 
 from befriend import files, layout
 from befriend.config import PARAMS_FILE, load_params
-from befriend.data.columns import REASONS
+from befriend.data.columns import ACTION, REASONS
 from befriend.errors import CallError, SourceError
+from befriend.ops.detect import AmbiguousLogError, Hints, Reading, detect
 from befriend.ops.log_preview import LogPreview, preview_log
-from befriend.ops.preview import preview_side_tables, print_preview
+from befriend.ops.preview import first_rows_table, preview_side_tables, print_preview
 from befriend.readers.data_settings import DataSettings
-from befriend.readers.detect import detect
 from befriend.settings import parse
 
 DATA_FILE = Path("data.dvc")
@@ -55,18 +57,14 @@ MAX_LISTED_ACTIONS = 50  # with more actions, setting data.actions stays empty, 
 
 def use(
     source: str | None,
-    columns: dict[str, str],
-    unit: str | None,
-    separator: str | None,
-    header: bool | None,
+    hints: Hints,
     actions: dict[str, Any],
     roles: dict[str, str],
     side_tables: dict[str, dict[str, Any]],
 ) -> None:
     """Makes the pipeline read `source`: a path, or a URL that DVC can import; None: the sample of the project.
 
-    columns: field -> column, for fields whose column is not detected automatically; unit (of timestamps), separator,
-    header: format of the source, detected if None; actions: data.default_action or data.action_from_file_name, for a
+    hints: what is not to be guessed; actions: data.default_action or data.action_from_file_name, for a
     log without a column of actions; roles: action -> signal (history only) or exclude (a block); side_tables: settings
     of the side tables, as in data.attributes, data.texts and data.statements. The sample ignores all of these.
 
@@ -74,11 +72,12 @@ def use(
     """
     _require_pipeline()
     params = load_params()
-    hints = (columns, unit, separator, header, parse(DataSettings, side_tables, "befriend use"))
+    tables = parse(DataSettings, side_tables, "befriend use")
+    others = _to_options(actions, roles, side_tables)
     if source is not None and "://" not in source:  # a local source is checked before the old log is moved
         if Path(source).absolute().is_relative_to(layout.DATA.absolute()):
             raise CallError(f"{source} is in {layout.DATA}/, whose content befriend replaces. Move it elsewhere.")
-        settings = detect(Path(source), *hints)
+        settings = _detect(Path(source), source, hints, tables, others)
     _require_imported_data()
     with files.stage_lock(layout.STAGE_LOCK), _backup_of_old_log():
         if source is None:
@@ -87,7 +86,7 @@ def use(
         else:
             _import(source)
             if "://" in source:
-                settings = detect(layout.DATA, *hints)
+                settings = _detect(layout.DATA, source, hints, tables, others)
             settings = _with_given_actions(settings, actions)
         settings, preview = _with_id_type(settings)
         _require_usable(source or "the sample", preview, params.validate_.max_rejected)
@@ -96,6 +95,49 @@ def use(
         side_previews = preview_side_tables(settings)
         _write_settings(settings)
     print_preview(Console(), settings, preview, side_previews)
+
+
+def _detect(path: Path, source: str, hints: Hints, side_tables: DataSettings, other_options: str) -> DataSettings:
+    """The settings for the log at `path`; where two readings are about as plausible, those of the user's choice.
+
+    CallError with a command for each reading if nobody is there to choose. source, other_options: what the user typed.
+    """
+    try:
+        return detect(path, hints, side_tables)
+    except AmbiguousLogError as error:
+        readings = error.readings
+        commands = [f"befriend use {shlex.quote(source)} {reading.options()}{other_options}" for reading in readings]
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            return _ask(readings, commands).settings
+        raise CallError("\n  ".join([f"{source} can be read in two ways. Choose one:", *commands])) from None
+
+
+def _ask(readings: tuple[Reading, Reading], commands: list[str]) -> Reading:
+    """The reading that the user chooses, after a look at the first rows of both."""
+    console = Console()
+    console.print("The log can be read in two ways.")
+    for number, (reading, command) in enumerate(zip(readings, commands, strict=True), 1):
+        console.print(first_rows_table(reading.preview, f"{number}: {command}"))
+    return readings[typer.prompt("Which one is right?", type=click.IntRange(1, len(readings))) - 1]
+
+
+def _to_options(actions: dict[str, Any], roles: dict[str, str], side_tables: dict[str, dict[str, Any]]) -> str:
+    """The options of a call that are no hints, each with a blank before it."""
+    options = ["--action-from-file-name"] if actions.get("action_from_file_name") else []
+    options += [f"--default-action={actions['default_action']}"] if "default_action" in actions else []
+    options += [f"--{role}={action}" for action, role in roles.items()]
+    for name, table in side_tables.items():
+        if not table.get("file"):
+            continue
+        options.append(f"--{name}={table['file']}")
+        columns = {field: column for field, column in table.items() if field not in ("file", "separator") and column}
+        for field, value in columns.items():
+            if name == "attributes":
+                values = value if isinstance(value, list) else [value]
+                options += [f"--{field.replace('_', '-')}={column}" for column in values]
+            else:
+                options.append(f"--{name.removesuffix('s')}-column={field}={value}")
+    return "".join(f" {shlex.quote(option)}" for option in options)
 
 
 def _require_pipeline() -> None:
@@ -174,7 +216,7 @@ def use_tiny() -> None:
     with files.stage_lock(layout.STAGE_LOCK):
         write(PROFILES["tiny"], layout.TINY_LOG)
         roles = SAMPLE_DATA_SETTINGS["roles"]
-        use(str(layout.TINY_LOG / "events.parquet"), {}, None, None, None, {}, roles, {})
+        use(str(layout.TINY_LOG / "events.parquet"), Hints({}), {}, roles, {})
         _change_settings(TINY_SETTINGS)
     typer.echo(
         "\nparams.yaml now has settings for a quick run, with which the metrics mean little. To go back:\n"
@@ -184,7 +226,7 @@ def use_tiny() -> None:
 
 def _import(source: str) -> None:
     """Runs `dvc import-url`, and unfreezes data.dvc, since `dvc repro` does not update a frozen import."""
-    command = [str(Path(sys.executable).with_name("dvc")), "import-url", "--force", source, str(layout.DATA)]
+    command = [str(Path(sys.executable).with_name("dvc")), "import-url", "--force", "--", source, str(layout.DATA)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         reason = (process.stderr.strip() or process.stdout.strip()).removeprefix("ERROR: ")
@@ -248,7 +290,8 @@ def _with_actions(settings: DataSettings, preview: LogPreview, roles: dict[str, 
 def _write_settings(settings: DataSettings) -> None:
     """Replaces section data of params.yaml. Writes the main settings always, the others if they are not the default."""
     not_default = settings.model_dump(mode="json", exclude_defaults=True)
-    main = {"format": settings.format, "columns": settings.columns.model_dump()}
+    columns = settings.columns.model_dump()
+    main = {"format": settings.format, "columns": {n: c for n, c in columns.items() if c is not None or n == ACTION}}
     main |= {name: getattr(settings, name) for name in ("id_type", "timestamp_unit", "actions", "roles")}
     section = main | not_default
     if settings.actions is not None:

@@ -6,6 +6,7 @@ Fields have the names in `befriend.data.columns`, whatever the columns of the fi
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +15,17 @@ from urllib.parse import unquote
 import numpy as np
 import polars as pl
 
-from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, USER_ID
+from befriend.data.columns import CATEGORICAL, EVENT_FIELDS, NUMERIC, RAW, TIME_OF_DAY, USER_ID
 from befriend.errors import DataError, explain
 from befriend.readers.data_settings import AttributeSettings, DataSettings, StatementSettings, TextSettings
 
 TAG_PATTERN = r"[^<>,|]+"  # one tag in a string of several: <a><b>, a,b or a|b
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # the value of a partition for missing values
 MAX_COLUMN_LIST_LENGTH = 400  # characters of a list of columns in a message
+NO_PART = (
+    "If it is no part of the log, take it out of the folder, begin its name with _, or, if it is a table of users, "
+    "name it with --attributes; otherwise correct section data of params.yaml."
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class ColumnMapping:
 
 
 def event_columns(settings: DataSettings) -> ColumnMapping:
-    """The mapping for events; without the action if the log has no column for it."""
-    columns = {field: getattr(settings.columns, field) for field in EVENT_FIELDS}
+    """The mapping for events; without the action and the time of day if the log has no column for them."""
+    columns = {field: getattr(settings.columns, field) for field in (*EVENT_FIELDS, TIME_OF_DAY)}
     return ColumnMapping({field: column for field, column in columns.items() if column is not None}, "data.columns")
 
 
@@ -104,9 +109,11 @@ def require_columns(mapping: ColumnMapping, names: list[str], file: Path) -> Non
     missing = [f"{column} ({mapping.section}.{field})" for field, column in columns.items() if column not in names]
     if missing:
         column_list = ", ".join(names) or "no columns"
+        shown = f"{column_list[:MAX_COLUMN_LIST_LENGTH]}{'...' * (len(column_list) > MAX_COLUMN_LIST_LENGTH)}"
+        if len(missing) == len(columns) and mapping.section == "data.columns":
+            raise DataError(f"{file.name} has none of the columns {', '.join(missing)}. It has: {shown}. {NO_PART}")
         raise DataError(
-            f"{file.name} has no column {', '.join(missing)}. "
-            f"It has: {column_list[:MAX_COLUMN_LIST_LENGTH]}{'...' * (len(column_list) > MAX_COLUMN_LIST_LENGTH)}. "
+            f"{file.name} has no column {', '.join(missing)}. It has: {shown}. "
             f"Name the right columns under {mapping.section} in params.yaml."
         )
     repeated = sorted({str(column) for column in columns.values() if names.count(str(column)) > 1})
@@ -117,6 +124,20 @@ def require_columns(mapping: ColumnMapping, names: list[str], file: Path) -> Non
 def relative_name(file: Path, source: Path) -> str:
     """The path of a file relative to the source; its name if the file is itself the source."""
     return file.name if source == file else str(file.relative_to(source))
+
+
+def split_constants(
+    mapping: ColumnMapping, names: Container[str], file: Path, source: Path
+) -> tuple[ColumnMapping, list[pl.Expr]]:
+    """The mapping of the columns that a file has, and constant fields, the keys of its partitioned folders.
+
+    names: the columns of the file, which come before keys of the same name.
+    """
+    partitions = partition_values(file, source)
+    constants = {field: c for field, c in mapping.columns.items() if c in partitions and c not in names}
+    columns = {field: column for field, column in mapping.columns.items() if field not in constants}
+    fields = [pl.lit(partitions[column], pl.String).alias(field) for field, column in constants.items()]
+    return ColumnMapping(columns, mapping.section), fields
 
 
 def partition_values(file: Path, source: Path) -> dict[str | int, str | None]:

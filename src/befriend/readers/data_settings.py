@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from befriend.data.columns import EVENT_FIELDS, USER, Role
+from befriend.data.columns import EVENT_FIELDS, TIME_OF_DAY, USER, Role
 from befriend.settings import Settings
 
 UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -25,7 +25,10 @@ Separator = Annotated[str, Field(min_length=1)]
 
 
 class EventColumns(Settings):
-    """The column of each field of an event: its name or, in a file without header, its number, from 1."""
+    """The column of each field of an event: its name or, in a text file without header, its number, from 1.
+
+    In JSON Lines, dots lead into objects: payload.user.id.
+    """
 
     actor_id: str | int = "actor_id"
     """id of the user who acts"""
@@ -35,6 +38,8 @@ class EventColumns(Settings):
     """id of the user who is acted on"""
     timestamp: str | int = "timestamp"
     """time of the event"""
+    time_of_day: str | int | None = None
+    """time of day, where the column timestamp has the date only; data.timestamp_unit is then for "DATE TIME" """
 
 
 class AttributeSettings(Settings):
@@ -129,16 +134,15 @@ NO_STATEMENTS = StatementSettings()
 class DataSettings(Settings):
     """How to read the event log. `befriend use SOURCE` writes this section."""
 
-    format: Literal["parquet", "csv", "whitespace"] = "parquet"
-    """parquet (a file or a folder), csv (any one-character separator), whitespace (as in the SNAP collection)"""
+    format: Literal["parquet", "arrow", "jsonl", "csv", "whitespace"] = "parquet"
+    """parquet, arrow (IPC files, such as Feather), jsonl (JSON Lines), csv (with any separator), whitespace (as in the
+    SNAP collection); each one file or a folder"""
     separator: Separator = ","
     """field separator of a CSV, one character or several"""
     escape: Literal["\\"] | None = None
     """the character before a quote within a quoted field, if it is not another quote"""
-    header: bool = True
-    """whether the first line of a text file names its columns"""
     columns: EventColumns = EventColumns()
-    """column of each field of an event"""
+    """column of each field of an event; a text file whose columns have names here has a header"""
     id_type: Literal["integer", "string"] = "integer"
     """type of the user ids"""
     null_words: list[str] = ["NULL", "\\N", "NaN", "None", "NA"]
@@ -171,15 +175,21 @@ class DataSettings(Settings):
             problems.append(f"roles names {', '.join(unlisted)}, which data.actions does not list")
         if self.action_from_file_name and self.columns.action is not None:
             problems.append("action_from_file_name is true, so columns.action must be null")
-        has_column_names = self.format == "parquet" or (self.format == "csv" and self.header)
-        for field in EVENT_FIELDS:
+        for field in (*EVENT_FIELDS, TIME_OF_DAY):
             column = getattr(self.columns, field)
             if column is None:
                 continue
-            if has_column_names and isinstance(column, int):
+            if self.has_column_names and isinstance(column, int):
                 problems.append(f"columns.{field} is the number {column}; this log's columns have names")
-            if not has_column_names and not (isinstance(column, int) and column >= 1):
+            if not self.has_column_names and not (isinstance(column, int) and column >= 1):
                 problems.append(f"columns.{field} is {column!r}; without header it must be a column's number, from 1")
+        if self.columns.time_of_day is not None and self.timestamp_unit in UNITS_PER_SECOND:
+            problems.append(f"columns.time_of_day needs timestamp_unit iso or a format, not {self.timestamp_unit}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def has_column_names(self) -> bool:
+        """Whether columns have names; without them, a text file has no header, and columns are numbered from 1."""
+        return self.format not in ("csv", "whitespace") or isinstance(self.columns.actor_id, str)

@@ -13,7 +13,7 @@ import polars as pl
 
 from befriend.data.columns import RAW, REASON, ROW
 from befriend.errors import DataError
-from befriend.readers.chunk import Chunk, ColumnMapping, partition_values, relative_name, require_columns
+from befriend.readers.chunk import Chunk, ColumnMapping, relative_name, require_columns, split_constants
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.text_files import decode_lines, text_blocks
 
@@ -21,6 +21,7 @@ FIELDS = "fields"
 COMMENT_PATTERN = r"^\s*[#%]+(\s|$)"  # as in the SNAP and KONECT collections: a blank follows the mark
 SEPARATOR_HINT_PATTERN = r"(?i)^sep=.$"  # a first line that tells Excel the separator
 MAX_RECORD_LINES = 1000  # of a record with line ends in its fields; beyond it, a quote was not closed
+_WORD_PATTERN = r'"[^"]*"|\S+'  # of a text with white space between fields
 _STAND_IN = "\x1f"  # for a separator of several characters, which the csv module does not have
 _UNCLOSED = "unexpected end of data"  # what the csv module says of a record with a quote that is not closed
 
@@ -32,23 +33,23 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
     that no later line closes gets `unclosed_quote`. Raises a DataError if the file is damaged, or lacks a column of the
     mapping. In a file with a header, a column may also be the key of a partitioned folder (action=like/part-0.csv).
     """
-    partitions = partition_values(file, source)
-    columns, constants = mapping.columns, dict[str, str | None]()
+    columns = mapping.columns
+    constants: list[pl.Expr] = []
     names: list[str] | None = None
+    has_header = isinstance(next(iter(columns.values())), str)
     width = num_comments = 0
     for records, num_new_comments in read_records(settings, file):
         num_comments += num_new_comments
-        if names is None and settings.format == "csv" and settings.header and records.height:
-            names = [name.strip() for name in records[FIELDS][0]]
-            constants = {field: partitions[c] for field, c in columns.items() if c in partitions and c not in names}
-            columns = {field: column for field, column in columns.items() if field not in constants}
-            require_columns(ColumnMapping(columns, mapping.section), names, file)
-            columns = {field: names.index(str(column)) + 1 for field, column in columns.items()}
+        if names is None and has_header and records.height:
+            names = _column_names(records, settings)
+            own, constants = split_constants(mapping, names, file, source)
+            require_columns(own, names, file)
+            columns = {field: names.index(str(column)) + 1 for field, column in own.columns.items()}
             records = records[1:]
         if not records.height:
             continue
         if not width:
-            width = _most_common_width(records[FIELDS])
+            width = _most_common_width(records)
             _require_width(width, names, columns, file)
         is_ragged = records[FIELDS].list.len() != width
         ragged = pl.when(is_ragged).then(pl.lit("ragged_row"))
@@ -59,7 +60,7 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
                 pl.col(FIELDS).list.get(int(column) - 1, null_on_oob=True).str.strip_chars().alias(field)
                 for field, column in columns.items()
             ),
-            *(pl.lit(value, pl.String).alias(field) for field, value in constants.items()),
+            *constants,
         )
         yield Chunk(relative_name(file, source), rows, records[RAW], num_comments)
         num_comments = 0
@@ -116,6 +117,7 @@ class FieldSplitter:
             "escapechar": self._escape,
             "skipinitialspace": True,
         }
+        self._blanks_after_quote = re.compile(rf'"[ ]+(?={re.escape(one_character)}|$)')
         mark = re.escape(self._separator)
         plain = rf'[^"{mark}\\]*' if self._escape else rf'[^"{mark}]*'
         field = rf'[ ]*(?:"{plain}"|{plain})[ ]*'
@@ -128,7 +130,7 @@ class FieldSplitter:
         """
         raw = lines[RAW]
         if not self._is_csv:
-            return lines.with_columns(raw.str.extract_all(r"\S+").alias(FIELDS)), lines.clear()
+            return lines.with_columns(raw.str.extract_all(_WORD_PATTERN).alias(FIELDS)), lines.clear()
         has_quotes = raw.str.contains('"', literal=True)
         if self._escape:
             has_quotes |= raw.str.contains(self._escape, literal=True)
@@ -150,6 +152,8 @@ class FieldSplitter:
         texts, fields = [], []
         unclosed: list[int] = []
         joined: list[int] = []
+        invalid: list[int] = []
+        is_invalid = lines[REASON].is_not_null()
         end = 0  # of the record before
         for k in is_quoted.arg_true().to_list():
             if k < end:
@@ -165,6 +169,8 @@ class FieldSplitter:
                     end = k + 1
                     unclosed.append(k)
                 joined.extend(range(k + 1, end))
+                if is_invalid[k:end].any():
+                    invalid.append(k)
             first.append(k)
             texts.append("\n".join(raw[k:end]))
             fields.append(parsed or [])
@@ -173,7 +179,12 @@ class FieldSplitter:
         records = records.with_columns(
             _replace(records[RAW], is_changed, pl.Series(texts, dtype=pl.String)),
             _replace(records[FIELDS], is_changed, pl.Series(fields, dtype=pl.List(pl.String))),
-            pl.when(_mask(height, unclosed)).then(pl.lit("unclosed_quote")).otherwise(REASON).alias(REASON),
+            pl.when(_mask(height, unclosed))
+            .then(pl.lit("unclosed_quote"))
+            .when(_mask(height, invalid))
+            .then(pl.lit("invalid_utf8"))
+            .otherwise(REASON)
+            .alias(REASON),
         )
         return records.filter(~_mask(height, joined)), lines[height:].drop(FIELDS)
 
@@ -191,6 +202,14 @@ class FieldSplitter:
         """The fields of a record; csv.Error if they cannot be told."""
         if len(self._separator) > 1:
             text = text.replace(self._separator, _STAND_IN)
+        try:
+            return self._read(text, is_strict)
+        except csv.Error as error:
+            if str(error) == _UNCLOSED:
+                raise
+        return self._read(self._blanks_after_quote.sub('"', text), is_strict)
+
+    def _read(self, text: str, is_strict: bool) -> list[str]:
         return next(csv.reader(io.StringIO(text, newline="\n"), strict=is_strict, **self._dialect), [])
 
     def _join(self, raw: list[str], k: int) -> tuple[int, list[str] | None]:
@@ -222,9 +241,23 @@ def _replace(column: pl.Series, mask: pl.Series, values: pl.Series) -> pl.Series
     return pl.concat([column.filter(~mask), values.cast(column.dtype)]).gather(order).alias(column.name)
 
 
-def _most_common_width(fields: pl.Series) -> int:
-    """The most common number of fields of a record, the largest if there are several."""
-    return int(fields.list.len().mode().max() or 0)  # type: ignore[arg-type]
+def _column_names(records: pl.DataFrame, settings: DataSettings) -> list[str]:
+    """The names of the columns, the fields of the first record.
+
+    R writes a table in white space with the name of each row in front, and no name for that column.
+    """
+    names = [name.strip() for name in records[FIELDS][0]]
+    if settings.format == "whitespace":
+        names = [name.strip('"') for name in names]
+        if _most_common_width(records[1:]) == len(names) + 1:
+            names.insert(0, "")
+    return names
+
+
+def _most_common_width(records: pl.DataFrame) -> int:
+    """The most common number of fields of the records without a reason to be rejected, the largest if several are."""
+    width = records.filter(pl.col(REASON).is_null())[FIELDS].list.len()
+    return int(width.mode().max() or 0)  # type: ignore[arg-type]
 
 
 def _require_width(width: int, names: list[str] | None, columns: dict[str, str | int], file: Path) -> None:

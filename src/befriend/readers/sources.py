@@ -15,8 +15,9 @@ from pathlib import Path
 import polars as pl
 
 from befriend.data.columns import ACTION
-from befriend.errors import SettingsError, SourceError
+from befriend.errors import DataError, SettingsError, SourceError
 from befriend.readers.chunk import (
+    NO_PART,
     Chunk,
     ColumnMapping,
     attribute_columns,
@@ -27,9 +28,16 @@ from befriend.readers.chunk import (
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.delimited import read_delimited_rows
 from befriend.readers.jsonl import read_jsonl_rows
-from befriend.readers.parquet import is_parquet, read_parquet_rows
+from befriend.readers.parquet import binary_format, read_table_rows
 
 SIDE_TABLES = ("attributes", "texts", "statements")  # names of their sections in DataSettings
+_DUCKDB = "duckdb -c \"INSTALL {0}; LOAD {0}; COPY (FROM {0}_scan('{{}}')) TO 'log.parquet'\""
+TABLE_FORMATS = {
+    "_delta_log": ("Delta Lake", _DUCKDB.format("delta")),
+    "metadata/*.metadata.json": ("Iceberg", _DUCKDB.format("iceberg")),
+    ".hoodie": ("Hudi", "in Spark, spark.read.format('hudi').load('{}').write.parquet('log')"),
+}
+"""a file or folder that only a table of this format has -> the name of the format, and how to export the table"""
 MAX_FILES_SHOWN = 20  # in a message
 
 
@@ -127,6 +135,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
         raise SourceError(
             f"{folder} in the event log leads back to {real_folder}, which contains it. Remove that link."
         )
+    _require_no_table_format(folder)
     for path in folder.iterdir():
         if path.name[0] in "._":
             continue
@@ -134,6 +143,16 @@ def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from _walk(path, (*ancestors, real_folder))
         else:
             yield path
+
+
+def _require_no_table_format(folder: Path) -> None:
+    """Raises a SourceError for a table of Delta Lake, Iceberg or Hudi: its folder has rows of former versions, too."""
+    for pattern, (name, command) in TABLE_FORMATS.items():
+        if any(folder.glob(pattern)):
+            raise SourceError(
+                f"{folder} is a table of {name}, whose files also hold rows that were deleted or replaced. Export its "
+                f"current version: {command.format(folder)}"
+            )
 
 
 def _distinct(paths: Iterable[Path], source: Path) -> list[Path]:
@@ -165,29 +184,33 @@ def read_attribute_chunks(settings: DataSettings, source: Path) -> Iterator[Chun
     """Yields the rows of the table of users in order; nothing if there is none. It is Parquet or CSV by its content."""
     attributes = settings.attributes
     for file in _side_table_files(settings, "attributes", source):
-        table_settings = DataSettings(format="parquet" if is_parquet(file) else "csv", separator=attributes.separator)
+        table_settings = DataSettings(format=binary_format(file) or "csv", separator=attributes.separator)
         yield from _read(table_settings, attribute_columns(attributes), file, source)
 
 
 def read_text_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
     """Yields the rows of the table of texts in order; nothing if there is none."""
     for file in _side_table_files(settings, "texts", source):
-        yield from _read_parquet_or_jsonl(text_columns(settings.texts), file, source)
+        yield from _read_objects(text_columns(settings.texts), file, source)
 
 
 def read_statement_chunks(settings: DataSettings, source: Path) -> Iterator[Chunk]:
     """Yields the rows of the table of statements in order; nothing if there is none."""
     for file in _side_table_files(settings, "statements", source):
-        yield from _read_parquet_or_jsonl(statement_columns(settings.statements), file, source)
+        yield from _read_objects(statement_columns(settings.statements), file, source)
 
 
-def _read_parquet_or_jsonl(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
-    """Reads a file as Parquet or JSON Lines, depending on its content."""
-    return (read_parquet_rows if is_parquet(file) else read_jsonl_rows)(mapping, file, source)
+def _read_objects(mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
+    """Reads a file as Parquet, Arrow or JSON Lines, depending on its content."""
+    return (read_table_rows if binary_format(file) else read_jsonl_rows)(mapping, file, source)
 
 
 def _read(settings: DataSettings, mapping: ColumnMapping, file: Path, source: Path) -> Iterator[Chunk]:
-    """Reads a file in the format that the settings name."""
-    if settings.format == "parquet":
-        return read_parquet_rows(mapping, file, source)
+    """Reads a file in the format that the settings name; DataError if it is in another one."""
+    if settings.format in ("parquet", "arrow"):
+        if binary_format(file) != settings.format:
+            raise DataError(f"{file.name} is no {settings.format.capitalize()} file, as data.format says. {NO_PART}")
+        return read_table_rows(mapping, file, source)
+    if settings.format == "jsonl":
+        return read_jsonl_rows(mapping, file, source)
     return read_delimited_rows(settings, mapping, file, source)

@@ -23,6 +23,8 @@ from befriend.errors import DataError
 from befriend.readers.chunk import raise_damaged
 
 BLOCK_BYTES = 1 << 26  # about two million short lines
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError)
+"""errors of decompressing libraries; of a zip archive with an unknown method or a password, those before OSError"""
 HEAD_BYTES = 512  # enough for all signatures below
 MIN_ZERO_SHARE = 0.4  # of the high bytes of a text in UTF-16: separators, digits and Latin letters have zeros there
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -63,7 +65,7 @@ def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
         while True:
             try:
                 block = handle.read(size or BLOCK_BYTES)
-            except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            except DAMAGED as error:
                 raise_damaged(error, f"{file.name} cannot be decompressed to its end")
             if is_first:
                 _require_text(block[:HEAD_BYTES], file)
@@ -83,7 +85,7 @@ def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
             remainder = block[end:]
             if end:
                 yield block[:end]
-            elif b"\r" in remainder:
+            elif b"\r" in remainder.removesuffix(b"\r"):
                 raise _only_carriage_returns(file)
     if b"\r" in remainder.rstrip(b"\r"):
         raise _only_carriage_returns(file)
@@ -113,6 +115,14 @@ def decode_lines(block: bytes) -> pl.DataFrame:
 
 def _open(file: Path) -> IO[bytes]:
     """Opens a file for reading its decompressed bytes."""
+    try:
+        return _open_by_head(file)
+    except DAMAGED as error:
+        raise_damaged(error, f"{file.name} cannot be decompressed")
+
+
+def _open_by_head(file: Path) -> IO[bytes]:
+    """As `_open`, with the errors of the libraries."""
     with file.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
     if head.startswith(_GZIP):
@@ -132,10 +142,7 @@ def _open(file: Path) -> IO[bytes]:
 
 def _open_zip(file: Path) -> IO[bytes]:
     """The only file in a zip archive."""
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise_damaged(error, f"{file.name} is a damaged zip archive")
+    archive = zipfile.ZipFile(file)
     names = [entry.filename for entry in archive.infolist() if not entry.is_dir() and "__MACOSX" not in entry.filename]
     if "[Content_Types].xml" in names:
         raise DataError(f"{file.name} is an Excel workbook, which is not read: save its sheet as CSV, in UTF-8.")

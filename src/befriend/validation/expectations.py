@@ -181,6 +181,12 @@ def _log_warnings(settings: ValidateSettings) -> list[LogRule]:
             minimum=MIN_LAST_SECOND,
         ),
         LogRule(
+            "far_events",
+            "warning",
+            "These events are five years or more away from the others: are times in several units, or mistyped?",
+            maximum=0,
+        ),
+        LogRule(
             "days",
             "warning",
             "A short log shows little about retention: collect more events.",
@@ -232,6 +238,7 @@ def profile_values(metrics: dict[str, Any], data_settings: DataSettings) -> dict
         "reciprocity": shares["reciprocated_pairs"],
         "one_actor_share": shares["one_actor"],
         "last_second": metrics["time"]["last"] or 0,
+        "far_events": metrics["time"]["far_events"],
         "days": metrics["time"]["days"],
     }
 

@@ -15,6 +15,7 @@ from befriend.validation.ingest import IngestedEvents
 from befriend.validation.ingest_attributes import IngestedAttributes
 from befriend.validation.ingest_texts import IngestedTexts
 
+LONG_SILENCE = 5 * 365 * DAY  # seconds without an event, after which times look mistyped
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
@@ -69,6 +70,7 @@ def profile_log(
             "first": int(log.timestamp[0]) if log.num_events else None,
             "last": int(log.timestamp[-1]) if log.num_events else None,
             "days": round(float(log.timestamp[-1] - log.timestamp[0]) / DAY, 3) if log.num_events else 0.0,
+            "far_events": _num_far_events(log.timestamp),
         },
         "degree": _quantiles(active_users[DEGREE].to_numpy()),
         "events_done": _quantiles(active_users[EVENTS_DONE].to_numpy()),
@@ -83,6 +85,18 @@ def profile_log(
         if table.num_rows_read or table.table.height:
             metrics[name] = table.metrics(texts.users)
     return LogProfile(metrics, _by_month(raw.events), active_users[DEGREE].to_numpy(), event_gaps, reply_gaps)
+
+
+def _num_far_events(timestamp: np.ndarray) -> int:
+    """The events before or after the longest silence, the fewer of the two; 0 if it is shorter than LONG_SILENCE.
+
+    timestamp: UTC seconds in ascending order.
+    """
+    silences = np.diff(timestamp)
+    if not len(silences) or silences.max() < LONG_SILENCE:
+        return 0
+    num_before = int(silences.argmax()) + 1
+    return min(num_before, len(timestamp) - num_before)
 
 
 def _share(count: int, total: int) -> float:

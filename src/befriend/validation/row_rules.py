@@ -17,6 +17,7 @@ from befriend.data.columns import (
     TAGS,
     TARGET,
     TEXT,
+    TIME_OF_DAY,
     TIMESTAMP,
     TITLE,
     USER_ID,
@@ -100,9 +101,7 @@ def check_text_rows(rows: pl.DataFrame, settings: DataSettings, latest: int | No
 def check_statement_rows(rows: pl.DataFrame, settings: DataSettings) -> pl.DataFrame:
     """As `check_text_rows`, for a table of statements, which have no timestamp."""
     fields = [name for name in (STATEMENT, CONTEXT) if name in rows.columns]
-    typed = rows.with_columns(
-        *_ids(rows, USER_ID, settings), *(_stripped(name, rows[name].dtype) for name in fields)
-    )
+    typed = rows.with_columns(*_ids(rows, USER_ID, settings), *(_stripped(name, rows[name].dtype) for name in fields))
     conditions = [*USER_ID_CONDITIONS, (pl.col(STATEMENT).is_null(), "statement_empty")]
     return typed.select(ROW, USER_ID, *fields, _first_reason(conditions))
 
@@ -125,6 +124,12 @@ def _ids(rows: pl.DataFrame, name: str, settings: DataSettings) -> list[pl.Serie
 def _times(rows: pl.DataFrame, settings: DataSettings) -> list[pl.Series]:
     """The timestamp in UTC seconds and nanoseconds, and whether it is empty (`_no_timestamp`)."""
     column = rows[TIMESTAMP]
+    if TIME_OF_DAY in rows.columns:
+        date = column.cast(pl.Date) if column.dtype.is_temporal() else column
+        parts = rows.with_columns(date).select(
+            _stripped(TIMESTAMP, date.dtype), _stripped(TIME_OF_DAY, rows[TIME_OF_DAY].dtype)
+        )
+        column = parts.select(pl.concat_str(TIMESTAMP, TIME_OF_DAY, separator=" "))[TIMESTAMP]
     second, nanosecond = read_timestamps(column, settings.timestamp_unit)
     text_or_null = column.str.strip_chars().replace("", None) if column.dtype == pl.String else column
     is_empty = text_or_null.fill_nan(None).is_null() if column.dtype.is_float() else text_or_null.is_null()

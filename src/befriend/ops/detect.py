@@ -1,0 +1,305 @@
+"""Guesses how to read an event log: format, separator, header, columns, type of the ids and time unit.
+
+The few plausible readings are tried on a sample of the log, by the readers and the rules for rows that all commands
+use. The one that rejects fewest rows and makes the most plausible social network is taken.
+
+Only `befriend use` guesses. It writes the result to params.yaml, which you can correct and all other commands read.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from befriend.data.columns import ACTION, ACTOR, RAW, REASON, TARGET, TIMESTAMP
+from befriend.data.external_ids import read_ids
+from befriend.errors import CallError, DataError
+from befriend.ops.detect_columns import COLUMN_OPTIONS, Columns, graph_plausibility, guess_columns, has_usual_names
+from befriend.ops.log_preview import LogPreview, preview_sample
+from befriend.ops.log_sample import write_sample
+from befriend.readers.chunk import partition_values
+from befriend.readers.data_settings import DataSettings
+from befriend.readers.delimited import FIELDS, read_records
+from befriend.readers.jsonl import JSON_ARRAY_COMMAND, flatten, parse_object
+from befriend.readers.parquet import binary_format, first_rows
+from befriend.readers.sources import SIDE_TABLES, find_files, require_tables
+from befriend.readers.text_files import decode_lines, text_blocks
+from befriend.settings import parse
+
+SEPARATORS = (",", "\t", ";", "|", "::", "\x01", " ")  # a blank: any white space; \x01: that of Hive
+MIN_SAME_WIDTH = 0.5  # share of records with the most common number of fields
+NUM_SAMPLED_ROWS = 1000  # of a Parquet file
+MAX_GUESSES = 3  # of the columns, for one way of splitting lines into fields
+SAME_SHARE = 0.005  # two shares of rejected rows within it count as equal
+MIN_ADVANTAGE = 0.1  # in plausibility, of the best reading; if less, the user is asked
+PLACEHOLDER_COLUMNS = {ACTOR: 1, ACTION: None, TARGET: 2, TIMESTAMP: 3}
+"""splitting lines into fields does not need columns, but DataSettings does"""
+NO_SIDE_TABLES = DataSettings()
+_NUMBER_PATTERN = re.compile(r"^[-+]?\d+(\.\d+)?$")
+_DATE_PATTERN = re.compile(r"\d{1,4}[-/.:]\d{1,2}")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user said about the log; None or nothing where it is to be guessed."""
+
+    columns: dict[str, str]
+    """field -> column"""
+    unit: str | None = None
+    """the timestamp_unit"""
+    separator: str | None = None
+    r"""between fields; may be the two characters \t, and is a blank for any white space"""
+    header: bool | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the log, and what it made of the sample."""
+
+    settings: DataSettings
+    preview: LogPreview
+    events: pl.DataFrame
+    """the accepted rows, in the order of the sample"""
+    plausibility: float
+    """see `graph_plausibility`; more if columns have usual names, or come in the usual order"""
+
+    @property
+    def rejected_share(self) -> float:
+        return self.preview.num_rejected / max(1, self.preview.num_rows)
+
+    def reads_the_same(self, other: Reading) -> bool:
+        """Whether both readings find the same events in the sample."""
+        columns = [pl.col(ACTOR, TARGET).cast(pl.String), pl.col(TIMESTAMP)]
+        return self.events.select(columns).equals(other.events.select(columns))
+
+    def options(self) -> str:
+        """The options of `befriend use` that ask for this reading."""
+        options = {COLUMN_OPTIONS[field]: column for field, column in self.settings.columns if column is not None}
+        options["--unit"] = self.settings.timestamp_unit
+        if self.settings.format in ("csv", "whitespace"):
+            separator = self.settings.separator if self.settings.format == "csv" else " "
+            options["--separator"] = {"\t": "\\t"}.get(separator, separator)
+            options["--header" if self.settings.has_column_names else "--no-header"] = ""
+        return " ".join(f"{name} {shlex.quote(str(value))}" if value != "" else name for name, value in options.items())
+
+
+class AmbiguousLogError(CallError):
+    """A log has two readings that are about as plausible. `readings`: the two, the more plausible first."""
+
+    def __init__(self, readings: tuple[Reading, Reading]):
+        options = " or ".join(reading.options() for reading in readings)
+        super().__init__(f"the log can be read in two ways. Choose one with the options {options}")
+        self.readings = readings
+
+
+def detect(source: Path, hints: Hints, side_tables: DataSettings = NO_SIDE_TABLES) -> DataSettings:
+    """Guesses the settings for the log at `source`.
+
+    side_tables: settings from which the result takes the sections attributes, texts and statements.
+
+    Raises a CallError if nothing fits, an AmbiguousLogError if two readings fit, and a DataError for a file that is
+    damaged, or none of the log's.
+    """
+    require_tables(side_tables, source)
+    files = find_files(side_tables, source)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = write_sample(files, source, Path(folder))
+        readings = _readings(sample, hints, side_tables)
+    best = readings[0]
+    for other in readings[1:]:
+        is_as_complete = other.rejected_share <= best.rejected_share + SAME_SHARE
+        is_as_plausible = other.plausibility > best.plausibility - MIN_ADVANTAGE
+        if is_as_complete and is_as_plausible and not other.reads_the_same(best):
+            raise AmbiguousLogError((best, other))
+    return best.settings
+
+
+def _readings(sample: Path, hints: Hints, side_tables: DataSettings) -> list[Reading]:
+    """The readings of a sample, the best one first; at least one.
+
+    Guesses come from the largest file: a folder may hold empty parts, or other files than those of the log.
+    """
+    files = sorted(find_files(side_tables, sample), key=lambda file: -file.stat().st_size)
+    call_errors: list[CallError] = []
+    data_errors: list[DataError] = []
+    for file in files:
+        readings = []
+        try:
+            for raw, guess in _guesses(file, sample, hints):
+                raw |= {name: getattr(side_tables, name).model_dump() for name in SIDE_TABLES}
+                try:
+                    readings.append(_try(parse(DataSettings, raw, "befriend use"), sample, guess.bonus))
+                except DataError as error:
+                    data_errors.append(error)
+        except CallError as error:
+            call_errors.append(error)
+        if readings:
+            return sorted(readings, key=lambda r: (round(r.rejected_share / SAME_SHARE), -r.plausibility))
+    raise [*data_errors, *call_errors][0]  # a log has at least one file
+
+
+def _try(settings: DataSettings, sample: Path, bonus: float) -> Reading:
+    """Reads a sample with some settings. bonus: added to the plausibility."""
+    preview, events = preview_sample(settings, sample)
+    if not preview.num_rows:
+        raise DataError(f"{sample.name} has no events")
+    names = [str(column) for _, column in settings.columns if column is not None]
+    usual_names = has_usual_names(names) if settings.has_column_names else 0
+    plausibility = graph_plausibility(events[ACTOR], events[TARGET], events[TIMESTAMP])
+    return Reading(settings, preview, events, plausibility + bonus + usual_names / 3)
+
+
+def _guesses(file: Path, sample: Path, hints: Hints) -> Iterator[tuple[dict[str, Any], Columns]]:
+    """Yields settings to try, as a dictionary, with the columns in them; CallError if nothing fits the file."""
+    errors = []
+    num_guesses = 0
+    for raw, table, has_names in _tables(file, sample, hints):
+        try:
+            guesses = guess_columns(table, hints.columns, hints.unit, has_names, MAX_GUESSES)
+        except CallError as error:
+            errors.append(error)
+            continue
+        for guess in guesses:
+            num_guesses += 1
+            columns = {field: name if has_names else int(name) for field, name in guess.names.items()}
+            ids = pl.concat([table[guess.names[field]].cast(pl.String) for field in (ACTOR, TARGET)])
+            typed = {"id_type": _guess_id_type(ids), "timestamp_unit": guess.unit}
+            yield raw | typed | {"columns": {ACTION: None} | columns}, guess
+    if not num_guesses:
+        raise errors[0] if errors else CallError(f"{file} has no lines except comments. Give a log with events.")
+
+
+def _guess_id_type(ids: pl.Series) -> str:
+    """`integer` if all ids are integers of 64 bits in canonical form: not 007, which would become 7."""
+    integers, is_empty = read_ids(ids, pl.Int64(), NO_SIDE_TABLES.null_words)
+    return "integer" if integers.filter(~is_empty).null_count() == 0 and not is_empty.all() else "string"
+
+
+def _tables(file: Path, sample: Path, hints: Hints) -> Iterator[tuple[dict[str, Any], pl.DataFrame, bool]]:
+    """Yields the settings of a format that the file may have, its rows, and whether its columns have names.
+
+    Columns without names are called 1, 2, ...
+    """
+    file_format = binary_format(file)
+    if file_format:
+        table = first_rows(file, sample, NUM_SAMPLED_ROWS)
+        if not table.height:
+            raise CallError(f"{file.name} has columns but no events. Give a log with events.")
+        yield {"format": file_format}, table, True
+        return
+    first_line = _first_line(file)
+    if first_line.startswith("["):
+        raise CallError(
+            f"{file.name} is a JSON array. Convert it to JSON Lines, one event a line: {JSON_ARRAY_COMMAND} {file.name}"
+        )
+    if parse_object(first_line):
+        yield {"format": "jsonl"}, _with_partitions(_json_table(file), file, sample), True
+        return
+    separators = SEPARATORS if hints.separator is None else (hints.separator.replace("\\t", "\t"),)
+    escapes = (None, "\\") if b'\\"' in file.read_bytes() else (None,)
+    tables: list[tuple[dict[str, Any], pl.DataFrame, bool]] = []
+    errors: list[CallError] = []
+    for separator in separators:
+        for escape in escapes:
+            try:
+                tables += _delimited_tables(file, separator, escape, hints.header)
+            except CallError as error:
+                errors.append(error)
+    if errors and not tables:
+        raise errors[0]
+    for raw, table, has_header in sorted(tables, key=lambda item: -item[1].height * item[1].width):
+        yield raw, _with_partitions(table, file, sample) if has_header else table, has_header
+
+
+def _first_line(file: Path) -> str:
+    """The first line that is not blank, without blanks around it; empty if there is none."""
+    lines = decode_lines(next(text_blocks(file), b""))[RAW].str.strip_chars()
+    return str(lines.filter(lines != "").first() or "")
+
+
+def _json_table(file: Path) -> pl.DataFrame:
+    """The rows of a JSON Lines file as text, with a column for each key; keys of inner objects are behind dots."""
+    rows = [
+        {name: None if value is None else str(value) for name, value in flatten(parse_object(line)).items()}
+        for block in text_blocks(file)
+        for line in decode_lines(block)[RAW]
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame([row for row in rows if row], schema=dict.fromkeys(names, pl.String))
+
+
+def _delimited_tables(
+    file: Path, separator: str, escape: str | None, header: bool | None
+) -> list[tuple[dict[str, Any], pl.DataFrame, bool]]:
+    """The settings of the format, the rows as text, and whether there is a header.
+
+    Nothing if most lines differ in their number of fields, or if white space leaves another separator at their ends.
+
+    header: None to guess it. CallError for a header that names a column twice, or has no row below it.
+    """
+    is_white_space = separator.strip(" ") == ""
+    raw: dict[str, Any] = {"format": "whitespace"} if is_white_space else {"format": "csv", "separator": separator}
+    raw |= {"escape": escape} if escape else {}
+    settings = parse(DataSettings, raw | {"columns": PLACEHOLDER_COLUMNS}, "befriend use")
+    records = [records for records, _ in read_records(settings, file)]
+    rows = [
+        [field.strip() for field in fields]
+        for table in records
+        for fields in table.filter(pl.col(REASON).is_null())[FIELDS].to_list()
+    ]
+    if not rows:
+        return []
+    has_header = _has_header(rows) if header is None else header
+    names = [name.strip('"') for name in rows.pop(0)] if has_header else None
+    if not rows:
+        raise CallError(f"{file.name} has a header but no events. Give a log with events.")
+    widths = [len(row) for row in rows]
+    width = max(set(widths), key=lambda w: (widths.count(w), w))
+    if width < 2 or widths.count(width) < MIN_SAME_WIDTH * len(widths):
+        return []
+    rows = [row for row in rows if len(row) == width]
+    if is_white_space and sum(row[0].endswith((",", ";", "|")) for row in rows) > len(rows) / 2:
+        return []
+    return [(raw, _to_table(rows, names, file, is_white_space), has_header)]
+
+
+def _to_table(rows: list[list[str]], names: list[str] | None, file: Path, is_white_space: bool) -> pl.DataFrame:
+    """Rows of equal width as a table of text. names: the fields of the header, if there is one."""
+    width = len(rows[0])
+    if names is None:
+        names = [str(k + 1) for k in range(width)]
+    if is_white_space and len(names) == width - 1:
+        names = ["", *names]  # R writes no name above those of the rows
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise CallError(f"{file.name} has more than one column named {', '.join(repeated)}. Give each its own name.")
+    rows = [row[: len(names)] + [""] * (len(names) - width) for row in rows]
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+
+
+def _has_header(rows: list[list[str]]) -> bool:
+    """Whether the first row has two usual names of columns, or no number or date, while a later row has one.
+
+    If there is no later row, the first one is a header.
+    """
+    if has_usual_names([field.strip('"') for field in rows[0]]) >= 2:
+        return True
+
+    def has_number_or_date(row: list[str]) -> bool:
+        return any(_NUMBER_PATTERN.match(field) or _DATE_PATTERN.search(field) for field in row)
+
+    return not has_number_or_date(rows[0]) and (len(rows) == 1 or any(has_number_or_date(row) for row in rows[1:]))
+
+
+def _with_partitions(table: pl.DataFrame, file: Path, sample: Path) -> pl.DataFrame:
+    """The table with the keys of partitioned folders as columns, except those that it has itself."""
+    partitions = {str(key): value for key, value in partition_values(file, sample).items()}
+    new = [name for name in partitions if name not in table.columns]
+    return table.with_columns(pl.lit(partitions[name], pl.String).alias(name) for name in new)
