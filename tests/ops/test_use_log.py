@@ -129,6 +129,13 @@ def test_source_in_the_data_folder_is_refused_before_data_is_moved(project: Path
     assert (project / "data" / "mine.parquet").is_file()
 
 
+def test_a_file_that_is_no_import_is_not_replaced(project: Path) -> None:
+    (project / "data").write_text("mine")
+    with pytest.raises(CallError, match=r"data was not imported"):
+        use("log.parquet")
+    assert (project / "data").read_text() == "mine"
+
+
 @pytest.mark.system
 def test_files_that_were_not_imported_are_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

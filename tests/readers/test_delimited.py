@@ -145,6 +145,13 @@ def test_files_may_be_in_utf_8_and_utf_16(codec: str, size: int, path: Path, mon
     ]
 
 
+@pytest.mark.parametrize("end", [b"\x00\xd8,\x00", b"\x34"])
+def test_what_is_no_utf_16_is_rejected(end: bytes, path: Path) -> None:
+    head = "src,dst,ts\n1,2,3\n4,5,6".encode("utf-16")
+    rows, _ = read(path, head + end)
+    assert [row[:2] for row in rows] == [(2, None), (3, "invalid_utf8")]
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [

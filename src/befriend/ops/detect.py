@@ -38,6 +38,7 @@ MIN_SAME_WIDTH = 0.5  # share of records with the most common number of fields
 NUM_SAMPLED_ROWS = 1000  # of a Parquet file
 MAX_GUESSES = 3  # of the columns, for one way of splitting lines into fields
 SAME_SHARE = 0.005  # two shares of rejected rows within it count as equal
+SEPARATOR_BONUS = 0.2  # plausibility of a separator other than white space, which names may contain
 MIN_ADVANTAGE = 0.1  # in plausibility, of the best reading; if less, the user is asked
 PLACEHOLDER_COLUMNS = {ACTOR: 1, ACTION: None, TARGET: 2, TIMESTAMP: 3}
 """splitting lines into fields does not need columns, but DataSettings does"""
@@ -153,6 +154,7 @@ def _try(settings: DataSettings, sample: Path, bonus: float) -> Reading:
     names = [str(column) for _, column in settings.columns if column is not None]
     usual_names = has_usual_names(names) if settings.has_column_names else 0
     plausibility = graph_plausibility(events[ACTOR], events[TARGET], events[TIMESTAMP])
+    bonus += SEPARATOR_BONUS * (settings.format == "csv")
     return Reading(settings, preview, events, plausibility + bonus + usual_names / 3)
 
 
@@ -265,7 +267,7 @@ def _delimited_tables(
     if width < 2 or widths.count(width) < MIN_SAME_WIDTH * len(widths):
         return []
     rows = [row for row in rows if len(row) == width]
-    if is_white_space and sum(row[0].endswith((",", ";", "|")) for row in rows) > len(rows) / 2:
+    if is_white_space and sum(any(field.endswith((",", ";", "|")) for field in row) for row in rows) > len(rows) / 2:
         return []
     return [(raw, _to_table(rows, names, file, is_white_space), has_header)]
 

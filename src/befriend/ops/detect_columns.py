@@ -32,7 +32,11 @@ USUAL_COLUMN_NAMES = {
         "i",
     ),
     ACTION: ("action", "event", "event_type", "type", "verb", "kind"),
-    TIMESTAMP: ("timestamp", "ts", "time", "datetime", "date", "created_at", "unixts", "unix_ts", "event_time"),
+    TIMESTAMP: ("timestamp", "ts", "time", "datetime", "date", "created_at", "unixts", "unix_ts", "event_time", "day"),
+}
+USUAL_PREFIXES = {
+    ACTOR: ("source_", "src_", "from_", "sender_", "actor_"),
+    TARGET: ("target_", "dst_", "dest_", "to_", "receiver_", "recipient_"),
 }
 ID_ENDINGS = ("", "_id", ".id", "id")  # of the usual names of actors and targets
 COLUMN_OPTIONS = {
@@ -77,7 +81,11 @@ def guess_columns(
     else:
         guesses = list(_by_content(table, names, unit))
     if not guesses:
-        missing = [field for field in (ACTOR, TARGET, TIMESTAMP) if field not in names] or [ACTOR, TARGET, TIMESTAMP]
+        missing = [field for field in (ACTOR, TARGET, TIMESTAMP) if field not in names]
+        if not has_column_names and any(is_time_column(table[name]) for name in table.columns):
+            missing.remove(TIMESTAMP)
+        elif not has_column_names:
+            missing = [TIMESTAMP]
         raise CallError(
             f"which column is {', '.join(missing)}? The log has: {', '.join(table.columns)}. "
             f"Name it with {' '.join(f'{COLUMN_OPTIONS[field]} COLUMN' for field in missing)}."
@@ -125,7 +133,7 @@ def has_usual_names(names: list[str]) -> int:
 
 
 def _usual_names(field: str) -> list[str]:
-    """The usual names of the column of a field, the most usual first."""
+    """The usual names of the column of a field, in lower case, the most usual first."""
     endings = ID_ENDINGS if field in (ACTOR, TARGET) else ("",)
     return [name + ending for name in USUAL_COLUMN_NAMES[field] for ending in endings]
 
@@ -136,6 +144,7 @@ def _by_name(table: pl.DataFrame, given: dict[str, str]) -> dict[str, str]:
     by_lower_case = {name.lower(): name for name in reversed(table.columns)}
     for field in USUAL_COLUMN_NAMES:
         matches = [by_lower_case[name] for name in _usual_names(field) if name in by_lower_case]
+        matches += [name for name in table.columns if name.lower().startswith(USUAL_PREFIXES.get(field, ()))]
         free = [name for name in matches if name not in columns.values()]
         if field == ACTION:
             free = [name for name in free if _is_filled(table[name])]

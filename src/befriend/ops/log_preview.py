@@ -19,6 +19,7 @@ from befriend.progress import track
 from befriend.readers.chunk import Chunk
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_chunks
+from befriend.validation.expectations import MIN_LAST_SECOND
 from befriend.validation.log_profile import LONG_SILENCE
 from befriend.validation.row_rules import check_event_rows
 
@@ -117,11 +118,8 @@ class LogPreview(TablePreview):
 
     def warnings(self, target_column: str | int) -> list[str]:
         """What is unusual for a log of users who act on each other. target_column: the column of the targets."""
-        found = [
-            _item_warning(str(target_column)) or self._overlap_warning(),
-            *self._null_word_warnings(),
-            self._silence_warning(),
-        ]
+        two_kinds = _item_warning(str(target_column)) or self._overlap_warning()
+        found = [two_kinds, *self._null_word_warnings(), self._silence_warning(), self._early_warning()]
         if self.num_later:
             found.append(
                 f"{self.num_later:,} events are later than now, the last at {_utc(self.last_second)}: if that is a "
@@ -160,6 +158,15 @@ class LogPreview(TablePreview):
         return (
             f"{count:,} events are {years} years away from the others, the {side} at {_utc(moment)}: "
             "are times in several units, or mistyped?"
+        )
+
+    def _early_warning(self) -> str:
+        """A warning if the log ends so early that its times can hardly be meant; else empty."""
+        if not self.num_events or self.last_second >= MIN_LAST_SECOND:
+            return ""
+        return (
+            f"the last event is at {_utc(self.last_second)}: do times count from the beginning of the log, or in "
+            "another unit (--unit)?"
         )
 
     def _null_word_warnings(self) -> list[str]:

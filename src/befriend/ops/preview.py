@@ -57,10 +57,10 @@ def print_preview(
     )
 
 
-def first_rows_table(preview: LogPreview, title: str) -> Table:
+def first_rows_table(preview: LogPreview, title: str = "") -> Table:
     """The first rows of a log, as they were read."""
     columns = ("actor", "action", "target", "time (UTC)", "rejected because")
-    table = Table(*columns, title=escape(title), title_justify="left")
+    table = Table(*columns, title=title or None, title_justify="left")
     for *fields, reason in preview.first_rows.select(ACTOR, ACTION, TARGET, _time(), REASON).iter_rows():
         table.add_row(*map(_cell, fields), REASONS.get(reason, ""))
     return table

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from rich.console import Console
+from rich.prompt import Prompt
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
@@ -117,8 +117,10 @@ def _ask(readings: tuple[Reading, Reading], commands: list[str]) -> Reading:
     console = Console()
     console.print("The log can be read in two ways.")
     for number, (reading, command) in enumerate(zip(readings, commands, strict=True), 1):
-        console.print(first_rows_table(reading.preview, f"{number}: {command}"))
-    return readings[typer.prompt("Which one is right?", type=click.IntRange(1, len(readings))) - 1]
+        console.print(f"{number}: {command}", highlight=False, markup=False, soft_wrap=True)
+        console.print(first_rows_table(reading.preview))
+    choices = [str(number) for number in range(1, len(readings) + 1)]
+    return readings[int(Prompt.ask("Which one is right?", choices=choices, console=console)) - 1]
 
 
 def _to_options(actions: dict[str, Any], roles: dict[str, str], side_tables: dict[str, dict[str, Any]]) -> str:
@@ -154,16 +156,19 @@ def _require_imported_data() -> None:
     """Raises CallError if data/ holds files that were not imported, or were changed since: an import deletes them."""
     if not layout.DATA.exists():
         return
-    changed = [str(path) for path in sorted(layout.DATA.rglob("*")) if path.is_file()]
+    paths = [layout.DATA, *sorted(layout.DATA.rglob("*"))]
+    changed = [str(path) for path in paths if path.is_file()]
     if DATA_FILE.is_file():
         command = [str(Path(sys.executable).with_name("dvc")), "data", "status", "--granular", "--json"]
         process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:  # without DVC's folder there is no import either, and its message says what to do
-            return
+        if process.returncode:
+            if not Path(".dvc").is_dir():  # then there will be no import, and its message says what to do
+                return
+            raise SourceError(f"DVC does not know what is in {layout.DATA}/: {process.stderr.strip()}")
         uncommitted = json.loads(process.stdout or "{}").get("uncommitted", {})
-        paths = [path for kind in ("added", "modified") for path in uncommitted.get(kind, [])]
-        changed = [path for path in paths if path == str(layout.DATA) or path.startswith(f"{layout.DATA}/")]
-        changed = [path for path in changed if path != f"{layout.DATA}/"] or changed
+        names = [name for kind in ("added", "modified") for name in uncommitted.get(kind, [])]
+        changed = [name for name in names if name == str(layout.DATA) or name.startswith(f"{layout.DATA}/")]
+        changed = [name for name in changed if name != f"{layout.DATA}/"] or changed
     if changed:
         raise CallError(
             f"{changed[0]} was not imported, or was changed since. befriend replaces all that is in {layout.DATA}/: "

@@ -119,7 +119,7 @@ class FieldSplitter:
         }
         self._blanks_after_quote = re.compile(rf'"[ ]+(?={re.escape(one_character)}|$)')
         mark = re.escape(self._separator)
-        plain = rf'[^"{mark}\\]*' if self._escape else rf'[^"{mark}]*'
+        plain = rf'[^"{mark}\\\r]*' if self._escape else rf'[^"{mark}\r]*'
         field = rf'[ ]*(?:"{plain}"|{plain})[ ]*'
         self._simple_pattern = rf"^{field}(?:{mark}{field})*$" if len(self._separator) == 1 else r"$^"
 
@@ -131,7 +131,7 @@ class FieldSplitter:
         raw = lines[RAW]
         if not self._is_csv:
             return lines.with_columns(raw.str.extract_all(_WORD_PATTERN).alias(FIELDS)), lines.clear()
-        has_quotes = raw.str.contains('"', literal=True)
+        has_quotes = raw.str.contains('"', literal=True) | raw.str.contains("\r", literal=True)
         if self._escape:
             has_quotes |= raw.str.contains(self._escape, literal=True)
         fields = raw.str.split(self._separator)

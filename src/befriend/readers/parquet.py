@@ -172,12 +172,11 @@ def _to_polars(column: Any, is_id: bool = False) -> pl.Series:
         column = column.dictionary_decode()
     if _is_uuid(column.type):
         values = (column.storage if hasattr(column, "storage") else column).to_pylist()
-        return pl.Series(
-            [None if value is None else str(UUID(bytes=bytes(value))) for value in values], dtype=pl.String
-        )
+        texts = [None if value is None else str(UUID(bytes=bytes(value))) for value in values]
+        return pl.Series(texts, dtype=pl.String)
     if is_id and (types.is_binary(column.type) or types.is_large_binary(column.type)):
-        values = column.to_pylist()
-        return pl.Series([value and value.decode(errors="backslashreplace") for value in values], dtype=pl.String)
+        texts = [None if value is None else value.decode(errors="backslashreplace") for value in column.to_pylist()]
+        return pl.Series(texts, dtype=pl.String)
     if types.is_decimal(column.type):
         column = column.cast(pa.string())
     if types.is_timestamp(column.type):  # the stored value is UTC; the zone only matters for display

@@ -28,6 +28,7 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplemen
 HEAD_BYTES = 512  # enough for all signatures below
 MIN_ZERO_SHARE = 0.4  # of the high bytes of a text in UTF-16: separators, digits and Latin letters have zeros there
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
+_NO_UTF_8 = b"\xff"
 _GZIP, _BZIP2, _XZ, _ZSTD, _ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 
 # what a file begins with -> what it holds, and how to make a text or Parquet file of it ({} is the name of the file)
@@ -70,10 +71,10 @@ def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
             if is_first:
                 _require_text(block[:HEAD_BYTES], file)
                 encoding = _utf_16(block)
-                decode = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
+                decode = codecs.getincrementaldecoder(encoding)("surrogatepass") if encoding else None
             is_end = not block
             if decode is not None:
-                block = decode.decode(block, final=is_end).encode("utf-8", "replace")
+                block = _to_utf_8(block, decode, is_end)
             if not block:
                 if is_end:
                     break
@@ -91,6 +92,15 @@ def text_blocks(file: Path, size: int | None = None) -> Iterator[bytes]:
         raise _only_carriage_returns(file)
     if remainder:
         yield remainder
+
+
+def _to_utf_8(block: bytes, decoder: codecs.IncrementalDecoder, is_end: bool) -> bytes:
+    """A block of UTF-16 as UTF-8; what is no character becomes invalid UTF-8, so that its line is rejected."""
+    try:
+        return decoder.decode(block, final=is_end).encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # half of a character at the end
+        decoder.reset()
+        return _NO_UTF_8
 
 
 def decode_lines(block: bytes) -> pl.DataFrame:

@@ -1,0 +1,338 @@
+"""Logs as exports write them, each read as what it is, without an option: ways in which logs were misread once.
+
+All hold the same events of a small network, so a reading is right if it finds them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+from befriend.errors import BefriendError, CallError, DataError, SourceError
+from befriend.ops import use_log
+from befriend.ops.detect import Hints, detect
+from befriend.readers.data_settings import DataSettings
+from tests.readers.random_logs import read_events
+
+Event = tuple[int, int, int]
+
+
+def network(num_events: int = 120, num_users: int = 20) -> list[Event]:
+    """(actor, target, second) of users who write to each other, hours apart."""
+    rng = random.Random(1)
+    pairs = [rng.sample(range(1, num_users + 1), 2) for _ in range(num_events)]
+    return [(actor, target, 1_700_000_000 + 3607 * k) for k, (actor, target) in enumerate(pairs)]
+
+
+EVENTS = network()
+
+
+def found(path: Path, **columns: str) -> tuple[list[tuple[str, str, int]], DataSettings]:
+    """The events as `befriend use` would read them, with ids as text, and the settings it would write."""
+    settings = detect(path, Hints(columns))
+    events, num_rejected, _ = read_events(settings, path)
+    assert num_rejected == 0
+    return [(str(actor), str(target), second) for actor, _, target, second, _ in events], settings
+
+
+def expected(id_format: str = "{}", unit: int = 1) -> list[tuple[str, str, int]]:
+    """The events with ids in a format, and times rounded down to a unit of seconds."""
+    return [(id_format.format(a), id_format.format(b), t // unit * unit) for a, b, t in EVENTS]
+
+
+def utc(second: int, time_format: str) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime(time_format)
+
+
+def write(path: Path, line: Callable[[Event], str], head: str = "", end: str = "\n") -> Path:
+    """Writes a line for each event below a head."""
+    path.write_text(head + "".join(line(event) + end for event in EVENTS))
+    return path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize(
+    ("head", "separator", "date", "clock", "unit"),
+    [
+        ("", " ", "%Y-%m-%d", "%H:%M:%S", 1),
+        ("", "\t", "%Y-%m-%d", "%H:%M", 60),
+        ("", ",", "%d.%m.%Y", "%H:%M:%S", 1),
+        ("src,dst,date,time\n", ",", "%Y-%m-%d", "%H:%M:%S", 1),
+        ("from;to;time;date\n", ";", "%H:%M:%S", "%Y-%m-%d", 1),
+        ("src,dst,date,hour_of_day\n", ",", "%m/%d/%Y", "%I:%M:%S %p", 1),
+    ],
+)
+def test_date_and_time_of_day_in_two_columns_are_one_time(
+    head: str, separator: str, date: str, clock: str, unit: int, log: Path
+) -> None:
+    write(log, lambda e: separator.join([str(e[0]), str(e[1]), utc(e[2], date), utc(e[2], clock)]), head)
+    events, settings = found(log)
+    assert events == expected(unit=unit) and settings.columns.time_of_day is not None
+
+
+@pytest.mark.parametrize(
+    ("separator", "kind"),
+    [
+        ("\t", "whitespace"),
+        ("  ", "whitespace"),
+        (" \t ", "whitespace"),
+        (", ", "csv"),
+        (" | ", "csv"),
+        ("::", "csv"),
+        ("\x01", "csv"),
+    ],
+)
+def test_the_separator_is_the_one_that_makes_a_network(separator: str, kind: str, log: Path) -> None:
+    between = " " if kind == "whitespace" else separator  # KONECT writes a blank between ids, and tabs after them
+    write(
+        log,
+        lambda e: f"{e[0]}{between}{e[1]}{separator}1{separator}{e[2]}",
+        "% sym signed\n" if kind == "whitespace" else "",
+    )
+    events, settings = found(log)
+    assert events == expected() and settings.format == kind
+
+
+def test_names_with_blanks_are_no_columns_of_their_own(log: Path) -> None:
+    write(log, lambda e: f"Ann {e[0]}\tAnn {e[1]}\t{e[2]}")
+    assert found(log)[0] == expected("Ann {}")
+
+
+@pytest.mark.parametrize("columns", ["{t} {a} {b}", "{a} {t} {b}", "{a} {b} {t}", "{k} {t} {a} {b}"])
+@pytest.mark.parametrize("first_id", [1, 1_000_000_000, 1_690_000_000])
+def test_the_column_of_times_is_the_one_in_order(columns: str, first_id: int, log: Path) -> None:
+    lines = [columns.format(a=first_id + 7 * a, b=first_id + 7 * b, t=t, k=k) for k, (a, b, t) in enumerate(EVENTS, 1)]
+    log.write_text("\n".join(lines))
+    assert found(log)[0] == [(str(first_id + 7 * a), str(first_id + 7 * b), t) for a, b, t in EVENTS]
+
+
+def test_two_columns_of_ordered_times_are_asked_about_with_both_commands(log: Path) -> None:
+    write(log, lambda e: f"{e[0]},{e[1]},{e[2]},{e[2] + 60}")
+    with pytest.raises(CallError, match=r"in two ways.* --timestamp [34] .* or .* --timestamp [34]"):
+        detect(log, Hints({}))
+    assert found(log, timestamp="3")[0] == expected()
+
+
+HEADS: dict[str, tuple[str, str]] = {
+    "hint of Excel": ("sep=;\nsrc;dst;ts\n", "{a};{b};{t}"),
+    "decimal commas": ("src;dst;weight;value;ts\n", "{a};{b};1,5;2,5;{t}"),
+    "row names of R": ('"","src","dst","ts"\n', '"{k}",{a},{b},{t}'),
+    "row names of R in white space": ('"src" "dst" "ts"\n', '"{k}" {a} {b} {t}'),
+    "index of pandas": (",src,dst,ts\n", "{k},{a},{b},{t}"),
+    "list behind the last name": ("user_id,item_id,timestamp,label,features\n", "{a},{b},{t},0,0.1,0.2,-0.3"),
+    "empty column": ("", "{a},,{b},{t}"),
+    "constant column": ("", "{a},0,{b},{t}"),
+    "quoted commas": ("from,to,subject,date\n", '{a},{b},"re: a, b, {k}",{t}'),
+    "backslashes": ("src,dst,ts,note\n", r'"{a}","{b}",{t},"say \"hi\", ok"'),
+    "backslashes in the middle": ("src,note,dst,ts\n", r'"{a}","J\"J\", Jr","{b}",{t}'),
+    "line ends in quotes": ("src,dst,ts,note\n", '{a},{b},{t},"two\n1,2,1600000000"'),
+    "white space with a header": ("source  target  timestamp\n", "{a}  {b}  {t}"),
+    "comment above a header": ("# exported\nsrc,dst,ts\n", "{a},{b},{t}"),
+    "ids of floats": ("src,dst,ts\n", "{a}.0,{b}.0,{t}.0"),
+    "weights with fractions": ("", "{a} {b} 0.5{k} {t}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_heads_and_dialects_of_text_files(name: str, end: str, log: Path) -> None:
+    head, line = HEADS[name]
+    text = head + "".join(line.format(a=a, b=b, t=t, k=k) + "\n" for k, (a, b, t) in enumerate(EVENTS, 1))
+    log.write_bytes(text.replace("\n", end).encode())
+    events, settings = found(log)
+    assert events == expected()
+    assert settings.columns.action is None and settings.id_type == "integer"
+
+
+@pytest.mark.parametrize(("head", "row"), [("src,dst,ts\n", "1,2,3,4"), ("a,src,dst,ts\n", "1,2,3")])
+def test_header_and_rows_of_two_widths_are_refused_with_both(head: str, row: str, log: Path) -> None:
+    log.write_text(head + f"{row}\n" * 5)
+    with pytest.raises(DataError, match=r"the header of log has [34] columns, its rows have [34]"):
+        detect(log, Hints({}))
+
+
+JSON_LINES: dict[str, tuple[Callable[[Event], dict[str, Any]], dict[str, str]]] = {
+    "flat": (lambda e: {"src": e[0], "dst": e[1], "ts": e[2]}, {}),
+    "text": (lambda e: {"from": str(e[0]), "to": str(e[1]), "time": utc(e[2], "%Y-%m-%dT%H:%M:%SZ")}, {}),
+    "nested": (
+        lambda e: {"id": str(e), "actor": {"id": e[0], "login": f"u{e[0]}"}, "target": {"id": e[1]}, "created_at": e[2]},
+        {},
+    ),
+    "GitHub": (
+        lambda e: {"type": "X", "actor": {"id": e[0]}, "payload": {"user": {"id": e[1]}}, "created_at": utc(e[2], "%Y-%m-%dT%H:%M:%SZ")},
+        {"actor_id": "actor.id", "target_id": "payload.user.id"},
+    ),
+    "dots in keys": (lambda e: {"a.b": e[0], "a": {"c": e[1]}, "ts": e[2]}, {"actor_id": "a.b", "target_id": "a.c"}),
+    "floats": (lambda e: {"src": float(e[0]), "dst": float(e[1]), "ts": e[2] + 0.25}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JSON_LINES)
+def test_json_lines_are_read_with_dotted_columns(name: str, log: Path) -> None:
+    to_object, columns = JSON_LINES[name]
+    write(log, lambda event: json.dumps(to_object(event)))
+    events, settings = found(log, **columns)
+    assert events == expected() and settings.format == "jsonl"
+
+
+def test_json_arrays_are_refused_with_the_command_that_converts_them(log: Path) -> None:
+    log.write_text(json.dumps([{"src": a, "dst": b, "ts": t} for a, b, t in EVENTS]))
+    with pytest.raises(CallError, match=r"log is a JSON array. .*: jq -c '.\[\]' log"):
+        detect(log, Hints({}))
+
+
+def test_a_row_that_is_no_object_is_rejected(log: Path) -> None:
+    log.write_text('{"src": 1, "dst": 2, "ts": 3}\nnot json\n{"src": {"id": 1}, "dst": 2, "ts": 3}\n')
+    settings = DataSettings(
+        format="jsonl", columns={"actor_id": "src", "action": None, "target_id": "dst", "timestamp": "ts"}
+    )
+    assert read_events(settings, log)[:2] == ([(1, "event", 2, 3, 3 * 10**9)], 2)
+
+
+ID_TYPES: dict[str, tuple[Callable[[int], Any], pa.DataType, str]] = {
+    "decimals": (Decimal, pa.decimal128(20, 2), "{}"),
+    "unsigned": (int, pa.uint32(), "{}"),
+    "text in bytes": (lambda k: f"u{k}".encode(), pa.binary(), "u{}"),
+    "UUIDs in bytes": (lambda k: UUID(int=k).bytes, pa.binary(16), "00000000-0000-0000-0000-{:012x}"),
+    "UUIDs": (lambda k: UUID(int=k).bytes, pa.uuid(), "00000000-0000-0000-0000-{:012x}"),
+    "categories": (lambda k: f"u{k}", pa.string(), "u{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ID_TYPES)
+@pytest.mark.parametrize("times", [pa.int64(), pa.uint64(), pa.timestamp("ms", "Europe/Rome"), pa.decimal128(38, 3)])
+@pytest.mark.parametrize("is_feather", [True, False])
+def test_types_of_parquet_and_arrow(name: str, times: pa.DataType, is_feather: bool, log: Path) -> None:
+    to_id, dtype, id_format = ID_TYPES[name]
+    ids = [
+        pa.array([to_id(event[side]) for event in EVENTS], pa.binary(16) if dtype == pa.uuid() else dtype)
+        for side in (0, 1)
+    ]
+    if name == "categories":
+        ids = [column.dictionary_encode() for column in ids]
+    if dtype == pa.uuid():
+        ids = [pa.ExtensionArray.from_storage(pa.uuid(), column) for column in ids]
+    second = pa.array([event[2] for event in EVENTS], pa.int64())
+    time = second.cast(pa.timestamp("s")).cast(times) if pa.types.is_timestamp(times) else second.cast(times)
+    table = pa.table({"src": ids[0], "dst": ids[1], "ts": time})
+    (feather.write_feather if is_feather else parquet.write_table)(table, str(log))
+    events, settings = found(log)
+    assert events == expected(id_format) and settings.format == ("arrow" if is_feather else "parquet")
+
+
+def test_text_that_is_not_utf_8_in_parquet_is_an_error(log: Path) -> None:
+    table = pa.table({"src": pa.array([b"a\xff", b"b"]).view(pa.string()), "dst": ["b", "c"], "ts": [1, 2]})
+    parquet.write_table(table, str(log))
+    settings = DataSettings(
+        columns={"actor_id": "src", "action": None, "target_id": "dst", "timestamp": "ts"}, id_type="string"
+    )
+    with pytest.raises(DataError, match=r"log is damaged after row 0: .*UTF"):
+        read_events(settings, log)
+
+
+OTHERS: dict[str, tuple[str, str]] = {
+    "nodes.csv": ("node_id,country\n1,DE\n2,FR\n", "nodes.csv has none of the columns src .*It has: node_id, country. If it is no part"),
+    "README.md": ("# The log\n\nExported in May.\n", "README.md has none of the columns src"),
+    "a.json": ('{"version": 1}\n', "a.json has none of the columns src"),
+    "z.tar": ("a" * 257 + "ustar\0", "z.tar is a tar archive"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_files_in_the_folder_are_named(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "events.csv", lambda e: f"{e[0]},{e[1]},{e[2]}", "src,dst,ts\n")
+    content, message = OTHERS[name]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        detect(tmp_path, Hints({}))
+    (tmp_path / name).rename(tmp_path / f"_{name}")
+    assert found(tmp_path)[0] == expected()
+
+
+def test_a_table_of_another_format_beside_the_log_is_named(tmp_path: Path) -> None:
+    actors, targets, seconds = zip(*EVENTS, strict=True)
+    parquet.write_table(pa.table({"src": actors, "dst": targets, "ts": seconds}), tmp_path / "events.parquet")
+    (tmp_path / "users.csv").write_text("user_id,country\n1,DE\n")
+    with pytest.raises(DataError, match=r"users.csv is no Parquet file, .*name it with --attributes"):
+        detect(tmp_path, Hints({}))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("_delta_log/00.json", r"is a table of Delta Lake, .*delta_scan\('.*'\)\) TO 'log.parquet'"),
+        ("metadata/v1.metadata.json", r"is a table of Iceberg, .*iceberg_scan"),
+        (".hoodie/hoodie.properties", "is a table of Hudi"),
+    ],
+)
+def test_tables_with_deleted_rows_are_refused_with_the_export(path: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "part-0.csv", lambda e: f"{e[0]},{e[1]},{e[2]}", "src,dst,ts\n")
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).touch()
+    with pytest.raises(SourceError, match=message):
+        detect(tmp_path, Hints({}))
+
+
+def test_a_folder_that_leads_back_to_itself_is_named_once(tmp_path: Path) -> None:
+    write(tmp_path / "events.csv", lambda e: f"{e[0]},{e[1]},{e[2]}", "src,dst,ts\n")
+    (tmp_path / "again").symlink_to(tmp_path)
+    with pytest.raises(SourceError) as raised:
+        detect(tmp_path, Hints({}))
+    assert str(raised.value).count("again") == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_asked_which_of_two_readings_is_right(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(log, lambda e: f"{e[0]},{e[1]},{e[2]},{e[2] + 60}")
+    arguments = (log, str(log), Hints({}), DataSettings(), " --signal=view")
+    with pytest.raises(
+        CallError, match=r"(?s)Choose one:.*--timestamp [34] .* --signal=view\n.*--timestamp [34] .* --signal=view"
+    ):
+        use_log._detect(*arguments)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("sys.stdin", Terminal("7\n2\n"))  # 7 is asked again
+    monkeypatch.setattr("sys.stdout", output := Terminal())
+    chosen = use_log._detect(*arguments)
+    second = re.search(r"2: befriend use \S+ .* --timestamp (\d)", output.getvalue())
+    assert second is not None and chosen.columns.timestamp == int(second[1])
+
+
+def test_actions_are_words_that_are_no_ids(log: Path) -> None:
+    names = ["ann", "bob", "cleo", "dan"]
+    rng = random.Random(2)
+    rows = [(*rng.sample(names, 2), rng.choice(["like", "follow"])) for _ in range(200)]
+    for order in ("{a},{b},{x},{t}", "{x},{a},{b},{t}", "{a},{x},{b},{t}"):
+        log.write_text(
+            "".join(order.format(a=a, b=b, x=x, t=1_700_000_000 + k) + "\n" for k, (a, b, x) in enumerate(rows))
+        )
+        events, settings = found(log)
+        assert [event[:2] for event in events] == [row[:2] for row in rows] and settings.columns.action is not None
+
+
+def test_a_log_of_many_parts_is_read_by_all_of_them(tmp_path: Path) -> None:
+    for k in range(60):
+        rows = "".join(f"{k % 7},{(k + i) % 5 + 2},{1_700_000_000 + 60 * k + i}\n" for i in range(5))
+        (tmp_path / f"part-{k:03d}.csv").write_text("src,dst,ts\n" + rows)
+    (tmp_path / "part-059.csv").write_text("source,target,ts\n1,2,1700000000\n")
+    with pytest.raises(BefriendError, match=r"part-059.csv has no column src"):
+        detect(tmp_path, Hints({}))
