@@ -22,7 +22,8 @@ from pyarrow import feather, parquet
 
 from befriend.errors import BefriendError, CallError, DataError, SourceError
 from befriend.ops import use_log
-from befriend.ops.detect import Hints, detect
+from befriend.ops.detect import AmbiguousLogError, Hints, detect
+from befriend.ops.log_preview import preview_sample
 from befriend.readers.data_settings import DataSettings
 from tests.readers.random_logs import read_events
 
@@ -163,7 +164,7 @@ def test_heads_and_dialects_of_text_files(name: str, end: str, log: Path) -> Non
 @pytest.mark.parametrize(("head", "row"), [("src,dst,ts\n", "1,2,3,4"), ("a,src,dst,ts\n", "1,2,3")])
 def test_header_and_rows_of_two_widths_are_refused_with_both(head: str, row: str, log: Path) -> None:
     log.write_text(head + f"{row}\n" * 5)
-    with pytest.raises(DataError, match=r"the header of log has [34] columns, its rows have [34]"):
+    with pytest.raises(CallError, match=r"the header of log has [34] columns, its rows have [34]"):
         detect(log, Hints({}))
 
 
@@ -295,6 +296,184 @@ def test_a_folder_that_leads_back_to_itself_is_named_once(tmp_path: Path) -> Non
     with pytest.raises(SourceError) as raised:
         detect(tmp_path, Hints({}))
     assert str(raised.value).count("again") == 1
+
+
+NAMED: dict[str, tuple[str, Callable[[int, Event], list[object]], tuple[str, str, str]]] = {
+    "countries": (
+        "from_country,from_user,to_country,to_user,ts",
+        lambda k, e: [e[0] % 3, e[0], e[1] % 3, e[1], e[2]],
+        ("from_user", "to_user", "ts"),
+    ),
+    "cities of phones": (
+        "caller,callee,from_city,to_city,timestamp",
+        lambda k, e: [e[0], e[1], e[0] % 4, e[1] % 4, e[2]],
+        ("caller", "callee", "timestamp"),
+    ),
+    "names beside ids": (
+        "user_id,user,friend_id,friend,time",
+        lambda k, e: [e[0], f"n{e[0] % 9}", e[1], f"n{e[1] % 9}", e[2]],
+        ("user_id", "friend_id", "time"),
+    ),
+    "owner of a mailbox": (
+        "user_id,from_user,to_user,ts",
+        lambda k, e: [e[k % 2], e[0], e[1], e[2]],
+        ("from_user", "to_user", "ts"),
+    ),
+    "app as source": (
+        "id,source,from_user_id,to_user_id,created_at",
+        lambda k, e: [k, ("ios", "web")[k % 2], e[0], e[1], e[2]],
+        ("from_user_id", "to_user_id", "created_at"),
+    ),
+    "date beside a datetime": (
+        "from,to,date,created_at",
+        lambda k, e: [e[0], e[1], utc(e[2], "%Y-%m-%d"), utc(e[2], "%Y-%m-%d %H:%M:%S")],
+        ("from", "to", "created_at"),
+    ),
+    "time of the export": (
+        "ts,from,to,created_at",
+        lambda k, e: [1_800_000_000, e[0], e[1], e[2]],
+        ("from", "to", "created_at"),
+    ),
+    "milliseconds since the start": (
+        "from,to,time,created_at",
+        lambda k, e: [e[0], e[1], e[2] - EVENTS[0][2], e[2]],
+        ("from", "to", "created_at"),
+    ),
+    "day of the month": (
+        "from,to,day,event_time",
+        lambda k, e: [e[0], e[1], utc(e[2], "%d"), e[2]],
+        ("from", "to", "event_time"),
+    ),
+    "unused columns of one name": (
+        "x,from,to,ts,x",
+        lambda k, e: [k, e[0], e[1], e[2], "b"],
+        ("from", "to", "ts"),
+    ),
+    "separators at the end": ("from,to,ts,,", lambda k, e: [e[0], e[1], e[2], "", ""], ("from", "to", "ts")),
+    "separator after the header": ("from,to,ts,", lambda k, e: [e[0], e[1], e[2]], ("from", "to", "ts")),
+    "separator after the rows": ("from,to,ts", lambda k, e: [e[0], e[1], e[2], ""], ("from", "to", "ts")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_of_several_columns_with_usual_names_those_of_the_network_are_taken(name: str, log: Path) -> None:
+    head, row, columns = NAMED[name]
+    log.write_text(f"{head}\n" + "".join(",".join(map(str, row(k, e))) + "\n" for k, e in enumerate(EVENTS)))
+    events, settings = found(log)
+    assert (settings.columns.actor_id, settings.columns.target_id, settings.columns.timestamp) == columns
+    assert events == expected()
+
+
+def test_columns_that_cannot_be_told_apart_are_asked_about(log: Path) -> None:
+    rng = random.Random(3)
+    towers = [(rng.randrange(20), rng.randrange(20)) for _ in EVENTS]
+    rows = "".join(f"t{a},{e[0]},t{b},{e[1]},{e[2]}\n" for (a, b), e in zip(towers, EVENTS, strict=True))
+    log.write_text("from_tower,from_number,to_tower,to_number,ts\n" + rows)
+    with pytest.raises(AmbiguousLogError):
+        detect(log, Hints({}))
+
+
+@pytest.mark.parametrize("clock", ["duration", "end_time"])
+def test_a_duration_is_no_time_of_day(clock: str, log: Path) -> None:
+    write(log, lambda e: f"{e[0]},{e[1]},{utc(e[2], '%Y-%m-%d')},00:{e[0]:02d}:{e[1]:02d}", f"from,to,date,{clock}\n")
+    events, settings = found(log)
+    assert settings.columns.time_of_day is None and events == expected(unit=86_400)
+
+
+@pytest.mark.parametrize("separator", ["\t", "\x01"])
+@pytest.mark.parametrize("head", ["", "from{0}to{0}ts{0}text\n"])
+def test_quotes_are_characters_where_databases_write_them_so(separator: str, head: str, log: Path) -> None:
+    texts = ['"hello there', 'see you"', 'he said "hi"', "hello", "hello", "hello"]
+    rows = [separator.join(map(str, [*e, texts[k % len(texts)]])) for k, e in enumerate(EVENTS)]
+    log.write_text(head.format(separator) + "\n".join(rows))
+    events, settings = found(log)
+    assert events == expected() and settings.quote is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Report generated 2024-01-01\ntime,receiver,sender\n{rows}",
+        "Report generated 2024-01-01,,\n,,\ntime,receiver,sender\n{rows}",
+        "time,receiver,sender\n{rows}time,sender,receiver\n{rows}",
+    ],
+)
+def test_a_header_below_other_lines_is_an_error_that_names_it(text: str, log: Path) -> None:
+    rows = "".join(f"{t},{b},{a}\n" for a, b, t in EVENTS)
+    log.write_text(text.format(rows=rows))
+    with pytest.raises(
+        CallError, match=r"the row 'time,(receiver|sender),(receiver|sender)' names columns, but is not the first"
+    ):
+        detect(log, Hints({}))
+
+
+def test_a_header_that_only_the_first_part_has_is_an_error(tmp_path: Path) -> None:
+    rows = [f"{t},{b},{a}\n" for a, b, t in EVENTS]
+    (tmp_path / "a.csv").write_text("ts,to,from\n" + "".join(rows[:60]))
+    (tmp_path / "b.csv").write_text("".join(rows[60:]))
+    with pytest.raises(CallError, match="the row 'ts,to,from' names columns"):
+        detect(tmp_path, Hints({}))
+
+
+@pytest.mark.parametrize("head", ["# time,to,from", "#time,to,from", "% made by x\n% ts,target,source"])
+def test_names_in_a_comment_are_those_of_the_columns(head: str, log: Path) -> None:
+    write(log, lambda e: f"{e[2]},{e[1]},{e[0]}", f"{head}\n")
+    assert found(log)[0] == expected()
+
+
+def test_columns_aligned_by_blanks_are_refused_with_the_command_that_parts_them(log: Path) -> None:
+    write(log, lambda e: f"{f'Ann Lee{e[0]}':20}{f'Ann Lee{e[1]}':20}{e[2]}")
+    with pytest.raises(CallError, match=r"aligned by blanks, .*: sed -E 's/ \{2,\}/\\t/g' log > log.tsv"):
+        detect(log, Hints({}))
+
+
+@pytest.mark.parametrize("copy", ["log.csv.gz", "log.csv.bak", "log.csv~"])
+def test_a_file_and_its_copy_are_not_read_twice(copy: str, tmp_path: Path) -> None:
+    for name in ("log.csv", copy):
+        write(tmp_path / name, lambda e: f"{e[0]},{e[1]},{e[2]}", "src,dst,ts\n")
+    with pytest.raises(SourceError, match=r"seem to be one file twice"):
+        detect(tmp_path, Hints({}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{\n "src": 1,\n "dst": 2,\n "ts": 3\n}\n', "objects over several lines. .*: jq -c . log"),
+        ('{"messages": [{"src": 1, "dst": 2, "ts": 3}]}\n', r"one object with a list. .*: jq -c '.messages\[\]' log"),
+        ('["a", "b", 1700000000]\n["b", "a", 1700000001]\n', "arrays of values. .*: jq -r '@csv' log"),
+    ],
+)
+def test_json_that_is_no_object_a_line_is_refused_with_a_command(content: str, message: str, log: Path) -> None:
+    log.write_text(content)
+    with pytest.raises(CallError, match=message):
+        detect(log, Hints({}))
+
+
+WARNINGS: dict[str, tuple[Callable[[int, Event], list[object]], str]] = {
+    "nothing": (lambda k, e: list(e), ""),
+    "several times": (lambda k, e: [e[0], e[1], e[2] // (1000 if k % 3 else 1)], "40 events are 53 years away"),
+    "rounded": (lambda k, e: [e[0], e[1], e[2] // 10**6 * 10**6], "1.. of 120 events have the time of the event before"),
+    "missing": (lambda k, e: [e[0], "<NA>" if k % 20 == 0 else e[1], e[2]], "the id <NA> is on 6 events"),
+    "negative": (lambda k, e: [e[0], -1 if k % 20 == 0 else e[1], e[2]], "the id -1 is on 6 events"),
+    "several": (lambda k, e: [f"u{e[0]}", f"u{e[1]}; u{e[0]}" if k % 2 else f"u{e[1]}", e[2]], "hold more than an id"),
+    "addresses": (lambda k, e: [f"u{e[0]}@x.org", f"{'U <' * (k % 2)}u{e[1]}@x.org{'>' * (k % 2)}", e[2]], "hold more than an id"),
+    "capitals": (lambda k, e: [f"u{e[0]}", f"{'uU'[k % 2]}{e[1]}", e[2]], "differ from others in capital letters only"),
+    "two kinds": (lambda k, e: [f"u{e[0]}", f"p{e[1]}", e[2]], "hardly an id in common"),
+    "since the start": (lambda k, e: [e[0], e[1], e[2] - 1_700_000_000], "the last event is at 1970-01-05"),
+    "future": (lambda k, e: [e[0], e[1], e[2] + 3 * 10**9], "120 events are later than now"),
+    "open quotes": (lambda k, e: [e[0], e[1], e[2], '"a\nb"'], "120 lines are parts of rows above them"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_is_unusual_is_warned_of_with_a_number_and_a_value(name: str, log: Path) -> None:
+    row, message = WARNINGS[name]
+    rows = [",".join(map(str, row(k, e))) for k, e in enumerate(EVENTS)]
+    log.write_text("src,dst,ts" + ",text" * (name == "open quotes") + "\n" + "\n".join(rows))
+    settings = detect(log, Hints({}))
+    warnings = preview_sample(settings, log)[0].warnings("dst")
+    assert len(warnings) == bool(message)
+    assert re.search(message, "".join(warnings))
 
 
 class Terminal(io.StringIO):

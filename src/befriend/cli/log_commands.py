@@ -42,6 +42,10 @@ SeparatorOption = Annotated[
 HeaderOption = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first line of a text file names the columns.")
 ]
+QuotesOption = Annotated[
+    bool | None,
+    typer.Option("--quotes/--no-quotes", help="Whether quotes may be around the fields of a CSV file."),
+]
 DefaultActionOption = Annotated[str | None, typer.Option(help="Name of the action, if the log has no action column.")]
 ActionFromFileNameOption = Annotated[
     bool,
@@ -145,6 +149,7 @@ def use(
     unit: UnitOption = None,
     separator: SeparatorOption = None,
     header: HeaderOption = None,
+    quotes: QuotesOption = None,
     default_action: DefaultActionOption = None,
     action_from_file_name: ActionFromFileNameOption = False,
     signal: SignalOption = None,
@@ -180,9 +185,10 @@ def use(
         "timestamp": timestamp,
         "time_of_day": time_of_day,
     }
+    given_columns = {field: column for field, column in columns.items() if column is not None}
     ops.use(
         None if sample else source,
-        Hints({field: column for field, column in columns.items() if column is not None}, unit, separator, header),
+        Hints(given_columns, unit, separator, header, quotes),
         actions=_actions(default_action, action_from_file_name),
         roles=_roles(signal or [], exclude or []),
         side_tables={
@@ -230,6 +236,8 @@ def _check_source(source: str | None) -> None:
 
 def _check_format(unit: str | None, separator: str | None) -> None:
     """Raises CallError for a unit of timestamps or a separator of fields that no log has."""
+    if "%Z" in str(unit):
+        raise CallError(f"--unit {unit}: names of zones (%Z) are ambiguous. Write offsets such as +01:00, and %z.")
     if unit not in (None, *UNITS) and "%" not in str(unit):
         raise CallError(
             f"--unit {unit}: the unit of timestamps is one of {', '.join(UNITS)}, or a format of strptime such as "

@@ -24,6 +24,7 @@ USER: Final = "user"
 """internal id, a number from 0 to N - 1"""
 USER_ID: Final = "user_id"
 """external id, as in the raw log"""
+ID_FIELDS: Final = (ACTOR, TARGET, USER_ID)
 CATEGORICAL: Final = "categorical"
 NUMERIC: Final = "numeric"
 """with CATEGORICAL, the two prefixes of the fields of raw attributes, such as categorical.country or numeric.age"""
@@ -60,7 +61,7 @@ ROLES: Final = (CONTACT, SIGNAL, EXCLUDE)
 only (a view); exclude keeps the two off each other's lists (a block)"""
 
 REASONS: Final[dict[str, str]] = {  # code of a reason -> what reports and messages say
-    "invalid_utf8": "the line is not valid UTF-8",
+    "invalid_utf8": "the line is not valid UTF-8, or has a zero byte",
     "ragged_row": "the line has more or fewer fields than the log has columns",
     "unclosed_quote": "the line opens a quote that no later line closes",
     "actor_id_empty": "no actor id",
@@ -81,5 +82,5 @@ REASONS: Final[dict[str, str]] = {  # code of a reason -> what reports and messa
     "text_empty": "no text (texts)",
     "statement_empty": "no statement (statements)",
     "not_json": "the line is not a JSON object (texts, statements)",
-    "field_type": "a field holds a list or an object instead of text or a number (texts, statements)",
+    "field_type": "a field holds a list or an object instead of text or a number, or an id is true or false (JSON)",
 }

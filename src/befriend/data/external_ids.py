@@ -6,7 +6,9 @@ blanks and quotes, two systems compose an é differently. An id that is spelled 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import Any
 
 import polars as pl
 
@@ -14,8 +16,11 @@ INTEGER_PATTERN = r"^-?(0|[1-9][0-9]*)$"  # an integer in its canonical form: ne
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # byte order mark, zero-width blanks and joiners
 _QUOTED_PATTERNS = (r'^"(.*)"$', r"^'(.*)'$")
 _WHOLE_FLOAT_PATTERN = r"^(-?[0-9]+)\.0+$"
-_ROUNDED_PATTERN = r"^-?[0-9]\.[0-9]+[eE]\+[0-9]+$"  # as spreadsheets write long numbers, whose last digits are lost
-_MAX_EXACT_FLOAT = 2**53  # larger whole numbers are not all distinct as 64-bit floats
+_ROUNDED_PATTERN = (
+    r"^-?[0-9]([.,][0-9]+[eE]\+?|[eE]\+)[0-9]+$"  # as spreadsheets write long numbers, whose last digits are lost
+)
+_MAX_EXACT_FLOAT: dict[Any, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
+"""whole numbers beyond it are not all distinct"""
 
 
 def read_ids(column: pl.Series, dtype: pl.DataType, null_words: Collection[str] = ()) -> tuple[pl.Series, pl.Series]:
@@ -31,12 +36,13 @@ def read_ids(column: pl.Series, dtype: pl.DataType, null_words: Collection[str] 
     integer of more than 64 bits, a fraction, a number that was rounded (1.23E+17, or a float from 2^53 on).
     """
     if column.dtype.is_integer():
-        return column.cast(dtype, strict=False), column.is_null()
+        ids = column.cast(dtype, strict=False)
+        return ids, column.is_null() | _is_null_number(column, null_words)
     if column.dtype.is_float():
         number = column.fill_nan(None)
-        is_exact = (number == number.floor()) & (number.abs() <= _MAX_EXACT_FLOAT)
+        is_exact = (number == number.floor()) & (number.abs() <= _MAX_EXACT_FLOAT[column.dtype.base_type()])
         whole = pl.select(pl.when(is_exact).then(number)).to_series().cast(pl.Int64, strict=False)
-        return whole.cast(dtype).alias(column.name), number.is_null()
+        return whole.cast(dtype).alias(column.name), number.is_null() | _is_null_number(whole, null_words)
     text = column if column.dtype == pl.String else column.cast(pl.String, strict=False)
     if not dtype.is_integer():
         spelled = _one_spelling(text)
@@ -44,7 +50,7 @@ def read_ids(column: pl.Series, dtype: pl.DataType, null_words: Collection[str] 
         is_id = ~(is_empty | spelled.str.contains(_ROUNDED_PATTERN))
         return pl.select(pl.when(is_id).then(spelled).alias(column.name)).to_series(), is_empty
     ids = _integers(text)
-    is_empty = text.is_null()
+    is_empty = text.is_null() | _is_null_number(ids, null_words)
     if ids.null_count() == 0:
         return ids, is_empty
     others = ids.is_null().arg_true()  # most logs have few ids, or none, in an unusual spelling
@@ -63,6 +69,14 @@ def as_log_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     if ids.dtype == pl.Boolean:
         return pl.repeat(None, len(ids), dtype=dtype, eager=True).alias(ids.name)
     return read_ids(ids, dtype)[0]
+
+
+def _is_null_number(numbers: pl.Series, null_words: Collection[str]) -> pl.Series:
+    """bool: which integers are null words, such as -1."""
+    null_numbers = [int(word) for word in null_words if re.fullmatch(INTEGER_PATTERN, word)]
+    if not null_numbers:
+        return pl.repeat(False, len(numbers), dtype=pl.Boolean, eager=True)
+    return numbers.is_in(null_numbers).fill_null(False)
 
 
 def _integers(text: pl.Series) -> pl.Series:

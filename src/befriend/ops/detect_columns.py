@@ -1,10 +1,10 @@
-"""Guesses which column of a log is which: by their names or, where they have none, by what they hold."""
+"""Guesses which column of a log is which: by their names, if they have some, and by what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice, product
 
 import numpy as np
 import polars as pl
@@ -16,29 +16,16 @@ from befriend.ops.detect_times import guess_units, is_date, is_time_column, is_t
 from befriend.readers.timestamps import read_timestamps
 
 USUAL_COLUMN_NAMES = {
-    ACTOR: ("actor_id", "actor", "source", "src", "from", "sender", "user", "follower", "u"),
-    TARGET: (
-        "target_id",
-        "target",
-        "dst",
-        "dest",
-        "to",
-        "receiver",
-        "recipient",
-        "friend",
-        "followee",
-        "v",
-        "item",
-        "i",
-    ),
+    ACTOR: ("actor", "source", "src", "from", "sender", "caller", "user", "follower", "u"),
+    TARGET: ("target", "dst", "dest", "to", "receiver", "recipient", "callee", "friend", "followee", "v", "item", "i"),
     ACTION: ("action", "event", "event_type", "type", "verb", "kind"),
-    TIMESTAMP: ("timestamp", "ts", "time", "datetime", "date", "created_at", "unixts", "unix_ts", "event_time", "day"),
+    TIMESTAMP: ("timestamp", "ts", "time", "datetime", "created_at", "date", "unixts", "unix_ts", "event_time"),
 }
 USUAL_PREFIXES = {
-    ACTOR: ("source_", "src_", "from_", "sender_", "actor_"),
-    TARGET: ("target_", "dst_", "dest_", "to_", "receiver_", "recipient_"),
+    ACTOR: ("source_", "src_", "from_", "sender_", "actor_", "caller_"),
+    TARGET: ("target_", "dst_", "dest_", "to_", "receiver_", "recipient_", "callee_"),
 }
-ID_ENDINGS = ("", "_id", ".id", "id")  # of the usual names of actors and targets
+ID_ENDINGS = ("_id", ".id", "id", "", "nodeid", "node")  # of the usual names of actors and targets
 COLUMN_OPTIONS = {
     ACTOR: "--actor",
     TARGET: "--target",
@@ -46,11 +33,19 @@ COLUMN_OPTIONS = {
     TIMESTAMP: "--timestamp",
     TIME_OF_DAY: "--time-of-day",
 }
+TIME_NAME_PATTERN = r"(?i)time|date|stamp|day|_at$|_on$"  # of columns that may hold times, if none has a usual name
+DURATION_PATTERN = r"(?i)dur|length|elapsed|end"  # of columns whose hours and minutes are no time of day
+KEY_PATTERN = r"(?i)id$|key$|uuid"  # of columns that tell users of the same name apart
 MAX_ACTIONS = 20  # distinct values of a column without a name that may hold actions
-MAX_ID_COLUMNS = 4  # columns without names that may hold ids: more are not tried
-MAX_LABEL_COLUMNS = 3  # columns without names that may hold actions: more are not tried
+MAX_CANDIDATES = 6  # columns that are tried for one field
+MAX_COMBINATIONS = 200  # of columns that are compared
 ACTION_BONUS = 0.05  # plausibility of a column of actions, where there may be one
-USUAL_ORDER_BONUS = 0.2  # plausibility of the first two columns as actor and target
+USUAL_ORDER_BONUS = 0.1  # plausibility of the first two columns as actor and target
+LATER_NAME_MALUS = 0.02  # plausibility lost by each more usual name that another column has
+EARLY_MALUS = 0.3  # plausibility lost by times soon after 1970, which may be anything
+PAIR_BONUS = 0.15  # plausibility of two columns whose names differ in the prefix only; and of names of keys
+MIN_PARTNER = 0.3  # overlap of two columns that may hold the ids of both sides
+NUM_REPEATED = 10  # rows whose id occurred before, from which on it shows what an id determines
 _NUMBER_PATTERN = r"^[-+]?\d+(\.\d+)?$"
 _FRACTION_PATTERN = r"\.\d*[1-9]"
 
@@ -75,17 +70,13 @@ def guess_columns(
     has_column_names: without names, the columns of the table are called "1", "2", ...
     """
     names = _given_columns(table.columns, given)
-    if has_column_names:
-        names = _by_name(table, names)
-        guesses = list(_with_time(table, names, unit, [names[TIMESTAMP]] if TIMESTAMP in names else []))
-    else:
-        guesses = list(_by_content(table, names, unit))
+    candidates = _by_name(table, names) if has_column_names else _by_content(table, names)
+    missing = [field for field in (ACTOR, TARGET, TIMESTAMP) if not candidates[field]]
+    guesses = (
+        [] if missing else list(islice(_combinations(table, candidates, unit, has_column_names), MAX_COMBINATIONS))
+    )
     if not guesses:
-        missing = [field for field in (ACTOR, TARGET, TIMESTAMP) if field not in names]
-        if not has_column_names and any(is_time_column(table[name]) for name in table.columns):
-            missing.remove(TIMESTAMP)
-        elif not has_column_names:
-            missing = [TIMESTAMP]
+        missing = missing or [ACTOR, TARGET]
         raise CallError(
             f"which column is {', '.join(missing)}? The log has: {', '.join(table.columns)}. "
             f"Name it with {' '.join(f'{COLUMN_OPTIONS[field]} COLUMN' for field in missing)}."
@@ -96,21 +87,28 @@ def guess_columns(
 
 
 def graph_plausibility(actors: pl.Series, targets: pl.Series, seconds: pl.Series) -> float:
-    """How much events look like those of a social network in the order of its log, from 0 to 3.
+    """How much events look like those of a social network in the order of its log, from -1 to 4.
 
-    The sum of three shares: ids on both sides, by the cosine similarity of the two sets; events beyond the first of a
-    user; and pairs of consecutive rows in time order, beyond the half of a random order.
+    The sum of four shares, less that of self-loops: ids on both sides, by the cosine similarity of the two sets; events
+    beyond the first two of a user; pairs of consecutive rows in time order, beyond the half of a random order; and
+    distinct times.
     """
     num_events = len(actors)
     if not num_events:
         return 0.0
-    left, right = (pl.Series(ids.unique()).drop_nulls() for ids in (actors, targets))
-    num_both = int(left.is_in(right.implode()).sum())
-    overlap = num_both / max(1.0, (len(left) * len(right)) ** 0.5)
-    reuse = 1 - (len(left) + len(right) - num_both) / (2 * num_events)
+    num_ids = len(pl.concat([actors, targets], rechunk=False).unique())
+    recurring = min(1.0, 2 * (1 - num_ids / (2 * num_events)))
     steps = np.diff(seconds.drop_nulls().to_numpy())
     in_order = max((steps >= 0).mean(), (steps <= 0).mean()) if len(steps) and steps.any() else 0.5
-    return overlap + max(reuse, 0.0) + max(0.0, 2 * float(in_order) - 1)
+    distinct = seconds.n_unique() / num_events
+    self_loops = float((actors == targets).mean() or 0)  # type: ignore[arg-type]
+    return _overlap(actors, targets) + recurring + max(0.0, 2 * float(in_order) - 1) + distinct - self_loops
+
+
+def _overlap(left: pl.Series, right: pl.Series) -> float:
+    """The cosine similarity of the sets of values of two columns."""
+    left, right = left.drop_nulls().unique(), right.drop_nulls().unique()
+    return float(left.is_in(right.implode()).sum()) / max(1.0, (len(left) * len(right)) ** 0.5)
 
 
 def _given_columns(names: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -126,116 +124,205 @@ def _given_columns(names: list[str], given: dict[str, str]) -> dict[str, str]:
     return named
 
 
-def has_usual_names(names: list[str]) -> int:
+def num_usual_names(names: Iterable[str]) -> int:
     """The number of fields that one of these columns has a usual name of."""
-    lower = {name.lower() for name in names}
+    lower = {_plain(name) for name in names}
     return sum(bool(lower & set(_usual_names(field))) for field in USUAL_COLUMN_NAMES)
 
 
 def _usual_names(field: str) -> list[str]:
     """The usual names of the column of a field, in lower case, the most usual first."""
     endings = ID_ENDINGS if field in (ACTOR, TARGET) else ("",)
-    return [name + ending for name in USUAL_COLUMN_NAMES[field] for ending in endings]
+    return [name + ending for ending in endings for name in USUAL_COLUMN_NAMES[field]]
 
 
-def _by_name(table: pl.DataFrame, given: dict[str, str]) -> dict[str, str]:
-    """Field -> column, for the fields that are given or have a column of a usual name."""
-    columns = dict(given)
-    by_lower_case = {name.lower(): name for name in reversed(table.columns)}
+def _plain(name: str) -> str:
+    """A name in lower case, without the mark of a comment before it."""
+    return name.lower().lstrip("#% ")
+
+
+Candidates = dict[str, list[str]]
+"""field -> the columns that may hold it, the most probable first"""
+
+
+def _by_name(table: pl.DataFrame, given: dict[str, str]) -> Candidates:
+    """The candidates among columns that have names."""
+    by_plain_name = {_plain(name): name for name in reversed(table.columns)}
+    candidates: Candidates = {}
     for field in USUAL_COLUMN_NAMES:
-        matches = [by_lower_case[name] for name in _usual_names(field) if name in by_lower_case]
-        matches += [name for name in table.columns if name.lower().startswith(USUAL_PREFIXES.get(field, ()))]
-        free = [name for name in matches if name not in columns.values()]
-        if field == ACTION:
-            free = [name for name in free if _is_filled(table[name])]
-        if field not in columns and free:
-            columns[field] = free[0]
-    return columns
+        matches = [by_plain_name[name] for name in _usual_names(field) if name in by_plain_name]
+        matches += [name for name in table.columns if _plain(name).startswith(USUAL_PREFIXES.get(field, ()))]
+        free = [name for name in dict.fromkeys(matches) if name not in given.values() and _is_filled(table[name])]
+        candidates[field] = [given[field]] if field in given else free
+    if not candidates[TIMESTAMP]:
+        named = [name for name in table.columns if pl.Series([name]).str.contains(TIME_NAME_PATTERN)[0]]
+        candidates[TIMESTAMP] = [name for name in named if is_time_column(table[name])]
+    ids = [*candidates[ACTOR], *candidates[TARGET]]
+    attributes = _determined_columns(table, ids, [given[field] for field in (ACTOR, TARGET) if field in given])
+    for field in (ACTOR, TARGET):
+        if field not in given:
+            candidates[field] = [name for name in candidates[field] if name not in attributes][:MAX_CANDIDATES]
+    return candidates | {TIME_OF_DAY: [given[TIME_OF_DAY]] if TIME_OF_DAY in given else []}
 
 
-def _by_content(table: pl.DataFrame, given: dict[str, str], unit: str | None) -> Iterator[Columns]:
-    """Yields the guesses for columns without names."""
+def _by_content(table: pl.DataFrame, given: dict[str, str]) -> Candidates:
+    """The candidates among columns without names."""
     free = [name for name in table.columns if name not in given.values() and _is_filled(table[name])]
-    time_columns = [given[TIMESTAMP]] if TIMESTAMP in given else [name for name in free if is_time_column(table[name])]
-    for guess in _with_time(table, {ACTOR: "", TARGET: ""} | given, unit, time_columns):
-        taken = set(guess.names.values())
-        remaining = [name for name in free if name not in taken]
-        labels = [] if ACTION in guess.names else [name for name in remaining if _is_label(table[name])]
-        no_ids = [name for name in labels if not _shares_values(table, name, remaining)]
-        for label in [*labels[:MAX_LABEL_COLUMNS], None]:
-            columns = guess.names | ({ACTION: label} if label else {})
-            others = [name for name in remaining if name != label and name not in no_ids]
-            bonus = ACTION_BONUS if label else 0
-            yield from _with_ids(table, others, Columns(columns, guess.unit, bonus))
+    times = [given[TIMESTAMP]] if TIMESTAMP in given else [name for name in free if is_time_column(table[name])]
+    ids = [name for name in free if not (_has_fractions(table[name]) or _is_row_number(table[name]))]
+    varying = [name for name in ids if table[name].n_unique() > 1]
+    if len({*varying} - {*times[:1]}) >= 2:
+        ids = varying
+    attributes = _determined_columns(table, ids, [])
+    ids = [name for name in ids if name not in attributes]
+    labels = [name for name in free if _is_label(table[name])]
+    candidates = {field: [given[field]] if field in given else ids for field in (ACTOR, TARGET)}
+    return candidates | {
+        ACTION: [given[ACTION]] if ACTION in given else labels,
+        TIMESTAMP: times,
+        TIME_OF_DAY: [given[TIME_OF_DAY]] if TIME_OF_DAY in given else [],
+    }
 
 
-def _with_ids(table: pl.DataFrame, remaining: list[str], guess: Columns) -> Iterator[Columns]:
-    """Yields the guesses for the columns of actor and target, if they are not given, in the order of the columns."""
-    missing = [field for field in (ACTOR, TARGET) if not guess.names[field]]
-    if not missing:
-        yield guess
-        return
-    whole = [name for name in remaining if not _has_fractions(table[name])]
-    varying = [name for name in whole if table[name].n_unique() > 1]
-    candidates = (varying if len(varying) >= len(missing) else whole)[:MAX_ID_COLUMNS]
-    for k, chosen in enumerate(combinations(candidates, len(missing))):
-        names = guess.names | dict(zip(missing, chosen, strict=True))
-        yield Columns(names, guess.unit, guess.bonus + (0 if k else USUAL_ORDER_BONUS))
-
-
-def _with_time(
-    table: pl.DataFrame, columns: dict[str, str], unit: str | None, time_columns: list[str]
+def _combinations(
+    table: pl.DataFrame, candidates: Candidates, unit: str | None, has_column_names: bool
 ) -> Iterator[Columns]:
-    """Yields the guesses for the timestamp: its column, that of the time of day if it has one, and the unit.
+    """Yields the guesses: combinations of candidates."""
+    rank = {name: k for k, name in enumerate(candidates[TIMESTAMP])}
+    for names, time_unit in _times(table, candidates, unit):
+        taken = set(names.values())
+        pairs = _named_pairs(table, candidates, taken) if has_column_names else _pairs(table, candidates, taken)
+        for actor, target, action, bonus in pairs:
+            later = min(rank.get(name, len(rank)) for name in names.values()) if has_column_names else 0
+            action_names = {ACTION: action} if action else {}
+            guess = {ACTOR: actor, TARGET: target} | names | action_names
+            early = 0 if TIME_OF_DAY in names or is_time_column(table[names[TIMESTAMP]]) else EARLY_MALUS
+            yield Columns(guess, time_unit, bonus - LATER_NAME_MALUS * later - early)
 
-    CallError if the only column of times cannot be read. Nothing if actor or target have no column.
-    """
-    if not {ACTOR, TARGET} <= columns.keys():
-        return
-    for name in time_columns:
-        taken = {column for field, column in columns.items() if field not in (TIMESTAMP, TIME_OF_DAY)}
-        date, time_of_day = _date_and_time_of_day(table, name, columns.get(TIME_OF_DAY), taken)
-        names = columns | {TIMESTAMP: date} | ({TIME_OF_DAY: time_of_day} if time_of_day else {})
+
+def _named_pairs(
+    table: pl.DataFrame, candidates: Candidates, taken: set[str]
+) -> Iterator[tuple[str, str, str | None, float]]:
+    """Yields actor, target, action and bonus, for columns with names. taken: columns of times."""
+    for (k, actor), (j, target) in product(enumerate(candidates[ACTOR]), enumerate(candidates[TARGET])):
+        if actor == target or {actor, target} & taken:
+            continue
+        endings = [_ending(actor, ACTOR), _ending(target, TARGET)]
+        is_key = pl.Series([actor, target]).str.contains(KEY_PATTERN).all()
+        bonus = PAIR_BONUS * (endings[0] == endings[1]) + PAIR_BONUS * is_key - LATER_NAME_MALUS * (k + j)
+        actions = [name for name in candidates[ACTION] if name not in {actor, target, *taken}]
+        yield actor, target, actions[0] if actions else None, bonus
+
+
+def _pairs(
+    table: pl.DataFrame, candidates: Candidates, taken: set[str]
+) -> Iterator[tuple[str, str, str | None, float]]:
+    """Yields actor, target, action and bonus, for columns without names. taken: columns of times."""
+    actors, targets, labels = ([n for n in candidates[f] if n not in taken] for f in (ACTOR, TARGET, ACTION))
+    ids = [*dict.fromkeys([*actors, *targets])]
+    no_ids = [name for name in labels if name in ids and not _shares_values(table, name, ids)]
+    for label in [*labels[:MAX_CANDIDATES], None]:
+        remaining = [name for name in ids if name != label and name not in no_ids][:MAX_CANDIDATES]
+        if candidates[ACTOR] == candidates[TARGET]:
+            pairs = list(combinations(remaining, 2))
+        else:
+            pairs = [(a, b) for a, b in product(actors, targets) if a != b and label not in (a, b)]
+        for k, (actor, target) in enumerate(pairs):
+            yield actor, target, label, (0 if k else USUAL_ORDER_BONUS) + (ACTION_BONUS if label else 0)
+
+
+def _times(table: pl.DataFrame, candidates: Candidates, unit: str | None) -> Iterator[tuple[dict[str, str], str]]:
+    """Yields the columns of timestamp and time of day, and the unit. CallError if the only column cannot be read."""
+    options = [
+        option
+        for name in candidates[TIMESTAMP][:MAX_CANDIDATES]
+        for option in _with_time_of_day(table, name, candidates)
+    ]
+    errors = []
+    for date, time_of_day in dict.fromkeys(options):
+        names = {TIMESTAMP: date} | ({TIME_OF_DAY: time_of_day} if time_of_day else {})
         column = joined(table[date], table[time_of_day]) if time_of_day else table[date]
         try:
             units = [unit] if unit else guess_units(column)
-        except CallError:
-            if len(time_columns) == 1:
-                raise
+        except CallError as error:
+            errors.append(error)
             continue
-        yield from (Columns(names, choice) for choice in units)
+        yield from ((names, choice) for choice in units)
+    if errors and len(errors) == len(dict.fromkeys(options)):
+        raise errors[0]
 
 
-def _date_and_time_of_day(table: pl.DataFrame, name: str, given: str | None, taken: set[str]) -> tuple[str, str | None]:
-    """The column of the date and that of the time of day, for a column of timestamps; None if it holds both.
-
-    given: the column of the time of day, if it is not to be guessed. taken: columns of other fields.
-    """
-    if given:
-        return name, given
-    others = [other for other in table.columns if other not in {name, *taken}]
+def _with_time_of_day(table: pl.DataFrame, name: str, candidates: Candidates) -> Iterator[tuple[str, str | None]]:
+    """Yields the columns of the date and of the time of day that a column of timestamps may have or be."""
+    if candidates[TIME_OF_DAY]:
+        yield name, candidates[TIME_OF_DAY][0]
+        return
+    others = [other for other in table.columns if other != name]
     if is_time_of_day(table[name]):
         dates = [other for other in others if is_date(table[other])]
-        return (dates[0], name) if len(dates) == 1 else (name, None)
+        yield from ((date, name) for date in dates)
+        if not dates:
+            yield name, None
+        return
+    yield name, None
     if is_date(table[name]):
-        times = [other for other in others if is_time_of_day(table[other])]
-        return name, times[0] if len(times) == 1 else None
-    return name, None
+        no_duration = [other for other in others if not pl.Series([other]).str.contains(DURATION_PATTERN)[0]]
+        yield from ((name, other) for other in no_duration if is_time_of_day(table[other]))
 
 
 def _plausibility(table: pl.DataFrame, guess: Columns) -> float:
     """The plausibility of a guess on the first rows of the log."""
     names = guess.names
-    actors, targets = (read_ids(table[names[field]], pl.String())[0] for field in (ACTOR, TARGET))
+    actors, targets = (_ids(table, names[field]) for field in (ACTOR, TARGET))
     time = table[names[TIMESTAMP]]
     if TIME_OF_DAY in names:
         time = joined(time, table[names[TIME_OF_DAY]])
     return graph_plausibility(actors, targets, read_timestamps(time, guess.unit)[0]) + guess.bonus
 
 
+def _ids(table: pl.DataFrame, name: str) -> pl.Series:
+    return read_ids(table[name], pl.String())[0]
+
+
+def _ending(name: str, field: str) -> str:
+    """What follows the usual prefix of a name: `country` of from_country."""
+    plain = _plain(name)
+    prefixes = [prefix for prefix in USUAL_PREFIXES[field] if plain.startswith(prefix)]
+    return plain.removeprefix(prefixes[0]) if prefixes else ""
+
+
+def _determined_columns(table: pl.DataFrame, names: list[str], given: list[str]) -> set[str]:
+    """Those of the columns that are attributes of the users in another column, such as their country or name.
+
+    Ids of one side recur in another column, that of the other side. They determine an attribute: each has one value.
+    given: columns that are ids for sure.
+    """
+    ids = {name: _ids(table, name) for name in table.columns if table[name].dtype != pl.Boolean}
+    num_distinct = {name: column.n_unique() for name, column in ids.items()}
+    determined = set()
+    for name, other in product(dict.fromkeys(names), ids):
+        is_finer = num_distinct[other] > 1.1 * num_distinct.get(name, 0)
+        recurs = table.height - num_distinct[other] >= NUM_REPEATED
+        if name not in ids or name == other or not (is_finer and recurs):
+            continue
+        num_pairs = pl.DataFrame({"id": ids[other], "value": ids[name]}).n_unique()
+        if num_pairs > 1.02 * num_distinct[other]:
+            continue
+        partners = [third for third in ids if third not in (name, other)]
+        if other in given or any(_overlap(ids[other], ids[third]) >= MIN_PARTNER for third in partners):
+            determined.add(name)
+    return determined
+
+
 def _is_filled(column: pl.Series) -> bool:
     """Whether a column has any value."""
     return bool((column.cast(pl.String, strict=False).str.strip_chars().fill_null("") != "").any())
+
+
+def _is_row_number(column: pl.Series) -> bool:
+    """Whether a column only counts the rows."""
+    number = column.cast(pl.String, strict=False).str.strip_chars().cast(pl.Int64, strict=False)
+    return len(number) > 2 and number.null_count() == 0 and bool(((number.diff().drop_nulls()) == 1).mean() > 0.9)  # type: ignore[operator]
 
 
 def _is_label(column: pl.Series) -> bool:

@@ -10,19 +10,24 @@ from befriend.readers.timestamps import read_timestamps
 
 CALENDAR_DIGITS = {
     r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$": "%Y%m%d",
+    r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d$": "%Y%m%d%H%M",
     r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d$": "%Y%m%d%H%M%S",
 }
 """numbers that are dates, and no time since 1970 that a log would have: 20240301 would be in August 1970"""
 DOTNET_TICKS = (6.2e17, 6.6e17)  # from the year 1965 to 2092
 UNITS = (("ns", 10**17), ("us", 10**14), ("ms", 10**11))  # and the least median of times in it, in the year 1973
-DATE_FORMATS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y%m%d")
+DATE_FORMATS = (
+    *("%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y.%m.%d"),
+    *("%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%Y%m%d"),
+)
+CLOCK_FORMATS = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%I:%M %p", "%I:%M:%S %p")
 TIME_FORMATS = (
-    *(f"{day} {time}" for day in ("%m/%d/%Y", "%d/%m/%Y") for time in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")),
-    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
-    *("%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y%m%d %H:%M:%S", "%Y%m%d %H:%M"),
-    "%a %b %d %H:%M:%S %z %Y",
-    "%a, %d %b %Y %H:%M:%S %z",
-    "%d/%b/%Y:%H:%M:%S %z",
+    *DATE_FORMATS,
+    *(f"{date} {clock}" for date in DATE_FORMATS for clock in CLOCK_FORMATS),
+    *(f"%Y-%m-%d {clock}" for clock in ("%I:%M %p", "%I:%M:%S %p", "%H:%M:%S GMT", "%H:%M:%S +0000 UTC")),
+    *("%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S", "%d/%b/%Y:%H:%M:%S %z", "%d-%b-%Y %H:%M:%S", "%d %b %Y %H:%M:%S"),
+    *("%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z"),
+    *("%a, %d %b %Y %H:%M:%S GMT", "%a, %d %b %Y %H:%M:%S %z (UTC)"),
 )
 """usual ways of writing times that are not ISO 8601"""
 TIME_OF_DAY_PATTERN = r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?$"
@@ -50,7 +55,7 @@ def guess_units(column: pl.Series) -> list[str]:
                 "1970 instead, (ticks - 621355968000000000) / 10000000; or name their unit with --unit."
             )
         return [next((unit for unit, least in UNITS if magnitude >= least), "s")]
-    num_unread = {unit: read_timestamps(text, unit)[0].null_count() for unit in (ISO, *TIME_FORMATS)}
+    num_unread = {unit: _num_unread(text, unit) for unit in (ISO, *TIME_FORMATS)}
     fitting = [unit for unit, count in num_unread.items() if 2 * count < len(text)]
     exact = [unit for unit in fitting if num_unread[unit] == min(num_unread.values())]
     if not exact:
@@ -94,13 +99,19 @@ def is_date(column: pl.Series) -> bool:
     if not len(text):
         return False
     is_iso_date = bool(text.str.contains(r"^\d{4}-\d{2}-\d{2}$").all())
-    return is_iso_date or any(read_timestamps(text, unit)[0].null_count() == 0 for unit in DATE_FORMATS)
+    return is_iso_date or any(_num_unread(text, unit) == 0 for unit in DATE_FORMATS)
 
 
 def joined(date: pl.Series, time_of_day: pl.Series) -> pl.Series:
     """Dates and times of day as one text each, as the row rules join them."""
     table = pl.DataFrame({"date": date.cast(pl.String), "time": time_of_day.cast(pl.String)})
     return table.select(pl.concat_str(pl.all().str.strip_chars(), separator=" ")).to_series()
+
+
+def _num_unread(text: pl.Series, unit: str) -> int:
+    """The number of times that cannot be read, or are before 1970, as 11/14/23 is in the format %m/%d/%Y."""
+    second = read_timestamps(text, unit)[0]
+    return len(text) - int((second >= 0).sum())
 
 
 def _filled(column: pl.Series) -> pl.Series:

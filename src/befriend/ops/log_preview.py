@@ -27,8 +27,14 @@ NUM_SHOWN_ROWS = 5
 MONTH, YEAR = 30 * DAY, 365 * DAY
 NUM_FREQUENT = 3  # ids of each side in the summary
 MIN_OVERLAP = 0.01  # share of the smaller side's ids that are on the other side, too, if both are users
-NULL_LIKE_WORDS = ("null", "nan", "none", "na", "n/a", "nil", "(null)", "undefined", "unknown", "deleted", "-", "?")
+NULL_LIKE_WORDS = (
+    *("null", "nan", "none", "na", "n/a", "#n/a", "nil", "(null)", "[null]", "<null>", "<na>", "undefined", "unknown"),
+    *("deleted", "-", "?", "-1", "total"),
+)
+MIN_EVENTS_FOR_TIMES = 50
+MAX_SAME_SECOND = 0.8  # share of the events with the time of the event before
 NULL_SHARE = 0.01  # of the events: such a word on more of them probably means that there is no id
+SEVERAL_IDS_PATTERN = r"[^\s,;][,;]\s*[^\s,;]|\S\s*<\S+@\S+>"
 ITEM_PATTERN = r"^i$|item|product|movie|song|track|video|article|page|repo|business|book"
 _ID = "id"
 
@@ -73,6 +79,10 @@ class LogPreview(TablePreview):
     now: float = field(default_factory=time.time)
     num_later: int = 0
     """number of events after `now`"""
+    num_same_second: int = 0
+    """number of events with the time of the event before them"""
+    num_joined_lines: int = 0
+    """number of lines that are parts of rows above them"""
 
     @property
     def num_events(self) -> int:
@@ -87,6 +97,8 @@ class LogPreview(TablePreview):
             if reason not in self.example_by_reason:
                 first = rows.filter(pl.col(REASON) == reason)[ROW][0]
                 self.example_by_reason[reason] = chunk.raw_text(rows[ROW] == first)[0]
+        if isinstance(chunk.raw, pl.Series):
+            self.num_joined_lines += int(chunk.raw.str.count_matches("\n", literal=True).sum())
         accepted = rows.filter(pl.col(REASON).is_null())
         for action, count in accepted.group_by(ACTION).len().iter_rows():
             self.num_accepted_by_action[action] = self.num_accepted_by_action.get(action, 0) + count
@@ -98,6 +110,7 @@ class LogPreview(TablePreview):
             self.last_second = max(self.last_second, int(second.max()))
             for month, count in zip(*np.unique(second // MONTH, return_counts=True), strict=True):
                 self.num_events_by_month[int(month)] = self.num_events_by_month.get(int(month), 0) + int(count)
+            self.num_same_second += int((np.diff(second) == 0).sum())
             self.num_later += int((second > self.now).sum())
             self.ids = pl.concat([self.ids, _count_ids(events)]).group_by(_ID).agg(pl.col(ACTOR, TARGET).sum())
 
@@ -119,7 +132,16 @@ class LogPreview(TablePreview):
     def warnings(self, target_column: str | int) -> list[str]:
         """What is unusual for a log of users who act on each other. target_column: the column of the targets."""
         two_kinds = _item_warning(str(target_column)) or self._overlap_warning()
-        found = [two_kinds, *self._null_word_warnings(), self._silence_warning(), self._early_warning()]
+        found = [
+            two_kinds,
+            self._case_warning(),
+            self._several_ids_warning(),
+            *self._null_word_warnings(),
+            self._equal_times_warning(),
+            self._silence_warning(),
+            self._early_warning(),
+            self._joined_lines_warning(),
+        ]
         if self.num_later:
             found.append(
                 f"{self.num_later:,} events are later than now, the last at {_utc(self.last_second)}: if that is a "
@@ -142,6 +164,49 @@ class LogPreview(TablePreview):
         return (
             "actors and targets have hardly an id in common. If they are ids of two kinds, such as users and items, "
             "befriend takes all of them for users; or another column has the targets"
+        )
+
+    def _case_warning(self) -> str:
+        """A warning if some ids differ from others in capital letters only; else empty."""
+        alike = self.ids.filter(pl.col(_ID).str.to_lowercase().is_duplicated())[_ID].sort()
+        if len(alike) < max(2, NULL_SHARE * self.ids.height):
+            return ""
+        first = alike.filter(alike.str.to_lowercase() == alike[0].lower())
+        return (
+            f"{len(alike):,} ids, such as {first[0]} and {first[-1]}, differ from others in capital letters only: are "
+            "they the same users?"
+        )
+
+    def _several_ids_warning(self) -> str:
+        """A warning if ids look like several ids in one field; else empty."""
+        total = pl.col(ACTOR) + pl.col(TARGET)
+        several = self.ids.filter(pl.col(_ID).str.contains(SEVERAL_IDS_PATTERN)).select(_ID, total)
+        count = int(several[ACTOR].sum())
+        if count < NULL_SHARE * self.num_events or not count:
+            return ""
+        example = several.sort(ACTOR, _ID, descending=[True, False])[_ID][0]
+        return (
+            f"ids such as {example!r}, on {count:,} events, hold more than an id: write a row for each of several ids, "
+            "addresses without names, and numbers without commas"
+        )
+
+    def _equal_times_warning(self) -> str:
+        """A warning if times are so coarse that most events do not see those just before; else empty."""
+        if self.num_events < MIN_EVENTS_FOR_TIMES or self.num_same_second < MAX_SAME_SECOND * self.num_events:
+            return ""
+        return (
+            f"{self.num_same_second:,} of {self.num_events:,} events have the time of the event before them: an event "
+            "sees only earlier times. Were times rounded, is the time of day in another column, or is this the time of "
+            "the export?"
+        )
+
+    def _joined_lines_warning(self) -> str:
+        """A warning if quotes joined several lines to one row; else empty."""
+        if not self.num_joined_lines:
+            return ""
+        return (
+            f"{self.num_joined_lines:,} lines are parts of rows above them, since a quote was open: if quotes are "
+            "characters like others, add --no-quotes"
         )
 
     def _silence_warning(self) -> str:
@@ -172,8 +237,10 @@ class LogPreview(TablePreview):
     def _null_word_warnings(self) -> list[str]:
         """A warning for each word on many events that looks as if there was no id."""
         total = pl.col(ACTOR) + pl.col(TARGET)
-        is_suspect = pl.col(_ID).str.to_lowercase().is_in(NULL_LIKE_WORDS) & (total >= NULL_SHARE * self.num_events)
-        suspects = self.ids.filter(is_suspect).select(_ID, total).sort(_ID)
+        most = self.ids.select(total.top_k(2)).to_series().to_list()
+        is_outlier = (pl.col(_ID) == "0") & (total == most[0]) & (total >= 3 * most[-1]) if most else pl.lit(False)
+        is_word = pl.col(_ID).str.to_lowercase().is_in(NULL_LIKE_WORDS) & (total >= NULL_SHARE * self.num_events)
+        suspects = self.ids.filter(is_word | is_outlier).select(_ID, total).sort(_ID)
         return [
             f"the id {word} is on {count:,} events: if it means that there is no id, add it to data.null_words in "
             "params.yaml"

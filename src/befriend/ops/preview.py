@@ -42,7 +42,7 @@ def print_preview(
     console.print(first_rows_table(preview, "The first rows, as they were read"))
     counts = sorted(preview.num_accepted_by_action.items())
     actions = [f"{action} {count:,} ({settings.roles.get(action, 'contact')})" for action, count in counts]
-    for line in (*preview.summary(), f"actions and their roles: {', '.join(actions)}"):
+    for line in (_how_it_was_read(settings), *preview.summary(), f"actions and their roles: {', '.join(actions)}"):
         console.print(escape(line), highlight=False)
     for warning in preview.warnings(settings.columns.target_id):
         console.print(f"[yellow]{escape(warning)}.[/]", highlight=False)
@@ -54,6 +54,18 @@ def print_preview(
         "data.dvc and section data of params.yaml were written. If a row above was misread, correct params.yaml.\n"
         "Next: [bold]make run[/]",
         highlight=False,
+    )
+
+
+def _how_it_was_read(settings: DataSettings) -> str:
+    """The columns of the fields, and the format, in one line."""
+    names = {TIMESTAMP: "time", ACTOR: "actor", TARGET: "target"}
+    fields = ", ".join(
+        f"{names.get(field, field)}: {column}" for field, column in settings.columns if column is not None
+    )
+    separator = f" with separator {settings.separator!r}" if settings.format == "csv" else ""
+    return (
+        f"columns: {fields}; times as {settings.timestamp_unit}; {settings.id_type} ids; {settings.format}{separator}"
     )
 
 

@@ -15,13 +15,15 @@ ISO = "iso"
 
 
 def _check_unit(unit: str) -> str:
+    if "%Z" in unit:
+        raise ValueError("names of zones (%Z) are not read, since they are ambiguous; offsets such as +01:00 are (%z)")
     if unit not in (*UNITS_PER_SECOND, ISO) and "%" not in unit:
         raise ValueError('must be s, ms, us, ns, iso or a format of strptime such as "%d/%m/%Y %H:%M"')
     return unit
 
 
 TimestampUnit = Annotated[str, AfterValidator(_check_unit)]
-Separator = Annotated[str, Field(min_length=1)]
+Separator = Annotated[str, Field(min_length=1), AfterValidator(lambda text: text.replace("\\t", "\t"))]
 
 
 class EventColumns(Settings):
@@ -139,6 +141,9 @@ class DataSettings(Settings):
     SNAP collection); each one file or a folder"""
     separator: Separator = ","
     """field separator of a CSV, one character or several"""
+    quote: Literal['"'] | None = '"'
+    """the character around fields with separators or line ends; null: quotes are characters like others, as in exports
+    of PostgreSQL and Hive"""
     escape: Literal["\\"] | None = None
     """the character before a quote within a quoted field, if it is not another quote"""
     columns: EventColumns = EventColumns()

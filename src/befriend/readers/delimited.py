@@ -18,7 +18,7 @@ from befriend.readers.data_settings import DataSettings
 from befriend.readers.text_files import decode_lines, text_blocks
 
 FIELDS = "fields"
-COMMENT_PATTERN = r"^\s*[#%]+(\s|$)"  # as in the SNAP and KONECT collections: a blank follows the mark
+COMMENT_PATTERN = r"^\s*([#%]+(\s|$)|%%)"  # as in the SNAP and KONECT collections: a blank follows the mark
 SEPARATOR_HINT_PATTERN = r"(?i)^sep=.$"  # a first line that tells Excel the separator
 MAX_RECORD_LINES = 1000  # of a record with line ends in its fields; beyond it, a quote was not closed
 _WORD_PATTERN = r'"[^"]*"|\S+'  # of a text with white space between fields
@@ -50,6 +50,7 @@ def read_delimited_rows(settings: DataSettings, mapping: ColumnMapping, file: Pa
             continue
         if not width:
             width = _most_common_width(records)
+            names = _with_trailing_name(names, width, records)
             _require_width(width, names, columns, file)
         is_ragged = records[FIELDS].list.len() != width
         ragged = pl.when(is_ragged).then(pl.lit("ragged_row"))
@@ -111,6 +112,7 @@ class FieldSplitter:
     def __init__(self, settings: DataSettings):
         self._is_csv, self._separator = settings.format == "csv", settings.separator
         self._escape = settings.escape
+        self._has_quotes = settings.quote is not None
         one_character = self._separator if len(self._separator) == 1 else _STAND_IN
         self._dialect: dict[str, Any] = {
             "delimiter": one_character,
@@ -135,7 +137,7 @@ class FieldSplitter:
         if self._escape:
             has_quotes |= raw.str.contains(self._escape, literal=True)
         fields = raw.str.split(self._separator)
-        if not has_quotes.any():
+        if not (self._has_quotes and has_quotes.any()):
             return lines.with_columns(fields.alias(FIELDS)), lines.clear()
         is_simple = has_quotes & raw.str.contains(self._simple_pattern)
         if is_simple.any():
@@ -258,6 +260,16 @@ def _most_common_width(records: pl.DataFrame) -> int:
     """The most common number of fields of the records without a reason to be rejected, the largest if several are."""
     width = records.filter(pl.col(REASON).is_null())[FIELDS].list.len()
     return int(width.mode().max() or 0)  # type: ignore[arg-type]
+
+
+def _with_trailing_name(names: list[str] | None, width: int, records: pl.DataFrame) -> list[str] | None:
+    """The names of the columns, with one more or less if only the rows, or only the header, end in a separator."""
+    if names is None or abs(width - len(names)) != 1:
+        return names
+    if width < len(names):
+        return names[:-1] if names[-1] == "" else names
+    last = records.filter(pl.col(FIELDS).list.len() == width)[FIELDS].list.last().str.strip_chars()
+    return [*names, ""] if (last == "").all() else names
 
 
 def _require_width(width: int, names: list[str] | None, columns: dict[str, str | int], file: Path) -> None:

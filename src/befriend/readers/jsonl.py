@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from befriend.data.columns import RAW, REASON, ROW, TAGS
+from befriend.data.columns import ID_FIELDS, RAW, REASON, ROW, TAGS
 from befriend.errors import DataError
 from befriend.readers.chunk import (
     NO_PART,
@@ -130,10 +130,10 @@ def _iter_rows(fields: dict[str, list[Any]]) -> Iterator[list[tuple[str, Any]]]:
 
 
 def _is_nested(field: str, value: Any) -> bool:
-    """Whether the value is a list or an object, which is not allowed; tags may be a list."""
+    """Whether the value is a list, an object or, as an id, a boolean, which is not allowed; tags may be a list."""
     if field == TAGS and isinstance(value, list):
         return any(isinstance(tag, dict | list) for tag in value)
-    return isinstance(value, dict | list)
+    return isinstance(value, dict | list) or (isinstance(value, bool) and field in ID_FIELDS)
 
 
 def _to_column(field: str, values: list[Any]) -> pl.Series:

@@ -12,21 +12,20 @@ import polars as pl
 from befriend.data.columns import (
     ACTOR,
     CATEGORICAL,
+    ID_FIELDS,
     NUMERIC,
     REASON,
     ROW,
     TAGS,
-    TARGET,
     TEXT,
     TIME_OF_DAY,
     TIMESTAMP,
-    USER_ID,
 )
 from befriend.errors import DataError
 from befriend.readers.chunk import Chunk, ColumnMapping, raise_damaged, relative_name, require_columns
 
 BATCH_ROWS = 1_000_000
-ID_FIELDS = (ACTOR, TARGET, USER_ID)
+EXACT_FIELDS = (*ID_FIELDS, TIMESTAMP)
 UUID_BYTES = 16
 MAGIC: dict[bytes, Literal["parquet", "arrow"]] = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 
@@ -138,7 +137,8 @@ def _is_allowed_type(dtype: Any, field: str) -> bool:
     is_text = (
         types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype) or types.is_null(dtype)
     )
-    is_number = types.is_integer(dtype) or types.is_floating(dtype)
+    is_coarse = types.is_float16(dtype) or (types.is_float32(dtype) and field == TIMESTAMP)  # 64 s apart in 2026
+    is_number = types.is_integer(dtype) or (types.is_floating(dtype) and not (is_coarse and field in EXACT_FIELDS))
     is_id = types.is_decimal(dtype) or _is_uuid(dtype) or types.is_binary(dtype) or types.is_large_binary(dtype)
     is_allowed_for_field = {
         **dict.fromkeys(ID_FIELDS, is_id),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ TABLE_FORMATS = {
     ".hoodie": ("Hudi", "in Spark, spark.read.format('hudi').load('{}').write.parquet('log')"),
 }
 """a file or folder that only a table of this format has -> the name of the format, and how to export the table"""
+COPY_PATTERN = r"(?i)(\.(gz|bz2|xz|zst|zip|bak|old|orig|swp)|~)+$"  # what follows the name in that of a copy
 MAX_FILES_SHOWN = 20  # in a message
 
 
@@ -84,10 +86,24 @@ def _list_files(settings: DataSettings, source: Path) -> tuple[list[Path], list[
             )
     except PermissionError as error:
         raise _unreadable(error) from None
+    _require_no_copies(event_files)
     if not event_files:
         other_than = f" other than {', '.join(file.name for file in side_files)}" if side_files else ""
         raise SourceError(f"the event log {source} is a folder without files{other_than}. Put the log's files into it.")
     return event_files, side_files
+
+
+def _require_no_copies(files: list[Path]) -> None:
+    """Raises a SourceError if two files seem to hold the same events, such as log.csv and log.csv.gz."""
+    by_stem: dict[Path, Path] = {}
+    for file in files:
+        stem = file.with_name(re.sub(COPY_PATTERN, "", file.name))
+        other = by_stem.setdefault(stem, file)
+        if other != file:
+            raise SourceError(
+                f"{file.name} and {other.name} seem to be one file twice, whose events would count twice. Take one of "
+                f"them out of {file.parent}, or begin its name with _."
+            )
 
 
 def _unreadable(error: PermissionError) -> SourceError:

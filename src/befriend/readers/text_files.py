@@ -35,6 +35,12 @@ _GZIP, _BZIP2, _XZ, _ZSTD, _ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\x
 _OTHER_FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (b"Obj\x01", "Avro", "duckdb -c \"INSTALL avro; LOAD avro; COPY (FROM read_avro('{}')) TO 'log.parquet'\""),
     (b"ORC", "ORC", "python -c \"import pandas; pandas.read_orc('{}').to_parquet('log.parquet')\""),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow stream",
+        'python -c "import pyarrow as p, pyarrow.feather as f; f.write_feather('
+        "p.ipc.open_stream('{}').read_all(), 'log.feather')\"",
+    ),
     (b"SQLite format 3\x00", "SQLite", "sqlite3 -header -csv {} 'SELECT * FROM ...' > log.csv"),
     (b"\x89HDF", "HDF5", "python -c \"import pandas; pandas.read_hdf('{}').to_parquet('log.parquet')\""),
     (b"\x93NUMPY", "a NumPy array", "python -c \"import numpy as n; n.savetxt('log.csv', n.load('{}'), '%d', ',')\""),
@@ -107,6 +113,8 @@ def decode_lines(block: bytes) -> pl.DataFrame:
     """A table with a row for each line: `raw`, the line without its line end, and `reason`, "invalid_utf8" or null."""
     body = block.removesuffix(b"\n")
     try:
+        if b"\x00" in body:  # what a crash leaves in a file
+            raise UnicodeDecodeError("utf-8", body, 0, 1, "zero byte")
         lines = pl.Series(RAW, [body.decode()]).str.split("\n").explode()
         reason = pl.Series(REASON, [None], dtype=pl.String).new_from_index(0, len(lines))
     except UnicodeDecodeError:
@@ -115,7 +123,7 @@ def decode_lines(block: bytes) -> pl.DataFrame:
         for line in body.split(b"\n"):
             try:
                 raw.append(line.decode())
-                reasons.append(None)
+                reasons.append("invalid_utf8" if b"\x00" in line else None)
             except UnicodeDecodeError:
                 raw.append(line.decode(errors="backslashreplace"))
                 reasons.append("invalid_utf8")

@@ -84,4 +84,8 @@ def _iso_microseconds(column: pl.Series) -> pl.Series:
 def _parse(column: pl.Series, time_format: str) -> pl.Series:
     """UTC microseconds of numbers or text in a format of strptime."""
     text = column.cast(pl.String, strict=False).str.strip_chars()
-    return text.str.to_datetime(time_format, strict=False, time_unit="us").dt.epoch("us")
+    chrono_format = time_format.replace("%S.%f", "%S%.f")
+    try:
+        return text.str.to_datetime(chrono_format, strict=False, time_unit="us").dt.epoch("us")
+    except pl.exceptions.ComputeError:
+        raise DataError(f"timestamps cannot be read with the format {time_format!r}. Correct it.") from None
