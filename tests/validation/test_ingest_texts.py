@@ -147,7 +147,7 @@ def test_rejected_rows_are_written_unchanged_with_their_reason(tmp_path: Path) -
         ('{"user_id": null, "timestamp": 5, "text": "x"}', "user_id_empty"),
         ('{"timestamp": 5, "text": "x"}', "user_id_empty"),
         ('{"user_id": "anna", "timestamp": 5, "text": "x"}', "user_id_type"),
-        ('{"user_id": true, "timestamp": 5, "text": "x"}', "user_id_type"),
+        ('{"user_id": true, "timestamp": 5, "text": "x"}', "field_type"),
         ('{"user_id": 10, "timestamp": "", "text": "x"}', "timestamp_empty"),
         ('{"user_id": 10, "timestamp": "noon", "text": "x"}', "timestamp_type"),
         ('{"user_id": 10, "timestamp": -5, "text": "x"}', "timestamp_negative"),
