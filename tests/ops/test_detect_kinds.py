@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -290,12 +291,131 @@ def test_tables_with_deleted_rows_are_refused_with_the_export(path: str, message
         detect(tmp_path, Hints({}))
 
 
-def test_a_folder_that_leads_back_to_itself_is_named_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", [",", ";", "|", "::"])
+@pytest.mark.parametrize("pad", [" ", "  "])
+def test_blanks_around_quotes_are_no_part_of_an_id(separator: str, pad: str, log: Path) -> None:
+    line = f'{{}}{separator}{pad}"user {{}}"{pad}{separator}{pad}"user {{}}"'
+    write(log, lambda e: line.format(e[2], *e[:2]), f"ts{separator}{pad}src{separator}{pad}dst\n")
+    assert found(log)[0] == expected("user {}")
+
+
+@pytest.mark.parametrize("base", [2**63, 2**64, 10**30])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_ids_beyond_64_bits_stay_what_they_are(base: int, kind: str, log: Path) -> None:
+    big = [(base + a, base + b, t) for a, b, t in EVENTS]
+    if kind == "parquet":
+        columns = [list(map(Decimal, column)) for column in zip(*((a, b) for a, b, _ in big), strict=True)]
+        ids = [pa.array(column, pa.decimal128(38, 0)) for column in columns]
+        parquet.write_table(pa.table({"src": ids[0], "dst": ids[1], "ts": [t for _, _, t in big]}), str(log))
+    elif kind == "jsonl":
+        log.write_text("".join(json.dumps({"src": a, "dst": b, "ts": t}) + "\n" for a, b, t in big))
+    else:
+        log.write_text("src,dst,ts\n" + "".join(f"{a},{b},{t}\n" for a, b, t in big))
+    assert found(log)[0] == [(str(a), str(b), t) for a, b, t in big]
+
+
+@pytest.mark.parametrize("name", ["guest_1", "007", "7.5", str(2**63)])
+@pytest.mark.parametrize("place", [0, 60, 119])
+def test_one_id_that_is_no_integer_makes_all_of_them_text(name: str, place: int, log: Path) -> None:
+    rows = [[str(a), str(b), t] for a, b, t in EVENTS]
+    rows[place][0] = name
+    log.write_text("src,dst,ts\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    events, settings = found(log)
+    assert settings.id_type == "string" and events[place][0] == name
+
+
+@pytest.mark.parametrize(
+    ("unit", "to_raw"),
+    [
+        ("ms", lambda ns: ns // 10**6),
+        ("us", lambda ns: ns // 10**3),
+        ("ns", lambda ns: ns),
+        ("s", lambda ns: f"{ns // 10**9}.{ns % 10**9:09d}"),
+        ("iso", lambda ns: f"{utc(ns // 10**9, '%Y-%m-%dT%H:%M:%S')}.{ns % 10**9 // 1000:06d}Z"),
+        ("%d.%m.%Y %H:%M:%S%.f", lambda ns: f"{utc(ns // 10**9, '%d.%m.%Y %H:%M:%S')}.{ns % 10**9 // 1000:06d}"),
+    ],
+)
+def test_events_of_one_second_are_as_fine_as_the_log(unit: str, to_raw: Callable[[int], Any], log: Path) -> None:
+    nanoseconds = [(a, b, t * 10**9 + k % 2 * 600_000_000 + 1_000_000 * k) for k, (a, b, t) in enumerate(EVENTS)]
+    log.write_text("src,dst,ts\n" + "".join(f"{a},{b},{to_raw(ns)}\n" for a, b, ns in nanoseconds))
+    settings = detect(log, Hints({}))
+    assert settings.timestamp_unit == unit
+    assert [event[4] for event in read_events(settings, log)[0]] == [ns for _, _, ns in nanoseconds]
+
+
+MARKED = {
+    "numbers after the mark": ("", "#{a},#{b},{t}"),
+    "percent encoding": ("", "%C3%A9{a} %C3%A9{b} {t}"),
+    "several marks": ("", "##{a};##{b};{t}"),
+    "below a header": ("src,dst,ts\n", "#{a},%{b},{t}"),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_ids_that_begin_like_a_comment_are_ids(name: str, log: Path) -> None:
+    head, line = MARKED[name]
+    write(log, lambda e: line.format(a=e[0], b=e[1], t=e[2]), head)
+    events, _ = found(log)
+    assert len(events) == len(EVENTS) and [event[2] for event in events] == [event[2] for event in EVENTS]
+
+
+HEADERS: dict[str, tuple[str, Callable[[Event], str]]] = {
+    "dates of the US": ("source,target,time", lambda e: f"ann{e[0]},ann{e[1]},{utc(e[2], '%m/%d/%Y %H:%M')}"),
+    "floats": ("src,dst,ts", lambda e: f"u{e[0]},u{e[1]},{e[2]}.5"),
+    "exponents": ("sender,receiver,date", lambda e: f"u{e[0]},u{e[1]},{e[2] / 1e9:.9f}e9"),
+    "capitals": ("SRC,DST,TS", lambda e: f"{e[0]},{e[1]},{e[2]}"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_are_seen_by_their_names(name: str, log: Path) -> None:
+    head, line = HEADERS[name]
+    write(log, line, f"{head}\n")
+    events, settings = found(log)
+    assert len(events) == len(EVENTS) and settings.columns.actor_id == head.split(",")[0]
+
+
+def test_a_log_without_times_is_asked_for_them(log: Path) -> None:
+    write(log, lambda e: f"u{e[0]},u{e[1]},like", "from,to,type\n")
+    with pytest.raises(CallError, match=r"which column is timestamp\? The log has: from, to, type"):
+        detect(log, Hints({}))
+
+
+FUTURE: dict[str, Callable[[int], Any]] = {
+    "s": lambda second: second,
+    "ms": lambda second: 1000 * second,
+    "iso": lambda second: utc(second, "%Y-%m-%d %H:%M:%S"),
+    "%Y%m%d%H%M%S": lambda second: utc(second, "%Y%m%d%H%M%S"),
+}
+
+
+@pytest.mark.parametrize("unit", FUTURE)
+def test_events_after_now_are_warned_of(unit: str, log: Path) -> None:
+    times = [*(t for _, _, t in EVENTS[:-1]), 4_070_908_800]  # the first of January 2099
+    rows = [f"{a},{b},{FUTURE[unit](t)}" for (a, b, _), t in zip(EVENTS, times, strict=True)]
+    log.write_text("src,dst,ts\n" + "\n".join(rows))
+    settings = detect(log, Hints({}))
+    warnings = preview_sample(settings, log)[0].warnings("dst")
+    assert settings.timestamp_unit == unit
+    assert any("1 events are later than now, the last at 2099-01-01 00:00" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("link", ["again", "sub/up", "sub/deeper/top"])
+def test_a_folder_that_leads_back_to_itself_is_named_once(link: str, tmp_path: Path) -> None:
     write(tmp_path / "events.csv", lambda e: f"{e[0]},{e[1]},{e[2]}", "src,dst,ts\n")
-    (tmp_path / "again").symlink_to(tmp_path)
-    with pytest.raises(SourceError) as raised:
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path)
+    with pytest.raises(SourceError, match="leads back to") as raised:
         detect(tmp_path, Hints({}))
-    assert str(raised.value).count("again") == 1
+    assert str(raised.value).count(link) == 1
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder/pipe", "folder/sub/pipe"])
+def test_pipes_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SourceError, match=r"pipe is no file, but perhaps a pipe, which can be read only once"):
+        detect(tmp_path / name.split("/")[0], Hints({}))
 
 
 NAMED: dict[str, tuple[str, Callable[[int, Event], list[object]], tuple[str, str, str]]] = {
