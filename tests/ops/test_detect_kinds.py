@@ -217,10 +217,13 @@ ID_TYPES: dict[str, tuple[Callable[[int], Any], pa.DataType, str]] = {
 }  # fmt: skip
 
 
+TIME_TYPES = (pa.int64(), pa.uint64(), pa.timestamp("ms", "Europe/Rome"), pa.decimal128(38, 3))
+
+
 @pytest.mark.parametrize("name", ID_TYPES)
-@pytest.mark.parametrize("times", [pa.int64(), pa.uint64(), pa.timestamp("ms", "Europe/Rome"), pa.decimal128(38, 3)])
 @pytest.mark.parametrize("is_feather", [True, False])
-def test_types_of_parquet_and_arrow(name: str, times: pa.DataType, is_feather: bool, log: Path) -> None:
+def test_types_of_parquet_and_arrow(name: str, is_feather: bool, log: Path) -> None:
+    times = TIME_TYPES[(list(ID_TYPES).index(name) + is_feather) % len(TIME_TYPES)]
     to_id, dtype, id_format = ID_TYPES[name]
     ids = [
         pa.array([to_id(event[side]) for event in EVENTS], pa.binary(16) if dtype == pa.uuid() else dtype)
@@ -291,8 +294,7 @@ def test_tables_with_deleted_rows_are_refused_with_the_export(path: str, message
         detect(tmp_path, Hints({}))
 
 
-@pytest.mark.parametrize("separator", [",", ";", "|", "::"])
-@pytest.mark.parametrize("pad", [" ", "  "])
+@pytest.mark.parametrize(("separator", "pad"), [(",", " "), (";", "  "), ("|", " "), ("::", "  ")])
 def test_blanks_around_quotes_are_no_part_of_an_id(separator: str, pad: str, log: Path) -> None:
     line = f'{{}}{separator}{pad}"user {{}}"{pad}{separator}{pad}"user {{}}"'
     write(log, lambda e: line.format(e[2], *e[:2]), f"ts{separator}{pad}src{separator}{pad}dst\n")
@@ -315,7 +317,7 @@ def test_ids_beyond_64_bits_stay_what_they_are(base: int, kind: str, log: Path) 
 
 
 @pytest.mark.parametrize("name", ["guest_1", "007", "7.5", str(2**63)])
-@pytest.mark.parametrize("place", [0, 60, 119])
+@pytest.mark.parametrize("place", [0, 119])
 def test_one_id_that_is_no_integer_makes_all_of_them_text(name: str, place: int, log: Path) -> None:
     rows = [[str(a), str(b), t] for a, b, t in EVENTS]
     rows[place][0] = name

@@ -37,7 +37,6 @@ def test_damaged_logs_are_refused_or_read_as_the_reference_reads_them(first: int
     assert any(was_read) and not all(was_read)
 
 
-@pytest.mark.parametrize("first", range(0, 50, STEP))
-def test_random_logs_are_detected_or_asked_about(first: int, tmp_path: Path) -> None:
-    was_detected = [check_detected(seed, folder) for seed, folder in folders(tmp_path, first)]
+def test_random_logs_are_detected_or_asked_about(tmp_path: Path) -> None:
+    was_detected = [check_detected(seed, folder) for seed, folder in folders(tmp_path, 0)]
     assert sum(was_detected) > 0.9 * len(was_detected)

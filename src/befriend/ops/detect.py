@@ -38,6 +38,7 @@ SEPARATORS = (",", "\t", ";", "|", "::", "\x01", " ")  # a blank: any white spac
 SEPARATORS_WITHOUT_QUOTES = ("\t", "\x01", "|")  # of databases, which write quotes like other characters
 MIN_SAME_WIDTH = 0.5  # share of records with the most common number of fields
 NUM_SAMPLED_ROWS = 1000  # of a Parquet file
+MAX_FILES_GUESSED = 5  # files from which the columns are guessed, until all files can be read so
 MAX_GUESSES = 3  # of the columns, for one way of splitting lines into fields
 SAME_SHARE = 0.005  # two shares of rejected rows within it count as equal
 SEPARATOR_BONUS = 0.2  # plausibility of a separator other than white space, which names may contain
@@ -142,7 +143,7 @@ def _readings(sample: Path, hints: Hints, side_tables: DataSettings) -> list[Rea
     files = sorted(find_files(side_tables, sample), key=lambda file: -file.stat().st_size)
     call_errors: list[CallError] = []
     data_errors: list[DataError] = []
-    for file in files:
+    for file in files[:MAX_FILES_GUESSED]:
         readings = []
         try:
             for raw, guess in _guesses(file, sample, hints):
