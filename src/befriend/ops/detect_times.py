@@ -31,6 +31,7 @@ TIME_FORMATS = (
 )
 """usual ways of writing times that are not ISO 8601"""
 TIME_OF_DAY_PATTERN = r"^\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s*[AaPp][Mm])?$"
+NUM_TRIED = 50  # times on which all formats are tried, before those that fit are tried on all
 LEAST_SECOND = 10**8  # in the year 1973: smaller numbers without a name may be anything
 _NUMBER_PATTERN = r"^[-+]?\d+(\.\d+)?([eE][-+]?\d+)?$"
 
@@ -55,7 +56,11 @@ def guess_units(column: pl.Series) -> list[str]:
                 "1970 instead, (ticks - 621355968000000000) / 10000000; or name their unit with --unit."
             )
         return [next((unit for unit, least in UNITS if magnitude >= least), "s")]
-    num_unread = {unit: _num_unread(text, unit) for unit in (ISO, *TIME_FORMATS)}
+    head = text[:NUM_TRIED]
+    units = (
+        [unit for unit in (ISO, *TIME_FORMATS) if 2 * _num_unread(head, unit) < len(head)] if _has_dates(head) else []
+    )
+    num_unread = {unit: _num_unread(text, unit) for unit in units}
     fitting = [unit for unit, count in num_unread.items() if 2 * count < len(text)]
     exact = [unit for unit in fitting if num_unread[unit] == min(num_unread.values())]
     if not exact:
@@ -106,6 +111,11 @@ def joined(date: pl.Series, time_of_day: pl.Series) -> pl.Series:
     """Dates and times of day as one text each, as the row rules join them."""
     table = pl.DataFrame({"date": date.cast(pl.String), "time": time_of_day.cast(pl.String)})
     return table.select(pl.concat_str(pl.all().str.strip_chars(), separator=" ")).to_series()
+
+
+def _has_dates(text: pl.Series) -> bool:
+    """Whether most texts have digits enough for a date, and something between them."""
+    return bool(((text.str.count_matches(r"\d") >= 4) & text.str.contains(r"[-/.:\sT]")).mean() >= 0.5)  # type: ignore[operator]
 
 
 def _num_unread(text: pl.Series, unit: str) -> int:
