@@ -1,6 +1,6 @@
 """Random logs in every format and dialect that the readers know, and random damage to them.
 
-`python -m tests.readers.random_logs 2000 10000 1000` reads as many logs back, damages as many, and detects as many.
+`python -m tests.readers.random_logs 2000 10000 600` reads as many logs back, damages as many, and detects as many.
 """
 
 from __future__ import annotations
