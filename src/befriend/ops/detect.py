@@ -227,7 +227,7 @@ def _tables(file: Path, sample: Path, hints: Hints) -> Iterator[tuple[dict[str, 
             raise CallError(f"{file.name} has columns but no events. Give a log with events.")
         yield {"format": file_format}, table, True
         return
-    first_line = _first_line(file)
+    first_line = str(_first_lines(file).first() or "")
     if first_line.startswith(("{", "[")):
         yield {"format": "jsonl"}, _with_partitions(_json_table(file, first_line), file, sample), True
         return
@@ -238,16 +238,17 @@ def _text_tables(file: Path, sample: Path, hints: Hints) -> Iterator[tuple[dict[
     """As `_tables`, of a delimited text."""
     separators = SEPARATORS if hints.separator is None else (hints.separator.replace("\\t", "\t"),)
     content = file.read_bytes()
-    dialects: list[dict[str, Any]] = [{"quote": '"'}, {"quote": '"', "escape": "\\"}, {"quote": None}]
-    usable = [b'"' in content or k == 0 for k in range(3)]
-    usable[1] = b'\\"' in content
-    if hints.quotes is not None:
-        usable = [hints.quotes and usable[0], hints.quotes and usable[1], not hints.quotes]
+    dialects: list[dict[str, Any]] = []
+    if hints.quotes is not False:
+        dialects.append({"quote": '"'})
+        dialects += [{"quote": '"', "escape": "\\"}] if b'\\"' in content else []
+    if hints.quotes is False or (hints.quotes is None and b'"' in content):
+        dialects.append({"quote": None})
     tables: list[tuple[dict[str, Any], pl.DataFrame, bool]] = []
     errors: list[CallError] = []
-    for separator, (dialect, is_usable) in product(separators, zip(dialects, usable, strict=True)):
+    for separator, dialect in product(separators, dialects):
         is_white_space = separator.strip(" ") == ""
-        if not is_usable or (is_white_space and dialect != dialects[0]):
+        if is_white_space and dialect != {"quote": '"'}:
             continue
         if dialect["quote"] is None and hints.quotes is None and separator not in SEPARATORS_WITHOUT_QUOTES:
             continue
@@ -262,10 +263,10 @@ def _text_tables(file: Path, sample: Path, hints: Hints) -> Iterator[tuple[dict[
         yield raw, _with_partitions(table, file, sample) if has_header else table, has_header
 
 
-def _first_line(file: Path) -> str:
-    """The first line that is not blank, without blanks around it; empty if there is none."""
+def _first_lines(file: Path) -> pl.Series:
+    """The lines of the first block of a text file that are not blank, without blanks around them."""
     lines = decode_lines(next(text_blocks(file), b""))[RAW].str.strip_chars()
-    return str(lines.filter(lines != "").first() or "")
+    return lines.filter(lines != "")
 
 
 def _json_table(file: Path, first_line: str) -> pl.DataFrame:
@@ -332,8 +333,7 @@ def _delimited_tables(
 
 def _require_single_words(file: Path, width: int) -> None:
     """Raises a CallError for a text whose columns are aligned by blanks, with single blanks inside of fields."""
-    lines = decode_lines(next(text_blocks(file), b""))[RAW].str.strip_chars()
-    lines = lines.filter(lines != "")
+    lines = _first_lines(file)
     aligned = lines.str.replace_all(r"\s{2,}|\t", "\t").str.count_matches("\t", literal=True) + 1
     num_columns = int(aligned.mode().max() or 0)  # type: ignore[arg-type]
     is_aligned = (aligned == num_columns) & lines.str.contains(r"\S  +\S") & lines.str.contains(r"\pL\S* \pL")

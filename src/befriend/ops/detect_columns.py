@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice, product
@@ -155,7 +156,7 @@ def _by_name(table: pl.DataFrame, given: dict[str, str]) -> Candidates:
         free = [name for name in dict.fromkeys(matches) if name not in given.values() and _is_filled(table[name])]
         candidates[field] = [given[field]] if field in given else free
     if not candidates[TIMESTAMP]:
-        named = [name for name in table.columns if pl.Series([name]).str.contains(TIME_NAME_PATTERN)[0]]
+        named = [name for name in table.columns if re.search(TIME_NAME_PATTERN, name)]
         candidates[TIMESTAMP] = [name for name in named if is_time_column(table[name])]
     ids = [*candidates[ACTOR], *candidates[TARGET]]
     attributes = _determined_columns(table, ids, [given[field] for field in (ACTOR, TARGET) if field in given])
@@ -191,24 +192,22 @@ def _combinations(
     rank = {name: k for k, name in enumerate(candidates[TIMESTAMP])}
     for names, time_unit in _times(table, candidates, unit):
         taken = set(names.values())
-        pairs = _named_pairs(table, candidates, taken) if has_column_names else _pairs(table, candidates, taken)
+        later = min(rank.get(name, len(rank)) for name in names.values()) if has_column_names else 0
+        early = 0 if TIME_OF_DAY in names or is_time_column(table[names[TIMESTAMP]]) else EARLY_MALUS
+        pairs = _named_pairs(candidates, taken) if has_column_names else _pairs(table, candidates, taken)
         for actor, target, action, bonus in pairs:
-            later = min(rank.get(name, len(rank)) for name in names.values()) if has_column_names else 0
             action_names = {ACTION: action} if action else {}
             guess = {ACTOR: actor, TARGET: target} | names | action_names
-            early = 0 if TIME_OF_DAY in names or is_time_column(table[names[TIMESTAMP]]) else EARLY_MALUS
             yield Columns(guess, time_unit, bonus - LATER_NAME_MALUS * later - early)
 
 
-def _named_pairs(
-    table: pl.DataFrame, candidates: Candidates, taken: set[str]
-) -> Iterator[tuple[str, str, str | None, float]]:
+def _named_pairs(candidates: Candidates, taken: set[str]) -> Iterator[tuple[str, str, str | None, float]]:
     """Yields actor, target, action and bonus, for columns with names. taken: columns of times."""
     for (k, actor), (j, target) in product(enumerate(candidates[ACTOR]), enumerate(candidates[TARGET])):
         if actor == target or {actor, target} & taken:
             continue
         endings = [_ending(actor, ACTOR), _ending(target, TARGET)]
-        is_key = pl.Series([actor, target]).str.contains(KEY_PATTERN).all()
+        is_key = bool(re.search(KEY_PATTERN, actor) and re.search(KEY_PATTERN, target))
         bonus = PAIR_BONUS * (endings[0] == endings[1]) + PAIR_BONUS * is_key - LATER_NAME_MALUS * (k + j)
         actions = [name for name in candidates[ACTION] if name not in {actor, target, *taken}]
         yield actor, target, actions[0] if actions else None, bonus
@@ -266,7 +265,7 @@ def _with_time_of_day(table: pl.DataFrame, name: str, candidates: Candidates) ->
         return
     yield name, None
     if is_date(table[name]):
-        no_duration = [other for other in others if not pl.Series([other]).str.contains(DURATION_PATTERN)[0]]
+        no_duration = [other for other in others if not re.search(DURATION_PATTERN, other)]
         yield from ((name, other) for other in no_duration if is_time_of_day(table[other]))
 
 
