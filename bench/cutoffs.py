@@ -52,7 +52,7 @@ def rule_figures(log: EventLog, split: Split, size: int) -> CellFigures:
     histories = Histories.of(log)
     queries = {regime: make_eval_queries(log, split, "validation", size, regime) for regime in REGIMES}
     feature_view = FeatureView.of(log)
-    recommender = Recommender([], Heuristics(log, feature_view.activity), feature_view=feature_view)
+    recommender = Recommender([], Heuristics(feature_view), feature_view=feature_view)
     lists = run_rankers(recommender, log, histories, queries, HEURISTICS, "rules").protocol
     figures_by_cell: CellFigures = {}
     for regime, q in queries.items():

@@ -110,7 +110,7 @@ def run_draw(
     trained_model = load_two_tower(root / "models" / "two_tower", log, Attributes.read(root / "prepared"))
     feature_view = trained_model.feature_view(log, text_vectors)
     retriever = TwoTowerRetriever(trained_model.model, feature_view, trained_model.settings)
-    ranking = Recommender([retriever], Heuristics(log, feature_view.activity)).rank(request, ("two-tower", *RULES))
+    ranking = Recommender([retriever], Heuristics(feature_view)).rank(request, ("two-tower", *RULES))
     lists = {"two-tower with texts": ranking.top("two-tower").ids}
     lists |= {name: ranking.top(name).ids for name in RULES}
     lists["last to write"] = last_to_write(text_vectors, user, cutoff)

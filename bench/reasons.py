@@ -80,7 +80,7 @@ def score(service: Befriend, log: EventLog, texts: TextVectors, request: Request
     """Score of a candidate on the list of `both`; -inf if the user is no candidate any more."""
     models = service.models
     feature_view = models.two_tower.feature_view(log, texts)
-    stu_view = models.stu.feature_view(log, texts, feature_view.activity)
+    stu_view = models.stu.feature_view(log, texts, feature_view)
     models_without = replace(models, feature_view=feature_view, stu_feature_view=stu_view, texts=texts)
     recommender = models_without.recommender(read_boosters(service.root / "models" / "ranker"))
     request = replace(request, num_visible=np.asarray(log.count_before(request.cutoff)))

@@ -47,6 +47,27 @@ def tiny_log() -> EventLog:
     return make_log(train + test)
 
 
+def test_first_contacts_beside_the_sample_have_new_lists_only() -> None:
+    log = random_log(users=60, events=2000)
+    split = split_by_time(log.timestamp, 0.5, 0.9)
+    few, many = (make_eval_queries(log, split, "test", 10, "daily", None, n) for n in (0, 1000))
+    in_sample = np.isin(many.events[many.row_event], few.events)
+    assert np.array_equal(many.events[many.row_event][in_sample], few.events[few.row_event])
+    assert np.array_equal(many.row_excludes_contacts[in_sample], few.row_excludes_contacts)
+    assert many.row_excludes_contacts[~in_sample].all() and (~in_sample).sum() > 10
+    start, end = split.part("test")
+    contacts = [k for k in range(log.num_events) if log.is_contact[k]]
+    pairs = {k: frozenset((int(log.actor[k]), int(log.target[k]))) for k in contacts}
+    since = {pairs[k]: int(log.timestamp[k]) for k in reversed(contacts)}
+    first = [k for k in contacts if start <= k < end and log.timestamp[k] == since[pairs[k]]]
+    first = [k for k in first if log.first_seen[log.target[k]] < many.cutoff[many.events == k][0]]
+    assert many.events[many.row_event[many.row_excludes_contacts]].tolist() == first
+    five = make_eval_queries(log, split, "test", 1, "daily", None, 5)
+    assert len(five.events) <= 6 and set(five.events[1:].tolist()) < set(first)
+    batches = list(make_requests(log, Histories.of(log), {"daily": many}, batch_events=7))
+    assert np.concatenate([events for _, events, _ in batches]).tolist() == many.events[many.row_event].tolist()
+
+
 def test_streaming_sees_all_events_before_the_event_and_its_action() -> None:
     _, queries, requests = queries_and_requests(tiny_log(), "streaming")
     assert [SEGMENTS[k] for k in queries.segment] == ["repeat", "reply", "new"]

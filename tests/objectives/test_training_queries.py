@@ -247,9 +247,27 @@ def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: Eve
             latest = set(h.other_user[window][-SMALL["history_candidates"] :].tolist())
             is_candidate = torch.cat([torch.ones(1, dtype=torch.bool), b.is_negative[p]])
             has_pointer = torch.zeros_like(is_candidate)
-            has_pointer[b.pairs.column[b.pairs.row == p]] = True
+            has_pointer[b.pairs.history.column[b.pairs.history.row == p]] = True
             users = b.candidates.users[p][is_candidate].tolist()
             assert has_pointer[is_candidate].tolist() == [user in latest for user in users]
+
+
+def test_two_hop_candidates_are_the_closest_users_outside_the_history(log: EventLog) -> None:
+    builder = make_builder(log, two_hop_candidates=4)
+    find, num_with_target = builder.feature_view.two_hop.neighbors, 0
+    for b in all_batches(builder)[:6]:
+        actors = b.histories.actor_id[b.positions.row]
+        history, two_hop = b.pairs.history, b.pairs.two_hop
+        for p in range(len(b.weight)):
+            neighbors = find(actors[p : p + 1], b.num_visible[p : p + 1], b.cutoff[p : p + 1])
+            in_history = b.candidates.users[p, history.column[history.row == p]]
+            closest = neighbors.closest(4, torch.zeros_like(in_history), in_history)[0]
+            users = b.candidates.users[p, two_hop.column[two_hop.row == p]]
+            assert set(users.tolist()) == set(closest[closest >= 0].tolist())
+            expected = neighbors.log_features(torch.tensor(0), users)
+            assert torch.equal(two_hop.features[two_hop.row == p], expected) and (expected.amax(1) > 0).all()
+            num_with_target += int((users == b.positions.target[p]).sum() == 2)  # as target, and among the candidates
+    assert num_with_target
 
 
 def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:

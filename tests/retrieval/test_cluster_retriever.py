@@ -105,7 +105,7 @@ def test_lists_are_the_best_of_the_users_that_a_query_scores(log: EventLog) -> N
     budget = view.lists.probe_budget(query.vector().float(), math.ceil(0.2 * num_with_event))
     assert (budget.sum(1) == math.ceil(0.2 * num_with_event)).all()
     for b in range(len(user)):
-        own = r.history_candidates(view, query.select(slice(b, b + 1)), user[b : b + 1])
+        own = r.pair_candidates(view, query.select(slice(b, b + 1)), user[b : b + 1])
         scored = {*own.users[own.mask].tolist(), *most_recent}
         for c in range(r.num_clusters):  # a query scores the most recently active users of each cluster first
             users_of_cluster = [
@@ -114,7 +114,7 @@ def test_lists_are_the_best_of_the_users_that_a_query_scores(log: EventLog) -> N
             scored |= set(sorted(users_of_cluster, key=lambda u: -int(last[u]))[: int(budget[b, c])])
         scored -= {int(user[b]), *make_requests_at(log, 400).excluded(b).tolist()}
         score = exact.exact_scores(exact_view, query.select(slice(b, b + 1)), torch.arange(USERS)[None])[0]
-        score[own.users[own.mask]] += own.pointer_scores[own.mask]
+        score[own.users[own.mask]] += own.scores[own.mask]
         best = sorted(scored, key=lambda u: -float(score[u]))[:10]
         assert [int(u) for u in ids.ids[b] if u >= 0] == best
 

@@ -11,7 +11,8 @@ import torch
 
 from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
-from befriend.models.model_inputs import CandidateInputs, PairFeatures, Query
+from befriend.features.two_hop import DECAYED_ADAMIC_ADAR, NUM_TWO_HOP_FEATURES
+from befriend.models.model_inputs import CandidateInputs, CandidatePairs, PairFeatures, Query
 from befriend.models.model_settings import StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu_model import NextTargetPredictionSTU
@@ -22,15 +23,21 @@ from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from tests.conftest import random_log
 from tests.retrieval.request_helpers import make_request, search_lists
 
-USERS, PARTNERS, OWN = 30, 3, 12
+USERS, PARTNERS, OWN, TWO_HOP = 30, 3, 12, 5
 SIZES = {"embedding_dim": 16, "hidden_dim": 32}
 TERMS = {
     "recent_neighbors": True,
     "num_user_features": NUM_USER_FEATURES,
     "num_pair_features": NUM_PAIR_FEATURES,
+    "num_two_hop_features": NUM_TWO_HOP_FEATURES,
     "static_score_weight": 0.5,
 }
-SETTINGS = {"history_length": 8, "recent_neighbors": PARTNERS, "history_candidates": OWN} | SIZES
+SETTINGS = {
+    "history_length": 8,
+    "recent_neighbors": PARTNERS,
+    "history_candidates": OWN,
+    "two_hop_candidates": TWO_HOP,
+} | SIZES
 
 
 def randomised(m: QueryTower) -> None:
@@ -71,7 +78,14 @@ def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, num_visibl
     row, column = (pair >= end[:, None] - OWN).nonzero(as_tuple=True)
     entry_of_pair = pair[row, column]
     features = a.pair_features(entry_of_pair, end[row], visible[0], cutoffs[0])
-    pairs = PairFeatures(row, column, features, a.edge_types(entry_of_pair))
+    history = PairFeatures(row, column, features, a.edge_types(entry_of_pair))
+    neighbors = r.feature_view.two_hop.neighbors(one, visible[0], cutoffs[0])
+    damped = neighbors.features_of(torch.tensor(0), users[0])[:, DECAYED_ADAMIC_ADAR].sum(1)
+    damped[column] = 0  # those in the history have the pointer term alone
+    closest = damped.argsort(descending=True, stable=True)[:TWO_HOP]
+    closest = closest[damped[closest] > 0]
+    zero = torch.zeros_like(closest)
+    pairs = CandidatePairs(history, PairFeatures(zero, closest, neighbors.log_features(zero, closest)))
     score = m.score_candidates(query, targets, pairs, m.users.lookup())[0]
     return torch.where(entry[0] >= 0, score, -torch.inf)
 

@@ -14,10 +14,10 @@ from befriend.features.activity import Activity
 from befriend.features.feature_view import FeatureView
 from befriend.features.histories import Histories
 from befriend.features.snapshot import FeatureSnapshot
+from befriend.retrieval.contact_graph import ContactGraph, GraphScores
 from befriend.retrieval.heuristics import (
     ATTENTION_DECAY,
     HALF_LIVES,
-    ContactGraph,
     GlobalScores,
     Heuristics,
     top_n_indices,
@@ -28,7 +28,7 @@ from tests.conftest import make_log, random_log
 def lists(log: EventLog, *requests: tuple[int, int, list[int]], k: int = 5) -> dict[str, list[list[int]]]:
     """Name of a heuristic -> the list for each request (user, cutoff, excluded users)."""
     feature_view = FeatureView.of(log)
-    heuristics = Heuristics(log, feature_view.activity)
+    heuristics = Heuristics(feature_view)
     lists_by_name: dict[str, list[list[int]]] = {}
     for user, cutoff, excluded in requests:
         snapshot = heuristics.state_at(FeatureSnapshot(feature_view, int(log.count_before(cutoff)), cutoff))
@@ -128,9 +128,41 @@ def test_the_graph_is_exact_at_every_cutoff() -> None:
                     for y in near[x]:
                         walk[y] += 1 / len(near[user]) / len(near[w]) / len(near[x]) / 8
             scores = graph.scores(user)
-            for scored, expected in ((scores.adamic_adar, common), (scores.ppr, walk)):
+            for scored, expected in zip(scores, (common, walk), strict=True):
                 actual = dict(zip(scored[0].tolist(), scored[1].tolist(), strict=True))
                 assert actual == pytest.approx({x: s for x, s in expected.items() if s > 0})
+
+
+def test_decayed_adamic_adar_and_ppr_computed_by_hand() -> None:
+    """0 and 3 both know 1 and 2; with 1 they had contact weeks before, with 2 yesterday. 4 knows 1, 5 knows 2."""
+    week = 7 * 86_400
+    old = [(0, "m", 1, 0), (3, "m", 1, 0), (1, "m", 4, 0)]
+    new = [(0, "m", 2, 6 * week), (2, "m", 5, 6 * week)]
+    log = make_log([*old, *new])
+    lists_by_name = {name: rows[0] for name, rows in lists(log, (0, 6 * week + 1, [1, 2])).items()}
+    assert lists_by_name["adamic-adar"][:3] == [5, 3, 4]  # 2 knows fewer than 1
+    assert lists_by_name["decayed-adamic-adar-week"][:3] == [5, 3, 4]
+    assert lists_by_name["decayed-ppr-week"][:3] == [5, 3, 4]
+    two_hop, user = FeatureView.of(log).two_hop, 0
+    graph = GraphScores(ContactGraph(log).state_at(len(log.actor)), two_hop, user, len(log.actor), 6 * week + 1)
+    old_weight, new_weight = 2.0**-6, 1.0
+    total = old_weight + new_weight  # of user 0; 1 has three old contacts, 2 two new ones
+    to_1, to_2 = old_weight / total, new_weight / total
+    # One step reaches 1 and 2; two steps 3, 4 and 5; three steps lead back to 1 and 2, whom alone 3, 4 and 5 know.
+    expected = {1: to_1 / 2 + to_1 * 2 / 3 / 8, 2: to_2 / 2 + to_2 / 2 / 8}
+    expected |= {3: to_1 / 3 / 4, 4: to_1 / 3 / 4, 5: to_2 / 2 / 4}
+    users, scores = graph.decayed_ppr
+    assert dict(zip(users.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_local_global_puts_those_written_to_first() -> None:
+    # User 0 wrote to 2 and 1, and got a message of 3, who is no local contact: by the last message received, then.
+    assert lists(LOG, (0, 8, []))["local-global"] == [[2, 1, 4, 3]]
+
+
+def test_base3_adds_repetition_popularity_and_common_contacts() -> None:
+    assert lists(LOG, (0, 8, []))["base3"][0][:2] == [2, 1]  # both written to; 2 got more messages
+    assert lists(LOG, (0, 8, [1, 2]))["base3"] == [[4, 3]]  # 4 has a common contact, 3 none
 
 
 def test_attention_is_the_decayed_sum_of_received_events() -> None:
@@ -166,14 +198,14 @@ def test_users_who_opted_out_are_on_no_list_and_lists_keep_their_length() -> Non
     opted_out = np.zeros(30, bool)
     opted_out[:20] = True
     snapshot = FeatureSnapshot(feature_view, log.num_events, cutoff, torch.from_numpy(opted_out))
-    lists_by_name = Heuristics(log, feature_view.activity).state_at(snapshot).lists(25, [np.empty(0, np.int64)], k=8)[0]
+    lists_by_name = Heuristics(feature_view).state_at(snapshot).lists(25, [np.empty(0, np.int64)], k=8)[0]
     for name, users in lists_by_name.items():
         assert (users >= 20).all() and 25 not in users, name
 
 
 def test_a_user_who_is_not_in_the_log_gets_the_global_lists() -> None:
-    assert lists(LOG, (99, 8, []))["popularity"] == [[2, 0, 1, 4, 3]]
-    assert lists(LOG, (99, 8, []))["ppr"] == lists(LOG, (99, 8, []))["last-active"]
+    assert lists(LOG, (LOG.num_users, 8, []))["popularity"] == [[2, 0, 1, 4, 3]]
+    assert lists(LOG, (LOG.num_users, 8, []))["ppr"] == lists(LOG, (LOG.num_users, 8, []))["last-active"]
 
 
 def test_top_n_indices_breaks_ties_by_rank_also_at_the_cut() -> None:

@@ -126,3 +126,13 @@ def sample_events(log: EventLog, split: Split, part: str, size: int) -> np.ndarr
     if not len(events):
         raise DataError(f"the {part} part has no contact event. Check data.roles and the split.")
     return events[:: max(1, -(-len(events) // size))]
+
+
+def sample_first_contacts(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
+    """int64: indices of at most `size` evenly spaced first contacts of a part, contact events between two users who had
+    no earlier one."""
+    events = np.arange(*split.part(part))
+    events = events[log.is_contact[events]]
+    always = np.full(log.num_users, np.iinfo(np.int64).min)  # eligible: a first contact of a new user is first ever
+    is_first = np.isin(segments(log, events, log.timestamp[events], always), (NEW, FIRST_EVER))
+    return events[is_first][:: max(1, -(-int(is_first.sum()) // max(size, 1)))][:size]

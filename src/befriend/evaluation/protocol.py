@@ -16,7 +16,7 @@ import numpy as np
 
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import EVENT_TIME_REGIMES, REGIMES, UNKNOWN_ACTION, Regime, cutoffs
-from befriend.data.split import FIRST_EVER, NEW, Split, sample_events, segments
+from befriend.data.split import FIRST_EVER, NEW, Split, sample_events, sample_first_contacts, segments
 from befriend.features.histories import Histories
 from befriend.retrieval.requests import RequestBatch, RequestBuilder
 
@@ -32,8 +32,9 @@ class EvalQueries:
     cutoff: np.ndarray
     """int64[E], UTC second before which events are visible"""
     row_event: np.ndarray
-    """int64[R], index into `events`: every event has a row for list `any`; one of segment new or first ever, which is a
-    first contact, has another row for list `new`"""
+    """int64[R], index into `events`, ascending: every event of the protocol's sample has a row for list `any`; one of
+    segment new or first ever, which is a first contact, has another row for list `new`. Events beside the sample are
+    first contacts, and have the second row only"""
     row_excludes_contacts: np.ndarray
     """bool[R], whether it is a row for list `new`"""
 
@@ -54,20 +55,28 @@ def event_cutoffs(log: EventLog, split: Split, part: str, events: np.ndarray, re
 
 
 def make_eval_queries(
-    log: EventLog, split: Split, part: str, max_events: int, regime: Regime, eligible_since: np.ndarray | None = None
+    log: EventLog,
+    split: Split,
+    part: str,
+    max_events: int,
+    regime: Regime,
+    eligible_since: np.ndarray | None = None,
+    max_first_contacts: int = 0,
 ) -> EvalQueries:
-    """At most `max_events` evenly spaced events of a part, and a row for each of their lists.
+    """At most `max_events` evenly spaced events of a part, the protocol's sample, and a row for each of their lists.
 
     eligible_since: as in `segments`. Without it, a first contact with a user who has no event before the cutoff has no
-    `new` list.
+    `new` list. max_first_contacts: beside the sample, at most so many evenly spaced first contacts have a `new` list:
+    where they are rare, the sample has few.
     """
-    events = sample_events(log, split, part, max_events)
+    sample = sample_events(log, split, part, max_events)
+    first_contacts = sample_first_contacts(log, split, part, max_first_contacts)
+    events = np.union1d(sample, first_contacts)
     cutoff = event_cutoffs(log, split, part, events, regime)
     segment = segments(log, events, cutoff, eligible_since)
-    rows = np.repeat(np.arange(len(events)), 1 + np.isin(segment, (NEW, FIRST_EVER)))
-    excludes_contacts = np.zeros(len(rows), bool)
-    excludes_contacts[1:] = rows[1:] == rows[:-1]  # the second row of an event
-    return EvalQueries(events, segment, cutoff, rows, excludes_contacts)
+    has_list = np.stack([np.isin(events, sample), np.isin(segment, (NEW, FIRST_EVER))], 1)  # any, new
+    row_event, excludes_contacts = np.nonzero(has_list)
+    return EvalQueries(events, segment, cutoff, row_event, excludes_contacts.astype(bool))
 
 
 def make_requests(
@@ -94,7 +103,8 @@ def make_requests(
         *([r] for r in queries if r not in EVENT_TIME_REGIMES),
     ):
         first_rows = {
-            regime: np.flatnonzero(~queries[regime].row_excludes_contacts)[::batch_events] for regime in regimes
+            regime: np.searchsorted(q.row_event, np.arange(0, len(q.events), batch_events))
+            for regime, q in queries.items()
         }
         for batch in range(len(first_rows[regimes[0]]) if regimes else 0):
             rows_of_regime, slices, num_rows = [], [], 0

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from befriend.data.event_log import DAY, HOUR, EventLog
 from befriend.features.histories import Histories
+from befriend.features.runs import Runs
 
 INCOMING_HALF_LIVES = (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 91 * DAY, 365 * DAY)
 OUTGOING_HALF_LIVES = (6 * HOUR, 7 * DAY, 91 * DAY)
@@ -47,6 +48,7 @@ USER_IN_TIME, USER_IN_EVENT, USER_OUT_TIME, USER_OUT_EVENT, USER_FIRST_TIME, USE
 PAIR_IN_TIME, PAIR_IN_EVENT, PAIR_OUT_TIME, PAIR_OUT_EVENT, PAIR_ENTRY_TIME = range(5)
 # Columns of `Activity.pair_stats` with the logarithms of 1 + number of contact events: outgoing, then incoming.
 PAIR_CONTACT_COUNTS = slice(3, 5)
+PAIR_DECAYED_SUMS = slice(5, 5 + len(PAIR_HALF_LIVES))  # the columns after these, one for each half-life
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ class Activity:
         timestamp = log.timestamp[event]
         is_interest, is_contact = ~log.is_exclude[event], log.is_contact[event]
 
-        by_user = _Runs(user)
+        by_user = Runs(user)
         pair_order = np.argsort(user * log.num_users + neighbor, kind="stable")  # by pair, then time
         pair_id = (user * log.num_users + neighbor)[pair_order]
-        by_pair = _Runs(pair_id)
+        by_pair = Runs(pair_id)
         pair_rank = _inverse(pair_order)  # the position of each entry in the order of pairs
 
         def in_entry_order(values: np.ndarray) -> np.ndarray:
@@ -340,58 +342,3 @@ def _log_decayed(sums: Tensor, half_lives: tuple[int, ...], age: Tensor) -> Tens
     rates = -np.log(2) / torch.tensor(half_lives, dtype=torch.float32, device=age.device)
     factor = (age.float()[..., None] * rates).clamp_(min=-80).exp_()  # smaller ones would be subnormal, and slow
     return factor.mul_(sums).add_(MIN_DECAYED_SUM).log_()
-
-
-class _Runs:
-    """Running values within runs of equal labels, such as the entries of a user. Arrays have a value per index.
-
-    is_first: bool, whether a run starts at an index; start: int64, the first index of the run at each index.
-    """
-
-    def __init__(self, label: np.ndarray):
-        """label: int64, such that equal labels are adjacent."""
-        self.is_first = np.ones(len(label), bool)
-        self.is_first[1:] = label[1:] != label[:-1]
-        starts = np.flatnonzero(self.is_first)
-        self.start = starts[self.is_first.cumsum() - 1] if len(label) else starts
-        self.longest = int(np.diff(starts, append=len(label)).max(initial=0))
-
-    def last(self, flag: np.ndarray) -> np.ndarray:
-        """int64: at each index, the last index of the run up to this one where `flag` is True; -1 without one."""
-        index = np.maximum.accumulate(np.where(flag, np.arange(len(flag)), -1))
-        return np.where(index >= self.start, index, -1)
-
-    def sums(self, weight: np.ndarray) -> np.ndarray:
-        """float32: at each index, the sum of the weights of the run up to and including this index."""
-        total = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
-        return (total[1:] - total[self.start]).astype(np.float32)
-
-    def next_values(self, value: np.ndarray, missing: int) -> np.ndarray:
-        """int64: at each index, the value at the next index of the run; `missing` at the last one."""
-        result = np.full(len(value), missing, np.int64)
-        has_next = ~self.is_first[1:]
-        result[:-1][has_next] = value[1:][has_next]
-        return result
-
-    def decayed_sums(self, weight: np.ndarray, timestamp: np.ndarray, half_life: int) -> np.ndarray:
-        """float32: exponentially decayed sums of the weights of each run, at each index.
-
-        s_k = s_(k-1) * 2 ** -((t_k - t_(k-1)) / half_life) + w_k, with times t in seconds and weights w. Solves this
-        linear recurrence by recursive doubling (Hillis and Steele 1986), in log2(longest run) passes. Example: a run of
-        three events at 0, 10 and 20 s and a run of one, with a half-life of 10 s. 1, then 1 / 2 + 1, then 1.5 / 2 + 1:
-
-        >>> runs = _Runs(np.array([7, 7, 7, 8]))
-        >>> runs.decayed_sums(np.ones(4), np.array([0, 10, 20, 20]), half_life=10).tolist()
-        [1.0, 1.5, 1.75, 1.0]
-        """
-        total = weight.astype(np.float32).copy()
-        decay = np.zeros(len(weight), np.float32)
-        decay[1:] = np.exp2(-np.diff(timestamp).clip(min=0) / half_life)  # below 0 only where a new run starts
-        decay[self.is_first] = 0
-        step = 1
-        while step < self.longest:
-            total[step:] += decay[step:] * total[:-step]
-            decay[step:] = decay[step:] * decay[:-step]
-            decay[:step] = 0
-            step *= 2
-        return total

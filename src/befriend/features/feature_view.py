@@ -15,6 +15,7 @@ from befriend.data.event_log import EventLog
 from befriend.features.activity import Activity
 from befriend.features.histories import Histories
 from befriend.features.text_vectors import TextVectors
+from befriend.features.two_hop import TwoHop
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class FeatureView:
     log: EventLog
     activity: Activity
     """features of users and pairs at any cutoff, from all events"""
+    two_hop: TwoHop
+    """users with common contacts at any cutoff"""
     encoder_histories: Histories
     """what the history encoder reads: all events of a user, or only those that the user did"""
     texts: TextVectors
@@ -38,13 +41,14 @@ class FeatureView:
         received_events: bool = True,
         actions: tuple[str, ...] | None = None,
         texts: TextVectors | None = None,
-        activity: Activity | None = None,
+        base: FeatureView | None = None,
     ) -> Self:
         """The view of a log for one model.
 
         received_events: whether the encoder's histories have received events; actions: labels that the model knows, in
         the order of its ids, None: those of the log. All other labels get one common id, the next after the last.
-        texts: None for a model without texts; activity: of the same log, if already computed, to save time and memory.
+        texts: None for a model without texts; base: another view of the same log, whose activity is shared, which saves
+        time and memory.
         """
         actions = log.actions if actions is None else actions
         model_action_id = torch.tensor([actions.index(a) if a in actions else len(actions) for a in log.actions])
@@ -55,8 +59,13 @@ class FeatureView:
             if received_events
             else replace(Histories.of(log, received=False), action=full_histories.action)
         )
-        activity = Activity.of(log, full_histories) if activity is None else replace(activity, histories=full_histories)
-        return cls(log, activity, encoder_histories, texts or TextVectors.none(log.num_users), model_action_id)
+        if base is None:
+            activity = Activity.of(log, full_histories)
+            two_hop = TwoHop.of(log, activity)
+        else:
+            activity, two_hop = replace(base.activity, histories=full_histories), base.two_hop
+        texts = texts or TextVectors.none(log.num_users)
+        return cls(log, activity, two_hop, encoder_histories, texts, model_action_id)
 
     def actions(self, action: Tensor) -> Tensor:
         """int64[...]: the model's ids of actions. action: int64[...], ids of the log; -1, no action, stays -1."""

@@ -139,20 +139,26 @@ class CandidateInputs(TensorBatch):
 
 @dataclass(frozen=True)
 class PairFeatures(TensorBatch):
-    """Features of the past events of n pairs of an actor and a candidate among the users of its latest events.
-
-    Only these pairs get the pointer term of the score. They are few of all [P, K] pairs.
-    """
+    """Features of n pairs of an actor and a candidate, few of all [P, K] pairs."""
 
     row: Tensor
     """int64[n], the position whose actor it is"""
     column: Tensor
     """int64[n], the candidate of the position"""
     features: Tensor
-    """float32[n, number of pair features], ages, counts and decayed sums of the pair's events, see
-    `Activity.pair_features`"""
-    edge_types: Tensor
+    """float32[n, F]"""
+    edge_types: Tensor | None = None
     """int64[n], code of action and direction of the pair's last event, see `Activity.edge_types`"""
+
+
+@dataclass(frozen=True)
+class CandidatePairs(TensorBatch):
+    """The pairs of an actor and a candidate that have a term of the score of their own."""
+
+    history: PairFeatures
+    """pointer term: candidates among the users of the actor's latest events; see `Activity.pair_features`"""
+    two_hop: PairFeatures
+    """two-hop term: other candidates, with common contacts; see `TwoHopNeighbors.log_features`"""
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class Query(TensorBatch):
     dynamic: Tensor | None
     """float32[P, T], for the dynamic term: multiplied with a vector of a candidate's recent activity and texts"""
     hidden: Tensor
-    """float32[P, D], for the pointer term: its input, together with the features of the pair"""
+    """float32[P, D], for pointer and two-hop term: their input, together with the features of the pair"""
     grad_mask: Tensor | None = None
     """bool[P], as in `Positions`"""
     dropped_targets: Tensor | None = None
@@ -188,7 +194,7 @@ class Query(TensorBatch):
         return Query(self.static.to(dtype), neighbor, dynamic, self.hidden.to(dtype))
 
     def vector(self) -> Tensor:
-        """float32[P, W]: all terms but the pointer term, of the two-tower model.
+        """float32[P, W]: all terms but those of pairs, of the two-tower model.
 
         Scores are inner products with its `target_vectors`.
         """

@@ -1,7 +1,7 @@
 """Settings of the models: the architecture of the two-tower model and of the STU model, and the search by clusters.
 
 STU stands for social tokenized user id: the semantic ID of a user, a few tokens of a residual quantizer. The score of a
-target is a sum of terms (static, neighbor, dynamic, pointer), which `models.query_tower` explains.
+target is a sum of terms (static, neighbor, dynamic, pointer, two-hop), which `models.query_tower` explains.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ class ModelSettings(Settings):
     """add a score for users in the actor's history, from when and how often the two had events (pointer term)"""
     history_candidates: Annotated[int, Field(ge=1)] = 100
     """number of an actor's latest events whose other users get the pointer term and are negatives in training"""
+    two_hop_candidates: Count = 48
+    """number of other users, those with the most common contacts of late, who get a score from these (two-hop term) and
+    are negatives in training; 0: no such term"""
 
 
 class TwoTowerModelSettings(ModelSettings):

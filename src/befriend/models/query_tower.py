@@ -2,7 +2,7 @@
 
 A query predicts the target of an actor's next event, as of a *cutoff*, the UTC second before which events are visible.
 This module sees only tensors: the code that builds a batch selects the visible events. A candidate, the true target or
-another user, is scored as a target. The score is the sum of up to four terms (`model_inputs.Query` has a vector for
+another user, is scored as a target. The score is the sum of up to five terms (`model_inputs.Query` has a vector for
 each):
 
 term      what it scores                                                                  changes with new events
@@ -10,6 +10,7 @@ static    the target itself: its embedding (two-tower model), or its tokens (STU
 neighbor  the other users of the target's latest events, its `recent_neighbors`           yes
 dynamic   how recently and how often the target was active, and its texts                 yes
 pointer   past events between actor and target, if the target is in the actor's history   yes
+two-hop   common contacts of actor and target, if the target is not in the history        yes
 
 The STU model predicts the target's STU (social tokenized user id: the semantic ID of a user, as in TIGER). A *position*
 is a place in a history at which a target is predicted. There, the history encoder has a *state*: its output after the
@@ -32,9 +33,9 @@ from torch.nn import functional as F
 from befriend.data.regimes import REGIMES, UNKNOWN_ACTION
 from befriend.models.history_encoders import MeanPooling, SimpleAttention, Transformer
 from befriend.models.interaction import InteractionMoE
-from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, PairFeatures, Positions, Query
+from befriend.models.model_inputs import CandidateInputs, CandidatePairs, NextTargetPredictionBatch, Positions, Query
 from befriend.models.model_settings import HistoryEncoderName
-from befriend.models.score_terms import DynamicTargetFeatures, Pointer
+from befriend.models.score_terms import DynamicTargetFeatures, PairTerm
 from befriend.models.user_embedding import EmbeddingLookup, UserEmbedding
 from befriend.nn.layers import MLP, ActivationName
 from befriend.nn.tensors import used_rows
@@ -74,6 +75,8 @@ class QueryTowerConfig:
     term"""
     num_pair_features: int = 0
     """number of features of the past events between two users; 0: no pointer term"""
+    num_two_hop_features: int = 0
+    """number of features of the common contacts of two users; 0: no two-hop term"""
     text_width: int = 0
     """E, width of a user's text vector, which is the last columns of its features; 0: no texts"""
     id_dropout: float = 0.0
@@ -129,7 +132,8 @@ class QueryTower(nn.Module):
         # Edge types of a pair's last event: 0 for no event, then one for each action, the unknown one included, and
         # direction.
         num_edge_types = 1 + 2 * (num_actions + 1)
-        self.pointer = Pointer(config.num_pair_features, num_edge_types, d) if config.num_pair_features else None
+        self.pointer = PairTerm(config.num_pair_features, d, num_edge_types) if config.num_pair_features else None
+        self.two_hop = PairTerm(config.num_two_hop_features, d) if config.num_two_hop_features else None
         for table in (self.actions, self.directions, self.regime):
             nn.init.normal_(table.weight, std=d**-0.5)
         zero_init_(self.to_dynamic)
@@ -307,13 +311,13 @@ class QueryTower(nn.Module):
         raise NotImplementedError
 
     def score_candidates(
-        self, query: Query, targets: CandidateInputs, pairs: PairFeatures | None, lookup: EmbeddingLookup
+        self, query: Query, targets: CandidateInputs, pairs: CandidatePairs | None, lookup: EmbeddingLookup
     ) -> Tensor:
         """float32[P, K]: scores with all terms that model and targets have, of the K targets of each query.
 
-        targets: shape [P, K]; pairs: which of them have had events with the actor of their query. The static term is
-        computed once for each distinct user and query, then gathered: the queries of a batch share many of their
-        targets.
+        targets: shape [P, K]; pairs: which of them have had events with the actor of their query, or common contacts.
+        The static term is computed once for each distinct user and query, then gathered: the queries of a batch share
+        many of their targets.
         """
         distinct, index = used_rows(targets.users, int(targets.users.max()) + 1)
         score = self.static_scores(query, distinct, lookup).gather(1, index)
@@ -321,10 +325,11 @@ class QueryTower(nn.Module):
             score = score + self.neighbor_scores(query.neighbor, targets.recent_neighbors, lookup, query.grad_mask)
         if query.dynamic is not None and targets.features is not None:
             score = score + self.dynamic_scores(query.dynamic, targets)
-        if self.pointer is not None and pairs is not None:
-            hidden = query.hidden.index_select(0, pairs.row)
-            pointer_scores = self.pointer(hidden, pairs.features, pairs.edge_types).to(score.dtype)
-            score = score.index_put((pairs.row, pairs.column), pointer_scores, accumulate=True)
+        if pairs is not None:
+            for term, pair in ((self.pointer, pairs.history), (self.two_hop, pairs.two_hop)):
+                if term is not None:
+                    pair_scores = term(query.hidden, pair.features, pair.edge_types, pair.row).to(score.dtype)
+                    score = score.index_put((pair.row, pair.column), pair_scores, accumulate=True)
         return score
 
 

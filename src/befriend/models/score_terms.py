@@ -1,8 +1,9 @@
-"""Score terms that change with time: the dynamic term of a target and the pointer term of a pair.
+"""Score terms that change with time: the dynamic term of a target, and the terms of pairs of an actor and a target.
 
 The dynamic term scores a target's recent activity. It is an inner product, so a nearest-neighbor index can serve it: as
-time passes, only the vectors of targets are computed again. The pointer term scores an actor and a target who have had
-events with each other. An actor has had events with few users, so it is computed for these pairs alone.
+time passes, only the vectors of targets are computed again. The other two terms score pairs: the pointer term an actor
+and a target who have had events with each other, the two-hop term an actor and a target with common contacts. These are
+few of all users, so both terms are computed for such pairs alone.
 
 Shapes: P queries; K targets of each; F features.
 """
@@ -48,29 +49,40 @@ def row_wise_dot(query: Tensor, vectors: Tensor) -> Tensor:
     return torch.bmm(query[:, None], vectors.transpose(1, 2)).squeeze(1)
 
 
-class Pointer(nn.Module):
-    """Pointer term: extra score of a user in the actor's history, from the query and from the past events of the two.
+class PairTerm(nn.Module):
+    """Extra score of a pair of an actor and a user, from the query and the features of the pair.
 
-    Like a pointer network (Vinyals et al. 2015), it points into the history, with one score for each distinct user
-    instead of one for each event.
+    As pointer term, of users in the actor's history, it points into the history like a pointer network (Vinyals et al.
+    2015), with one score for each distinct user instead of one for each event.
     """
 
-    def __init__(self, num_features: int, num_edge_types: int, query_dim: int, hidden_dim: int = 32):
+    def __init__(self, num_features: int, query_dim: int, num_edge_types: int = 0, hidden_dim: int = 32):
+        """num_edge_types: number of codes of action and direction of the pairs' last events; 0: they have none."""
         super().__init__()
         self.standardise = Standardise(num_features)
         self.first = nn.Linear(num_features, hidden_dim)
-        self.kind = nn.Embedding(num_edge_types, hidden_dim)  # of the edge type
+        self.kind = nn.Embedding(num_edge_types, hidden_dim) if num_edge_types else None
         self.query = nn.Linear(query_dim, hidden_dim)
         self.second = nn.Linear(hidden_dim, 1)
-        nn.init.normal_(self.kind.weight, std=0.1)
+        if self.kind is not None:
+            nn.init.normal_(self.kind.weight, std=0.1)
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)
 
-    def forward(self, query: Tensor, features: Tensor, edge_types: Tensor) -> Tensor:
-        """float32[...]: the scores of pairs of an actor and a user in its history.
+    def forward(
+        self, query: Tensor, features: Tensor, edge_types: Tensor | None = None, row: Tensor | None = None
+    ) -> Tensor:
+        """float32[...]: the scores of pairs.
 
         query: float32[..., D], the actor's; features: float32[..., F], of the pairs; edge_types: int64[...], codes of
-        action and direction of the pairs' last events, see `Activity.edge_types`.
+        action and direction of the pairs' last events, see `Activity.edge_types`; row: int64[n], the query of each of n
+        pairs, None: query and features are broadcast against each other.
         """
-        hidden = self.first(self.standardise(features)) + self.kind(edge_types) + self.query(query)
+        from_query = self.query(query)
+        hidden = self.first(self.standardise(features)) + (
+            from_query if row is None else from_query.index_select(0, row)
+        )
+        if self.kind is not None:
+            assert edge_types is not None
+            hidden = hidden + self.kind(edge_types)
         return self.second(F.gelu(hidden)).squeeze(-1)

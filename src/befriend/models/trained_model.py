@@ -18,9 +18,10 @@ from befriend import artifacts, files
 from befriend.data.attributes import Attributes
 from befriend.data.event_log import EventLog
 from befriend.errors import DataError
-from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES, Activity
+from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import NUM_STATISTICS, TextVectors
+from befriend.features.two_hop import NUM_TWO_HOP_FEATURES
 from befriend.models.model_settings import ModelSettings, StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
 from befriend.models.stu_model import NextTargetPredictionSTU
@@ -58,8 +59,8 @@ class TrainedModel(Generic[M, S]):
     text_width: int = 0
     """width of the text vectors that the model was trained with; 0 for a model without texts"""
 
-    def feature_view(self, log: EventLog, texts: TextVectors, activity: Activity | None = None) -> FeatureView:
-        """A log and the texts of its users as this model reads them. activity: of the log, if already computed.
+    def feature_view(self, log: EventLog, texts: TextVectors, base: FeatureView | None = None) -> FeatureView:
+        """A log and the texts of its users as this model reads them. base: as in `FeatureView.of`.
 
         Raises a DataError if the model uses texts and their vectors have another width than in training.
         """
@@ -69,7 +70,7 @@ class TrainedModel(Generic[M, S]):
                 "Run `dvc repro train_two_tower train_stu`."
             )
         used_texts = texts if self.text_width else None
-        return FeatureView.of(log, self.settings.received_events, self.actions, used_texts, activity)
+        return FeatureView.of(log, self.settings.received_events, self.actions, used_texts, base)
 
 
 class AttributeWidths(TypedDict):
@@ -182,6 +183,7 @@ def _arguments(settings: ModelSettings, text_width: int) -> dict[str, Any]:
         "num_user_features": NUM_USER_FEATURES + text_features if settings.freshness else 0,
         "text_width": text_width,
         "num_pair_features": NUM_PAIR_FEATURES if settings.pointer else 0,
+        "num_two_hop_features": NUM_TWO_HOP_FEATURES if settings.two_hop_candidates else 0,
         "id_dropout": settings.id_dropout,
         "static_score_weight": settings.static_score_weight,
     }

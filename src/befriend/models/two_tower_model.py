@@ -1,7 +1,7 @@
 """The two-tower model over user ids: a query vector from actor, action and history, and a vector for every target.
 
-The score of a target is the inner product of both, plus the pointer term for users in the actor's history. Terms and
-shapes are those of `query_tower`.
+The score of a target is the inner product of both, plus the pointer term for users in the actor's history, or the
+two-hop term for users with common contacts. Terms and shapes are those of `query_tower`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class NextTargetPredictionUserIDs(QueryTower):
     def target_vectors(self, targets: CandidateInputs, lookup: EmbeddingLookup | None = None) -> Tensor:
         """float32[..., W]: target vectors, the static, neighbor and dynamic parts joined; unknown parts are 0.
 
-        An inner product with `Query.vector` is a score without the pointer term.
+        An inner product with `Query.vector` is a score without the terms of pairs.
         """
         lookup = self.users.lookup() if lookup is None else lookup
         terms = [self.users(targets.users, lookup)]

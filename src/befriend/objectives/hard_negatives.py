@@ -39,17 +39,20 @@ def with_hard_negatives(builder: TrainingQueryBuilder, batch: TrainBatch, users:
     entry = activity.last_pair_entries(actor[:, None], users, num_visible[:, None])
     entry_end = activity.histories.end_offsets(actor, num_visible)
     has_pointer = entry >= (entry_end[:, None] - builder.settings.history_candidates).clamp(min=0)
-    pairs = builder.pair_features(has_pointer, entry, entry_end, num_visible, cutoff)
-    pairs = replace(pairs, column=pairs.column + batch.candidates.users.shape[1]).to(device)
+    history = builder.row_candidates.pair_features(has_pointer, entry, entry_end, num_visible, cutoff)
+    history = replace(history, column=history.column + batch.candidates.users.shape[1]).to(device)
     inputs = builder.candidate_inputs(users, num_visible[:, None], cutoff[:, None]).to(device)
     is_contact = activity.has_contact_event(entry).to(device)
     return replace(
         batch,
         candidates=batch.candidates.concat(inputs),
-        pairs=PairFeatures(
-            *(torch.cat([getattr(part, field.name) for part in (batch.pairs, pairs)]) for field in fields(pairs))
-        ),
+        pairs=replace(batch.pairs, history=_concat(batch.pairs.history, history)),
         is_negative=torch.cat([is_negative_before, is_negative], 1).to(device),
         is_contact=torch.cat([batch.is_contact, is_contact], 1),
         log_q=torch.cat([batch.log_q, batch.log_q.new_zeros(users.shape[1])]),
     )
+
+
+def _concat(first: PairFeatures, second: PairFeatures) -> PairFeatures:
+    """The pairs of both."""
+    return PairFeatures(*(torch.cat([getattr(part, f.name) for part in (first, second)]) for f in fields(first)))

@@ -108,13 +108,15 @@ class RetrievalObjective(Generic[M]):
         """Fits the standardisation of the features of users and pairs, to candidates of four batches of the first
         epoch."""
         epoch = self.batches(0)
-        users, pairs = [], []
+        users, history, two_hop = [], [], []
         for k in np.unique(np.linspace(0, len(epoch) - 1, 4).astype(int)) if len(epoch) else []:
             batch = epoch[int(k)]
-            pairs.append(batch.pairs.features)
+            history.append(batch.pairs.history.features)
+            two_hop.append(batch.pairs.two_hop.features)
             if batch.candidates.features is not None:
                 users += [batch.candidates.features[:, 0], batch.candidates.features[:, 1:][batch.is_negative]]
         if self.model.dynamic is not None and users:
             self.model.dynamic.standardise.fit(torch.cat(users))
-        if self.model.pointer is not None and pairs:
-            self.model.pointer.standardise.fit(torch.cat(pairs))
+        for term, features in ((self.model.pointer, history), (self.model.two_hop, two_hop)):
+            if term is not None and features:
+                term.standardise.fit(torch.cat(features))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from befriend.models.model_inputs import CandidateInputs, NextTargetPredictionBatch, PairFeatures, Positions
+from befriend.models.model_inputs import CandidateInputs, CandidatePairs, NextTargetPredictionBatch, Positions
 from befriend.models.negatives import SharedNegatives
 from befriend.nn.tensors import TensorBatch
 
@@ -30,8 +30,8 @@ class TrainBatch(TensorBatch):
     """bool[P], whether the event is a first contact: actor and target had no contact event with each other before"""
     candidates: CandidateInputs
     """inputs [P, 1 + K + C]: of the target, of the row candidates, and of the shared negatives"""
-    pairs: PairFeatures
-    """of the history candidates among `candidates`"""
+    pairs: CandidatePairs
+    """of the history candidates and two-hop candidates among `candidates`"""
     is_negative: Tensor
     """bool[P, K + C], which candidates besides the target are negatives. The others are the target once more, other
     positives, the actor, users who are a candidate already or not yet eligible, or padding"""
@@ -77,8 +77,8 @@ class RowCandidates:
 
     users: Tensor
     """int64[P, 1 + K], internal ids"""
-    pairs: PairFeatures
-    """of the history candidates among them"""
+    pairs: CandidatePairs
+    """of the history candidates and two-hop candidates among them"""
     is_negative: Tensor
     """bool[P, K], which row candidates are negatives"""
     is_contact: Tensor

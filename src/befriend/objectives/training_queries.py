@@ -24,14 +24,17 @@ position          What a model calls a query: a state of an encoded history, fro
 context           What a query is predicted from: an actor, a regime and a number of visible events. All targets of a
                   context are positives, so none of them is a negative of its queries.
 row candidates    Candidates of a single query besides its target: the users of the actor's latest entries (history
-                  candidates) and those of the latest events of the log. With the setting `hard_negatives`, also the
-                  users with the best static scores, by embeddings or tokens alone. They are negatives of the query
-                  unless a mask excludes them: the target and other positives can be among them, or a user twice.
+                  candidates), those with the most common contacts of late (two-hop candidates), and those of the latest
+                  events of the log. With the setting `hard_negatives`, also the users with the best static scores, by
+                  embeddings or tokens alone. They are negatives of the query unless a mask excludes them: the target
+                  and other positives can be among them, or a user twice.
 negative pool     The users who are eligible at the end of the training part.
 shared negatives  Negatives of all queries of a batch: its other targets, and random users of the negative pool. A mask
                   excludes those that are no negatives of a single query.
 dynamic term      Part of a candidate's score, computed from its recent activity and its texts.
 pointer term      Part of a candidate's score, computed from its past events with the actor; of history candidates only.
+two-hop term      Part of a candidate's score, computed from its common contacts with the actor; of two-hop candidates,
+                  who are no history candidates.
 masked            Left out of the loss of the query: False in `TrainBatch.is_negative`.
 
 In chronological order, batches go through the time chunks one after the other, as in a service that learns while it
@@ -60,12 +63,12 @@ from befriend.models.model_inputs import (
     CandidateInputs,
     DedupedTextVectors,
     NextTargetPredictionBatch,
-    PairFeatures,
     Positions,
 )
 from befriend.models.negatives import SharedNegatives, all_as_negatives, draw_negatives
 from befriend.objectives.epoch_batches import EpochBatches
 from befriend.objectives.objective_settings import RetrievalSettings
+from befriend.objectives.row_candidates import RowCandidateBuilder
 from befriend.objectives.train_batch import RowCandidates, TrainBatch, TrainingQueries
 
 # Segments of events between users without an earlier contact event. In first ever, only a text makes the target known.
@@ -89,7 +92,7 @@ class TrainingQueryBuilder:
         """end: index of the first event after the training part."""
         log, self.feature_view = feature_view.log, feature_view
         self.log, self.activity, self.encoder_histories = log, feature_view.activity, feature_view.encoder_histories
-        self.settings = settings
+        self.settings, self.row_candidates = settings, RowCandidateBuilder(feature_view, settings)
         self.events = np.flatnonzero(log.is_contact[:end])
         """int64, indices of the contact events of the training part"""
         self.end = end
@@ -176,7 +179,7 @@ class TrainingQueryBuilder:
         entry_end = self.activity.histories.end_offsets(actor, num_visible)
         histories, state = self._histories(actor, num_visible, torch.from_numpy(history_row))
         positions = self._positions(queries, actor, target, torch.from_numpy(history_row), state)
-        row_candidates = self._row_candidates(actor, target, num_visible, cutoff, entry_end, positives)
+        row_candidates = self.row_candidates.of(actor, target, num_visible, cutoff, entry_end, positives)
         shared = self._draw_shared(target, cutoff, popularity, torch.Generator().manual_seed(seed))
         users = torch.cat([row_candidates.users, shared.users.expand(len(actor), -1)], 1)
         is_shared_negative = self._shared_mask(shared, actor, cutoff, row_candidates, positives)
@@ -221,63 +224,6 @@ class TrainingQueryBuilder:
         freshest = torch.tensor(event_time_regimes or [min(REGIMES.index(name) for name in s.regimes)])
         grad_mask = torch.isin(regime, freshest) if s.order == "chronological" else None
         return Positions(history_row, state, action, target, regime, features, grad_mask)
-
-    def _row_candidates(
-        self,
-        actor: Tensor,
-        target: Tensor,
-        num_visible: Tensor,
-        cutoff: Tensor,
-        entry_end: Tensor,
-        other_positives: tuple[Tensor, Tensor],
-    ) -> RowCandidates:
-        """The target and the row candidates: history candidates of the actor, and users of the latest events.
-
-        entry_end: int64[P], one past the actor's last visible entry; other_positives: as in `batch`.
-
-        Example: the actor's history has users 7 and 8, the latest events are of users 8 and 9, and the target is 7. Of
-        the two columns with user 8, the second one is masked:
-
-            column        0: 7     1: 7     2: 8      3: 8     4: 9
-            from          target   history  history   latest   latest
-            is_negative            False    True      False    True
-            is_valid      True     True     True      False    True
-            pointer term  yes      yes      yes       no       no
-        """
-        s, activity = self.settings, self.activity
-        history_entry = activity.recent_distinct_entries(entry_end, actor, num_visible, s.history_candidates)
-        history_users, history_mask = activity.neighbors(history_entry), history_entry >= 0
-        recent_users, recent_mask = activity.recent_users(num_visible, s.recent_events)
-        # The target and the users of the latest events. Some of them are history candidates as well.
-        users = torch.cat([target[:, None], recent_users], 1)
-        entry = activity.last_pair_entries(actor[:, None], users, num_visible[:, None])
-        is_history_candidate = entry >= (entry_end[:, None] - s.history_candidates).clamp(min=0)
-        recent_mask &= (recent_users != actor[:, None]) & ~is_history_candidate[:, 1:]
-        # Now all columns: the target, the history candidates, the users of the latest events.
-        users = torch.cat([users[:, :1], history_users, users[:, 1:]], 1)
-        entry = torch.cat([entry[:, :1], history_entry, entry[:, 1:]], 1)
-        is_negative = torch.cat([history_mask, recent_mask], 1) & (users[:, 1:] != target[:, None])
-        is_contact = activity.has_contact_event(entry)
-        # The pointer term is for history candidates only; the target gets it if it is one.
-        has_pointer = torch.cat([is_history_candidate[:, :1], history_mask, torch.zeros_like(recent_mask)], 1)
-        pairs = self.pair_features(has_pointer, entry, entry_end, num_visible, cutoff)
-        row, user = other_positives
-        positive_index = (users[row, 1:] == user[:, None]).nonzero()  # int64[., 2]: index into `row`, row candidate
-        is_negative[row[positive_index[:, 0]], positive_index[:, 1]] = False
-        is_valid = torch.cat([torch.ones_like(is_history_candidate[:, :1]), history_mask, recent_mask], 1)
-        return RowCandidates(users, pairs, is_negative, is_contact, is_valid)
-
-    def pair_features(
-        self, has_pointer: Tensor, entry: Tensor, entry_end: Tensor, num_visible: Tensor, cutoff: Tensor
-    ) -> PairFeatures:
-        """The features of the pairs of an actor and a candidate where `has_pointer`, bool[P, K], is True.
-
-        entry: int64[P, K], the last visible entry of each pair in the actor's history; the others: int64[P].
-        """
-        row, column = has_pointer.nonzero(as_tuple=True)
-        entry = entry[row, column]
-        features = self.activity.pair_features(entry, entry_end[row], num_visible[row], cutoff[row])
-        return PairFeatures(row, column, features, self.activity.edge_types(entry))
 
     def _draw_shared(
         self, target: Tensor, cutoff: Tensor, popularity: Tensor, generator: torch.Generator

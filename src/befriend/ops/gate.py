@@ -58,7 +58,6 @@ whose actor, the user who gets the list, has no event in the training part of th
 events of list `any`"""
 
 
-
 @dataclass(frozen=True)
 class GateCheck:
     """The outcome of one check."""

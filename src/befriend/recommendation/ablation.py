@@ -4,7 +4,7 @@ For a model, `ScoreAblation` leaves out a term of the score, input features or e
 replaces the features that depend most on the fact. The kinds of facts:
 
 - pair_history: the events between the requesting user and the candidate. A model loses its pointer term;
-- common_contacts: their common contacts, which only the ranker has features of;
+- common_contacts: their common contacts. A model loses its two-hop term;
 - bridge: all events with one contact of the requesting user, who has contacts in common with the candidate (only in
   `RankerAblation`; for a model, `ScoreAblation.without_contact`);
 - received, done: the events that the candidate received, and those that the candidate did;
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.text_vectors import NUM_STATISTICS
+from befriend.features.two_hop import NUM_TWO_HOP_FEATURES
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
 from befriend.models.score_terms import row_wise_dot
 from befriend.retrieval.ranker import SOURCES, CandidateLists
@@ -35,7 +36,14 @@ RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 2
 # Heuristics that depend most on the contacts of the requesting user, on contacts of contacts, on the events that a
 # candidate received, and on those that a candidate did.
 CONTACT_SOURCES = ("recency-then-last-received", "base-level-then-attention")
-GRAPH_SOURCES = ("adamic-adar-x-attention", "adamic-adar-x-fresh", "ppr-x-attention")
+GRAPH_SOURCES = (
+    "adamic-adar-x-attention",
+    "adamic-adar-x-fresh",
+    "ppr-x-attention",
+    "decayed-adamic-adar-day",
+    "decayed-adamic-adar-month",
+    "decayed-adamic-adar-x-fresh",
+)
 RECEIVED_SOURCES = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
 DONE_SOURCES = ("last-active",)
 
@@ -57,10 +65,14 @@ class ScoreAblation:
         of the requesting user, for `without_contact`."""
         self.retriever, self.view, self.query = retriever, view, query
         self.candidates = torch.from_numpy(candidates)
-        history = retriever.history_candidates(view, query, torch.from_numpy(request.user))
-        is_candidate = (history.users[0][None] == self.candidates[:, None]) & history.mask[0]  # (n, C)
-        self.pointer_scores = (is_candidate.double() * history.pointer_scores[0]).sum(1)
-        self.total = retriever.exact_scores(view, query, self.candidates[None])[0] + self.pointer_scores
+        pairs = retriever.pair_candidates(view, query, torch.from_numpy(request.user))
+        is_candidate = (pairs.users[0][None] == self.candidates[:, None]) & pairs.mask[0]  # (n, C)
+        scores = is_candidate.double() * pairs.scores[0]
+        self.pointer_scores, self.two_hop_scores = (
+            part.sum(1) for part in scores.tensor_split([pairs.num_history], dim=1)
+        )
+        exact = retriever.exact_scores(view, query, self.candidates[None])[0]
+        self.total = exact + self.pointer_scores + self.two_hop_scores
         snapshot = view.snapshot
         row = snapshot.row_of_user[self.candidates]
         features = snapshot.user_features[row]
@@ -78,6 +90,8 @@ class ScoreAblation:
         """float64[n]: scores without a kind of fact, or the full scores if the model does not use it."""
         if kind == "pair_history":
             return self.total - self.pointer_scores
+        if kind == "common_contacts":
+            return self.total - self.two_hop_scores
         if kind == "texts" and self.retriever.model.text_width:
             assert self.query.dynamic is not None
             text_query = self.query.dynamic[:, -self.retriever.model.text_width :]
@@ -170,8 +184,10 @@ class RankerAblation:
         texts = NUM_STATISTICS if recommender.feature_view.texts.width else 0
         self.texts = slice(2 * NUM_USER_FEATURES, 2 * NUM_USER_FEATURES + texts)
         self.pair = slice(self.texts.stop, self.texts.stop + NUM_PAIR_FEATURES)
+        self.two_hop = slice(self.pair.stop, self.pair.stop + NUM_TWO_HOP_FEATURES)
+        self.edge = slice(self.two_hop.stop, self.two_hop.stop + 2)  # edge type, contact
         self.rank_column: dict[str, int] = {}
-        column = self.pair.stop + 3  # after edge type, contact and regime
+        column = self.edge.stop + 1  # after the regime
         for name in SOURCES[model]:
             self.rank_column[name] = column
             column += 3 if name in recommender.retrievers else 1
@@ -189,9 +205,10 @@ class RankerAblation:
         heuristics: tuple[str, ...] = ()
         if kind == "pair_history":
             out[:, self.pair] = missing
-            out[:, self.pair.stop : self.pair.stop + 2] = 0
+            out[:, self.edge] = 0
             heuristics = CONTACT_SOURCES
         elif kind in ("common_contacts", "bridge"):
+            out[:, self.two_hop] = 0
             heuristics = GRAPH_SOURCES
         elif kind == "received":
             out[:, RECEIVED] = self.no_events[RECEIVED]

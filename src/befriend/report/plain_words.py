@@ -46,6 +46,7 @@ RULE_MEANINGS = {
     "frequency": "own contacts, the most frequent first, then whoever was active last",
     "recency": "own contacts, the latest first, then whoever was active last",
     "recency-then-last-received": "own contacts, the latest first, then whoever was contacted last",
+    "local-global": "own contacts, the last written to first, then whoever was contacted last",
     "base-level-then-attention": "the closest own contacts, then whoever was contacted most of late",
     "base-level-then-decayed-quarter": "the closest own contacts, then whoever was contacted most",
     "adamic-adar": "people with common contacts",
@@ -54,6 +55,13 @@ RULE_MEANINGS = {
     "ppr": "people a few contacts away",
     "ppr-x-fresh": "people a few contacts away, the recently active first",
     "ppr-x-attention": "people a few contacts away, the recently contacted first",
+    "decayed-adamic-adar-day": "people with common contacts of the last days",
+    "decayed-adamic-adar-week": "people with common contacts of the last weeks",
+    "decayed-adamic-adar-month": "people with common contacts of the last months",
+    "decayed-adamic-adar-x-fresh": "people with common contacts of late, the recently active first",
+    "decayed-ppr-week": "people a few contacts of the last weeks away",
+    "base3": "own contacts, who is contacted most of late, and common contacts, mixed",
+    "ease": "people whom others with the same contacts know",
 }
 """what each heuristic shows"""
 

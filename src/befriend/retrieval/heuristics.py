@@ -4,7 +4,7 @@ There are three kinds. A *global* heuristic ranks users in the same order for ev
 *contact* heuristic ranks the contacts of the requesting user first, by one of their features, then all other users by a
 global heuristic. A *graph* heuristic scores the neighborhood of the requesting user in the contact graph (Adamic-Adar,
 personalized PageRank), then ranks all other users by their last activity. In a name, `a-x-b` is the product of a and b,
-and `a-then-b` means contacts by a, then all other users by b.
+and `a-then-b` means contacts by a, then all other users by b. Contacts of `decayed-` heuristics count less with age.
 
 A contact event, such as a message, makes two users contacts. All heuristics are computed as of the cutoff of a list, a
 UTC second: only events before it count. Ties go to the user whose last event, done or received, is later, then to the
@@ -23,8 +23,11 @@ import numpy as np
 
 from befriend.data.event_log import DAY, EventLog
 from befriend.features.activity import INCOMING_HALF_LIVES, USER_ENTRY_TIME, USER_IN_TIME, USER_OUT_TIME, Activity
+from befriend.features.feature_view import FeatureView
 from befriend.features.histories import Histories
 from befriend.features.snapshot import FeatureSnapshot
+from befriend.retrieval.contact_graph import ContactGraph, GraphScores, Scores
+from befriend.retrieval.ease import Ease, EaseFit
 from befriend.retrieval.requests import CANDIDATE_DEPTH
 
 NEVER = -1  # UTC second of an event that never happened; `activity.NEVER` would overflow in `_order_and_rank`
@@ -50,29 +53,41 @@ CONTACT_HEURISTICS = (
     ("frequency", "frequency", "last-active"),
     ("recency", "recency", "last-active"),
     ("recency-then-last-received", "recency", "last-received"),
+    ("local-global", "recency_of_done", "last-received"),  # local, then global recency (Cornell et al. 2025)
     ("base-level-then-attention", "base_level", "attention"),
     ("base-level-then-decayed-quarter", "base_level", "decayed-in-degree-quarter"),
 )
-# name, score (in `GraphScores`), factor that multiplies it (in `GlobalScores.factor`)
-GRAPH_HEURISTICS = (
-    ("adamic-adar", "adamic_adar", ""),
-    ("adamic-adar-x-fresh", "adamic_adar", "fresh"),
-    ("adamic-adar-x-attention", "adamic_adar", "attention"),
-    ("ppr", "ppr", ""),
-    ("ppr-x-fresh", "ppr", "fresh"),
-    ("ppr-x-attention", "ppr", "attention"),
+# name, score, factor that multiplies it (in `GlobalScores.factor`)
+GRAPH_HEURISTICS: tuple[tuple[str, Callable[[GraphScores], Scores], str], ...] = (
+    ("adamic-adar", lambda graph: graph.adamic_adar, ""),
+    ("adamic-adar-x-fresh", lambda graph: graph.adamic_adar, "fresh"),
+    ("adamic-adar-x-attention", lambda graph: graph.adamic_adar, "attention"),
+    ("ppr", lambda graph: graph.ppr, ""),
+    ("ppr-x-fresh", lambda graph: graph.ppr, "fresh"),
+    ("ppr-x-attention", lambda graph: graph.ppr, "attention"),
+    ("decayed-adamic-adar-day", lambda graph: graph.decayed_adamic_adar(DAY), ""),
+    ("decayed-adamic-adar-week", lambda graph: graph.decayed_adamic_adar(7 * DAY), ""),
+    ("decayed-adamic-adar-month", lambda graph: graph.decayed_adamic_adar(30 * DAY), ""),
+    ("decayed-adamic-adar-x-fresh", lambda graph: graph.decayed_adamic_adar(), "fresh"),
+    ("decayed-ppr-week", lambda graph: graph.decayed_ppr, ""),
 )
-HEURISTICS = (*GLOBAL_HEURISTICS, *(row[0] for row in CONTACT_HEURISTICS), *(row[0] for row in GRAPH_HEURISTICS))
+HEURISTICS = (
+    *GLOBAL_HEURISTICS,
+    *(row[0] for row in CONTACT_HEURISTICS),
+    *(row[0] for row in GRAPH_HEURISTICS),
+    "base3",
+    "ease",
+)
 """names of all heuristics"""
 
 
 class Heuristics:
     """All heuristics on an event log."""
 
-    def __init__(self, log: EventLog, activity: Activity):
-        self.log, self.activity = log, activity
-        self.contact_features = ContactFeatures(log, activity.histories)
-        self.graph = ContactGraph(log)
+    def __init__(self, feature_view: FeatureView):
+        log, self.activity, self.two_hop = feature_view.log, feature_view.activity, feature_view.two_hop
+        self.contact_features = ContactFeatures(log, self.activity.histories)
+        self.graph, self.ease = ContactGraph(log), Ease(log)
         self.id_rank = np.empty(log.num_users, np.int64)  # rank of each user's external id, ascending
         self.id_rank[log.user_ids.arg_sort().to_numpy()] = np.arange(log.num_users)
 
@@ -86,8 +101,13 @@ class HeuristicsSnapshot:
     def __init__(self, heuristics: Heuristics, snapshot: FeatureSnapshot):
         self.snapshot = snapshot
         self.global_scores = GlobalScores(heuristics.activity, heuristics.id_rank, snapshot)
-        self.graph = heuristics.graph.state_at(snapshot.num_visible)
+        self.graph, self.two_hop = heuristics.graph.state_at(snapshot.num_visible), heuristics.two_hop
         self.contact_features = heuristics.contact_features
+        self._ease = heuristics.ease
+
+    @cached_property
+    def ease(self) -> EaseFit:
+        return self._ease.as_of(self.snapshot.num_visible)
 
     def lists(
         self, user: int, excluded: Sequence[np.ndarray], names: Sequence[str] = HEURISTICS, k: int = CANDIDATE_DEPTH
@@ -99,7 +119,7 @@ class HeuristicsSnapshot:
         never on their own list.
         """
         contacts = self.contact_features.scores_at(user, self.snapshot.num_visible, self.snapshot.cutoff)
-        graph = self.graph.scores(user)
+        graph = GraphScores(self.graph, self.two_hop, user, self.snapshot.num_visible, self.snapshot.cutoff)
         extra = 1 + max(map(len, excluded), default=0)
         heads = dict(self._heads(contacts, graph, k + extra, frozenset(names)))
         ineligible = ~self.snapshot.eligible.numpy()
@@ -137,18 +157,38 @@ class HeuristicsSnapshot:
                     name,
                     global_scores.best_then_fallback(users, score, global_scores.best(fallback, n + len(users)), n),
                 )
-        for name, feature, factor in GRAPH_HEURISTICS:
+        for name, score_function, factor in GRAPH_HEURISTICS:
             if name in names:
-                users, value = getattr(graph, feature)
+                users, value = score_function(graph)
                 if factor:
                     value = value * global_scores.factor(factor)[users]
                     users, value = users[value > 0], value[value > 0]
-                yield (
-                    name,
-                    global_scores.best_then_fallback(
-                        users, value, global_scores.best("last-active", n + len(users)), n
-                    ),
-                )
+                yield name, self._then_last_active(users, value, n)
+        if "base3" in names:
+            yield "base3", self._then_last_active(*self._base3(contacts, graph), n)
+        if "ease" in names:
+            users, counts = contacts.count
+            yield "ease", self._then_last_active(self.ease.users, self.ease.scores(users, counts), n)
+
+    def _then_last_active(self, users: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+        """int64: the first n users of a list with `users` by score, then all others by their last activity."""
+        fallback = self.global_scores.best("last-active", n + len(users))
+        return self.global_scores.best_then_fallback(users, scores, fallback, n)
+
+    def _base3(self, contacts: ContactScores, graph: GraphScores) -> Scores:
+        """The mean of three scores, each at most 1 (Base3: Kondrup 2025), of users with an event.
+
+        EdgeBank: whether the user contacted them before; PopTrack: the decayed number of contact events that they
+        received; and co-occurrence: their decayed contacts in common with the user. The last two are divided by the
+        largest score of any user.
+        """
+        n = len(self.global_scores.has_events)
+        popularity, co_occurrence, edge_bank = self.global_scores.decayed(HALF_LIVES["week"]), np.zeros(n), np.zeros(n)
+        users, scores = graph.decayed_adamic_adar(HALF_LIVES["week"])
+        co_occurrence[users] = scores
+        edge_bank[contacts.frequency[0]] = 1
+        total = edge_bank + sum(x / max(x.max(initial=0), 1e-12) for x in (popularity, co_occurrence))
+        return self.global_scores.order, total[self.global_scores.order] / 3
 
 
 class GlobalScores:
@@ -254,10 +294,6 @@ def top_n_indices(scores: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
     return chosen[np.lexsort((rank[chosen], -scores[chosen]))][:n]
 
 
-Scores = tuple[np.ndarray, np.ndarray]
-"""int64[n], users as internal ids, and int64[n] or float64[n], their scores; all other users are ranked after them"""
-
-
 @dataclass(frozen=True)
 class ContactScores:
     """The contacts of a user, scored by each feature of the contact heuristics."""
@@ -266,9 +302,13 @@ class ContactScores:
     """number of contact events from the user to each contact, without contacts who have received none"""
     recency: Scores
     """UTC second of the last contact event with each contact, in either direction"""
+    recency_of_done: Scores
+    """UTC second of the last contact event from the user to each contact, without contacts who have received none"""
     base_level: Scores
     """the sum of (age in seconds) ** -0.5 over the contact events with each contact, in either direction; its logarithm
     is the base-level activation of the ACT-R theory of memory (Anderson and Schooler 1991)"""
+    count: Scores
+    """number of contact events with each contact, in either direction"""
 
 
 class ContactFeatures:
@@ -287,7 +327,7 @@ class ContactFeatures:
         """
         if user >= self.log.num_users:
             empty = np.empty(0, np.int64), np.empty(0)
-            return ContactScores(empty, empty, empty)
+            return ContactScores(*5 * (empty,))
         window = self.histories.user_entries(user, num_visible)
         contact = self.log.is_contact[self.event[window]]
         users, index = np.unique(self.neighbor[window][contact], return_inverse=True)
@@ -295,78 +335,10 @@ class ContactFeatures:
         outgoing = np.bincount(index, ~self.incoming[window][contact], len(users))
         recency = np.zeros(len(users), np.int64)
         recency[index] = t  # of repeated indices, NumPy stores the last value: the latest time
+        is_done, last_done = ~self.incoming[window][contact], np.zeros(len(users), np.int64)
+        last_done[index[is_done]] = t[is_done]
         activation = np.bincount(index, np.maximum(cutoff - t, 1).astype(float) ** -0.5, len(users))
-        return ContactScores((users[outgoing > 0], outgoing[outgoing > 0]), (users, recency), (users, activation))
-
-
-@dataclass(frozen=True)
-class GraphScores:
-    """The scores of the graph heuristics that are not 0."""
-
-    adamic_adar: Scores
-    ppr: Scores
-    """personalized PageRank"""
-
-
-class ContactGraph:
-    """The undirected contact graph as of any cutoff: an edge between two users from their first contact event on.
-
-    Edges are stored in the order of first contacts. So the graph as of a cutoff is a prefix of the list of edges, and a
-    user's neighbors are a prefix of the user's adjacency list.
-    """
-
-    def __init__(self, log: EventLog):
-        n, contact = log.num_users, np.flatnonzero(log.is_contact)
-        u, v = log.actor[contact].astype(np.int64), log.target[contact].astype(np.int64)
-        _, first = np.unique(np.minimum(u, v) * n + np.maximum(u, v), return_index=True)
-        first.sort()
-        self.edge_event = contact[first]
-        u, v = u[first], v[first]
-        # The two directions of an edge are stored one after the other, so that a prefix of the list holds both.
-        self.source, self.target = np.stack([u, v], 1).ravel(), np.stack([v, u], 1).ravel()
-        self.neighbor = self.target[np.argsort(self.source, kind="stable")]
-        self.indptr = np.concatenate([[0], np.bincount(self.source, minlength=n).cumsum()])
-
-    def state_at(self, num_visible: int) -> ContactGraphSnapshot:
-        return ContactGraphSnapshot(self, 2 * int(np.searchsorted(self.edge_event, num_visible)))
-
-
-class ContactGraphSnapshot:
-    """The contact graph as of a cutoff."""
-
-    def __init__(self, graph: ContactGraph, num_edges: int):
-        """num_edges: number of directed edges before the cutoff, two for each pair of contacts."""
-        self.graph, self.num_edges = graph, num_edges
-        self.degree = np.bincount(graph.source[:num_edges], minlength=len(graph.indptr) - 1)
-
-    def scores(self, user: int) -> GraphScores:
-        """Scores of the users near a user, internal id; none for a user who is not in the log.
-
-        Adamic-Adar: the sum of 1 / ln degree(w) over the common contacts w (Adamic and Adar 2003). PPR: the
-        probabilities of a random walk from the user after 1, 2 and 3 steps, weighted by 1/2, 1/4 and 1/8. That is twice
-        the terms of 1 to 3 steps of personalized PageRank with restart probability 1/2.
-        """
-        graph, n, degree = self.graph, len(self.degree), self.degree
-        neighbors = np.empty(0, np.int64)
-        if user < n:
-            neighbors = graph.neighbor[graph.indptr[user] : graph.indptr[user] + degree[user]]
-        if not len(neighbors):
-            return GraphScores(*2 * ((np.empty(0, np.int64), np.empty(0)),))
-        degrees = degree[neighbors]
-        # Neighbors of neighbors: of each neighbor w, the offsets indptr[w] ... indptr[w] + degree[w] - 1.
-        start = np.repeat(graph.indptr[neighbors] - (degrees.cumsum() - degrees), degrees)
-        second = graph.neighbor[start + np.arange(len(start))]
-        weight = np.where(degrees > 1, 1 / np.log(np.maximum(degrees, 2)), 0)
-        adamic_adar = np.bincount(second, np.repeat(weight, degrees), n)
-        step1 = np.zeros(n)
-        step1[neighbors] = 1 / len(neighbors)
-        step2 = np.bincount(second, np.repeat(step1[neighbors] / degrees, degrees), n)
-        outflow = step2 / np.maximum(degree, 1)
-        step3 = np.bincount(graph.target[: self.num_edges], outflow[graph.source[: self.num_edges]], n)
-        ppr = step1 / 2 + step2 / 4 + step3 / 8
-        return GraphScores(_nonzero(adamic_adar), _nonzero(ppr))
-
-
-def _nonzero(scores: np.ndarray) -> Scores:
-    users = np.flatnonzero(scores)
-    return users, scores[users]
+        has_received = outgoing > 0
+        counts = np.bincount(index, minlength=len(users))
+        frequency, recency_of_done = ((users[has_received], x[has_received]) for x in (outgoing, last_done))
+        return ContactScores(frequency, (users, recency), recency_of_done, (users, activation), (users, counts))

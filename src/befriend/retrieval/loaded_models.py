@@ -71,7 +71,7 @@ class LoadedModels:
         )
         stu = load_stu(models / "stu", log, attributes, tokenizer.table)
         feature_view = two_tower.feature_view(log, texts)
-        stu_feature_view = stu.feature_view(log, texts, feature_view.activity)
+        stu_feature_view = stu.feature_view(log, texts, feature_view)
         opted_out = read_table(prepared / USERS_FILE, USERS)[OPTED_OUT].to_numpy()
         return cls(
             two_tower, stu, tokenizer.add_newcomers(log).table.stus, feature_view, stu_feature_view, texts, opted_out
@@ -117,6 +117,6 @@ class LoadedModels:
         boosters: name of a ranker -> its trees, from `befriend.retrieval.ranker.read_boosters`; approximate, clusters:
         as in `retrievers`.
         """
-        heuristics = Heuristics(self.feature_view.log, self.activity)
+        heuristics = Heuristics(self.feature_view)
         feature_view = replace(self.feature_view, texts=self.texts)
         return Recommender(self.retrievers(approximate, clusters), heuristics, boosters, self.opted_out, feature_view)

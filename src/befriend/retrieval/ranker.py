@@ -1,10 +1,10 @@
-"""The ranker, the second stage: orders the candidates of both models and of eleven heuristics into one list.
+"""The ranker, the second stage: orders the candidates of both models and of fourteen heuristics into one list.
 
 Its *sources* are models and heuristics (rankings without learned parameters, such as popularity); its candidates are
 the first users on the list of each source. The features of a candidate are the rank on each list, the scores of the
-models, the regime, and statistics of texts and events of candidate, requesting user and the two together. All of them
-are computed as of the cutoff of the list, a UTC second: only events before it count. LambdaMART (Burges 2010), as
-LightGBM's lambdarank, learns from validation events which candidate should have come first.
+models, the regime, statistics of texts and events of candidate, requesting user and the two together, and their common
+contacts. All of them are computed as of the cutoff of the list, a UTC second: only events before it count. LambdaMART
+(Burges 2010), as LightGBM's lambdarank, learns from validation events which candidate should have come first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from befriend.errors import DataError
 from befriend.features.feature_view import FeatureView
+from befriend.features.two_hop import TwoHop
 from befriend.retrieval.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ RANKER_HEURISTICS = (
     "adamic-adar-x-attention",
     "adamic-adar-x-fresh",
     "ppr-x-attention",
+    "decayed-adamic-adar-day",
+    "decayed-adamic-adar-month",
+    "decayed-adamic-adar-x-fresh",
 )
 """The heuristics that give candidates. Parts of their names, which `befriend.retrieval.heuristics` explains in full:
 
@@ -49,7 +53,8 @@ attention     sum over the contact events that a user received of about (age in 
 base-level    sum over the contact events of two users of (age in seconds) ** -0.5, whose log is ACT-R's activation
 fresh         1 / log(e + seconds since the user's last event as an actor); 0 without one
 ppr           personalized PageRank on the graph of contacts
-decayed-...   decayed in-degree: contact events that a user received, with a half-life of 6 hours or of a quarter"""
+decayed-...   contact events that a user received (in-degree), or contacts in common (adamic-adar), which count half
+              after each 6 hours, day, month or quarter"""
 MODELS = ("two-tower", "stu")
 """two-tower: embeddings of users; stu: generates the semantic ID of the target token by token"""
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
@@ -103,6 +108,7 @@ def ranker_features(
     | NUM_USER_FEATURES | activity of the requesting user | |
     | NUM_STATISTICS, if the log has texts | texts of the candidate: number, age of the last | there is no text |
     | NUM_PAIR_FEATURES | ages and counts of the events between the two | there is no event between the two |
+    | NUM_TWO_HOP_FEATURES | common contacts of the two, see `befriend.features.two_hop`; 0 without any | |
     | 1 | edge type: action and direction of their last event, 0 without one | |
     | 1 | whether they had a contact event | |
     | 1 | regime of the request, index into REGIMES | |
@@ -131,6 +137,7 @@ def ranker_features(
     end = activity.histories.end_offsets(user, num_visible)
     pair = activity.pair_features(entry, end, num_visible, cutoff).numpy()
     feature_blocks.append(np.where((entry >= 0).numpy()[..., None], pair, np.nan))
+    feature_blocks.append(_two_hop_features(feature_view.two_hop, requests, candidate))
     columns = [
         activity.edge_types(entry).numpy(),
         activity.has_contact_event(entry).numpy(),
@@ -145,6 +152,13 @@ def ranker_features(
             columns.append(columns[-1] - lists.scores[name][:, :1])
     feature_blocks.append(np.stack(columns, -1))
     return np.concatenate(feature_blocks, -1).astype(np.float32)
+
+
+def _two_hop_features(two_hop: TwoHop, requests: RequestBatch, candidates: torch.Tensor) -> np.ndarray:
+    """float32[B, K, NUM_TWO_HOP_FEATURES]: features of the common contacts of user and candidates, int64[B, K]."""
+    context = torch.from_numpy(np.stack([requests.user, requests.num_visible, requests.cutoff]))
+    distinct, row = context.unique(return_inverse=True, dim=1)
+    return two_hop.neighbors(*distinct).features_of(row[:, None], candidates).numpy()
 
 
 def rank_in_list(ids: np.ndarray, users: np.ndarray) -> np.ndarray:

@@ -3,21 +3,24 @@
 A list is made as of a *cutoff*, a UTC second: only events and texts before it count. A user is *eligible* if they may
 be recommended as of the cutoff: they have an event or a text before it, and did not opt out.
 
-The score of a user is the sum of up to four terms:
+The score of a user is the sum of up to five terms:
 
 - static term: from the user's embedding or tokens, which no event changes after training;
 - neighbor term: from the embeddings of the *recent neighbors*, the other users of the user's latest events;
 - dynamic term: from the user's recent activity and texts;
 - pointer term: from the past events between the user and the requesting user, as in a pointer network. Only *history
-  candidates*, the other users of the requesting user's latest events, get it.
+  candidates*, the other users of the requesting user's latest events, get it;
+- two-hop term: from the common contacts of the user and the requesting user. Only *two-hop candidates*, those with the
+  most common contacts of late who are no history candidates, get it.
 
 The vectors of neighbor and dynamic term are computed for each cutoff. A search has two steps. Scores in single
-precision propose users. Then the proposals and the history candidates are scored in double precision, and these exact
-scores, rounded once, decide who is listed and in which order. So a list does not depend on which other lists are
-requested in the same batch, although matrix products of different shapes round differently.
+precision propose users. Then the proposals and the *pair candidates*, those with a pointer or two-hop term, are scored
+in double precision, and these exact scores, rounded once, decide who is listed and in which order. So a list does not
+depend on which other lists are requested in the same batch, although matrix products of different shapes round
+differently.
 
-Shapes: B requests; N users of the log; E eligible users; K users of one request; C history candidates; P pairs; D,
-width of an embedding; W, width of the vectors that are multiplied.
+Shapes: B requests; N users of the log; E eligible users; K users of one request; C pair candidates; P pairs; D, width
+of an embedding; W, width of the vectors that are multiplied.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class ModelView:
     """the eligible users, and the features of all users as of the cutoff"""
     vectors: Tensor
     """float32[E, W], one vector per eligible user. Two-tower model: the inner product with `Query.vector` is the score
-    without the pointer term. STU model, whose static term comes from tokens: the inner product with
+    without the terms of pairs. STU model, whose static term comes from tokens: the inner product with
     `Query.time_dependent` is the neighbor plus the dynamic term"""
     neighbor_vectors: Tensor
     """float32[N, D], the mean embedding of each user's recent neighbors; float32[0, 0] without a neighbor term"""
@@ -93,15 +96,17 @@ class ExcludedPairs:
 
 
 @dataclass(frozen=True)
-class HistoryCandidates:
-    """The distinct other users of the latest events of B requesting users. Only they get the pointer term."""
+class PairCandidates:
+    """The history candidates of B requesting users, who get the pointer term, then two-hop candidates, with theirs."""
 
     users: Tensor
     """int64[B, C], internal ids, 0 in the padding"""
     mask: Tensor
     """bool[B, C], False in the padding"""
-    pointer_scores: Tensor
-    """float64[B, C], the pointer term of each, arbitrary in the padding"""
+    scores: Tensor
+    """float64[B, C], the pointer or two-hop term of each, arbitrary in the padding"""
+    num_history: int
+    """number of columns with history candidates; those after them have two-hop candidates"""
 
 
 class Retriever(ABC, Generic[M]):
@@ -133,13 +138,13 @@ class Retriever(ABC, Generic[M]):
 
     @abstractmethod
     def eligible_scores(self, view: ModelView, query: Query) -> Tensor:
-        """float32[B, E]: the scores of all eligible users, in single precision, without the pointer term."""
+        """float32[B, E]: the scores of all eligible users, in single precision, without the terms of pairs."""
 
     @abstractmethod
     def propose(
         self, view: ModelView, query: Query, k: int, excluded: ExcludedPairs, allowed: Tensor | None
     ) -> SearchResult:
-        """The k best users for each of B queries, by score in single precision, without the pointer term.
+        """The k best users for each of B queries, by score in single precision, without the terms of pairs.
 
         Subclasses search exactly or approximately. query: float32; excluded: users not to return for a query; allowed:
         bool[N], users who may be listed at all, None: all eligible users. The result has width k, and holds internal
@@ -212,25 +217,32 @@ class Retriever(ABC, Generic[M]):
         return self.double_model.query(batch, positions, states, self.double_lookup).select(query_of_request)
 
     @torch.no_grad()
-    def history_candidates(self, view: ModelView, query: Query, user: Tensor) -> HistoryCandidates:
-        """The history candidates of requesting users, int64[B]; none if the model has no pointer term."""
-        activity, snapshot, pointer = self.activity, view.snapshot, self.double_model.pointer
-        num_visible = torch.full_like(user, snapshot.num_visible)
-        end = activity.histories.end_offsets(user, num_visible)
-        entry = activity.recent_distinct_entries(
-            end, user, num_visible, self.model_settings.history_candidates if pointer is not None else 0
-        )
-        users = activity.neighbors(entry)
-        if pointer is None:
-            return HistoryCandidates(users, entry >= 0, torch.zeros(entry.shape, dtype=torch.float64))
-        as_of = torch.tensor(snapshot.num_visible), torch.tensor(snapshot.cutoff)
-        features = activity.pair_features(entry, end[:, None], *as_of).double()
-        scores = pointer(query.hidden[:, None], features, activity.edge_types(entry))
-        return HistoryCandidates(users, entry >= 0, scores)
+    def pair_candidates(self, view: ModelView, query: Query, user: Tensor) -> PairCandidates:
+        """The pair candidates of requesting users, int64[B], for the terms that the model has."""
+        activity, snapshot, hidden = self.activity, view.snapshot, query.hidden[:, None]
+        pointer, two_hop = self.double_model.pointer, self.double_model.two_hop
+        distinct, row = user.unique(return_inverse=True)  # requests of the same user share candidates and features
+        num_visible, cutoff = (torch.full_like(distinct, x) for x in (snapshot.num_visible, snapshot.cutoff))
+        end = activity.histories.end_offsets(distinct, num_visible)
+        max_entries = self.model_settings.history_candidates if pointer is not None else 0
+        entry = activity.recent_distinct_entries(end, distinct, num_visible, max_entries)
+        users, mask = activity.neighbors(entry), entry >= 0
+        num_history, scores = users.shape[1], torch.zeros(len(user), 0, dtype=torch.float64)
+        if pointer is not None:
+            features = activity.pair_features(entry, end[:, None], num_visible[:, None], cutoff[:, None]).double()
+            scores = pointer(hidden, features[row], activity.edge_types(entry)[row])
+        if two_hop is not None:
+            neighbors = self.feature_view.two_hop.neighbors(distinct, num_visible, cutoff)
+            history_row, column = mask.nonzero(as_tuple=True)
+            closest = neighbors.closest(self.model_settings.two_hop_candidates, history_row, users[history_row, column])
+            features = neighbors.log_features(torch.arange(len(distinct))[:, None], closest.clamp(min=0)).double()
+            users, mask = torch.cat([users, closest.clamp(min=0)], 1), torch.cat([mask, closest >= 0], 1)
+            scores = torch.cat([scores, two_hop(hidden, features[row])], 1)
+        return PairCandidates(users[row], mask[row], scores, num_history)
 
     @torch.no_grad()
     def exact_scores(self, view: ModelView, query: Query, users: Tensor) -> Tensor:
-        """float64[B, K]: scores of eligible users, int64[B, K], in double precision, without the pointer term.
+        """float64[B, K]: scores of eligible users, int64[B, K], in double precision, without the terms of pairs.
 
         query: float64.
         """
@@ -250,10 +262,10 @@ class Retriever(ABC, Generic[M]):
 
         -inf for excluded users, and for the requesting user. Parameters as in `search`.
         """
-        total, history = self.eligible_scores(view, query), self.history_candidates(view, query, user)
+        total, pairs = self.eligible_scores(view, query), self.pair_candidates(view, query, user)
         row_of_user = torch.cat([view.snapshot.row_of_user, torch.tensor([-1])])
-        row, column = history.mask.nonzero(as_tuple=True)[0], row_of_user[history.users[history.mask]]
-        total[row[column >= 0], column[column >= 0]] += history.pointer_scores[history.mask].float()[column >= 0]
+        row, column = pairs.mask.nonzero(as_tuple=True)[0], row_of_user[pairs.users[pairs.mask]]
+        total[row[column >= 0], column[column >= 0]] += pairs.scores[pairs.mask].float()[column >= 0]
         excluded_or_self = excluded.with_pairs(torch.arange(len(user)), user)
         column = row_of_user[excluded_or_self.user]
         total[excluded_or_self.row[column >= 0], column[column >= 0]] = -torch.inf
@@ -275,19 +287,17 @@ class Retriever(ABC, Generic[M]):
         requesting users, who are never on their own lists; excluded: users not to return for a query; allowed: bool[N],
         users who may be listed at all, None: all eligible users.
         """
-        history = self.history_candidates(view, query, user)
+        pairs = self.pair_candidates(view, query, user)
         rows = torch.arange(len(user))
         excluded_or_self = excluded.with_pairs(rows, user)
         eligible = view.snapshot.eligible if allowed is None else view.snapshot.eligible & allowed
-        is_excluded = excluded_or_self.contains(history.users, len(eligible) + 1)
-        may_be_listed = history.mask & eligible[history.users] & ~is_excluded
-        scores = (self.exact_scores(view, query, history.users) + history.pointer_scores).masked_fill(
-            ~may_be_listed, -torch.inf
-        )
-        row, column = history.mask.nonzero(as_tuple=True)
-        not_proposed = excluded_or_self.with_pairs(row, history.users[row, column])
-        scored_history = SearchResult(history.users, scores)
-        return self._search(view, query, k, EXTRA_PROPOSALS, scored_history, not_proposed, allowed)
+        is_excluded = excluded_or_self.contains(pairs.users, len(eligible) + 1)
+        may_be_listed = pairs.mask & eligible[pairs.users] & ~is_excluded
+        scores = (self.exact_scores(view, query, pairs.users) + pairs.scores).masked_fill(~may_be_listed, -torch.inf)
+        row, column = pairs.mask.nonzero(as_tuple=True)
+        not_proposed = excluded_or_self.with_pairs(row, pairs.users[row, column])
+        scored_pairs = SearchResult(pairs.users, scores)
+        return self._search(view, query, k, EXTRA_PROPOSALS, scored_pairs, not_proposed, allowed)
 
     def _search(
         self,
@@ -295,15 +305,14 @@ class Retriever(ABC, Generic[M]):
         query: Query,
         k: int,
         extra: int,
-        history: SearchResult,
+        pairs: SearchResult,
         not_proposed: ExcludedPairs,
         allowed: Tensor | None,
     ) -> SearchResult:
-        """Proposes users in single precision, then ranks them and the history candidates by exact scores.
+        """Proposes users in single precision, then ranks them and the pair candidates by exact scores.
 
-        extra: number of users proposed beyond k; history: the history candidates with their scores, float64[B, C], -inf
-        for those who must not be listed; not_proposed: the excluded users, the requesting users and the history
-        candidates.
+        extra: number of users proposed beyond k; pairs: the pair candidates with their scores, float64[B, C], -inf for
+        those who must not be listed; not_proposed: the excluded users, the requesting users and the pair candidates.
         """
         proposals = self.propose(view, query.to_dtype(torch.float32), k + extra, not_proposed, allowed)
         is_proposed = proposals.ids >= 0
@@ -312,14 +321,14 @@ class Retriever(ABC, Generic[M]):
         # Padding is scored as any eligible user, then masked: only eligible users have a row of the view.
         scored = torch.where(is_proposed, ids, eligible_users[:1]) if len(eligible_users) else ids
         exact = self.exact_scores(view, query, scored).masked_fill(~is_proposed, -torch.inf)
-        result = best_of_each_row(torch.cat([history.ids, ids], 1), torch.cat([history.scores, exact], 1).float(), k)
+        result = best_of_each_row(torch.cat([pairs.ids, ids], 1), torch.cat([pairs.scores, exact], 1).float(), k)
         # If `propose` is exact, users who were not proposed score at most as much as the last proposal, up to rounding.
         # Where the last proposal scores almost as much as the k-th result, search again with more proposals.
         last_proposal, kth = proposals.scores[:, -1], result.scores[:, -1]
         in_doubt = is_proposed[:, -1] & (last_proposal >= kth - ROUNDING_MARGIN * kth.abs().clamp(min=1))
         if in_doubt.any():
             rows = in_doubt.nonzero().squeeze(1)
-            subset = SearchResult(history.ids[rows], history.scores[rows])
+            subset = SearchResult(pairs.ids[rows], pairs.scores[rows])
             retried = self._search(
                 view, query.select(rows), k, 8 * extra, subset, not_proposed.select_rows(rows), allowed
             )

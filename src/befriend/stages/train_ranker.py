@@ -59,7 +59,9 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     recommender = loaded.recommender({})
     names = tuple(dict.fromkeys(source for sources in SOURCES.values() for source in sources))
     queries_by_regime = {
-        regime: make_eval_queries(log, split, "validation", settings.events, regime, loaded.eligible_since)
+        regime: make_eval_queries(
+            log, split, "validation", settings.events, regime, loaded.eligible_since, settings.first_contacts
+        )
         for regime in settings.regimes
     }
     batches = list(make_requests(log, loaded.activity.histories, queries_by_regime, EVENTS_PER_BATCH))
