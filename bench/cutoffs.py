@@ -1,137 +1,169 @@
 """Backtest over several cutoffs: how much results depend on where a log is split into training and evaluation.
 
-    python bench/cutoffs.py PREPARED [--cutoffs 0.3 0.4 ...] [--seeds 1] [--set NAME=VALUE ...] [--json FILE]
+    python bench/cutoffs.py PROJECT [PROJECT ...] --folder RUNS [--cutoffs 0.2 0.25 ...] [--seed 0] [--set S.NAME=VALUE]
 
-PREPARED is the folder that stage `validate` wrote; its texts are not used. --cutoffs are the cutoffs, as shares of the
-log. At each cutoff the two-tower model is trained on all earlier events, and measured together with the rules
-(heuristics, rankings without learned parameters) on the next tenth of the log, by the evaluation protocol. No event of
-the test part is used. Results are saved in --json, so that an interrupted run continues.
+PROJECT is a folder with params.yaml and prepared/, as `befriend use` and `befriend validate` leave it; texts and
+attributes are not used. A cutoff is a share c of the log: the models are trained on the events before c, the ranker on
+the next tenth of the log, and all are measured on the tenth after that, with the project's settings. By default the
+last measured tenth ends at 0.9, where the test part of the default split begins, so that settings can be chosen by it.
 
-Prints a Markdown table for each list and regime, a row for each cutoff: NDCG@10 of the model (mean over seeds), of the
-rule whose mean over the cutoffs is best, and of the best rule at that cutoff. The last row has the means. The rule with
-the best mean is a single rule, as an operator would run it, but chosen in hindsight.
+Every run is a folder of its own in RUNS, with all stages from validate to evaluate. A stage that has finished is not
+run again: an interrupted backtest continues.
+
+Prints a Markdown table a project, a row for each list and regime: means over the cutoffs of NDCG@10 of the models, of
+the ranker without models (boosted), and of the best rule in hindsight: the single rule (heuristic, a ranking without
+learned parameters) with the best mean. Then, in how many of the cutoffs `both` is ahead of that rule and of boosted,
+and the mean differences with their standard errors. On list new, all first contacts are measured (segment `all new`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+from ruamel.yaml import YAML
 
 from befriend import files
-from befriend.analysis.evaluate_settings import EvaluateSettings
-from befriend.analysis.measure import compute_metrics
-from befriend.data.attributes import Attributes
+from befriend.analysis.metric_tables import LEARNED
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES
-from befriend.data.split import Split, read_split, split_by_time
-from befriend.evaluation.model_validation import two_tower_validation
-from befriend.evaluation.protocol import make_eval_queries
-from befriend.evaluation.run_rankers import run_rankers
-from befriend.features.feature_view import FeatureView
-from befriend.features.histories import Histories
-from befriend.objectives.objective_settings import TwoTowerSettings
-from befriend.objectives.two_tower_objective import TwoTowerObjective
-from befriend.retrieval.heuristics import HEURISTICS, Heuristics
-from befriend.retrieval.recommender import Recommender
-from befriend.settings import parse, split_override
-from befriend.training.loop import fit
 
-CUTOFFS = [0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8]
-EVALUATED_SHARE = 0.1  # of the log, after a cutoff
-WHOLE_SEGMENT = {"new": "new", "any": "all"}  # list -> the segment with all of its events
-CELLS = [f"{kind}_{regime}" for kind in WHOLE_SEGMENT for regime in REGIMES]
-MODEL = "two-tower"
-CellFigures = dict[str, dict[str, float]]
-"""list and regime -> model -> NDCG@10; of the rules also `n`, the number of lists"""
+CUTOFFS = [0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7]
+TENTH = 0.1
+SEGMENTS = {"new": "all new", "any": "all"}
+STAGES = {  # stage -> what it writes last
+    "validate": "prepared/split.json",
+    "embed-text": "models/text",
+    "tokenize": "models/tokens",
+    "train-two-tower": "models/two_tower",
+    "train-stu": "models/stu",
+    "train-ranker": "models/ranker",
+    "evaluate": "reports/metrics.json",
+}
+SEEDED = ("embed_text", "tokenize", "train_two_tower", "train_stu", "train_ranker")
+Metrics = dict[str, Any]
 
 
-def rule_figures(log: EventLog, split: Split, size: int) -> CellFigures:
-    """NDCG@10 of all rules on the part after the cutoff."""
-    histories = Histories.of(log)
-    queries = {regime: make_eval_queries(log, split, "validation", size, regime) for regime in REGIMES}
-    feature_view = FeatureView.of(log)
-    recommender = Recommender([], Heuristics(feature_view), feature_view=feature_view)
-    lists = run_rankers(recommender, log, histories, queries, HEURISTICS, "rules").protocol
-    figures_by_cell: CellFigures = {}
-    for regime, q in queries.items():
-        metrics = compute_metrics(log, histories, split, q, lists[regime], {}, EvaluateSettings()).metrics
-        for kind, segment in WHOLE_SEGMENT.items():
-            by_rule = metrics[kind][segment]
-            figures_by_cell[f"{kind}_{regime}"] = {
-                name: rule_metrics["ndcg@10"] for name, rule_metrics in by_rule.items()
-            }
-            figures_by_cell[f"{kind}_{regime}"]["n"] = next(iter(by_rule.values()))["n"]  # equal for all
-    return figures_by_cell
+def run_at(project: Path, cutoff: float, folder: Path, seed: int, overrides: list[str]) -> Metrics:
+    """The content of metrics.json of a run at a cutoff, in `folder`."""
+    metrics = folder / STAGES["evaluate"]
+    if not metrics.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "data").is_dir():
+            _write_log(project, cutoff + 2 * TENTH, folder)
+        _write_params(project, cutoff, folder, seed, overrides)
+        for stage, output in STAGES.items():
+            if not (folder / output).exists():
+                print(f"{folder}: {stage}", flush=True)
+                with (folder / "log.txt").open("a") as log:
+                    subprocess.run(
+                        [sys.executable, "-m", "befriend", stage], cwd=folder, check=True, stdout=log, stderr=log
+                    )
+    result: Metrics = files.read_json(metrics)
+    return result
 
 
-def model_figures(log: EventLog, prepared: Path, split: Split, settings: TwoTowerSettings) -> CellFigures:
-    """NDCG@10 of the model, trained on the part before the cutoff; training validates on the part after it."""
-    feature_view = FeatureView.of(log, settings.received_events)
-    validate = two_tower_validation(feature_view, split, settings)
-    objective = TwoTowerObjective(feature_view, Attributes.read(prepared), split, settings, validate)
-    with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(objective, settings, Path(folder) / "checkpoints", Path(folder) / "curves")
-    best_epoch = fitted.history[fitted.best_epoch - 1]
-    return {cell: {MODEL: best_epoch[f"validation/{cell}"]} for cell in CELLS}
+def _write_log(project: Path, share: float, folder: Path) -> None:
+    """Writes the first share of a project's log, with the ids of its users, to `folder`/data."""
+    log = EventLog.read(project / "prepared")
+    end = round(share * log.num_events)
+    labels = pl.Series(log.actions, dtype=pl.String)
+    table = pl.DataFrame(
+        {
+            "actor_id": log.user_ids.gather(log.actor[:end]),
+            "action": labels.gather(log.action[:end]),
+            "target_id": log.user_ids.gather(log.target[:end]),
+            "timestamp": log.timestamp[:end],
+        }
+    )
+    with files.atomic(folder / "data") as data:
+        data.mkdir()
+        table.write_parquet(data / "events.parquet")
 
 
-def best_rule(cells: list[dict[str, float]]) -> tuple[str, float]:
-    """The rule with the best mean over some cutoffs, and that mean."""
-    means = {name: statistics.fmean(cell[name] for cell in cells) for name in cells[0] if name not in ("n", MODEL)}
-    name = max(means, key=means.__getitem__)
-    return name, means[name]
+def _write_params(project: Path, cutoff: float, folder: Path, seed: int, overrides: list[str]) -> None:
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    log = EventLog.read(project / "prepared")
+    is_integer = log.user_ids.dtype.is_integer()
+    params["data"] = {
+        "format": "parquet",
+        "columns": {name: name for name in ("actor_id", "action", "target_id", "timestamp")},
+        "id_type": "integer" if is_integer else "string",
+        "timestamp_unit": "s",
+        "actions": list(log.actions),
+        "roles": dict(params["data"].get("roles") or {}),
+    }
+    end = cutoff + 2 * TENTH
+    params["validate"] |= {"train_until": cutoff / end, "validation_until": (cutoff + TENTH) / end}
+    for stage in SEEDED:
+        params[stage]["seed"] = seed
+    for override in overrides:
+        name, value = override.split("=", 1)
+        stage, setting = name.split(".", 1)
+        params[stage][setting] = YAML(typ="safe").load(value)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def cell(metrics: Metrics, kind: str, regime: str) -> dict[str, float]:
+    """Model -> NDCG@10; also `n`, the number of lists."""
+    by_model = metrics.get(regime, {}).get(kind, {}).get(SEGMENTS[kind], {})
+    figures = {model: values["ndcg@10"] for model, values in by_model.items()}
+    return figures | {"n": next(iter(by_model.values()))["n"]} if figures else {}
+
+
+def best_rule(cells: list[dict[str, float]]) -> str:
+    """The rule with the best mean over some cutoffs."""
+    rules = [name for name in cells[0] if name not in (*LEARNED, "n")]
+    return max(rules, key=lambda name: statistics.fmean(figures[name] for figures in cells))
+
+
+def difference(cells: list[dict[str, float]], other: str) -> str:
+    """By how much `both` is ahead of another ranking: mean, standard error, and at how many cutoffs."""
+    values = [figures["both"] - figures[other] for figures in cells]
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.fmean(values):+.3f} ± {error:.3f}, {sum(value > 0 for value in values)} of {len(values)}"
+
+
+def print_table(runs: list[Metrics]) -> None:
+    models = ("two-tower", "stu", "both", "boosted")
+    print("| list | lists | " + " | ".join(models) + " | best rule | both - rule | both - boosted |")
+    print("|---|" + "---:|" * (len(models) + 2) + "---|---|")
+    for kind in SEGMENTS:
+        for regime in REGIMES:
+            cells = [figures for run in runs if (figures := cell(run, kind, regime))]
+            if not cells:
+                continue
+            rule = best_rule(cells)
+            means = {name: statistics.fmean(figures[name] for figures in cells) for name in (*models, rule, "n")}
+            row = [f"{kind} {regime}", f"{means['n']:.0f}", *(f"{means[name]:.3f}" for name in models)]
+            row += [f"{means[rule]:.3f} {rule}", difference(cells, rule), difference(cells, "boosted")]
+            print("| " + " | ".join(row) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prepared", type=Path)
+    parser.add_argument("projects", type=Path, nargs="+", metavar="PROJECT")
+    parser.add_argument("--folder", type=Path, required=True, metavar="RUNS")
     parser.add_argument("--cutoffs", type=float, nargs="+", default=CUTOFFS, metavar="SHARE")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--json", type=Path, default=Path("cutoffs.json"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE")
     arguments = parser.parse_args()
-    prepared: Path = arguments.prepared
-    log = EventLog.read(prepared)
-    end = read_split(prepared, log).test_start
-    base = dict(split_override(item) for item in arguments.overrides)
-    settings_by_seed = [parse(TwoTowerSettings, base | {"seed": seed}, "--set") for seed in range(arguments.seeds)]
-    size = settings_by_seed[0].validation_events
-    results: dict[str, CellFigures] = files.read_json(arguments.json) if arguments.json.is_file() else {}
-    table: dict[float, CellFigures] = {}
-    for cutoff in sorted(arguments.cutoffs):
-        evaluation_end = int(log.num_events * (cutoff + EVALUATED_SHARE))
-        if evaluation_end >= log.num_events or log.timestamp[evaluation_end] > log.timestamp[end]:
-            parser.error(f"the tenth after {cutoff:g} reaches into the test part. Give earlier cutoffs.")
-        split = split_by_time(log.timestamp, cutoff, cutoff + EVALUATED_SHARE)
-        figures = []
-        for settings in (None, *settings_by_seed):
-            ranker = settings.model_dump_json() if settings else f"rules, {size} events"
-            key = f"{prepared} {log.lineage()} {cutoff:g} {ranker}"
-            if key not in results:
-                print(f"{cutoff:g}: {f'seed {settings.seed}' if settings else 'rules'}", flush=True)
-                results[key] = (
-                    model_figures(log, prepared, split, settings) if settings else rule_figures(log, split, size)
-                )
-                files.write_json(arguments.json, results)
-            figures.append(results[key])
-        rules, *models = figures
-        table[cutoff] = {
-            cell: rules[cell] | {MODEL: statistics.fmean(model[cell][MODEL] for model in models)} for cell in CELLS
-        }
-    for cell in CELLS:
-        rows = [table[cutoff][cell] for cutoff in table]
-        rule, rule_mean = best_rule(rows)
-        num_ahead = sum(row[MODEL] > row[rule] for row in rows)
-        model_mean = statistics.fmean(row[MODEL] for row in rows)
-        print(f"\n### {cell.replace('_', ' ')}\n\n| cutoff | lists | two-tower | {rule} | best rule there | its name |")
-        print("|---:|---:|---:|---:|---:|---|")
-        for cutoff, row in zip(table, rows, strict=True):
-            best, value = best_rule([row])
-            print(f"| {cutoff:g} | {row['n']:,.0f} | {row[MODEL]:.3f} | {row[rule]:.3f} | {value:.3f} | {best} |")
-        print(f"| mean | | {model_mean:.3f} | {rule_mean:.3f} | | |")
-        print(f"\n{model_mean / rule_mean:.2f} x the rule, ahead at {num_ahead} of {len(rows)} cutoffs")
+    os.environ |= {"PYTHONPATH": os.pathsep.join([str(Path("src").resolve()), os.environ.get("PYTHONPATH", "")])}
+    for project in arguments.projects:
+        name = "-".join([project.resolve().name, f"seed{arguments.seed}", *arguments.overrides]).replace("/", "-")
+        runs = [
+            run_at(project, cutoff, arguments.folder / name / f"{cutoff:g}", arguments.seed, arguments.overrides)
+            for cutoff in sorted(arguments.cutoffs)
+        ]
+        print(f"\n### {name}, {len(runs)} cutoffs\n")
+        print_table(runs)
 
 
 if __name__ == "__main__":

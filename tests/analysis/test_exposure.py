@@ -26,7 +26,7 @@ def test_shares_of_newcomers_match_values_computed_by_hand() -> None:
     log = make_log([(0, "a", 1, 10), (0, "a", 2, 20), (3, "a", 0, 30), (1, "a", 3, 40), (1, "a", 2, 50)])
     split = Split(t_validation=30, t_test=40, validation_start=2, test_start=3, events=5)
     queries = EvalQueries(
-        events=np.array([3, 4]), segment=np.array([2, 2], np.int8), cutoff=np.array([40, 50]),
+        events=np.array([3, 4]), is_sampled=np.array([True, True]), segment=np.array([2, 2], np.int8), cutoff=np.array([40, 50]),
         row_event=np.array([0, 0, 1, 1]), row_excludes_contacts=np.array([False, True, False, True]),
     )  # fmt: skip
     lists = {"model": np.array([[0, 1], [2, 3], [0, 1], [0, -1]])}

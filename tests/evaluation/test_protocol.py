@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,10 @@ def test_first_contacts_beside_the_sample_have_new_lists_only() -> None:
     first = [k for k in contacts if start <= k < end and log.timestamp[k] == since[pairs[k]]]
     first = [k for k in first if log.first_seen[log.target[k]] < many.cutoff[many.events == k][0]]
     assert many.events[many.row_event[many.row_excludes_contacts]].tolist() == first
+    sample, rows = many.sample()
+    assert np.array_equal(rows, in_sample)
+    for field in dataclasses.fields(few):
+        assert np.array_equal(getattr(sample, field.name), getattr(few, field.name)), field.name
     five = make_eval_queries(log, split, "test", 1, "daily", None, 5)
     assert len(five.events) <= 6 and set(five.events[1:].tolist()) < set(first)
     batches = list(make_requests(log, Histories.of(log), {"daily": many}, batch_events=7))

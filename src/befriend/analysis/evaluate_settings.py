@@ -17,6 +17,9 @@ class EvaluateSettings(Settings):
     """choose settings on validation; look at test only once"""
     events: Annotated[int, Field(ge=1)] = 3000
     """maximum number of evaluated events, evenly spaced over the part"""
+    first_contacts: Annotated[int, Field(ge=0)] = 3000
+    """maximum number of first contacts, evenly spaced over the part, that are evaluated besides on list new (segment
+    `all new`): where first contacts are rare, few of the events are any"""
     regimes: Annotated[list[Regime], Field(min_length=1)] = list(REGIMES)
     """what is visible when a list is made: streaming (everything before the event, and its action), live (everything
     before the event, without its action), daily (everything before its UTC day), frozen (everything before the part)"""

@@ -22,7 +22,7 @@ from befriend.evaluation.metrics import METRICS, UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import EvalQueries, target_ranks
 from befriend.features.histories import Histories
 
-NEWCOMERS, FIRST_CONTACTS = "newcomers", "first contacts"
+NEWCOMERS, FIRST_CONTACTS, ALL_NEW = "newcomers", "first contacts", "all new"
 SliceMasks = dict[tuple[str, str, str], np.ndarray]
 """(kind of list, attribute of the events, its value: the slice) -> bool[R], the rows in the slice"""
 
@@ -33,7 +33,8 @@ class RegimeMetrics:
 
     metrics: dict[str, Any]
     """kind of list -> segment -> model -> n, each metric, and the bounds of NDCG@10. In addition to SEGMENTS there are:
-    `all`; `newcomers`, events of actors unseen in training; `first contacts`, the union of `new` and `first ever`. Only
+    `all`; `newcomers`, events of actors unseen in training; `first contacts`, the union of `new` and `first ever`; and
+    `all new`, as `new`, but with the first contacts beside the protocol's sample (`measure_first_contacts`). Only
     `first ever` and `first contacts` are measured on lists as served, with cold-start users"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: by segment and by every other attribute of the events"""
@@ -59,14 +60,14 @@ def compute_metrics(
     """
     q = queries
     events = q.events[q.row_event]
-    bootstrap = UserBootstrap(log.actor[events], settings.bootstrap, settings.confidence, settings.seed)
+    bootstrap = UserBootstrap(log.actor[events], *_bootstrap(settings))
     empty = np.empty((0, len(events)))
     values_by_source = {
         source: np.concatenate(
             [empty, *(metrics_per_list(target_ranks(ids, log.target[events])) for ids in by_model.values())]
         )
         for source, by_model in (("lists", lists_by_model), ("served", served_lists_by_model))
-    }  # float64[models * METRICS, R]: all metrics of the first model, then of the second, and so on
+    }
     metrics: dict[str, Any] = {}
     rows = []
     for (list_kind, by, name), mask in _slice_masks(log, histories, split, q).items():
@@ -77,15 +78,7 @@ def compute_metrics(
             list(served_lists_by_model if as_served else lists_by_model),
             values_by_source["served" if as_served else "lists"],
         )
-        means = values[:, mask].mean(axis=1).reshape(len(models), len(METRICS))
-        bounds = bootstrap.intervals(values[:: len(METRICS)], mask)  # of the first metric, NDCG@10, of each model
-        for k, model in enumerate(models):
-            model_metrics = {"n": int(mask.sum())} | {
-                m: round(float(x), 6) for m, x in zip(METRICS, means[k], strict=True)
-            }
-            model_metrics |= {
-                f"{METRICS[0]}_{end}": round(float(x), 6) for end, x in zip(("low", "high"), bounds[k], strict=True)
-            }
+        for model, model_metrics in _means(values, mask, models, bootstrap).items():
             rows.append({"list": list_kind, "by": by, "slice": name, "model": model} | model_metrics)
             segment = name if by == "segment" else NEWCOMERS if (by, name) == ("actor", UNSEEN) else None
             if segment:
@@ -97,6 +90,47 @@ def compute_metrics(
         measure_exposure(new_lists, is_eligible=log.first_seen < q.cutoff[-1]),
         exposure_by_group(log, histories, split, queries, lists_by_model),
     )
+
+
+def measure_first_contacts(
+    log: EventLog, queries: EvalQueries, lists_by_model: dict[str, np.ndarray], settings: EvaluateSettings
+) -> dict[str, dict[str, float]]:
+    """Model -> n, each metric, and the bounds of NDCG@10, on the `new` rows of all queries, also beside the sample.
+
+    Empty if there is no such row. lists_by_model: as in `compute_metrics`, a list for each row of the queries.
+    """
+    mask = queries.is_scored_new_list
+    if not mask.any():
+        return {}
+    events = queries.events[queries.row_event]
+    values = np.concatenate(
+        [metrics_per_list(target_ranks(ids, log.target[events])) for ids in lists_by_model.values()]
+    )
+    return _means(values, mask, list(lists_by_model), UserBootstrap(log.actor[events], *_bootstrap(settings)))
+
+
+def _bootstrap(settings: EvaluateSettings) -> tuple[int, float, int]:
+    return settings.bootstrap, settings.confidence, settings.seed
+
+
+def _means(
+    values: np.ndarray, mask: np.ndarray, models: list[str], bootstrap: UserBootstrap
+) -> dict[str, dict[str, float]]:
+    """Model -> n, each metric, and the bounds of NDCG@10, over the lists in the mask, bool[R].
+
+    values: float64[models * METRICS, R], all metrics of the first model, then of the second, and so on.
+    """
+    means = values[:, mask].mean(axis=1).reshape(len(models), len(METRICS))
+    bounds = bootstrap.intervals(values[:: len(METRICS)], mask)  # of the first metric, NDCG@10, of each model
+    metrics = {}
+    for model, model_means, model_bounds in zip(models, means, bounds, strict=True):
+        metrics[model] = {"n": int(mask.sum())} | {
+            name: round(float(x), 6) for name, x in zip(METRICS, model_means, strict=True)
+        }
+        metrics[model] |= {
+            f"{METRICS[0]}_{end}": round(float(x), 6) for end, x in zip(("low", "high"), model_bounds, strict=True)
+        }
+    return metrics
 
 
 def _slice_masks(log: EventLog, histories: Histories, split: Split, q: EvalQueries) -> SliceMasks:

@@ -27,14 +27,15 @@ class EvalQueries:
 
     events: np.ndarray
     """int64[E], indices into the log"""
+    is_sampled: np.ndarray
+    """bool[E], the events of the protocol's sample; the others are first contacts beside it"""
     segment: np.ndarray
     """int8[E], index into SEGMENTS: the kind of an event by what happened before between its two users"""
     cutoff: np.ndarray
     """int64[E], UTC second before which events are visible"""
     row_event: np.ndarray
-    """int64[R], index into `events`, ascending: every event of the protocol's sample has a row for list `any`; one of
-    segment new or first ever, which is a first contact, has another row for list `new`. Events beside the sample are
-    first contacts, and have the second row only"""
+    """int64[R], index into `events`, ascending: every sampled event has a row for list `any`; one of segment new or
+    first ever, which is a first contact, has another row for list `new`. Other events have the second row only"""
     row_excludes_contacts: np.ndarray
     """bool[R], whether it is a row for list `new`"""
 
@@ -45,8 +46,17 @@ class EvalQueries:
 
     @property
     def is_scored_new_list(self) -> np.ndarray:
-        """bool[R], the `new` rows that the protocol scores: first contacts with users who have a visible event."""
+        """bool[R], the `new` rows that are scored: first contacts with users who have a visible event."""
         return self.row_excludes_contacts & (self.row_segment == NEW)
+
+    def sample(self) -> tuple[EvalQueries, np.ndarray]:
+        """The queries of the protocol's sample alone, and which rows they are, bool[R]."""
+        is_row, index = self.is_sampled[self.row_event], self.is_sampled.cumsum() - 1
+        events, is_sampled, segment, cutoff = (
+            x[self.is_sampled] for x in (self.events, self.is_sampled, self.segment, self.cutoff)
+        )
+        row_event, excludes_contacts = index[self.row_event[is_row]], self.row_excludes_contacts[is_row]
+        return EvalQueries(events, is_sampled, segment, cutoff, row_event, excludes_contacts), is_row
 
 
 def event_cutoffs(log: EventLog, split: Split, part: str, events: np.ndarray, regime: Regime) -> np.ndarray:
@@ -74,9 +84,10 @@ def make_eval_queries(
     events = np.union1d(sample, first_contacts)
     cutoff = event_cutoffs(log, split, part, events, regime)
     segment = segments(log, events, cutoff, eligible_since)
-    has_list = np.stack([np.isin(events, sample), np.isin(segment, (NEW, FIRST_EVER))], 1)  # any, new
+    is_sampled = np.isin(events, sample)
+    has_list = np.stack([is_sampled, np.isin(segment, (NEW, FIRST_EVER))], 1)  # any, new
     row_event, excludes_contacts = np.nonzero(has_list)
-    return EvalQueries(events, segment, cutoff, row_event, excludes_contacts.astype(bool))
+    return EvalQueries(events, is_sampled, segment, cutoff, row_event, excludes_contacts.astype(bool))
 
 
 def make_requests(

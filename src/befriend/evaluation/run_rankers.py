@@ -32,6 +32,18 @@ class EvaluationLists:
     """only of those that can list cold-start users, who have a text but no event before the cutoff: the models and the
     ranker `both`; these users are candidates too"""
 
+    def sample(self, queries: Mapping[Regime, EvalQueries]) -> tuple[dict[Regime, EvalQueries], EvaluationLists]:
+        """The protocol's sample of the queries of which these are the lists, and its lists."""
+        samples = {regime: q.sample() for regime, q in queries.items()}
+        protocol, served = (
+            {
+                regime: {name: ids[samples[regime][1]] for name, ids in by_name.items()}
+                for regime, by_name in lists.items()
+            }
+            for lists in (self.protocol, self.served)
+        )
+        return {regime: sample for regime, (sample, _) in samples.items()}, EvaluationLists(protocol, served)
+
 
 def run_rankers(
     recommender: Recommender,

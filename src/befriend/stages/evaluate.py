@@ -17,7 +17,7 @@ from befriend.analysis.evaluate_settings import EvaluateSettings
 from befriend.analysis.evaluation_report import write_report
 from befriend.analysis.fingerprint import run_fingerprint
 from befriend.analysis.latency import measure_latency
-from befriend.analysis.measure import compute_metrics, predictions_table
+from befriend.analysis.measure import ALL_NEW, compute_metrics, measure_first_contacts, predictions_table
 from befriend.analysis.metric_tables import headline
 from befriend.analysis.parity import count_differing_lists
 from befriend.api import Befriend
@@ -61,13 +61,16 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     loaded, boosters = LoadedModels.load(prepared, models, log), read_boosters(models / "ranker")
-    queries_by_regime = {
-        r: make_eval_queries(log, split, settings.part, settings.events, r, loaded.eligible_since)
+    all_queries = {
+        r: make_eval_queries(
+            log, split, settings.part, settings.events, r, loaded.eligible_since, settings.first_contacts
+        )
         for r in settings.regimes
     }
     histories, recommender = loaded.activity.histories, loaded.recommender(boosters)
 
-    lists = run_rankers(recommender, log, histories, queries_by_regime, recommender.names, "evaluate")
+    all_lists = run_rankers(recommender, log, histories, all_queries, recommender.names, "evaluate")
+    queries_by_regime, lists = all_lists.sample(all_queries)
     metrics: dict[str, Any] = {}
     tables: dict[str, list[pl.DataFrame]] = {}
     with files.atomic(reports / "predictions") as predictions_folder:
@@ -80,6 +83,9 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
                     predictions_folder / name / f"{regime}.parquet", compression="zstd"
                 )
             regime_metrics = compute_metrics(log, histories, split, queries, protocol, served, settings)
+            first_contacts = measure_first_contacts(log, all_queries[regime], all_lists.protocol[regime], settings)
+            if first_contacts:
+                regime_metrics.metrics.setdefault("new", {})[ALL_NEW] = first_contacts
             metrics[regime] = regime_metrics.metrics
             regime_tables = {
                 "slices": regime_metrics.slices,
