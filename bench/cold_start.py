@@ -25,7 +25,7 @@ from befriend.evaluation.metrics import UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import make_eval_queries, target_ranks
 from befriend.evaluation.run_rankers import run_rankers
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 
 TOP = 10
 MODEL = "both"
@@ -51,7 +51,7 @@ def main() -> None:
         queries = {
             r: make_eval_queries(log, split, arguments.part, size, r, models.eligible_since) for r in arguments.regimes
         }
-        recommender = models.recommender(read_boosters(project / "models" / "ranker"))
+        recommender = models.recommender(Rankers.read(project / "models" / "ranker"))
         lists = run_rankers(recommender, log, models.activity.histories, queries, (MODEL,), project.name)
         for regime, q in queries.items():
             events, new = q.events[q.row_event], q.row_excludes_contacts

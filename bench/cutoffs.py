@@ -62,9 +62,8 @@ def run_at(project: Path, cutoff: float, folder: Path, seed: int, overrides: lis
             if not (folder / output).exists():
                 print(f"{folder}: {stage}", flush=True)
                 with (folder / "log.txt").open("a") as log:
-                    subprocess.run(
-                        [sys.executable, "-m", "befriend", stage], cwd=folder, check=True, stdout=log, stderr=log
-                    )
+                    program = Path(sys.executable).with_name("befriend")
+                    subprocess.run([program, stage], cwd=folder, check=True, stdout=log, stderr=log)
     result: Metrics = files.read_json(metrics)
     return result
 

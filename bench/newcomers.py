@@ -103,7 +103,14 @@ def run_draw(
     no_exclusions = np.zeros(len(user) + 1, np.int64)
     regime = np.zeros_like(user)
     request = RequestBatch(
-        user, np.asarray(log.count_before(cutoff)), cutoff, action, regime, no_exclusions, no_exclusions[:0]
+        user,
+        np.asarray(log.count_before(cutoff)),
+        cutoff,
+        action,
+        regime,
+        no_exclusions,
+        no_exclusions[:0],
+        np.zeros(len(user), bool),
     )
 
     text_vectors = TextVectors.read(root / "models" / "text", log)

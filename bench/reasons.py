@@ -28,7 +28,7 @@ from befriend.data.event_log import EventLog
 from befriend.features.text_vectors import TextVectors
 from befriend.recommendation.explain import GENERAL, RECENT, Explanation, sentences, strongest_reasons
 from befriend.recommendation.request_table import requests_table
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 from befriend.retrieval.requests import RequestBatch
 
 LIST_LENGTH = 10
@@ -82,7 +82,7 @@ def score(service: Befriend, log: EventLog, texts: TextVectors, request: Request
     feature_view = models.two_tower.feature_view(log, texts)
     stu_view = models.stu.feature_view(log, texts, feature_view)
     models_without = replace(models, feature_view=feature_view, stu_feature_view=stu_view, texts=texts)
-    recommender = models_without.recommender(read_boosters(service.root / "models" / "ranker"))
+    recommender = models_without.recommender(Rankers.read(service.root / "models" / "ranker"))
     request = replace(request, num_visible=np.asarray(log.count_before(request.cutoff)))
     ranked = recommender.rank(request, ("both",)).head("both")
     position = np.flatnonzero(ranked.ids[0] == candidate)

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from befriend.evaluation.protocol import EvalQueries, make_eval_queries, make_re
 from befriend.evaluation.run_rankers import EvaluationLists, run_rankers
 from befriend.recommendation.request_table import requests_table
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 from befriend.retrieval.requests import LIST_DEPTH
 from tests.conftest import call
 
@@ -50,7 +51,7 @@ def measured(
     """Questions, the lists that evaluation makes of them, and the scores: model -> (regime, row) -> float32[k]."""
     log = people.log
     models = LoadedModels.load(project / "prepared", project / "models", log)
-    recommender = models.recommender(read_boosters(project / "models" / "ranker"))
+    recommender = models.recommender(Rankers.read(project / "models" / "ranker"))
     split, histories = read_split(project / "prepared", log), models.activity.histories
     queries = {regime: make_eval_queries(log, split, "test", 25, regime, models.eligible_since) for regime in REGIMES}
     scores: dict[str, dict[Any, Any]] = {model: {} for model in MODELS}
@@ -83,6 +84,28 @@ def test_the_api_gives_the_measured_lists_alone_and_together(model: Any, people:
         same(together.filter(request=k), ids, score, people)
         if k % 5 == 0:
             same(people.recommend_requests(rows.drop("row")[k], options), ids, score, people)
+
+
+def test_a_source_that_was_better_on_validation_is_served(project: Path, people: Befriend, measured: Any) -> None:
+    queries = measured[0]
+    models = LoadedModels.load(project / "prepared", project / "models", people.log)
+    rankers = Rankers.read(project / "models" / "ranker")
+    rankers = replace(rankers, served_sources={"new": {"daily": "two-tower"}, "any": {"live": "ppr-x-attention"}})
+    recommender = models.recommender(rankers)
+    for request, _, regimes in make_requests(people.log, models.activity.histories, queries):
+        ranking = recommender.rank(request, ("both", "two-tower"))
+        for regime, rows in regimes:
+            for row in range(rows.start, rows.stop):
+                source = {("new", "daily"): "two-tower", ("any", "live"): "ppr-x-attention"}.get(
+                    ("new" if request.excludes_contacts[row] else "any", regime)
+                )
+                assert ranking.served_source(row) == source
+                both = ranking.top("both", 20)
+                if source is not None:
+                    expected = ranking.lists.ids[source][row, :20]
+                    assert np.array_equal(both.ids[row][expected >= 0], expected[expected >= 0])
+                    assert (np.diff(both.scores[row][both.ids[row] >= 0]) <= 0).all()
+    assert rankers.served_sources != Rankers.read(project / "models" / "ranker").served_sources
 
 
 @pytest.mark.parametrize("model", MODELS)

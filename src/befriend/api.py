@@ -36,7 +36,7 @@ from befriend.recommendation.recommend_options import ModelName, RecommendOption
 from befriend.recommendation.request_table import USER_ID
 from befriend.recommendation.sampling import Sampling
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 from befriend.retrieval.recommender import Recommender
 
 __all__ = ["Befriend", "ListConstraints", "ModelName", "RecommendOptions", "Sampling", "load"]
@@ -106,7 +106,7 @@ class Befriend:
                     cluster_folder.load_clusters(self.root / layout.CLUSTERS, self.log) if options.clusters else None
                 )
                 self._recommenders[search] = self.models.recommender(
-                    read_boosters(self.root / layout.RANKER), options.approximate, clusters
+                    Rankers.read(self.root / layout.RANKER), options.approximate, clusters
                 )
             return self._recommenders[search]
 

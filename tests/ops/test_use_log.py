@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
+from befriend.config import load_params
 from befriend.errors import BusyError, CallError, SourceError
 from befriend.files import stage_lock
 from befriend.ops import use_log as ops
@@ -93,6 +94,16 @@ def use(source: str, **roles: str) -> None:
 
 def state(project: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in project.iterdir() if path.is_file()}
+
+
+def test_the_size_of_the_models_is_that_of_the_log_or_the_given_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("log.parquet")
+    assert load_params().train_stu.embedding_dim == 32  # a small log
+    assert "size: small (embeddings 32 wide, 1 layer); all stages take about 2 minutes" in capsys.readouterr().out
+    ops.use("log.parquet", Hints({}), actions={}, roles={}, side_tables={}, size="large")
+    assert (load_params().train_two_tower.layers, load_params().train_ranker.first_contacts) == (2, 4000)
 
 
 def test_source_that_cannot_be_used_leaves_the_old_log_and_its_settings(project: Path) -> None:

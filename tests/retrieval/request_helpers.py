@@ -33,6 +33,7 @@ def make_request(
         regime=np.full_like(user, regime),
         exclude_indptr=np.cumsum([0, *map(len, excluded)]),
         exclude=np.array([u for users_of_row in excluded for u in users_of_row], np.int64),
+        excludes_contacts=np.zeros(len(user), bool),
     )
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from befriend.retrieval.ranker import CandidateLists, RankerExamples, fit_ranker, merge_candidates, rank_in_list
+from befriend.retrieval.ranker import (
+    CandidateLists,
+    RankerExamples,
+    fit_ranker,
+    merge_candidates,
+    rank_in_list,
+    source_columns,
+)
 from befriend.retrieval.ranker_settings import RankerSettings
 
 
@@ -30,7 +37,12 @@ def examples(lists: int, seed: int) -> RankerExamples:
     for k in range(lists):
         rows_of_list = np.flatnonzero(list_of_row == k)
         labels[rows_of_list[rows[rows_of_list, 1].argmax()]] = True
-    return RankerExamples(rows, labels, groups, np.arange(lists))
+    return RankerExamples(rows, labels, groups, *list_columns(np.arange(lists)))
+
+
+def list_columns(timestamps: np.ndarray) -> list[np.ndarray]:
+    """timestamps, users, regimes and excludes_contacts of lists `any` in streaming, each of a user of its own."""
+    return [timestamps, np.arange(len(timestamps)), np.zeros_like(timestamps), np.zeros(len(timestamps), bool)]
 
 
 def test_the_ranker_learns_which_candidate_comes_first() -> None:
@@ -51,13 +63,29 @@ def test_the_same_seed_gives_the_same_trees() -> None:
 
 def test_concat_sorts_lists_by_time() -> None:
     a = RankerExamples(
-        np.array([[1.0], [2.0], [3.0]]), np.array([True, False, True]), np.array([2, 1]), np.array([5, 9])
+        np.array([[1.0], [2.0], [3.0]]),
+        np.array([True, False, True]),
+        np.array([2, 1]),
+        *list_columns(np.array([5, 9])),
     )
-    b = RankerExamples(np.array([[7.0], [8.0]]), np.array([False, True]), np.array([2]), np.array([7]))
+    b = RankerExamples(np.array([[7.0], [8.0]]), np.array([False, True]), np.array([2]), *list_columns(np.array([7])))
     joined = RankerExamples.concat([a, b])
     assert joined.features[:, 0].tolist() == [1, 2, 7, 8, 3]
     assert joined.labels.tolist() == [True, False, False, True, True]
     assert joined.groups.tolist() == [2, 2, 1] and joined.timestamps.tolist() == [5, 7, 9]
+    assert joined.users.tolist() == [0, 0, 1]
+    first, rest = joined.split(1)
+    assert first.features[:, 0].tolist() == [1, 2] and first.timestamps.tolist() == [5]
+    assert rest.features[:, 0].tolist() == [7, 8, 3] and rest.groups.tolist() == [2, 1]
+
+
+def test_source_columns_are_the_last_ones_and_models_have_three() -> None:
+    assert source_columns(20, ("two-tower", "ppr", "stu", "popularity")) == {
+        "two-tower": 12,
+        "ppr": 15,
+        "stu": 16,
+        "popularity": 19,
+    }
 
 
 @pytest.mark.parametrize("objective", ["contact", "answered"])

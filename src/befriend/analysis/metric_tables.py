@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from befriend.data.regimes import REGIMES
 from befriend.evaluation.metrics import METRICS
 
 METRIC_COLUMNS = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
@@ -30,12 +31,13 @@ def metrics_schema(*labels: str) -> dict[str, Any]:
 def headline(metrics: dict[str, Any]) -> pl.DataFrame:
     """list, regime, model, n, metrics and bounds of the headline cells (list x regime), best model first in each.
 
-    metrics: the content of metrics.json.
+    metrics: the content of metrics.json, by regime; it has two other keys, `served` and `sources`.
     """
     rows = [
         {"list": list_kind, "regime": regime, "model": model} | model_metrics
         for list_kind, (segment, _) in LISTS.items()
         for regime, lists in metrics.items()
+        if regime in REGIMES
         for model, model_metrics in sorted(
             lists.get(list_kind, {}).get(segment, {}).items(), key=lambda item: (-item[1]["ndcg@10"], item[0])
         )
@@ -52,7 +54,8 @@ def headline_metrics(metrics: dict[str, Any], validation: dict[str, Any]) -> dic
     were rejected; `served`, how many of the lists that were requested again, as an application does, differ.
     """
     new = {}
-    for regime, lists in metrics.items():
+    for regime in [name for name in REGIMES if name in metrics]:
+        lists = metrics[regime]
         ndcg = {model: cell["ndcg@10"] for model, cell in lists.get("new", {}).get("new", {}).items()}
         rules = [value for model, value in ndcg.items() if model not in LEARNED]
         if SERVED_MODEL in ndcg and rules:

@@ -22,6 +22,10 @@ TinyOption = Annotated[
     bool,
     typer.Option("--tiny", help="Use a simulated log of 500 users, with settings for a quick run of about a minute."),
 ]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(help="Size of the models: small, medium, large, or auto, by the number of events. [default: auto]"),
+]
 ActorOption = Annotated[str | None, typer.Option(help="Column of the user who acts: its name, or its position from 1.")]
 ActionOption = Annotated[str | None, typer.Option(help="Column of the action.")]
 TargetOption = Annotated[str | None, typer.Option(help="Column of the user who is acted on.")]
@@ -163,6 +167,7 @@ def use(
     text_column: TextColumnOption = None,
     statements: StatementsOption = None,
     statement_column: StatementColumnOption = None,
+    size: SizeOption = None,
 ) -> None:
     """Make the pipeline read your event log, and show how it is understood."""
     if sample + tiny + (source is not None) != 1:
@@ -174,21 +179,15 @@ def use(
 
     from befriend.ops import use_log as ops  # after the checks, since it takes time
     from befriend.ops.detect import Hints
+    from befriend.ops.sizes import check_size
 
     if tiny:
-        ops.use_tiny()
-        return
-    columns = {
-        "actor_id": actor,
-        "action": action,
-        "target_id": target,
-        "timestamp": timestamp,
-        "time_of_day": time_of_day,
-    }
-    given_columns = {field: column for field, column in columns.items() if column is not None}
+        return ops.use_tiny()
+    columns = {"actor_id": actor, "action": action, "target_id": target}
+    columns |= {"timestamp": timestamp, "time_of_day": time_of_day}
     ops.use(
         None if sample else source,
-        Hints(given_columns, unit, separator, header, quotes),
+        Hints({field: c for field, c in columns.items() if c is not None}, unit, separator, header, quotes),
         actions=_actions(default_action, action_from_file_name),
         roles=_roles(signal or [], exclude or []),
         side_tables={
@@ -196,6 +195,7 @@ def use(
             "texts": {"file": texts, **text_columns},
             "statements": {"file": statements, **statement_columns},
         },
+        size=check_size(size),
     )
 
 

@@ -21,7 +21,7 @@ from befriend.data.split import read_split
 from befriend.evaluation.protocol import make_eval_queries
 from befriend.evaluation.run_rankers import run_rankers
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 
 """the ranker over the candidates of all models and heuristics, whose lists users get by default"""
 
@@ -40,14 +40,14 @@ def replay_champion(run: Path, prepared: Path, settings: EvaluateSettings, out: 
     renumber(prepared, external_ids, out / "prepared")
     log = EventLog.read(out / "prepared")
     split = read_split(out / "prepared", log)
-    models, boosters = (
+    models, rankers = (
         LoadedModels.load(out / "prepared", run / "models", log),
-        read_boosters(run / "models" / "ranker"),
+        Rankers.read(run / "models" / "ranker"),
     )
     queries_by_regime = {
         regime: make_eval_queries(log, split, settings.part, settings.events, regime) for regime in settings.regimes
     }
-    recommender = models.recommender(boosters)
+    recommender = models.recommender(rankers)
     evaluation_lists = run_rankers(
         recommender, log, models.activity.histories, queries_by_regime, (SERVED_MODEL,), "lists of the champion"
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 from befriend import layout
 from befriend.data.columns import ACTION, ACTOR, REASON, REASONS, ROW, TARGET, TIMESTAMP
 from befriend.ops.log_preview import LogPreview, TablePreview
+from befriend.ops.sizes import describe
 from befriend.progress import track
 from befriend.readers.data_settings import DataSettings
 from befriend.readers.sources import read_attribute_chunks, read_statement_chunks, read_text_chunks
@@ -36,9 +37,16 @@ def preview_side_tables(settings: DataSettings) -> dict[str, TablePreview]:
 
 
 def print_preview(
-    console: Console, settings: DataSettings, preview: LogPreview, side_tables: dict[str, TablePreview]
+    console: Console,
+    settings: DataSettings,
+    preview: LogPreview,
+    side_tables: dict[str, TablePreview],
+    size: str | None,
 ) -> None:
-    """Prints the first rows of the log and of the side tables, the numbers of rejected rows, and what to do next."""
+    """Prints the first rows of the log and of the side tables, the numbers of rejected rows, and what to do next.
+
+    size: of the models, None if their settings were left as they are.
+    """
     console.print(first_rows_table(preview, "The first rows, as they were read"))
     counts = sorted(preview.num_accepted_by_action.items())
     actions = [f"{action} {count:,} ({settings.roles.get(action, 'contact')})" for action, count in counts]
@@ -51,7 +59,14 @@ def print_preview(
         if side_table.num_rows:
             _print_side_table(console, name, side_table)
     console.print(
-        "data.dvc and section data of params.yaml were written. If a row above was misread, correct params.yaml.\n"
+        "size: the settings of the models are those of params.yaml, of no size. --size auto replaces them."
+        if size is None
+        else f"{describe(size, preview.num_events)}.",
+        highlight=False,
+    )
+    console.print(
+        "data.dvc and params.yaml (section data, and the size) were written. If a row above was misread, correct "
+        "params.yaml.\n"
         "Next: [bold]make run[/]",
         highlight=False,
     )

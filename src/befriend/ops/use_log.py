@@ -27,6 +27,7 @@ from befriend.errors import CallError, SourceError
 from befriend.ops.detect import AmbiguousLogError, Hints, Reading, detect
 from befriend.ops.log_preview import LogPreview, preview_log
 from befriend.ops.preview import first_rows_table, preview_side_tables, print_preview
+from befriend.ops.sizes import SizeName, chosen_size, settings_of
 from befriend.readers.data_settings import DataSettings
 from befriend.settings import parse
 
@@ -61,12 +62,14 @@ def use(
     actions: dict[str, Any],
     roles: dict[str, str],
     side_tables: dict[str, dict[str, Any]],
+    size: SizeName | None = None,
 ) -> None:
     """Makes the pipeline read `source`: a path, or a URL that DVC can import; None: the sample of the project.
 
     hints: what is not to be guessed; actions: data.default_action or data.action_from_file_name, for a
     log without a column of actions; roles: action -> signal (history only) or exclude (a block); side_tables: settings
-    of the side tables, as in data.attributes, data.texts and data.statements. The sample ignores all of these.
+    of the side tables, as in data.attributes, data.texts and data.statements. The sample ignores all of these. size: of
+    the models; None: auto, unless their settings have been changed to those of no size.
 
     CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
@@ -94,7 +97,10 @@ def use(
             settings = _with_actions(settings, preview, roles)
         side_previews = preview_side_tables(settings)
         _write_settings(settings)
-    print_preview(Console(), settings, preview, side_previews)
+        fitting = chosen_size(size, preview.num_events, params.model_dump(by_alias=True))
+        if fitting is not None:
+            _change_settings(settings_of(fitting))
+    print_preview(Console(), settings, preview, side_previews, fitting)
 
 
 def _detect(path: Path, source: str, hints: Hints, side_tables: DataSettings, other_options: str) -> DataSettings:

@@ -25,7 +25,7 @@ from befriend.features.text_vectors import NUM_STATISTICS
 from befriend.features.two_hop import NUM_TWO_HOP_FEATURES
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
 from befriend.models.score_terms import row_wise_dot
-from befriend.retrieval.ranker import SOURCES, CandidateLists
+from befriend.retrieval.ranker import SOURCES, CandidateLists, source_columns
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch
 from befriend.retrieval.retriever import ModelView, Retriever
@@ -186,11 +186,7 @@ class RankerAblation:
         self.pair = slice(self.texts.stop, self.texts.stop + NUM_PAIR_FEATURES)
         self.two_hop = slice(self.pair.stop, self.pair.stop + NUM_TWO_HOP_FEATURES)
         self.edge = slice(self.two_hop.stop, self.two_hop.stop + 2)  # edge type, contact
-        self.rank_column: dict[str, int] = {}
-        column = self.edge.stop + 1  # after the regime
-        for name in SOURCES[model]:
-            self.rank_column[name] = column
-            column += 3 if name in recommender.retrievers else 1
+        self.sources = SOURCES[model]
 
     def ablated(self, rows: np.ndarray, kind: str, scores: dict[str, np.ndarray], lists: CandidateLists) -> np.ndarray:
         """float32[n, D]: the features of n candidates without one kind of fact.
@@ -200,7 +196,7 @@ class RankerAblation:
         by a model changes gets the rank that the new score would have on the list of that model; NaN, as for users who
         are not on the list, if that is beyond its end.
         """
-        out = rows.copy()
+        out, rank_column = rows.copy(), source_columns(rows.shape[1], self.sources)
         missing = np.nan
         heuristics: tuple[str, ...] = ()
         if kind == "pair_history":
@@ -220,10 +216,10 @@ class RankerAblation:
             out[:, JOINED] = self.no_events[JOINED]
             out[:, self.texts] = missing
         for name in heuristics:
-            out[:, self.rank_column[name]] = missing
+            out[:, rank_column[name]] = missing
         for name, score in scores.items():
             ids, list_scores = lists.ids[name][0], lists.scores[name][0]
-            column = self.rank_column[name]
+            column = rank_column[name]
             is_changed = ~np.isclose(score, out[:, column + 1], atol=1e-5)
             rank = (list_scores[None] > score[:, None].astype(np.float32)).sum(1)
             is_listed = is_changed & (rank < (ids >= 0).sum())

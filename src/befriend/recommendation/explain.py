@@ -202,6 +202,8 @@ class Explainer:
         recommender = self.recommender
         ranking = recommender.rank(request, (model,))
         state = recommender.state_at(int(request.num_visible[0]), int(request.cutoff[0]))
+        if model not in recommender.retrievers and (served := ranking.served_source(0)) in recommender.retrievers:
+            model = str(served)  # its list is served, and its scores decide
         sources = [name for name in SOURCES.get(model, (model,)) if name in recommender.retrievers]
         ablations = {
             name: ScoreAblation(
@@ -225,7 +227,7 @@ class Explainer:
         for contact in contacts:
             scores = {name: ablation.without_contact(contact).numpy() for name, ablation in ablations.items()}
             cases.append(ranker.ablated(rows, "bridge", scores, ranking.lists))
-        score = recommender.boosters[model].predict(np.concatenate(cases), num_threads=kernels.num_cores())
+        score = recommender.rankers.boosters[model].predict(np.concatenate(cases), num_threads=kernels.num_cores())
         drops = np.asarray(score).reshape(len(cases), len(candidates))
         drops = drops[0] - drops[1:]
         return dict(zip(kinds, drops, strict=False)), dict(zip(contacts, drops[len(kinds) :], strict=True))

@@ -65,6 +65,8 @@ class ListKind:
     """served lists, best rule, chance"""
     rule: str
     """whom the best rule shows"""
+    source: str
+    """what makes these lists in place of the ranker, in plain words; empty for the ranker"""
     groups: dict[str, RateBar | None]
     """name of a group of users -> its bar; None without lists"""
 
@@ -93,7 +95,7 @@ def make_overview(run: RunResults, hits: Sequence[RegimeHits]) -> Overview:
     return Overview(
         headline=headline_sentence(shown),
         verdict=verdict,
-        kinds=tuple(_list_kind(regime_hits) for regime_hits in shown),
+        kinds=tuple(_list_kind(regime_hits, run.served_source("new", regime_hits.regime)) for regime_hits in shown),
         groups={name: (GROUP_NAMES[name], GROUP_MEANINGS[name]) for name in GROUP_NAMES},
         first_day=utc_date(min(h.first_second for h in shown)) if shown else "",
         last_day=utc_date(max(h.last_second for h in shown)) if shown else "",
@@ -120,7 +122,8 @@ def headline_sentence(hits: Sequence[RegimeHits]) -> str:
     return f"When a user contacts someone new who was active before, that person is {', and '.join(shares)}."
 
 
-def _list_kind(hits: RegimeHits) -> ListKind:
+def _list_kind(hits: RegimeHits, source: str | None) -> ListKind:
+    """source: the model or rule that makes the lists in place of the ranker."""
     groups = {name: hits.groups[name] for name in GROUP_NAMES}
     rates = [hits.served, hits.rule, *(group.served for group in groups.values() if group.served)]
     scale = 1.02 * max([hits.chance, *(rate.high for rate in rates)])
@@ -136,6 +139,7 @@ def _list_kind(hits: RegimeHits) -> ListKind:
             RateBar.of("chance", "Ten at random", chance, scale, n),
         ),
         rule=RULE_MEANINGS[hits.rule_name],
+        source="" if source is None else RULE_MEANINGS.get(source, f"the {source} model"),
         groups={name: _group_bar(group, scale) for name, group in groups.items()},
     )
 

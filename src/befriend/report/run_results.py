@@ -118,6 +118,11 @@ class RunResults:
         """requests: number of lists that were requested again as served; differ: how many of them differed."""
         return self.metrics["served"]
 
+    def served_source(self, kind: str, regime: str) -> str | None:
+        """The model or rule whose lists are served in place of the ranker's, as they were better on validation."""
+        source: str | None = self.metrics["sources"].get(kind, {}).get(regime)
+        return source
+
     @property
     def regimes(self) -> list[Regime]:
         """The evaluated regimes, in the order of REGIMES."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,13 +22,11 @@ from befriend.models.trained_model import StuModel, TwoTowerModel, load_stu, loa
 from befriend.models.user_clusters import UserClusters
 from befriend.retrieval.cluster_retriever import ClusterRetriever
 from befriend.retrieval.heuristics import Heuristics
+from befriend.retrieval.ranker import Rankers
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.stu_retriever import BEAM_WIDTH, StuRetriever
 from befriend.retrieval.two_tower_retriever import TwoTowerRetriever
 from befriend.tokens.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from lightgbm import Booster
 
 LoadedClusters = tuple[UserClusters, ClusterSearchSettings]
 """the model of p(cluster | user), and the settings of the search by clusters"""
@@ -110,13 +107,12 @@ class LoadedModels:
         return two_tower, StuRetriever(stu.model, self.stus, self.stu_feature_view, stu.settings, width)
 
     def recommender(
-        self, boosters: dict[str, Booster], approximate: bool = False, clusters: LoadedClusters | None = None
+        self, rankers: Rankers | None, approximate: bool = False, clusters: LoadedClusters | None = None
     ) -> Recommender:
         """The recommender with both models, all heuristics, and rankers.
 
-        boosters: name of a ranker -> its trees, from `befriend.retrieval.ranker.read_boosters`; approximate, clusters:
-        as in `retrievers`.
+        rankers: None for a recommender without; approximate, clusters: as in `retrievers`.
         """
         heuristics = Heuristics(self.feature_view)
         feature_view = replace(self.feature_view, texts=self.texts)
-        return Recommender(self.retrievers(approximate, clusters), heuristics, boosters, self.opted_out, feature_view)
+        return Recommender(self.retrievers(approximate, clusters), heuristics, rankers, self.opted_out, feature_view)

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
+from befriend import files
 from befriend.errors import DataError
 from befriend.features.feature_view import FeatureView
 from befriend.features.two_hop import TwoHop
@@ -60,6 +61,9 @@ MODELS = ("two-tower", "stu")
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
 """Name of a ranker -> its sources. Both rankers are boosted trees. `both` is served, and is named for the two models
 among its sources; `boosted` has heuristics alone, and is a baseline"""
+LIST_KINDS = ("any", "new")
+"""kinds of lists, by whether existing contacts are excluded"""
+SERVED_SOURCES_FILE = "served_sources.json"
 CANDIDATES_PER_SOURCE = 30
 """how many users from the top of the list of each source are candidates"""
 
@@ -154,6 +158,16 @@ def ranker_features(
     return np.concatenate(feature_blocks, -1).astype(np.float32)
 
 
+def source_columns(num_columns: int, names: Sequence[str]) -> dict[str, int]:
+    """Source -> the column of its rank among the features of `ranker_features`, which end with those of the sources.
+
+    num_columns: of all features; names: the sources, in the same order.
+    """
+    sizes = [3 if name in MODELS else 1 for name in names]
+    first = num_columns - sum(sizes) + np.cumsum([0, *sizes[:-1]])
+    return dict(zip(names, first.tolist(), strict=True))
+
+
 def _two_hop_features(two_hop: TwoHop, requests: RequestBatch, candidates: torch.Tensor) -> np.ndarray:
     """float32[B, K, NUM_TWO_HOP_FEATURES]: features of the common contacts of user and candidates, int64[B, K]."""
     context = torch.from_numpy(np.stack([requests.user, requests.num_visible, requests.cutoff]))
@@ -185,18 +199,34 @@ class RankerExamples:
     """int64[G], number of candidates of each list"""
     timestamps: np.ndarray
     """int64[G], UTC second of each list's event"""
+    users: np.ndarray
+    """int64[G], the requesting users"""
+    regimes: np.ndarray
+    """int64[G], index into REGIMES"""
+    excludes_contacts: np.ndarray
+    """bool[G], whether it is a list `new`"""
 
     @classmethod
     def concat(cls, blocks: Sequence[RankerExamples]) -> RankerExamples:
         """The examples of all blocks; lists are sorted by time."""
-        features, labels, groups, timestamps = (
+        features, labels, groups, *by_list = (
             np.concatenate([getattr(block, field) for block in blocks]) for field in cls.__dataclass_fields__
         )
-        order = np.argsort(timestamps, kind="stable")
+        order = np.argsort(by_list[0], kind="stable")
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         row_order = np.argsort(np.repeat(rank, groups), kind="stable")
-        return cls(features[row_order], labels[row_order], groups[order], timestamps[order])
+        return cls(features[row_order], labels[row_order], groups[order], *(values[order] for values in by_list))
+
+    def split(self, num_lists: int) -> tuple[RankerExamples, RankerExamples]:
+        """The first lists, and the others."""
+        num_rows = int(self.groups[:num_lists].sum())
+        by_row, by_list = (self.features, self.labels), [self.groups, self.timestamps, self.users, self.regimes]
+        by_list.append(self.excludes_contacts)
+        return (
+            RankerExamples(*(x[:num_rows] for x in by_row), *(x[:num_lists] for x in by_list)),
+            RankerExamples(*(x[num_rows:] for x in by_row), *(x[num_lists:] for x in by_list)),
+        )
 
 
 def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.Booster:
@@ -223,24 +253,41 @@ def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.B
     return lightgbm.train(options, data, settings.trees)
 
 
-def read_boosters(folder: Path) -> dict[str, lightgbm.Booster]:
-    """Reads the rankers that stage train_ranker wrote to `folder`.
+@dataclass(frozen=True)
+class Rankers:
+    """The rankers of a run."""
 
-    Returns name of a ranker, as in `SOURCES` -> the ranker, a LightGBM booster (gradient-boosted trees). Raises
-    DataError if a file is missing or cannot be read.
-    """
-    import lightgbm
+    boosters: dict[str, lightgbm.Booster]
+    """name of a ranker, as in `SOURCES` -> its gradient-boosted trees"""
+    served_sources: dict[str, dict[str, str]]
+    """kind of list, any or new -> regime -> the source whose lists are served as those of `both`, as they were better
+    on validation; see `befriend.evaluation.served_sources`"""
 
-    boosters = {}
-    for name in SOURCES:
-        path = folder / f"{name}.txt"
-        if not path.is_file():
-            raise DataError(f"there is no {path}. Run `dvc repro train_ranker` first.")
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if "\nend of trees\n" not in text:  # LightGBM would abort the process
-                raise DataError(f"{path} is damaged. Run `dvc repro --force train_ranker`.")
-            boosters[name] = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise DataError(f"{path} cannot be read ({error}). Run `dvc repro train_ranker`.") from None
-    return boosters
+    def write(self, folder: Path) -> None:
+        """Writes the rankers to a folder, which exists."""
+        for name, booster in self.boosters.items():
+            files.write_text(folder / f"{name}.txt", booster.model_to_string())
+        files.write_json(folder / SERVED_SOURCES_FILE, self.served_sources)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads the rankers that stage train_ranker wrote to `folder`; DataError if a file is missing or damaged."""
+        import lightgbm
+
+        boosters = {}
+        for name in SOURCES:
+            path = _require(folder / f"{name}.txt")
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+                if "\nend of trees\n" not in text:  # LightGBM would abort the process
+                    raise DataError(f"{path} is damaged. Run `dvc repro --force train_ranker`.")
+                boosters[name] = lightgbm.Booster(model_str=text)
+            except lightgbm.basic.LightGBMError as error:
+                raise DataError(f"{path} cannot be read ({error}). Run `dvc repro train_ranker`.") from None
+        return cls(boosters, files.read_json(_require(folder / SERVED_SOURCES_FILE)))
+
+
+def _require(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"there is no {path}. Run `dvc repro train_ranker` first.")
+    return path

@@ -7,8 +7,8 @@ A request is one list to make, as of a *cutoff*, the UTC second before which eve
 - A heuristic ranks them by a formula without learned parameters. Its list has CANDIDATE_DEPTH users at most, and no
   cold-start user, of whom only texts are known.
 - A ranker (second stage) orders candidates: the first users on the lists of its sources, which are models and
-  heuristics. After the candidates of the ranker `both`, all other eligible users follow in the order of the two-tower
-  model.
+  heuristics. Where one of these was better on validation, its list is that of the ranker `both`. After the candidates
+  of `both`, all other eligible users follow in the order of the two-tower model.
 
 On a given log, a ranking depends on its own request, and on no other request. The length of a list, and constraints on
 who is shown, only cut and filter it.
@@ -21,21 +21,26 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from befriend.data.regimes import REGIMES
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.models.model_inputs import Query
 from befriend.retrieval.heuristics import HEURISTICS, Heuristics, HeuristicsSnapshot
-from befriend.retrieval.ranker import SOURCES, CandidateLists, merge_candidates, ranker_features
+from befriend.retrieval.ranker import (
+    LIST_KINDS,
+    SOURCES,
+    CandidateLists,
+    Rankers,
+    merge_candidates,
+    ranker_features,
+)
 from befriend.retrieval.requests import CANDIDATE_DEPTH, LIST_DEPTH, RankedLists, RequestBatch, group_by_cutoff
 from befriend.retrieval.retriever import ExcludedPairs, ModelView, Retriever
-
-if TYPE_CHECKING:
-    import lightgbm
 
 MAX_CACHED_STATES = 4  # cutoffs for which vectors and features are kept in memory
 FALLBACK_MODEL = {"both": "two-tower"}  # ranker -> the model that ranks all users after the ranker's candidates
@@ -83,16 +88,15 @@ class Recommender:
         self,
         retrievers: Sequence[Retriever[Any]],
         heuristics: Heuristics | None = None,
-        boosters: dict[str, lightgbm.Booster] | None = None,
+        rankers: Rankers | None = None,
         opted_out: np.ndarray | None = None,
         feature_view: FeatureView | None = None,
     ):
-        """retrievers: one for each model; heuristics: None for a recommender without; boosters: name of a ranker, as in
-        `SOURCES` -> its trees, None without rankers; opted_out: bool[N], users who must not be listed; feature_view:
-        histories, features and texts that decide who is eligible and that rankers read, by default those of the first
-        retriever."""
+        """retrievers: one for each model; heuristics, rankers: None for a recommender without; opted_out: bool[N],
+        users who must not be listed; feature_view: histories, features and texts that decide who is eligible and that
+        rankers read, by default those of the first retriever."""
         self.retrievers = {retriever.name: retriever for retriever in retrievers}
-        self.heuristics, self.boosters = heuristics, boosters or {}
+        self.heuristics, self.rankers = heuristics, rankers or Rankers({}, {})
         self.feature_view = feature_view or next(iter(self.retrievers.values())).feature_view
         self.opted_out = None if opted_out is None or not opted_out.any() else torch.from_numpy(opted_out)
         self._states: OrderedDict[tuple[int, int], Future[RecommenderState]] = OrderedDict()
@@ -101,7 +105,7 @@ class Recommender:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all rankers, models and heuristics."""
-        return (*self.boosters, *self.retrievers, *(HEURISTICS if self.heuristics else ()))
+        return (*self.rankers.boosters, *self.retrievers, *(HEURISTICS if self.heuristics else ()))
 
     def state_at(self, num_visible: int, cutoff: int) -> RecommenderState:
         """The state as of a cutoff, with `num_visible` events before it. The last MAX_CACHED_STATES used are cached.
@@ -190,19 +194,46 @@ class Ranking:
 
         Heuristics have no scores: theirs are 0.
         """
-        if name not in self.recommender.boosters:
+        boosters = self.recommender.rankers.boosters
+        if name not in boosters:
             ids = self.lists.ids[name]
             return RankedLists(ids, self.lists.scores.get(name, np.zeros(ids.shape, np.float32)))
         if name not in self._ranked:
             users = merge_candidates(self.lists, SOURCES[name])
             is_candidate = users >= 0
             score = np.full(users.shape, -np.inf, np.float32)
-            score[is_candidate] = self.recommender.boosters[name].predict(
-                self.features(name, users)[is_candidate], num_threads=1
-            )
+            score[is_candidate] = boosters[name].predict(self.features(name, users)[is_candidate], num_threads=1)
             best = np.argsort(-score, 1, kind="stable")  # ids ascend: ties go to the smaller internal id
-            self._ranked[name] = RankedLists(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))
+            ranked = RankedLists(np.take_along_axis(users, best, 1), np.take_along_axis(score, best, 1))
+            self._ranked[name] = self._with_served_sources(ranked) if name in FALLBACK_MODEL else ranked
         return self._ranked[name]
+
+    def served_source(self, row: int) -> str | None:
+        """The source whose list is served as that of `both` for the request in `row`; None: it is the ranker's."""
+        kind = LIST_KINDS[int(self.requests.excludes_contacts[row])]
+        regime = REGIMES[int(self.requests.regime[row])]
+        return self.recommender.rankers.served_sources.get(kind, {}).get(regime)
+
+    def _with_served_sources(self, ranked: RankedLists) -> RankedLists:
+        """The lists of `both`: those of a source where these were better on validation, otherwise the ranker's.
+
+        A heuristic has no scores: its users get 0, -1, -2, ... from the first on.
+        """
+        source_by_row = [self.served_source(row) for row in range(len(self.requests))]
+        if not any(source_by_row):
+            return ranked
+        width = max(ranked.ids.shape[1], CANDIDATE_DEPTH)
+        missing = ((0, 0), (0, width - ranked.ids.shape[1]))
+        ids = np.pad(ranked.ids, missing, constant_values=-1)
+        scores = np.pad(ranked.scores, missing, constant_values=-np.inf)
+        for row, source in enumerate(source_by_row):
+            if source is not None:
+                ids[row], scores[row] = -1, -np.inf
+                head = self.lists.ids[source][row]
+                score = self.lists.scores[source][row] if source in self.lists.scores else -np.arange(len(head))
+                ids[row, : len(head)] = head
+                scores[row, : len(head)] = np.where(head >= 0, score, -np.inf)
+        return RankedLists(ids, scores)
 
     def features(self, name: str, users: np.ndarray) -> np.ndarray:
         """float32[B, K, D]: the features from which ranker `name` scores users, int64[B, K], see `ranker_features`."""

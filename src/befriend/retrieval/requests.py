@@ -7,6 +7,7 @@ constraints on who is shown, are not part of it: they only cut and filter the ra
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ class RequestBatch:
     The log is sorted by time, so that the events before a cutoff are the first `num_visible` events of the log.
     """
 
+    BY_ROW: ClassVar = ("user", "num_visible", "cutoff", "action", "regime", "excludes_contacts")
+
     user: np.ndarray
     """int64[B], the requesting users, internal ids; N, the number of users, for a user who is not in the log"""
     num_visible: np.ndarray
@@ -41,6 +44,8 @@ class RequestBatch:
     """int64[B + 1], offsets into `exclude`"""
     exclude: np.ndarray
     """int64, the excluded users: those of row b are exclude[exclude_indptr[b]:exclude_indptr[b + 1]]"""
+    excludes_contacts: np.ndarray
+    """bool[B], whether existing contacts are among the excluded users: list `new`, otherwise list `any`"""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -50,7 +55,7 @@ class RequestBatch:
         count = np.diff(self.exclude_indptr)[rows]
         indptr = np.cumsum([0, *count])
         start = np.repeat(self.exclude_indptr[rows] - indptr[:-1], count)
-        arrays = {name: getattr(self, name)[rows] for name in ("user", "num_visible", "cutoff", "action", "regime")}
+        arrays = {name: getattr(self, name)[rows] for name in self.BY_ROW}
         exclude = self.exclude[start + np.arange(len(start))]
         return replace(self, **arrays, exclude_indptr=indptr, exclude=exclude)
 
@@ -108,6 +113,7 @@ class RequestBuilder:
             regime=regime,
             exclude_indptr=np.cumsum([0, *map(len, excluded)]),
             exclude=np.concatenate([np.empty(0, np.int64), *excluded]),
+            excludes_contacts=exclude_contacts,
         )
 
     def excluded(self, user: int, num_visible: int, exclude_contacts: bool) -> np.ndarray:

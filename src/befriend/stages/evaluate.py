@@ -32,7 +32,7 @@ from befriend.recommendation.recommend_options import ModelName, RecommendOption
 from befriend.recommendation.request_table import read_requests
 from befriend.retrieval.loaded_models import LoadedModels
 from befriend.retrieval.ranker import MODELS as RETRIEVAL_MODELS
-from befriend.retrieval.ranker import read_boosters
+from befriend.retrieval.ranker import Rankers
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import LIST_DEPTH
 
@@ -60,14 +60,14 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
     """
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
-    loaded, boosters = LoadedModels.load(prepared, models, log), read_boosters(models / "ranker")
+    loaded, rankers = LoadedModels.load(prepared, models, log), Rankers.read(models / "ranker")
     all_queries = {
         r: make_eval_queries(
             log, split, settings.part, settings.events, r, loaded.eligible_since, settings.first_contacts
         )
         for r in settings.regimes
     }
-    histories, recommender = loaded.activity.histories, loaded.recommender(boosters)
+    histories, recommender = loaded.activity.histories, loaded.recommender(rankers)
 
     all_lists = run_rankers(recommender, log, histories, all_queries, recommender.names, "evaluate")
     queries_by_regime, lists = all_lists.sample(all_queries)
@@ -83,8 +83,7 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
                     predictions_folder / name / f"{regime}.parquet", compression="zstd"
                 )
             regime_metrics = compute_metrics(log, histories, split, queries, protocol, served, settings)
-            first_contacts = measure_first_contacts(log, all_queries[regime], all_lists.protocol[regime], settings)
-            if first_contacts:
+            if first_contacts := measure_first_contacts(log, all_queries[regime], all_lists.protocol[regime], settings):
                 regime_metrics.metrics.setdefault("new", {})[ALL_NEW] = first_contacts
             metrics[regime] = regime_metrics.metrics
             regime_tables = {
@@ -104,6 +103,7 @@ def run(settings: EvaluateSettings, prepared: Path, models: Path, reports: Path)
         all_regimes["shown"].write_csv(folder / SHOWN_FILE)
         files.write_json(folder / layout.FINGERPRINT.name, {"of": run_fingerprint(prepared, models)})
         reliability.write_csv(folder / CALIBRATION_FILE)
+    metrics["sources"] = rankers.served_sources
     metrics["served"] = _check_parity(settings, prepared, models, log, queries_by_regime, lists.served)
     files.write_json(reports / "metrics.json", metrics)
     files.write_json(reports / "calibration.json", calibration_metrics)

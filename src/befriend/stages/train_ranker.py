@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from befriend.data.event_log import DAY, EventLog
 from befriend.data.split import read_split
 from befriend.errors import DataError
 from befriend.evaluation.protocol import make_eval_queries, make_requests
+from befriend.evaluation.served_sources import choose_sources
 from befriend.features.reciprocation import answered
 from befriend.kernels import num_cores
 from befriend.parallel import parallel_map
 from befriend.progress import track
 from befriend.retrieval.loaded_models import LoadedModels
-from befriend.retrieval.ranker import SOURCES, RankerExamples, fit_ranker, merge_candidates
+from befriend.retrieval.ranker import SOURCES, RankerExamples, Rankers, fit_ranker, merge_candidates
 from befriend.retrieval.ranker_settings import RankerSettings
 from befriend.retrieval.requests import RequestBatch
 
@@ -39,12 +41,20 @@ class RankerResult:
     """share of all lists with the target among the candidates"""
     num_trees: dict[str, int]
     """ranker -> number of trees"""
+    served_sources: dict[str, dict[str, str]]
+    """as in `Rankers`"""
 
     def summary(self) -> str:
         trees = ", ".join(f"{name} {count}" for name, count in self.num_trees.items())
+        served = [
+            f"{kind} {regime} lists are those of {source}"
+            for kind, by_regime in self.served_sources.items()
+            for regime, source in by_regime.items()
+        ]
         return (
             f"{self.num_lists:,} lists of {self.candidates_per_list} candidates on average, "
             f"{self.candidate_recall:.0%} of all lists had the target among them; trees: {trees}"
+            + "".join(f"; {sentence}, which is better on validation" for sentence in served)
         )
 
 
@@ -56,7 +66,7 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
     log = EventLog.read(prepared)
     split = read_split(prepared, log)
     loaded = LoadedModels.load(prepared, models, log)
-    recommender = loaded.recommender({})
+    recommender = loaded.recommender(None)
     names = tuple(dict.fromkeys(source for sources in SOURCES.values() for source in sources))
     queries_by_regime = {
         regime: make_eval_queries(
@@ -78,7 +88,13 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
             mask = (users >= 0) & has_target[:, None]
             rows = ranking.features(name, users)[mask]
             examples[name] = RankerExamples(
-                rows, is_target[mask], mask.sum(1)[has_target], log.timestamp[events][has_target]
+                rows,
+                is_target[mask],
+                mask.sum(1)[has_target],
+                log.timestamp[events][has_target],
+                request.user[has_target],
+                request.regime[has_target],
+                request.excludes_contacts[has_target],
             )
         return int(is_example.sum()), examples
 
@@ -89,22 +105,28 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
         for name, block in batch_examples.items():
             example_blocks[name].append(block)
     examples = {name: RankerExamples.concat(example_list) for name, example_list in example_blocks.items()}
+    both = examples["both"]
     if not all(len(ranker_examples.groups) for ranker_examples in examples.values()):
         raise DataError(
             "no validation event has its target among the candidates: there is nothing to learn from. "
             "Raise train_ranker.events, or lower train_ranker.answer_days."
         )
-    num_trees = {}
+    rankers = _fit(examples, settings)
     with files.atomic(models / "ranker") as folder:
         folder.mkdir()
-        with ThreadPoolExecutor(num_cores()) as executor:  # LightGBM computes without Python's lock
-            boosters = executor.map(lambda ranker_examples: fit_ranker(ranker_examples, settings), examples.values())
-        for name, booster in zip(examples, boosters, strict=True):
-            num_trees[name] = booster.num_trees()
-            files.write_text(folder / f"{name}.txt", booster.model_to_string())
-    both = examples["both"]
-    num_lists, num_candidates = len(both.groups), len(both.features)
-    return RankerResult(num_lists, round(num_candidates / num_lists), num_lists / max(num_examples, 1), num_trees)
+        rankers.write(folder)
+    num_lists, num_trees = len(both.groups), {name: booster.num_trees() for name, booster in rankers.boosters.items()}
+    recall, per_list = num_lists / max(num_examples, 1), round(len(both.features) / num_lists)
+    return RankerResult(num_lists, per_list, recall, num_trees, rankers.served_sources)
+
+
+def _fit(examples: dict[str, RankerExamples], settings: RankerSettings) -> Rankers:
+    """All rankers, and the sources that are served in place of `both`. examples: by name of the ranker."""
+    fit = partial(fit_ranker, settings=settings)
+    with ThreadPoolExecutor(num_cores()) as executor:  # LightGBM computes without Python's lock
+        boosters = executor.map(fit, examples.values())
+        served = executor.submit(choose_sources, examples["both"], SOURCES["both"], fit, settings.seed)
+        return Rankers(dict(zip(examples, boosters, strict=True)), served.result())
 
 
 def _example_mask(log: EventLog, end: int, events: np.ndarray, settings: RankerSettings) -> np.ndarray:
