@@ -182,7 +182,8 @@ def use(
     from befriend.ops.sizes import check_size
 
     if tiny:
-        return ops.use_tiny()
+        ops.use_tiny()
+        return
     columns = {"actor_id": actor, "action": action, "target_id": target}
     columns |= {"timestamp": timestamp, "time_of_day": time_of_day}
     ops.use(
