@@ -19,7 +19,7 @@ def params_of(size: str) -> dict[str, Any]:
 
 
 def test_a_log_with_more_events_gets_wider_models() -> None:
-    assert [fitting_size(n) for n in (500, 99_999, 100_000, 10**7)] == ["small", "small", "medium", "medium"]
+    assert [fitting_size(n) for n in (500, 29_999, 30_000, 10**7)] == ["small", "small", "medium", "medium"]
     minutes = [estimated_minutes(size, 200_000) for size in ("small", "medium", "large")]
     assert minutes == sorted(set(minutes))
 
@@ -43,6 +43,6 @@ def test_the_default_settings_are_those_of_a_size(tmp_path: Path) -> None:
     path.write_text("data: {}\n")
     assert chosen_size(None, 500_000, load_params(path).model_dump(by_alias=True)) == "medium"
     sample = YAML(typ="safe").load(ROOT / "params.yaml")
-    assert chosen_size(None, 60_000, sample) == "small"
+    assert chosen_size(None, 500, sample) == "small"
     for section, settings in settings_of("small").items():
         assert settings.items() <= sample[section].items()

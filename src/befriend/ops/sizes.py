@@ -18,7 +18,7 @@ _WIDTHS: dict[str, dict[str, int]] = {
 }
 _LISTS = {"small": 1200, "medium": 2000, "large": 4000}
 """training lists of the ranker, and as many of first contacts alone"""
-MEDIUM_EVENTS = 100_000
+MEDIUM_EVENTS = 30_000
 """number of events from which a log gets the medium size; large is for those who have the time"""
 _MICROSECONDS = {"small": 4200, "medium": 6000, "large": 14_000}
 """time of all stages for each event of the log, on two cores"""

@@ -69,7 +69,7 @@ def use(
     hints: what is not to be guessed; actions: data.default_action or data.action_from_file_name, for a
     log without a column of actions; roles: action -> signal (history only) or exclude (a block); side_tables: settings
     of the side tables, as in data.attributes, data.texts and data.statements. The sample ignores all of these. size: of
-    the models; None: auto, unless their settings have been changed to those of no size.
+    the models; None: auto, unless their settings have been changed to those of no size; small for the sample.
 
     CallError, SourceError or DataError if the source cannot be used; the log and the settings are then unchanged.
     """
@@ -97,6 +97,8 @@ def use(
             settings = _with_actions(settings, preview, roles)
         side_previews = preview_side_tables(settings)
         _write_settings(settings)
+        if source is None and size is None:
+            size = "small"  # the sample is there for a quick look
         fitting = chosen_size(size, preview.num_events, params.model_dump(by_alias=True))
         if fitting is not None:
             _change_settings(settings_of(fitting))
