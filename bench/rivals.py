@@ -1,7 +1,7 @@
 """Learned rivals from other packages under the evaluation protocol, on the same events and candidates as befriend.
 
     python -m venv RIVALS && RIVALS/bin/pip install -r bench/rivals.txt      # in an environment of their own
-    python bench/rivals.py PREPARED --python RIVALS/bin/python --folder FOLDER [--models als bpr] [--part validation]
+    python bench/rivals.py PREPARED --python RIVALS/bin/python --folder FOLDER [--models als hstu] [--seeds 3]
 
 PREPARED is the folder prepared/ of a validated log. The rivals need other versions of NumPy and pandas than befriend,
 so `bench/rival_models.py` runs with their Python: it reads the log and the requests of the evaluation from FOLDER, and
@@ -29,7 +29,7 @@ from befriend.data.split import Split, read_split
 from befriend.evaluation.protocol import EvalQueries, make_eval_queries
 from befriend.features.histories import Histories
 
-MODELS = ("als", "bpr", "bm25")
+MODELS = ("als", "bpr", "bm25", "sasrec", "esasrec", "hstu", "tgn")
 RIVAL_REGIMES: tuple[Regime, ...] = ("streaming", "daily", "frozen")
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}  # implicit computes with threads of its own
 SEGMENTS = {"new": "new", "any": "all"}
