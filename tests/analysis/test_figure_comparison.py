@@ -6,7 +6,11 @@ import pytest
 
 from befriend.analysis.figure_comparison import compare_figures
 
-REFERENCE = {"new/live/both": [0.47, 0.44, 0.50], "new/daily/both": [0.10, 0.08, 0.12], "any/daily/stu": [0.4, 0.3, 0.5]}
+REFERENCE = {
+    "new/live/both": [0.47, 0.44, 0.50],
+    "new/daily/both": [0.10, 0.08, 0.12],
+    "any/daily/stu": [0.4, 0.3, 0.5],
+}
 
 
 def test_differences_up_to_four_deviations_of_two_seeds_are_noise() -> None:

@@ -125,8 +125,10 @@ def test_only_the_latest_entries_are_searched() -> None:
     assert features(log, last + 1)[0, 3, COMMON_CONTACTS] == 0
 
 
-def test_best_ranks_by_score_and_leaves_out_minus_infinity() -> None:
+def test_closest_ranks_by_decayed_adamic_adar_and_leaves_out_pairs() -> None:
     keys = torch.tensor([1, 3, 10 + 2, 10 + 4, 10 + 5, 30 + 1])
-    neighbors = TwoHopNeighbors(4, 10, keys, torch.zeros(6, NUM_TWO_HOP_FEATURES))
-    scores = torch.tensor([1.0, 2, 5, 7, 5, -torch.inf])
-    assert neighbors.best(scores, 2).tolist() == [[3, 1], [4, 2], [-1, -1], [-1, -1]]
+    features = torch.zeros(6, NUM_TWO_HOP_FEATURES)
+    features[:, DECAYED_ADAMIC_ADAR.start] = torch.tensor([1.0, 2, 5, 7, 5, 3])
+    neighbors = TwoHopNeighbors(4, 10, keys, features)
+    rows, users = torch.tensor([3, 2]), torch.tensor([1, 7])  # user 7 of row 2 is no neighbor
+    assert neighbors.closest(2, rows, users).tolist() == [[3, 1], [4, 2], [-1, -1], [-1, -1]]

@@ -125,6 +125,18 @@ def test_challenger_with_reversed_lists_is_refused(project: Path) -> None:
     assert "against the champion, list new, streaming" in failed_checks(decision)
 
 
+def test_a_loss_is_clear_if_it_exceeds_the_tolerance_its_interval_and_most_windows_show_it() -> None:
+    def passes(difference: float, high: float, windows: list[float]) -> bool:
+        row = {"ndcg@10 a": 0.5, "ndcg@10 b": 0.5 + difference, "ndcg@10 difference": difference, "ndcg@10 low": -0.3}
+        return gate.check_difference("check", row | {"ndcg@10 high": high, "n": 500, "windows": windows}, 0.02).passed
+
+    assert not passes(-0.1, -0.05, [-0.1])
+    assert not passes(-0.1, -0.05, [-0.3, -0.1, 0.1])
+    assert passes(-0.1, -0.05, [-0.5, 0.1, 0.1])  # the loss of a single day
+    assert passes(-0.1, 0.01, [-0.1, -0.1, -0.1])  # the interval contains 0
+    assert passes(-0.009, -0.001, [-0.009])  # less than 2 % of .5
+
+
 def test_challenger_below_the_floor_is_refused(project: Path) -> None:
     strict = GateSettings(floor=5, fall=0, drift="ok")
     limits = DriftSettings(ks_warning=1e-6, ks_severe=2e-6, share_warning=1e-6, share_severe=2e-6)

@@ -28,8 +28,11 @@ def test_rank_in_list_gives_the_position_of_each_user() -> None:
     assert (rank_in_list(ids, users)[::2] == [1, 0, -1, -1]).all()
 
 
+MODEL = ("two-tower",)  # features: rank, score, score minus the best
+
+
 def examples(lists: int, seed: int) -> RankerExamples:
-    """Examples in which the target is the candidate with the largest second feature."""
+    """Examples with the features of one model, in which the target is the candidate with the best score."""
     rng = np.random.default_rng(seed)
     groups = rng.integers(3, 9, lists)
     rows = rng.normal(size=(groups.sum(), 3)).astype(np.float32)
@@ -46,7 +49,7 @@ def list_columns(timestamps: np.ndarray) -> list[np.ndarray]:
 
 
 def test_the_ranker_learns_which_candidate_comes_first() -> None:
-    booster = fit_ranker(examples(400, 0), RankerSettings(trees=60, threads=1))
+    booster = fit_ranker(examples(400, 0), MODEL, RankerSettings(trees=60, threads=1))
     later = examples(100, 1)
     score, start = booster.predict(later.features), 0
     is_correct = []
@@ -57,8 +60,20 @@ def test_the_ranker_learns_which_candidate_comes_first() -> None:
 
 
 def test_the_same_seed_gives_the_same_trees() -> None:
-    one, two, other = (fit_ranker(examples(200, 0), RankerSettings(trees=10, threads=1, seed=s)) for s in (0, 0, 1))
+    settings = [RankerSettings(trees=10, threads=1, seed=seed) for seed in (0, 0, 1)]
+    one, two, other = (fit_ranker(examples(200, 0), MODEL, s) for s in settings)
     assert one.model_to_string() == two.model_to_string() != other.model_to_string()
+
+
+def test_a_higher_score_of_a_model_never_lowers_that_of_the_ranker() -> None:
+    """Not even where the candidates with the lowest scores are the targets."""
+    reversed_scores = examples(400, 0)
+    reversed_scores.features[:, 1:] *= -1
+    booster = fit_ranker(reversed_scores, MODEL, RankerSettings(trees=60, threads=1))
+    model_score = np.linspace(-3, 3, 50)
+    for below_best in (-2.0, 0.0):
+        features = np.stack([np.zeros(50), model_score, np.full(50, below_best)], 1)
+        assert (np.diff(booster.predict(features)) >= 0).all()
 
 
 def test_concat_sorts_lists_by_time() -> None:

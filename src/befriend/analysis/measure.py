@@ -34,7 +34,7 @@ class RegimeMetrics:
     metrics: dict[str, Any]
     """kind of list -> segment -> model -> n, each metric, and the bounds of NDCG@10. In addition to SEGMENTS there are:
     `all`; `newcomers`, events of actors unseen in training; `first contacts`, the union of `new` and `first ever`; and
-    `all new`, as `new`, but with the first contacts beside the protocol's sample (`measure_first_contacts`). Only
+    `all new`, as `new`, but also with first contacts outside the sample (`measure_first_contacts`). Only
     `first ever` and `first contacts` are measured on lists as served, with cold-start users"""
     slices: pl.DataFrame
     """list, by, slice, model, n, metrics, bounds: by segment and by every other attribute of the events"""
@@ -61,12 +61,9 @@ def compute_metrics(
     q = queries
     events = q.events[q.row_event]
     bootstrap = UserBootstrap(log.actor[events], *_bootstrap(settings))
-    empty = np.empty((0, len(events)))
     values_by_source = {
-        source: np.concatenate(
-            [empty, *(metrics_per_list(target_ranks(ids, log.target[events])) for ids in by_model.values())]
-        )
-        for source, by_model in (("lists", lists_by_model), ("served", served_lists_by_model))
+        "lists": _values_per_list(lists_by_model, log.target[events]),
+        "served": _values_per_list(served_lists_by_model, log.target[events]),
     }
     metrics: dict[str, Any] = {}
     rows = []
@@ -95,18 +92,26 @@ def compute_metrics(
 def measure_first_contacts(
     log: EventLog, queries: EvalQueries, lists_by_model: dict[str, np.ndarray], settings: EvaluateSettings
 ) -> dict[str, dict[str, float]]:
-    """Model -> n, each metric, and the bounds of NDCG@10, on the `new` rows of all queries, also beside the sample.
+    """Model -> n, each metric, and the bounds of NDCG@10, on the `new` rows of all queries.
 
-    Empty if there is no such row. lists_by_model: as in `compute_metrics`, a list for each row of the queries.
+    These are more first contacts than the sample has. Empty if there is no such row. lists_by_model: as in
+    `compute_metrics`, a list for each row of the queries.
     """
     mask = queries.is_scored_new_list
     if not mask.any():
         return {}
     events = queries.events[queries.row_event]
-    values = np.concatenate(
-        [metrics_per_list(target_ranks(ids, log.target[events])) for ids in lists_by_model.values()]
-    )
+    values = _values_per_list(lists_by_model, log.target[events])
     return _means(values, mask, list(lists_by_model), UserBootstrap(log.actor[events], *_bootstrap(settings)))
+
+
+def _values_per_list(lists_by_model: dict[str, np.ndarray], targets: np.ndarray) -> np.ndarray:
+    """float64[models * METRICS, R]: the metrics of each list, those of the first model, then of the second, and so on.
+
+    lists_by_model: model -> int32[R, k]; targets: int[R].
+    """
+    values = [metrics_per_list(target_ranks(lists, targets)) for lists in lists_by_model.values()]
+    return np.concatenate([np.empty((0, len(targets))), *values])
 
 
 def _bootstrap(settings: EvaluateSettings) -> tuple[int, float, int]:
@@ -118,7 +123,7 @@ def _means(
 ) -> dict[str, dict[str, float]]:
     """Model -> n, each metric, and the bounds of NDCG@10, over the lists in the mask, bool[R].
 
-    values: float64[models * METRICS, R], all metrics of the first model, then of the second, and so on.
+    values: float64[models * METRICS, R], from `_values_per_list`.
     """
     means = values[:, mask].mean(axis=1).reshape(len(models), len(METRICS))
     bounds = bootstrap.intervals(values[:: len(METRICS)], mask)  # of the first metric, NDCG@10, of each model

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from befriend.data.regimes import REGIMES
+from befriend.data.regimes import REGIMES, Regime
 from befriend.evaluation.metrics import METRICS
 
 METRIC_COLUMNS = ("n", *METRICS, f"{METRICS[0]}_low", f"{METRICS[0]}_high")
@@ -22,6 +22,14 @@ FEW_LISTS = 100
 """with fewer lists, the confidence interval of NDCG@10 is wider than most differences between two runs"""
 
 
+def metrics_by_regime(metrics: dict[str, Any]) -> dict[Regime, dict[str, Any]]:
+    """Regime -> kind of list -> segment -> model -> metrics, of the evaluated regimes in the order of REGIMES.
+
+    metrics: the content of metrics.json, which has two other keys, `served` and `sources`.
+    """
+    return {regime: metrics[regime] for regime in REGIMES if regime in metrics}
+
+
 def metrics_schema(*labels: str) -> dict[str, Any]:
     """Polars schema of a table of metrics: text columns `labels`, then METRIC_COLUMNS."""
     columns: dict[str, Any] = dict.fromkeys(labels, pl.String)
@@ -31,13 +39,12 @@ def metrics_schema(*labels: str) -> dict[str, Any]:
 def headline(metrics: dict[str, Any]) -> pl.DataFrame:
     """list, regime, model, n, metrics and bounds of the headline cells (list x regime), best model first in each.
 
-    metrics: the content of metrics.json, by regime; it has two other keys, `served` and `sources`.
+    metrics: the content of metrics.json.
     """
     rows = [
         {"list": list_kind, "regime": regime, "model": model} | model_metrics
         for list_kind, (segment, _) in LISTS.items()
-        for regime, lists in metrics.items()
-        if regime in REGIMES
+        for regime, lists in metrics_by_regime(metrics).items()
         for model, model_metrics in sorted(
             lists.get(list_kind, {}).get(segment, {}).items(), key=lambda item: (-item[1]["ndcg@10"], item[0])
         )
@@ -54,8 +61,7 @@ def headline_metrics(metrics: dict[str, Any], validation: dict[str, Any]) -> dic
     were rejected; `served`, how many of the lists that were requested again, as an application does, differ.
     """
     new = {}
-    for regime in [name for name in REGIMES if name in metrics]:
-        lists = metrics[regime]
+    for regime, lists in metrics_by_regime(metrics).items():
         ndcg = {model: cell["ndcg@10"] for model, cell in lists.get("new", {}).get("new", {}).items()}
         rules = [value for model, value in ndcg.items() if model not in LEARNED]
         if SERVED_MODEL in ndcg and rules:

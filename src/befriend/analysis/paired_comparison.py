@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from befriend.analysis.metric_tables import FEW_LISTS
 from befriend.data.columns import USER_ID
 from befriend.data.event_log import EventLog
 from befriend.data.regimes import REGIMES, Regime
@@ -20,6 +21,7 @@ from befriend.evaluation.metrics import METRICS, UserBootstrap, metrics_per_list
 from befriend.evaluation.protocol import event_cutoffs
 
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
+MAX_WINDOWS = 5  # of time, in which differences are looked at one by one
 EVENT_KEY = ["actor", "action", "target", "timestamp", "occurrence", "list"]
 """columns that identify a list by its event, whatever the event's index in the log; occurrence: 0 for the first of
 several events that are equal in all other columns, 1 for the next"""
@@ -31,7 +33,8 @@ class PairedComparison:
 
     metrics: pl.DataFrame
     """regime, list, segment, n; and for each metric: a, b, difference (b minus a), and low and high, the confidence
-    interval of the mean difference by bootstrap over users"""
+    interval of the mean difference by bootstrap over users; and windows, the differences of NDCG@10 in windows of time,
+    see `window_differences`"""
     events: pl.DataFrame
     """regime, list, actor, action, target, timestamp, rank_a, rank_b (null: not on the list), change of NDCG@10; the
     largest changes first"""
@@ -69,6 +72,8 @@ def compare_runs(
                 values = (mean_a, mean_b, mean_b - mean_a, *bounds[k])
                 names = ("a", "b", "difference", "low", "high")
                 row |= {f"{metric} {name}": round(float(x), 6) for name, x in zip(names, values, strict=True)}
+            time = paired["timestamp"].to_numpy()[mask]
+            row["windows"] = window_differences((values_b[0] - values_a[0])[mask], time)
             metrics.append(row)
         change = pl.Series("change", values_b[0] - values_a[0])
         changed = paired.with_columns(change, regime=pl.lit(regime)).filter(pl.col("change") != 0)
@@ -84,7 +89,22 @@ def compare_runs(
     }
     table = pl.concat(events).sort(pl.col("change").abs(), "timestamp", descending=[True, False])[:max_events]
     columns = ["regime", "list", "actor", "action", "target", "timestamp"]
-    return PairedComparison(pl.DataFrame(metrics), table.select(*columns, **ranks, change=pl.col("change").round(4)))
+    schema = {"windows": pl.List(pl.Float64)}
+    return PairedComparison(
+        pl.DataFrame(metrics, schema_overrides=schema),
+        table.select(*columns, **ranks, change=pl.col("change").round(4)),
+    )
+
+
+def window_differences(difference: np.ndarray, timestamp: np.ndarray) -> list[float]:
+    """The mean difference in each of several consecutive windows of time, with about as many lists each.
+
+    There are as many windows, at most MAX_WINDOWS, as have FEW_LISTS lists each; at least one. A difference that holds
+    in most of them is not that of a single day. difference: float64[n], one for each list; timestamp: int64[n].
+    """
+    num_windows = min(MAX_WINDOWS, max(1, len(difference) // FEW_LISTS))
+    in_order = difference[np.argsort(timestamp, kind="stable")]
+    return [round(float(window.mean()), 6) for window in np.array_split(in_order, num_windows)]
 
 
 def _slice_masks(paired: pl.DataFrame) -> list[tuple[str, str, np.ndarray]]:

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from befriend.data.event_log import EventLog
-from befriend.data.regimes import Regime
+from befriend.data.regimes import LIST_KINDS, Regime
 from befriend.evaluation.protocol import EvalQueries
 from befriend.evaluation.run_rankers import RegimeLists
-from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, LISTS, REGIME, USER_ID
+from befriend.recommendation.request_table import ACTION, AT, FILTER_AT, LIST, REGIME, USER_ID
 
 ServingInterface = Callable[[pl.DataFrame, str], pl.DataFrame]
 """(requests, model) -> lists: tables as `Befriend.recommend_requests` takes and returns them; of the lists, only the
@@ -36,7 +36,7 @@ def request_rows(log: EventLog, queries: Mapping[Regime, EvalQueries]) -> pl.Dat
                     REGIME: pl.Series([regime] * len(events), dtype=pl.String),
                     ACTION: pl.Series(labels if regime == "streaming" else [None] * len(events), dtype=pl.String),
                     LIST: pl.Series(
-                        np.array(LISTS, dtype=object)[q.row_excludes_contacts.astype(int)], dtype=pl.String
+                        np.array(LIST_KINDS, dtype=object)[q.row_excludes_contacts.astype(int)], dtype=pl.String
                     ),
                     "row": np.arange(len(events)),
                 }

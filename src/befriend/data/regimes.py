@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Regime = Literal["streaming", "live", "daily", "frozen"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 """from the freshest to the oldest cutoff"""
+LIST_KINDS = ("any", "new")
+"""kinds of lists, by whether existing contacts are excluded"""
 EVENT_TIME_REGIMES: tuple[Regime, ...] = ("streaming", "live")
 """regimes whose cutoff is the event's own second; the cutoff of the others is the start of a day or of a part"""
 UNKNOWN_ACTION = -1

@@ -121,18 +121,27 @@ def sample_events(log: EventLog, split: Split, part: str, size: int) -> np.ndarr
 
     These are every ceil(n / size)-th of the n contact events of the part. Raises a DataError if there are none.
     """
-    events = np.arange(*split.part(part))
-    events = events[log.is_contact[events]]
+    events = _contact_events(log, split, part)
     if not len(events):
         raise DataError(f"the {part} part has no contact event. Check data.roles and the split.")
-    return events[:: max(1, -(-len(events) // size))]
+    return _evenly_spaced(events, size)
 
 
 def sample_first_contacts(log: EventLog, split: Split, part: str, size: int) -> np.ndarray:
     """int64: indices of at most `size` evenly spaced first contacts of a part, contact events between two users who had
     no earlier one."""
-    events = np.arange(*split.part(part))
-    events = events[log.is_contact[events]]
+    events = _contact_events(log, split, part)
     always = np.full(log.num_users, np.iinfo(np.int64).min)  # eligible: a first contact of a new user is first ever
     is_first = np.isin(segments(log, events, log.timestamp[events], always), (NEW, FIRST_EVER))
-    return events[is_first][:: max(1, -(-int(is_first.sum()) // max(size, 1)))][:size]
+    return _evenly_spaced(events[is_first], size)
+
+
+def _contact_events(log: EventLog, split: Split, part: str) -> np.ndarray:
+    """int64: indices of the contact events of a part."""
+    events = np.arange(*split.part(part))
+    return events[log.is_contact[events]]
+
+
+def _evenly_spaced(events: np.ndarray, size: int) -> np.ndarray:
+    """Every ceil(n / size)-th of n events; none if `size` is 0."""
+    return events[:: max(1, -(-len(events) // size))] if size else events[:0]

@@ -28,7 +28,7 @@ class EvalQueries:
     events: np.ndarray
     """int64[E], indices into the log"""
     is_sampled: np.ndarray
-    """bool[E], the events of the protocol's sample; the others are first contacts beside it"""
+    """bool[E], the events of the protocol's sample; the others are more first contacts"""
     segment: np.ndarray
     """int8[E], index into SEGMENTS: the kind of an event by what happened before between its two users"""
     cutoff: np.ndarray
@@ -76,8 +76,8 @@ def make_eval_queries(
     """At most `max_events` evenly spaced events of a part, the protocol's sample, and a row for each of their lists.
 
     eligible_since: as in `segments`. Without it, a first contact with a user who has no event before the cutoff has no
-    `new` list. max_first_contacts: beside the sample, at most so many evenly spaced first contacts have a `new` list:
-    where they are rare, the sample has few.
+    `new` list. max_first_contacts: in addition to the sample, at most so many evenly spaced first contacts have a
+    `new` list: where they are rare, the sample has few.
     """
     sample = sample_events(log, split, part, max_events)
     first_contacts = sample_first_contacts(log, split, part, max_first_contacts)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from befriend.data.regimes import REGIMES
+from befriend.data.regimes import LIST_KINDS, REGIMES
 from befriend.evaluation.metrics import METRICS, UserBootstrap, metrics_per_list
-from befriend.retrieval.ranker import LIST_KINDS, RankerExamples, source_columns
+from befriend.retrieval.ranker import RankerExamples, source_columns
 
 if TYPE_CHECKING:
     import lightgbm

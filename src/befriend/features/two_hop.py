@@ -69,11 +69,16 @@ class TwoHopNeighbors:
 
         row, user: int64[...], broadcast against each other.
         """
-        key = row * self.num_users + user
         if not len(self.key):
-            return self.features.new_zeros(*key.shape, NUM_TWO_HOP_FEATURES)
+            return self.features.new_zeros(*torch.broadcast_shapes(row.shape, user.shape), NUM_TWO_HOP_FEATURES)
+        index, is_neighbor = self._find(row, user)
+        return self.features[index] * is_neighbor[..., None]
+
+    def _find(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """int64[...], index of the pair of each user and row; bool[...], whether there is one. There must be a pair."""
+        key = row * self.num_users + user
         index = torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)
-        return self.features[index] * (self.key[index] == key)[..., None]
+        return index, self.key[index] == key
 
     def log_features(self, row: Tensor, user: Tensor) -> Tensor:
         """float32[..., NUM_TWO_HOP_FEATURES]: logarithms of 1 + features / MIN_FEATURE, for models; as `features_of`.
@@ -85,20 +90,13 @@ class TwoHopNeighbors:
     def closest(self, k: int, rows: Tensor, users: Tensor) -> Tensor:
         """int64[B, K]: the k neighbors of each user with the best decayed Adamic-Adar, summed over half-lives.
 
-        Padded with -1; K is at most k, as in `best`. rows, users: int64[m], pairs to leave out.
+        Ties go to the smaller id; padded with -1. K is the largest number of neighbors that a user has, at most k.
+        rows, users: int64[m], pairs to leave out.
         """
-        scores, excluded = self.features[:, DECAYED_ADAMIC_ADAR].sum(1), rows * self.num_users + users
-        if len(self.key) and len(excluded):
-            index = torch.searchsorted(self.key, excluded).clamp(max=len(self.key) - 1)
-            scores[index[self.key[index] == excluded]] = -torch.inf
-        return self.best(scores, k)
-
-    def best(self, scores: Tensor, k: int) -> Tensor:
-        """int64[B, K]: the k neighbors of each user with the best scores, ties by the smaller id; padded with -1.
-
-        K is the largest number of neighbors that a user has, at most k. scores: [n]; neighbors with score -inf are left
-        out.
-        """
+        scores = self.features[:, DECAYED_ADAMIC_ADAR].sum(1)
+        if len(self.key):
+            index, is_neighbor = self._find(rows, users)
+            scores[index[is_neighbor]] = -torch.inf
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > -torch.inf]
         row = self.row[order]
@@ -170,7 +168,7 @@ class TwoHop:
         sums = np.stack(
             [np.bincount(index.numpy(), term, len(key)) for term in terms], 1, dtype=np.float32, casting="same_kind"
         )
-        is_other = key != key // num_users * num_users + users[key // num_users]
+        is_other = key % num_users != users[key // num_users]
         return TwoHopNeighbors(len(users), num_users, key[is_other], torch.from_numpy(sums)[is_other])
 
     def contacts(self, users: Tensor, num_visible: Tensor, cutoff: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ _WIDTHS: dict[str, dict[str, int]] = {
 }
 _LISTS = {"small": 1200, "medium": 2000, "large": 4000}
 """training lists of the ranker, and as many of first contacts alone"""
+_MEASURED_FIRST_CONTACTS = {"small": 1500, "medium": 3000, "large": 3000}
 MEDIUM_EVENTS = 30_000
 """number of events from which a log gets the medium size; large is for those who have the time"""
 _MICROSECONDS = {"small": 4200, "medium": 6000, "large": 14_000}
@@ -71,7 +72,12 @@ def _is_size(name: str, params: dict[str, dict[str, Any]]) -> bool:
 def settings_of(size: str) -> dict[str, dict[str, Any]]:
     """Section -> setting -> value. size: small, medium or large."""
     lists = {"events": _LISTS[size], "first_contacts": _LISTS[size]}
-    return {"train_two_tower": dict(_WIDTHS[size]), "train_stu": dict(_WIDTHS[size]), "train_ranker": lists}
+    return {
+        "train_two_tower": dict(_WIDTHS[size]),
+        "train_stu": dict(_WIDTHS[size]),
+        "train_ranker": lists,
+        "evaluate": {"first_contacts": _MEASURED_FIRST_CONTACTS[size]},
+    }
 
 
 def estimated_minutes(size: str, num_events: int) -> int:

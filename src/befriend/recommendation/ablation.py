@@ -25,7 +25,8 @@ from befriend.features.text_vectors import NUM_STATISTICS
 from befriend.features.two_hop import NUM_TWO_HOP_FEATURES
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
 from befriend.models.score_terms import row_wise_dot
-from befriend.retrieval.ranker import SOURCES, CandidateLists, source_columns
+from befriend.retrieval.heuristics import GRAPH_HEURISTICS
+from befriend.retrieval.ranker import RANKER_HEURISTICS, SOURCES, CandidateLists, source_columns
 from befriend.retrieval.recommender import Recommender
 from befriend.retrieval.requests import RequestBatch
 from befriend.retrieval.retriever import ModelView, Retriever
@@ -36,14 +37,7 @@ RECEIVED, DONE, JOINED = [1, 2, 3, 9, *range(10, 18)], [4, 5, 6, 8, *range(18, 2
 # Heuristics that depend most on the contacts of the requesting user, on contacts of contacts, on the events that a
 # candidate received, and on those that a candidate did.
 CONTACT_SOURCES = ("recency-then-last-received", "base-level-then-attention")
-GRAPH_SOURCES = (
-    "adamic-adar-x-attention",
-    "adamic-adar-x-fresh",
-    "ppr-x-attention",
-    "decayed-adamic-adar-day",
-    "decayed-adamic-adar-month",
-    "decayed-adamic-adar-x-fresh",
-)
+GRAPH_SOURCES = tuple(row[0] for row in GRAPH_HEURISTICS if row[0] in RANKER_HEURISTICS)
 RECEIVED_SOURCES = ("last-received", "attention", "decayed-in-degree-6h", "decayed-in-degree-quarter", "popularity")
 DONE_SOURCES = ("last-active",)
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from befriend.data.regimes import REGIMES, Regime
+from befriend.data.regimes import LIST_KINDS, REGIMES, Regime
 from befriend.errors import CallError, DataError
 from befriend.recommendation.request_time import parse_time, to_utc_second
 
-LISTS = ("any", "new")
 USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST = "user_id", "at", "filter_at", "regime", "action", "list"
 COLUMNS = (USER_ID, AT, FILTER_AT, REGIME, ACTION, LIST)
 """Columns of a table of requests:
@@ -50,7 +49,7 @@ def requests_table(
         pl.lit(None if filter_at is None else to_utc_second(filter_at), pl.Int64).alias(FILTER_AT),
         pl.lit(regime, pl.String).alias(REGIME),
         pl.lit(action, pl.String).alias(ACTION),
-        pl.lit(LISTS[new_only]).alias(LIST),
+        pl.lit(LIST_KINDS[new_only]).alias(LIST),
     )
 
 
@@ -73,7 +72,7 @@ def check_requests(table: pl.DataFrame, actions: Sequence[str], begin: int, end:
     row = _first_true(table[USER_ID].is_null())
     if row is not None:
         raise CallError(f"no user is named{_in_row(table, row)}.")
-    for name, labels in ((REGIME, REGIMES), (LIST, LISTS), (ACTION, actions)):
+    for name, labels in ((REGIME, REGIMES), (LIST, LIST_KINDS), (ACTION, actions)):
         row = _first_true(~table[name].is_in(labels))
         if row is not None:
             raise CallError(
@@ -133,7 +132,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     regime = pl.select(pl.when(action.is_null()).then(pl.lit("live")).otherwise(pl.lit("streaming"))).to_series()
     columns[REGIME] = columns[REGIME].fill_null(regime) if REGIME in columns else regime
     if LIST in columns:
-        columns[LIST] = columns[LIST].fill_null(LISTS[0])
+        columns[LIST] = columns[LIST].fill_null(LIST_KINDS[0])
     return defaults.with_columns(column.alias(name) for name, column in columns.items())
 
 

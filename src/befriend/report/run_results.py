@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from befriend import files, layout
-from befriend.analysis.metric_tables import LEARNED, LISTS, headline
+from befriend.analysis.metric_tables import LEARNED, LISTS, headline, metrics_by_regime
 from befriend.data.event_log import EVENTS_FILE
-from befriend.data.regimes import REGIMES, Regime
+from befriend.data.regimes import Regime
 from befriend.settings import Settings, describe_settings, setting_values
 
 """the ranker whose lists are served"""
@@ -126,7 +126,7 @@ class RunResults:
     @property
     def regimes(self) -> list[Regime]:
         """The evaluated regimes, in the order of REGIMES."""
-        return [regime for regime in REGIMES if regime in self.metrics]
+        return list(metrics_by_regime(self.metrics))
 
     @cached_property
     def headline(self) -> pl.DataFrame:

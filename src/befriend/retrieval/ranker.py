@@ -4,7 +4,8 @@ Its *sources* are models and heuristics (rankings without learned parameters, su
 the first users on the list of each source. The features of a candidate are the rank on each list, the scores of the
 models, the regime, statistics of texts and events of candidate, requesting user and the two together, and their common
 contacts. All of them are computed as of the cutoff of the list, a UTC second: only events before it count. LambdaMART
-(Burges 2010), as LightGBM's lambdarank, learns from validation events which candidate should have come first.
+(Burges 2010), as LightGBM's lambdarank, learns from validation events which candidate should have come first. A higher
+score of a model never lowers that of the ranker, all else equal.
 """
 
 from __future__ import annotations
@@ -61,8 +62,6 @@ MODELS = ("two-tower", "stu")
 SOURCES: dict[str, tuple[str, ...]] = {"both": (*MODELS, *RANKER_HEURISTICS), "boosted": RANKER_HEURISTICS}
 """Name of a ranker -> its sources. Both rankers are boosted trees. `both` is served, and is named for the two models
 among its sources; `boosted` has heuristics alone, and is a baseline"""
-LIST_KINDS = ("any", "new")
-"""kinds of lists, by whether existing contacts are excluded"""
 SERVED_SOURCES_FILE = "served_sources.json"
 CANDIDATES_PER_SOURCE = 30
 """how many users from the top of the list of each source are candidates"""
@@ -229,9 +228,17 @@ class RankerExamples:
         )
 
 
-def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.Booster:
-    """Trains LambdaMART. A pair of candidates has a loss if at least one of the two ranks among the first 20."""
+def fit_ranker(examples: RankerExamples, names: Sequence[str], settings: RankerSettings) -> lightgbm.Booster:
+    """Trains LambdaMART. names: the sources, in the order of the features.
+
+    A pair of candidates has a loss if at least one of the two ranks among the first 20.
+    """
     import lightgbm
+
+    increasing = np.zeros(examples.features.shape[1], np.int64)
+    for name, column in source_columns(len(increasing), names).items():
+        if name in MODELS:  # its score, and its score minus the best
+            increasing[column + 1 : column + 3] = 1
 
     options = {
         "objective": "lambdarank",
@@ -243,6 +250,7 @@ def fit_ranker(examples: RankerExamples, settings: RankerSettings) -> lightgbm.B
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "lambda_l2": 10.0,
+        "monotone_constraints": increasing.tolist(),
         "seed": settings.seed,
         "num_threads": settings.threads,
         "deterministic": True,

@@ -26,13 +26,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from befriend.data.regimes import REGIMES
+from befriend.data.regimes import LIST_KINDS, REGIMES
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
 from befriend.models.model_inputs import Query
 from befriend.retrieval.heuristics import HEURISTICS, Heuristics, HeuristicsSnapshot
 from befriend.retrieval.ranker import (
-    LIST_KINDS,
     SOURCES,
     CandidateLists,
     Rankers,

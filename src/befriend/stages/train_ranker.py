@@ -122,9 +122,9 @@ def run(settings: RankerSettings, prepared: Path, models: Path) -> RankerResult:
 
 def _fit(examples: dict[str, RankerExamples], settings: RankerSettings) -> Rankers:
     """All rankers, and the sources that are served in place of `both`. examples: by name of the ranker."""
-    fit = partial(fit_ranker, settings=settings)
+    fit = partial(fit_ranker, names=SOURCES["both"], settings=settings)
     with ThreadPoolExecutor(num_cores()) as executor:  # LightGBM computes without Python's lock
-        boosters = executor.map(fit, examples.values())
+        boosters = executor.map(lambda name: fit_ranker(examples[name], SOURCES[name], settings), examples)
         served = executor.submit(choose_sources, examples["both"], SOURCES["both"], fit, settings.seed)
         return Rankers(dict(zip(examples, boosters, strict=True)), served.result())
 
