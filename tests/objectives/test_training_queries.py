@@ -16,6 +16,7 @@ from befriend.data.regimes import EVENT_TIME_REGIMES, REGIMES, UNKNOWN_ACTION
 from befriend.data.split import split_by_time
 from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import TextVectors
+from befriend.features.two_hop import log_features
 from befriend.objectives.epoch_batches import MIN_BATCHES_PER_CHUNK, EpochBatches
 from befriend.objectives.hard_negatives import with_hard_negatives
 from befriend.objectives.objective_settings import TwoTowerSettings
@@ -252,22 +253,41 @@ def test_only_users_of_the_actors_latest_entries_are_history_candidates(log: Eve
             assert has_pointer[is_candidate].tolist() == [user in latest for user in users]
 
 
-def test_two_hop_candidates_are_the_closest_users_outside_the_history(log: EventLog) -> None:
+def test_candidates_with_common_contacts_get_the_two_hop_term(log: EventLog) -> None:
+    """The target and the negatives, those that a batch shares among them, unless they have a pointer term."""
     builder = make_builder(log, two_hop_candidates=4)
-    find, num_with_target = builder.feature_view.two_hop.neighbors, 0
+    num_shared = num_targets = 0
     for b in all_batches(builder)[:6]:
         actors = b.histories.actor_id[b.positions.row]
-        history, two_hop = b.pairs.history, b.pairs.two_hop
         for p in range(len(b.weight)):
-            neighbors = find(actors[p : p + 1], b.num_visible[p : p + 1], b.cutoff[p : p + 1])
-            in_history = b.candidates.users[p, history.column[history.row == p]]
+            context = actors[p : p + 1], b.num_visible[p : p + 1], b.cutoff[p : p + 1]
+            neighbors = builder.feature_view.two_hop.neighbors(*context)
+            is_candidate = torch.cat([torch.tensor([True]), b.is_negative[p]])
+            has_pointer, has_two_hop = torch.zeros_like(is_candidate), torch.zeros_like(is_candidate)
+            of_row = b.pairs.two_hop.row == p
+            has_pointer[b.pairs.history.column[b.pairs.history.row == p]] = True
+            has_two_hop[b.pairs.two_hop.column[of_row]] = True
+            users = b.candidates.users[p]
+            expected = torch.isin(users, neighbors.neighbor) & ~has_pointer
+            assert torch.equal(has_two_hop[is_candidate], expected[is_candidate])
+            features = neighbors.features_of(torch.tensor(0), users[b.pairs.two_hop.column[of_row]])
+            assert torch.equal(b.pairs.two_hop.features[of_row], log_features(features))
+            num_shared += int(has_two_hop[-len(b.shared.users) :].sum())
+            num_targets += int(has_two_hop[0])
+    assert num_shared and num_targets
+
+
+def test_the_closest_users_outside_the_history_are_negatives(log: EventLog) -> None:
+    builder = make_builder(log, two_hop_candidates=4)
+    for b in all_batches(builder)[:6]:
+        actors = b.histories.actor_id[b.positions.row]
+        for p in range(len(b.weight)):
+            context = actors[p : p + 1], b.num_visible[p : p + 1], b.cutoff[p : p + 1]
+            in_history = b.candidates.users[p, b.pairs.history.column[b.pairs.history.row == p]]
+            neighbors = builder.feature_view.two_hop.neighbors(*context)
             closest = neighbors.closest(4, torch.zeros_like(in_history), in_history)[0]
-            users = b.candidates.users[p, two_hop.column[two_hop.row == p]]
-            assert set(users.tolist()) == set(closest[closest >= 0].tolist())
-            expected = neighbors.log_features(torch.tensor(0), users)
-            assert torch.equal(two_hop.features[two_hop.row == p], expected) and (expected.amax(1) > 0).all()
-            num_with_target += int((users == b.positions.target[p]).sum() == 2)  # as target, and among the candidates
-    assert num_with_target
+            candidates = b.candidates.users[p, : -len(b.shared.users)]
+            assert torch.isin(closest[closest >= 0], candidates).all()
 
 
 def test_a_window_is_encoded_once_for_all_its_queries(log: EventLog) -> None:

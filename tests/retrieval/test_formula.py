@@ -11,7 +11,7 @@ import torch
 
 from befriend.features.activity import NUM_PAIR_FEATURES, NUM_USER_FEATURES
 from befriend.features.feature_view import FeatureView
-from befriend.features.two_hop import DECAYED_ADAMIC_ADAR, NUM_TWO_HOP_FEATURES
+from befriend.features.two_hop import NUM_TWO_HOP_FEATURES, log_features
 from befriend.models.model_inputs import CandidateInputs, CandidatePairs, PairFeatures, Query
 from befriend.models.model_settings import StuModelSettings, TwoTowerModelSettings
 from befriend.models.query_tower import QueryTower
@@ -80,12 +80,11 @@ def scores_by_hand(r: Retriever[QueryTower], query: Query, user: int, num_visibl
     features = a.pair_features(entry_of_pair, end[row], visible[0], cutoffs[0])
     history = PairFeatures(row, column, features, a.edge_types(entry_of_pair))
     neighbors = r.feature_view.two_hop.neighbors(one, visible[0], cutoffs[0])
-    damped = neighbors.features_of(torch.tensor(0), users[0])[:, DECAYED_ADAMIC_ADAR].sum(1)
-    damped[column] = 0  # those in the history have the pointer term alone
-    closest = damped.argsort(descending=True, stable=True)[:TWO_HOP]
-    closest = closest[damped[closest] > 0]
-    zero = torch.zeros_like(closest)
-    pairs = CandidatePairs(history, PairFeatures(zero, closest, neighbors.log_features(zero, closest)))
+    has_two_hop = torch.isin(users[0], neighbors.neighbor)
+    has_two_hop[column] = False  # those in the history have the pointer term alone
+    closest = has_two_hop.nonzero().squeeze(1)
+    two_hop = log_features(neighbors.features_of(torch.tensor(0), closest))
+    pairs = CandidatePairs(history, PairFeatures(torch.zeros_like(closest), closest, two_hop))
     score = m.score_candidates(query, targets, pairs, m.users.lookup())[0]
     return torch.where(entry[0] >= 0, score, -torch.inf)
 

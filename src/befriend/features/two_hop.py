@@ -80,12 +80,11 @@ class TwoHopNeighbors:
         index = torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)
         return index, self.key[index] == key
 
-    def log_features(self, row: Tensor, user: Tensor) -> Tensor:
-        """float32[..., NUM_TWO_HOP_FEATURES]: logarithms of 1 + features / MIN_FEATURE, for models; as `features_of`.
-
-        Features of contacts that have almost decayed span many orders of magnitude.
-        """
-        return (self.features_of(row, user) / MIN_FEATURE).log1p()
+    def contains(self, row: Tensor, user: Tensor) -> Tensor:
+        """bool[...]: whether users are two-hop neighbors of the user in a row. row, user: int64[...], broadcast."""
+        if not len(self.key):
+            return torch.zeros(torch.broadcast_shapes(row.shape, user.shape), dtype=torch.bool)
+        return self._find(row, user)[1]
 
     def closest(self, k: int, rows: Tensor, users: Tensor) -> Tensor:
         """int64[B, K]: the k neighbors of each user with the best decayed Adamic-Adar, summed over half-lives.
@@ -106,6 +105,14 @@ class TwoHopNeighbors:
         result, is_best = torch.full((self.num_rows, width), -1), rank < k
         result[row[is_best], rank[is_best]] = self.neighbor[order[is_best]]
         return result
+
+
+def log_features(features: Tensor) -> Tensor:
+    """float32[..., NUM_TWO_HOP_FEATURES]: logarithms of 1 + features / MIN_FEATURE, for models.
+
+    Features of contacts that have almost decayed span many orders of magnitude.
+    """
+    return (features / MIN_FEATURE).log1p()
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,15 @@ class PairFeatures(TensorBatch):
     edge_types: Tensor | None = None
     """int64[n], code of action and direction of the pair's last event, see `Activity.edge_types`"""
 
+    def concat(self, other: PairFeatures) -> PairFeatures:
+        """These pairs and the others, of the same positions."""
+        edge_types = None
+        if self.edge_types is not None:
+            assert other.edge_types is not None
+            edge_types = torch.cat([self.edge_types, other.edge_types])
+        row, column = torch.cat([self.row, other.row]), torch.cat([self.column, other.column])
+        return PairFeatures(row, column, torch.cat([self.features, other.features]), edge_types)
+
 
 @dataclass(frozen=True)
 class CandidatePairs(TensorBatch):
@@ -158,7 +167,7 @@ class CandidatePairs(TensorBatch):
     history: PairFeatures
     """pointer term: candidates among the users of the actor's latest events; see `Activity.pair_features`"""
     two_hop: PairFeatures
-    """two-hop term: other candidates, with common contacts; see `TwoHopNeighbors.log_features`"""
+    """two-hop term: other candidates, with common contacts; see `features.two_hop.log_features`"""
 
 
 @dataclass(frozen=True)

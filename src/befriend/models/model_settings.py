@@ -77,8 +77,8 @@ class ModelSettings(Settings):
     history_candidates: Annotated[int, Field(ge=1)] = 100
     """number of an actor's latest events whose other users get the pointer term and are negatives in training"""
     two_hop_candidates: Count = 48
-    """number of other users, those with the most common contacts of late, who get a score from these (two-hop term) and
-    are negatives in training; 0: no such term"""
+    """number of other users, those with the most common contacts of late, who are negatives in training, where all
+    users with common contacts get a score from these (two-hop term); 0: no such term"""
 
 
 class TwoTowerModelSettings(ModelSettings):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from befriend.models.model_inputs import PairFeatures
+from befriend.models.model_inputs import CandidatePairs
+from befriend.objectives.row_candidates import two_hop_features
 from befriend.objectives.train_batch import TrainBatch
 from befriend.objectives.training_queries import TrainingQueryBuilder
 
@@ -40,19 +41,20 @@ def with_hard_negatives(builder: TrainingQueryBuilder, batch: TrainBatch, users:
     entry_end = activity.histories.end_offsets(actor, num_visible)
     has_pointer = entry >= (entry_end[:, None] - builder.settings.history_candidates).clamp(min=0)
     history = builder.row_candidates.pair_features(has_pointer, entry, entry_end, num_visible, cutoff)
-    history = replace(history, column=history.column + batch.candidates.users.shape[1]).to(device)
+    neighbors = None
+    if builder.settings.two_hop_candidates:
+        neighbors = builder.row_candidates.two_hop.neighbors(actor, num_visible, cutoff)
+    two_hop = two_hop_features(neighbors, users, is_negative & ~has_pointer)
+    history, two_hop = (
+        replace(pairs, column=pairs.column + batch.candidates.users.shape[1]).to(device) for pairs in (history, two_hop)
+    )
     inputs = builder.candidate_inputs(users, num_visible[:, None], cutoff[:, None]).to(device)
     is_contact = activity.has_contact_event(entry).to(device)
     return replace(
         batch,
         candidates=batch.candidates.concat(inputs),
-        pairs=replace(batch.pairs, history=_concat(batch.pairs.history, history)),
+        pairs=CandidatePairs(batch.pairs.history.concat(history), batch.pairs.two_hop.concat(two_hop)),
         is_negative=torch.cat([is_negative_before, is_negative], 1).to(device),
         is_contact=torch.cat([batch.is_contact, is_contact], 1),
         log_q=torch.cat([batch.log_q, batch.log_q.new_zeros(users.shape[1])]),
     )
-
-
-def _concat(first: PairFeatures, second: PairFeatures) -> PairFeatures:
-    """The pairs of both."""
-    return PairFeatures(*(torch.cat([getattr(part, f.name) for part in (first, second)]) for f in fields(first)))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from befriend.features.feature_view import FeatureView
-from befriend.features.two_hop import NUM_TWO_HOP_FEATURES, TwoHopNeighbors
+from befriend.features.two_hop import NUM_TWO_HOP_FEATURES, TwoHopNeighbors, log_features
 from befriend.models.model_inputs import CandidatePairs, PairFeatures
+from befriend.models.negatives import SharedNegatives
 from befriend.objectives.objective_settings import RetrievalSettings
 from befriend.objectives.train_batch import RowCandidates
 
@@ -45,6 +46,8 @@ class RowCandidateBuilder:
             is_negative            False    True      True      False    True
             is_valid      True     True     True      True      False    True
             term of pair  pointer  pointer  pointer   two-hop
+
+        The two-hop term is that of all candidates without a pointer term who have common contacts with the actor.
         """
         s, activity = self.settings, self.activity
         history_entry = activity.recent_distinct_entries(entry_end, actor, num_visible, s.history_candidates)
@@ -54,14 +57,13 @@ class RowCandidateBuilder:
         recent, recent_mask = activity.recent_users(num_visible, s.recent_events)
         # The target and the users of the latest events can be candidates already.
         users = torch.cat([target[:, None], recent], 1)
-        is_two_hop = ((users[:, :, None] == two_hop[:, None]) & two_hop_mask[:, None]).any(2)
+        is_candidate = ((users[:, :, None] == two_hop[:, None]) & two_hop_mask[:, None]).any(2)
         users = torch.cat([users, two_hop], 1)
         entry = activity.last_pair_entries(actor[:, None], users, num_visible[:, None])
         is_history = entry >= (entry_end[:, None] - s.history_candidates).clamp(min=0)
         size = [1, recent.shape[1], two_hop.shape[1]]
         target_is_history, recent_is_history, _ = is_history.split(size, 1)
-        target_is_two_hop, recent_is_two_hop = is_two_hop.split(size[:2], 1)
-        recent_mask &= (recent != actor[:, None]) & ~recent_is_history & ~recent_is_two_hop
+        recent_mask &= (recent != actor[:, None]) & ~recent_is_history & ~is_candidate[:, 1:]
         target_entry, recent_entry, two_hop_entry = entry.split(size, 1)
 
         def columns(target: Tensor, history: Tensor, two_hop: Tensor, recent: Tensor) -> Tensor:
@@ -71,18 +73,17 @@ class RowCandidateBuilder:
         users = columns(target[:, None], history, two_hop, recent)
         entry = columns(target_entry, history_entry, two_hop_entry, recent_entry)
         is_valid = columns(torch.ones_like(target_is_history), history_mask, two_hop_mask, recent_mask)
-        no_history, no_two_hop, no_recent = (torch.zeros_like(x) for x in (history_mask, two_hop_mask, recent_mask))
+        no_two_hop, no_recent = torch.zeros_like(two_hop_mask), torch.zeros_like(recent_mask)
         has_pointer = columns(target_is_history, history_mask, no_two_hop, no_recent)
-        has_two_hop = columns(target_is_two_hop, no_history, two_hop_mask, no_recent)
         pairs = CandidatePairs(
             self.pair_features(has_pointer, entry, entry_end, num_visible, cutoff),
-            _two_hop_features(has_two_hop, neighbors, users),
+            two_hop_features(neighbors, users, is_valid & ~has_pointer),
         )
         is_negative = is_valid[:, 1:] & (users[:, 1:] != target[:, None])
         row, user = other_positives
         positive_index = (users[row, 1:] == user[:, None]).nonzero()  # int64[., 2]: index into `row`, row candidate
         is_negative[row[positive_index[:, 0]], positive_index[:, 1]] = False
-        return RowCandidates(users, pairs, is_negative, activity.has_contact_event(entry), is_valid)
+        return RowCandidates(users, pairs, is_negative, activity.has_contact_event(entry), is_valid, neighbors)
 
     def _two_hop_candidates(
         self, neighbors: TwoHopNeighbors | None, history: Tensor, history_mask: Tensor
@@ -111,9 +112,30 @@ class RowCandidateBuilder:
         return PairFeatures(row, column, features, self.activity.edge_types(entry))
 
 
-def _two_hop_features(has_two_hop: Tensor, neighbors: TwoHopNeighbors | None, users: Tensor) -> PairFeatures:
-    """The features of common contacts where `has_two_hop`, bool[P, K], is True. users: int64[P, K]."""
-    row, column = has_two_hop.nonzero(as_tuple=True)
+def two_hop_features(neighbors: TwoHopNeighbors | None, users: Tensor, mask: Tensor) -> PairFeatures:
+    """The features of common contacts of candidates in `mask`, bool[P, K], who have any. users: int64[P, K].
+
+    neighbors: of the actors, None without a two-hop term.
+    """
     if neighbors is None:
-        return PairFeatures(row, column, torch.zeros(len(row), NUM_TWO_HOP_FEATURES))
-    return PairFeatures(row, column, neighbors.log_features(row, users[row, column]))
+        return _no_two_hop_features()
+    rows = torch.arange(len(users))[:, None]
+    row, column = (mask & neighbors.contains(rows, users)).nonzero(as_tuple=True)
+    return PairFeatures(row, column, log_features(neighbors.features_of(row, users[row, column])))
+
+
+def shared_two_hop_features(
+    neighbors: TwoHopNeighbors | None, shared: SharedNegatives, is_negative: Tensor
+) -> PairFeatures:
+    """As `two_hop_features`, of the C shared negatives of a batch. is_negative: bool[P, C]."""
+    if neighbors is None:
+        return _no_two_hop_features()
+    row, column = neighbors.row, shared.columns(neighbors.neighbor)
+    index = (column >= 0).nonzero().squeeze(1)
+    index = index[is_negative[row[index], column[index]]]
+    return PairFeatures(row[index], column[index], log_features(neighbors.features[index]))
+
+
+def _no_two_hop_features() -> PairFeatures:
+    nobody = torch.empty(0, dtype=torch.long)
+    return PairFeatures(nobody, nobody, torch.empty(0, NUM_TWO_HOP_FEATURES))

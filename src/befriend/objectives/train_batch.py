@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from befriend.features.two_hop import TwoHopNeighbors
 from befriend.models.model_inputs import CandidateInputs, CandidatePairs, NextTargetPredictionBatch, Positions
 from befriend.models.negatives import SharedNegatives
 from befriend.nn.tensors import TensorBatch
@@ -86,3 +87,5 @@ class RowCandidates:
     is_valid: Tensor
     """bool[P, 1 + K]: False for padding, for the actor, and for a row candidate who has an earlier column among the row
     candidates. Users of valid columns, the target among them, are not shared negatives of the query as well"""
+    neighbors: TwoHopNeighbors | None
+    """the two-hop neighbors of the actors, None without a two-hop term"""

@@ -33,8 +33,8 @@ shared negatives  Negatives of all queries of a batch: its other targets, and ra
                   excludes those that are no negatives of a single query.
 dynamic term      Part of a candidate's score, computed from its recent activity and its texts.
 pointer term      Part of a candidate's score, computed from its past events with the actor; of history candidates only.
-two-hop term      Part of a candidate's score, computed from its common contacts with the actor; of two-hop candidates,
-                  who are no history candidates.
+two-hop term      Part of a candidate's score, computed from its common contacts with the actor; of all candidates who
+                  have any and get no pointer term, shared negatives among them.
 masked            Left out of the loss of the query: False in `TrainBatch.is_negative`.
 
 In chronological order, batches go through the time chunks one after the other, as in a service that learns while it
@@ -49,6 +49,7 @@ features of a user; N users; U users of the negative pool.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -61,6 +62,7 @@ from befriend.features.feature_view import FeatureView
 from befriend.features.text_vectors import first_known
 from befriend.models.model_inputs import (
     CandidateInputs,
+    CandidatePairs,
     DedupedTextVectors,
     NextTargetPredictionBatch,
     Positions,
@@ -68,7 +70,7 @@ from befriend.models.model_inputs import (
 from befriend.models.negatives import SharedNegatives, all_as_negatives, draw_negatives
 from befriend.objectives.epoch_batches import EpochBatches
 from befriend.objectives.objective_settings import RetrievalSettings
-from befriend.objectives.row_candidates import RowCandidateBuilder
+from befriend.objectives.row_candidates import RowCandidateBuilder, shared_two_hop_features
 from befriend.objectives.train_batch import RowCandidates, TrainBatch, TrainingQueries
 
 # Segments of events between users without an earlier contact event. In first ever, only a text makes the target known.
@@ -194,7 +196,7 @@ class TrainingQueryBuilder:
             ),
             # Column 0 is the target, which the masks and `log_q` leave out.
             candidates=self.candidate_inputs(users, num_visible[:, None], cutoff[:, None]),
-            pairs=row_candidates.pairs,
+            pairs=self._pairs(row_candidates, shared, is_shared_negative),
             is_negative=torch.cat([row_candidates.is_negative, is_shared_negative], 1),
             is_contact=torch.cat([row_candidates.is_contact[:, 1:], is_shared_contact], 1),
             log_q=torch.cat([shared.log_q.new_zeros(row_candidates.is_negative.shape[1]), shared.log_q]),
@@ -202,6 +204,13 @@ class TrainingQueryBuilder:
             num_visible=num_visible,
             cutoff=cutoff,
         )
+
+    @staticmethod
+    def _pairs(row_candidates: RowCandidates, shared: SharedNegatives, is_shared_negative: Tensor) -> CandidatePairs:
+        """The pairs of the row candidates, and the two-hop pairs of the shared negatives in the columns after them."""
+        pairs = shared_two_hop_features(row_candidates.neighbors, shared, is_shared_negative)
+        pairs = replace(pairs, column=pairs.column + row_candidates.users.shape[1])
+        return replace(row_candidates.pairs, two_hop=row_candidates.pairs.two_hop.concat(pairs))
 
     def _positions(
         self, queries: TrainingQueries, actor: Tensor, target: Tensor, history_row: Tensor, state: Tensor

@@ -10,8 +10,8 @@ The score of a user is the sum of up to five terms:
 - dynamic term: from the user's recent activity and texts;
 - pointer term: from the past events between the user and the requesting user, as in a pointer network. Only *history
   candidates*, the other users of the requesting user's latest events, get it;
-- two-hop term: from the common contacts of the user and the requesting user. Only *two-hop candidates*, those with the
-  most common contacts of late who are no history candidates, get it.
+- two-hop term: from the common contacts of the user and the requesting user. Only *two-hop candidates* get it, users
+  with common contacts who are no history candidates: the MAX_TWO_HOP_PAIRS with the most of late.
 
 The vectors of neighbor and dynamic term are computed for each cutoff. A search has two steps. Scores in single
 precision propose users. Then the proposals and the *pair candidates*, those with a pointer or two-hop term, are scored
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from befriend.features.feature_view import FeatureView
 from befriend.features.snapshot import FeatureSnapshot
+from befriend.features.two_hop import log_features
 from befriend.models.model_inputs import NextTargetPredictionBatch, Positions, Query
 from befriend.models.model_settings import ModelSettings
 from befriend.models.query_tower import QueryTower
@@ -43,6 +44,7 @@ from befriend.retrieval.knn import SearchResult
 from befriend.retrieval.requests import RequestBatch, request_tensors
 
 M = TypeVar("M", bound=QueryTower)
+MAX_TWO_HOP_PAIRS = 1024  # two-hop candidates of a request; few users have more
 EXTRA_PROPOSALS = 32  # users proposed beyond the k to be listed
 ROUNDING_MARGIN = 1e-4  # scores in single and in double precision differ by less, relative to max(1, |score|)
 DOUBLES_PER_BATCH = 2**22  # elements of the vectors that are scored at a time in double precision: 32 MiB
@@ -234,8 +236,9 @@ class Retriever(ABC, Generic[M]):
         if two_hop is not None:
             neighbors = self.feature_view.two_hop.neighbors(distinct, num_visible, cutoff)
             history_row, column = mask.nonzero(as_tuple=True)
-            closest = neighbors.closest(self.model_settings.two_hop_candidates, history_row, users[history_row, column])
-            features = neighbors.log_features(torch.arange(len(distinct))[:, None], closest.clamp(min=0)).double()
+            closest = neighbors.closest(MAX_TWO_HOP_PAIRS, history_row, users[history_row, column])
+            features = neighbors.features_of(torch.arange(len(distinct))[:, None], closest.clamp(min=0))
+            features = log_features(features).double()
             users, mask = torch.cat([users, closest.clamp(min=0)], 1), torch.cat([mask, closest >= 0], 1)
             scores = torch.cat([scores, two_hop(hidden, features[row])], 1)
         return PairCandidates(users[row], mask[row], scores, num_history)
