@@ -9,9 +9,9 @@ a history, and each position of it predicts the next item in one causal pass. Se
 also stops the training and picks its best epoch; the test is evaluated once per seed and training.
 
 Papers do not agree on two points, and each is measured both ways. *history ranked* ranks all items; *history excluded*
-leaves out the items of the customer's history, of which nobody here buys one twice (RecTools does so by default in its
-examples). *refit* trains once more, for as many epochs as were best, on validation items too; without it, the model has
-never seen the item before the one to predict as a target.
+leaves out the items of the customer's history, of which nobody here buys one twice (as the examples of RecTools do).
+*refit* trains once more, for as many epochs as were best, on validation items too; without it, the model has never seen
+the item before the one to predict as a target.
 
 The STU model's tokens come from collaborative vectors (TIGER's come from the items' texts): a spectral embedding of
 which items are close to each other in the histories of the training part.
@@ -192,11 +192,9 @@ class NextItemObjective(ABC):
             scores = model.static_scores(query, all_items.users, lookup)
             is_ahead = scores >= scores.gather(1, target[:, None])
             all_ranks.append(is_ahead.sum(1))
-            in_history = torch.cat([torch.zeros_like(is_ahead), torch.zeros_like(is_ahead[:, :1])], 1)
-            histories = [torch.from_numpy(items[:-from_end]) for items in block]
-            items = torch.nn.utils.rnn.pad_sequence(histories, batch_first=True, padding_value=self.num_items)
-            in_history.scatter_(1, items.to(model.device), True)
-            new_ranks.append((is_ahead & ~in_history[:, :-1]).sum(1))
+            for row, items in enumerate(block):
+                is_ahead[row, torch.from_numpy(items[:-from_end])] = False
+            new_ranks.append(is_ahead.sum(1))
         metrics = []
         for ranks in (all_ranks, new_ranks):
             rank = torch.cat(ranks).double()

@@ -6,12 +6,12 @@ users are embedded for each cutoff.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rival_training import keep_best_epoch
 from torch import Tensor, nn
 from torch_geometric.nn import TGNMemory, TransformerConv
 from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rival_models import Log, Scores
 
 WIDTH, NEIGHBORS, BATCH = 100, 10, 200
-MAX_EPOCHS, PATIENCE = 30, 3
 HOUR = 3600  # the unit of time: the encoding of times learns little from seconds
 
 
@@ -56,8 +55,8 @@ class Tgn:
         self.network = Network(self.log.num_users)
         self.loader = LastNeighborLoader(self.log.num_users, NEIGHBORS)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings["lr"])
-        best, best_value, best_epoch = None, -1.0, 0
-        for epoch in range(MAX_EPOCHS):
+
+        def train_epoch() -> nn.Module:
             self.network.train()
             self._reset()
             for low in range(0, end, BATCH):
@@ -76,13 +75,9 @@ class Tgn:
                 self.network.memory.detach()
             self.network.eval()
             self._reset()
-            if (value := self.validate(self)) > best_value:
-                best, best_value, best_epoch = copy.deepcopy(self.network.state_dict()), value, epoch
-            print(f"tgn epoch {epoch + 1}: {value:.4f}", flush=True)
-            if epoch - best_epoch >= PATIENCE:
-                break
-        assert best is not None
-        self.network.load_state_dict(best)
+            return self.network
+
+        keep_best_epoch("tgn", train_epoch, lambda: self.validate(self))
         self._reset()
 
     def _reset(self) -> None:

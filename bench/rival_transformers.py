@@ -7,7 +7,6 @@ training; those who are new then get no score of their own.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from rival_training import keep_best_epoch
 
 if TYPE_CHECKING:
     from rival_models import Log, Scores
 
 HISTORY_LENGTH = 50
-MAX_EPOCHS, PATIENCE = 30, 3
 NEGATIVES = 256  # of sampled softmax
 MAX_SOFTMAX_USERS = 5000  # with more, softmax over all users is too slow, and is sampled
 TEMPERATURE = 0.05  # of HSTU's cosine similarities, as in the tutorial of RecTools
@@ -45,17 +44,14 @@ class Transformer:
         torch.set_num_threads(1)
         dataset = self._dataset(second)
         self.model = self._model(sampled=dataset.item_id_map.size > MAX_SOFTMAX_USERS)
-        best, best_value, best_epoch = None, -1.0, 0
-        for epoch in range(MAX_EPOCHS):
+
+        def train_epoch() -> torch.nn.Module:
             self.model.fit_partial(dataset, min_epochs=1, max_epochs=1)
             self._prepare()
-            if (value := self.validate(self)) > best_value:
-                best, best_value, best_epoch = copy.deepcopy(self.model.torch_model.state_dict()), value, epoch
-            print(f"{self.name} epoch {epoch + 1}: {value:.4f}", flush=True)
-            if epoch - best_epoch >= PATIENCE:
-                break
-        assert best is not None
-        self.model.torch_model.load_state_dict(best)
+            network: torch.nn.Module = self.model.torch_model
+            return network
+
+        keep_best_epoch(self.name, train_epoch, lambda: self.validate(self))
         self._prepare()
 
     def _model(self, sampled: bool) -> Any:
