@@ -29,7 +29,7 @@ from prefect.client.base import PrefectHttpxSyncClient
 from tests.conftest import ROOT
 from tests.flows.conftest import BIN
 
-RUN_TIMEOUT = 240  # seconds
+RUN_TIMEOUT = 480  # seconds; a retraining takes a third of it on two cores that other tests share
 
 
 @dataclass(frozen=True)

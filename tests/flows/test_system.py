@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows.checkout import Listener, Project, Server, serving, small_checkout
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1000)]
 
 
 @pytest.fixture(scope="module")

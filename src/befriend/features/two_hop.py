@@ -69,22 +69,21 @@ class TwoHopNeighbors:
 
         row, user: int64[...], broadcast against each other.
         """
+        index = self.index_of(row, user)
         if not len(self.key):
-            return self.features.new_zeros(*torch.broadcast_shapes(row.shape, user.shape), NUM_TWO_HOP_FEATURES)
-        index, is_neighbor = self._find(row, user)
-        return self.features[index] * is_neighbor[..., None]
+            return self.features.new_zeros(*index.shape, NUM_TWO_HOP_FEATURES)
+        return self.features[index] * (index >= 0)[..., None]
 
-    def _find(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
-        """int64[...], index of the pair of each user and row; bool[...], whether there is one. There must be a pair."""
+    def index_of(self, row: Tensor, user: Tensor) -> Tensor:
+        """int64[...]: the pair of the user in a row and another user, from 0 to n - 1; -1 if they are no neighbors.
+
+        row, user: int64[...], broadcast against each other.
+        """
         key = row * self.num_users + user
-        index = torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)
-        return index, self.key[index] == key
-
-    def contains(self, row: Tensor, user: Tensor) -> Tensor:
-        """bool[...]: whether users are two-hop neighbors of the user in a row. row, user: int64[...], broadcast."""
         if not len(self.key):
-            return torch.zeros(torch.broadcast_shapes(row.shape, user.shape), dtype=torch.bool)
-        return self._find(row, user)[1]
+            return torch.full_like(key, -1)
+        index = torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)
+        return torch.where(self.key[index] == key, index, -1)
 
     def closest(self, k: int, rows: Tensor, users: Tensor) -> Tensor:
         """int64[B, K]: the k neighbors of each user with the best decayed Adamic-Adar, summed over half-lives.
@@ -93,9 +92,8 @@ class TwoHopNeighbors:
         rows, users: int64[m], pairs to leave out.
         """
         scores = self.features[:, DECAYED_ADAMIC_ADAR].sum(1)
-        if len(self.key):
-            index, is_neighbor = self._find(rows, users)
-            scores[index[is_neighbor]] = -torch.inf
+        index = self.index_of(rows, users)
+        scores[index[index >= 0]] = -torch.inf
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > -torch.inf]
         row = self.row[order]

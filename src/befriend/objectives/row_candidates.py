@@ -119,9 +119,9 @@ def two_hop_features(neighbors: TwoHopNeighbors | None, users: Tensor, mask: Ten
     """
     if neighbors is None:
         return _no_two_hop_features()
-    rows = torch.arange(len(users))[:, None]
-    row, column = (mask & neighbors.contains(rows, users)).nonzero(as_tuple=True)
-    return PairFeatures(row, column, log_features(neighbors.features_of(row, users[row, column])))
+    index = neighbors.index_of(torch.arange(len(users))[:, None], users)
+    row, column = (mask & (index >= 0)).nonzero(as_tuple=True)
+    return PairFeatures(row, column, log_features(neighbors.features[index[row, column]]))
 
 
 def shared_two_hop_features(

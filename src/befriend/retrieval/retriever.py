@@ -44,7 +44,7 @@ from befriend.retrieval.knn import SearchResult
 from befriend.retrieval.requests import RequestBatch, request_tensors
 
 M = TypeVar("M", bound=QueryTower)
-MAX_TWO_HOP_PAIRS = 1024  # two-hop candidates of a request; few users have more
+MAX_TWO_HOP_PAIRS = 1024  # two-hop candidates of a request; in dense networks, users have more
 EXTRA_PROPOSALS = 32  # users proposed beyond the k to be listed
 ROUNDING_MARGIN = 1e-4  # scores in single and in double precision differ by less, relative to max(1, |score|)
 DOUBLES_PER_BATCH = 2**22  # elements of the vectors that are scored at a time in double precision: 32 MiB
