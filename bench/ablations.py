@@ -1,6 +1,7 @@
 """Ablation study: changes the options of a model one at a time and leaves all others as they are.
 
-    python bench/ablations.py PREPARED [--model two-tower|stu] [--seeds 3] [--set NAME=VALUE ...] [--json FILE]
+    python bench/ablations.py PREPARED [--model two-tower|stu] [--seeds 3] [--variants NAME ...]
+        [--set NAME=VALUE ...] [--json FILE]
 
 PREPARED is the folder that stage `validate` wrote; its texts are not used. Each variant is trained once per seed and
 measured on the validation part: NDCG@10 of lists `new` and `any`, each the mean over the regimes, and `all`, the
@@ -57,6 +58,7 @@ TWO_TOWER: dict[str, dict[str, Any]] = {
     "without received events": {"received_events": False},
     "without freshness": {"freshness": False},
     "without pointer": {"pointer": False},
+    "without two-hop term": {"two_hop_candidates": 0},
     "without ID embedding": {"id_embedding": False},
     "without ID dropout": {"id_dropout": 0.0},
     "without log-Q correction": {"log_q": False},
@@ -87,6 +89,7 @@ STU: dict[str, dict[str, Any]] = {
     "with 5 hard negatives": {"hard_negatives": 5},
     "without freshness": {"freshness": False},
     "without pointer": {"pointer": False},
+    "without two-hop term": {"two_hop_candidates": 0},
     "2 codebooks of 256 codes": {"tokens.num_codebooks": 2, "tokens.codes": 256},
 }
 VARIANTS = {"two-tower": TWO_TOWER, "stu": STU}
@@ -138,13 +141,19 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--model", choices=VARIANTS, default="two-tower")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6))
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path, default=Path("ablations.json"))
     arguments = parser.parse_args()
+    all_variants = VARIANTS[arguments.model]
+    chosen = arguments.variants or list(all_variants)
+    if unknown := set(chosen) - set(all_variants):
+        parser.error(f"no variant of {arguments.model}: {', '.join(sorted(unknown))}")
+    variants = {name: option for name, option in all_variants.items() if name in ("default", *chosen)}
     base = dict(split_override(item) for item in arguments.overrides)
     results: dict[str, Any] = files.read_json(arguments.json) if arguments.json.is_file() else {}
     for seed in range(arguments.seeds):
-        for name, option in VARIANTS[arguments.model].items():
+        for name, option in variants.items():
             options = base | option | {"seed": seed}
             model: type[Settings] = StuSettings if arguments.model == "stu" else TwoTowerSettings
             settings = parse(model, {k: v for k, v in options.items() if not k.startswith("tokens.")}, name)
@@ -161,7 +170,7 @@ def main() -> None:
     results_by_variant = {(row["name"], row["seed"]): row for row in rows}
     print(f"\n| | {' | '.join(f'{name} | difference' for name in METRICS)} | parameters | positions/s |")
     print(f"|---|{'---:|' * (2 * len(METRICS) + 2)}")
-    for name in VARIANTS[arguments.model]:
+    for name in variants:
         variant_results = [results_by_variant[name, seed] for seed in range(arguments.seeds)]
         cells = []
         for metric in METRICS.values():

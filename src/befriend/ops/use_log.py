@@ -45,8 +45,8 @@ SAMPLE_DATA_SETTINGS: dict[str, Any] = {
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "train_two_tower": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
     "train_stu": {"history_length": 20, "validation_events": 100, "regimes": ["streaming", "daily"]},
-    "train_ranker": {"events": 300, "trees": 30, "regimes": ["streaming", "daily"]},
-    "evaluate": {"events": 250, "bootstrap": 200, "regimes": ["streaming", "daily"]},
+    "train_ranker": {"events": 300, "first_contacts": 200, "trees": 30, "regimes": ["streaming", "daily"]},
+    "evaluate": {"events": 250, "first_contacts": 100, "bootstrap": 200, "regimes": ["streaming", "daily"]},
     "cluster": {"epochs": 3, "validation_events": 200},
     "report": {"examples": 2},
 }
